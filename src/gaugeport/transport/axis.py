@@ -1,0 +1,168 @@
+"""The fast in-place action of one gauge element on one axis of many tensors.
+
+Three techniques, all bit-equal to ``g.act`` / ``g.act_gain`` (measured in ``experiments/benchmarks``, PERFORMANCE §4):
+
+* columns (last axis) in blocks of rows that fit the cache, through one reused scratch block;
+* 16-bit columns by numpy's ``take`` on the int16 view, the sign as an exclusive or of the sign bit (torch's 16-bit
+  ``index_select`` is a scalar loop);
+* rows (first axis) gathered block by block from one scratch copy of the tensor.
+
+Row slices go to a few threads, because ``index_select`` over columns is single-threaded. Rotations, other devices and
+odd layouts take the plain ``act``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gaugeport.groups import Orthogonal, SignedPermutation
+
+COLUMN_BLOCK = 64
+ROW_BLOCK = 16
+ROTATION_BLOCK = 1 << 22
+MAX_THREADS = 8
+SMALL = 1 << 16
+HALVES = (torch.bfloat16, torch.float16)
+
+
+class InPlace:
+    """Applies one element ``g`` in place, keeping scratch memory and threads from tensor to tensor.
+
+    A context manager: inside, row slices go to ``torch.get_num_threads()`` worker threads (at most 8), each of which
+    runs torch single-threaded.
+    """
+
+    def __init__(self, g: SignedPermutation | Orthogonal):
+        self.g = g
+        self._scratch: dict[tuple[torch.dtype, int], Tensor] = {}
+        self._sign: dict[torch.dtype, Tensor | None] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._threads = 1
+
+    def __enter__(self) -> Self:
+        self._restore = torch.get_num_threads()
+        self._threads = min(self._restore, MAX_THREADS) if isinstance(self.g, SignedPermutation) else 1
+        if self._threads > 1:
+            # each worker thread would otherwise start its own team of OpenMP threads
+            self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            torch.set_num_threads(self._restore)
+        self._scratch.clear()
+
+    @torch.no_grad()
+    def vector(self, x: Tensor, axis: int) -> None:
+        """``x <- g.act(x, axis)``. Raises ``ValueError`` where that axis is not of the gauge's width."""
+        self._move(x, axis, signed=True)
+
+    @torch.no_grad()
+    def gain(self, x: Tensor, axis: int) -> None:
+        """``x <- g.act_gain(x, axis)``: permute only. Raises ``ValueError`` for a rotation."""
+        self._move(x, axis, signed=False)
+
+    def _move(self, x: Tensor, axis: int, signed: bool) -> None:
+        g = self.g
+        if x.dim() == 0 or not -x.dim() <= axis < x.dim() or x.shape[axis] != g.size:
+            raise ValueError(f"axis {axis} of a tensor of shape {tuple(x.shape)} is not the gauge's width {g.size}")
+        axis %= x.dim()
+        plain = g.act if signed else g.act_gain
+        if isinstance(g, Orthogonal):
+            _rotate(x, axis, plain)
+            return
+        if x.dim() == 2 and not x.is_contiguous() and x.T.is_contiguous():
+            x, axis = x.T, 1 - axis
+        if x.device.type != "cpu" or not x.is_contiguous() or x.numel() < SMALL or not x.is_floating_point():
+            x.copy_(plain(x, axis))
+        elif axis == x.dim() - 1:
+            rows = x.view(-1, g.size)
+            work = self._half_columns if x.dtype in HALVES else self._columns
+            self._share(len(rows), lambda k, a, b: work(rows[a:b], signed, k))
+        elif axis == 0:
+            self._rows(x.view(g.size, -1), signed)
+        else:
+            x.copy_(plain(x, axis))
+
+    def _share(self, n: int, work: Callable[[int, int, int], object]) -> None:
+        """Run ``work(thread, start, stop)`` over equal slices of ``range(n)``."""
+        if self._pool is None:
+            work(0, 0, n)
+            return
+        cuts = [n * k // self._threads for k in range(self._threads + 1)]
+        for done in [self._pool.submit(work, k, cuts[k], cuts[k + 1]) for k in range(self._threads)]:
+            done.result()
+
+    def _signs(self, dtype: torch.dtype) -> Tensor | None:
+        """The signs as a tensor to multiply with, None where all are +1 (multiplying would change nothing)."""
+        assert isinstance(self.g, SignedPermutation)
+        if dtype not in self._sign:
+            self._sign[dtype] = self.g.sign.to(dtype) if bool((self.g.sign < 0).any()) else None
+        return self._sign[dtype]
+
+    def _block(self, dtype: torch.dtype, thread: int, numel: int) -> Tensor:
+        held = self._scratch.get((dtype, thread))
+        if held is None or held.numel() < numel:
+            held = self._scratch[dtype, thread] = torch.empty(numel, dtype=dtype)
+        return held[:numel]
+
+    def _columns(self, rows: Tensor, signed: bool, thread: int) -> None:
+        assert isinstance(self.g, SignedPermutation)
+        d, sign = self.g.size, self._signs(rows.dtype) if signed else None
+        scratch = self._block(rows.dtype, thread, COLUMN_BLOCK * d).view(COLUMN_BLOCK, d)
+        for block in rows.split(COLUMN_BLOCK):
+            out = scratch[: len(block)]
+            torch.index_select(block, 1, self.g.perm, out=out)
+            if sign is None:
+                block.copy_(out)
+            else:
+                torch.mul(out, sign, out=block)
+
+    def _half_columns(self, rows: Tensor, signed: bool, thread: int) -> None:
+        assert isinstance(self.g, SignedPermutation)
+        d, bits = self.g.size, rows.view(torch.int16).numpy()
+        flips = None
+        if signed and self._signs(rows.dtype) is not None:
+            flips = np.where(self.g.sign.numpy() < 0, np.int16(-0x8000), np.int16(0))
+        perm = self.g.perm.numpy()
+        scratch = self._block(torch.int16, thread, COLUMN_BLOCK * d).view(COLUMN_BLOCK, d).numpy()
+        for a in range(0, len(bits), COLUMN_BLOCK):
+            block = bits[a : a + COLUMN_BLOCK]
+            out = scratch[: len(block)]
+            np.take(block, perm, axis=1, out=out, mode="clip")  # perm is in range; "raise" would buffer
+            if flips is None:
+                block[:] = out
+            else:
+                np.bitwise_xor(out, flips, out=block)
+
+    def _rows(self, x: Tensor, signed: bool) -> None:
+        assert isinstance(self.g, SignedPermutation)
+        perm, sign = self.g.perm, self._signs(x.dtype) if signed else None
+        copy = self._block(x.dtype, -1, x.numel()).view_as(x)
+
+        def gather(thread: int, start: int, stop: int) -> None:
+            for a in range(start, stop, ROW_BLOCK):
+                b = min(a + ROW_BLOCK, stop)
+                torch.index_select(copy, 0, perm[a:b], out=x[a:b])
+                if sign is not None:
+                    x[a:b].mul_(sign[a:b, None])
+
+        self._share(len(x), lambda thread, a, b: copy[a:b].copy_(x[a:b]))
+        self._share(len(x), gather)
+
+
+def _rotate(x: Tensor, axis: int, act: Callable[[Tensor, int], Tensor]) -> None:
+    """A rotation in blocks of the first axis, so that the float64 temporary stays small beside the model."""
+    if x.dim() < 2 or axis == 0:
+        x.copy_(act(x, axis))
+        return
+    for block in x.split(max(1, ROTATION_BLOCK // max(1, x[0].numel()))):
+        block.copy_(act(block, axis))
