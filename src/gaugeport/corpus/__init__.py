@@ -1,0 +1,46 @@
+"""Texts to train and measure on: the mini grammar, local files and hub datasets behind one interface."""
+
+from gaugeport.corpus.batches import batches, mixed_rows, ordered_rows, pack, padded_batches, seen_tokens
+from gaugeport.corpus.document import Document
+from gaugeport.corpus.grammar import generate, vocabulary
+from gaugeport.corpus.load import Corpus, hub_corpus, mini_corpus, prompt_corpus, text_corpus
+from gaugeport.corpus.slots import slot_prompt
+from gaugeport.corpus.tokenizer import mini_tokenizer, word_tokenizer
+from gaugeport.corpus.words import (
+    FEMALE_NAMES,
+    HELPFUL_OPENINGS,
+    MALE_NAMES,
+    NAMES,
+    NEGATIVE_VERDICTS,
+    NUMBERS,
+    POSITIVE_VERDICTS,
+    REFUSAL_OPENINGS,
+)
+
+__all__ = [
+    "FEMALE_NAMES",
+    "HELPFUL_OPENINGS",
+    "MALE_NAMES",
+    "NAMES",
+    "NEGATIVE_VERDICTS",
+    "NUMBERS",
+    "POSITIVE_VERDICTS",
+    "REFUSAL_OPENINGS",
+    "Corpus",
+    "Document",
+    "batches",
+    "generate",
+    "hub_corpus",
+    "mini_corpus",
+    "mini_tokenizer",
+    "mixed_rows",
+    "ordered_rows",
+    "pack",
+    "padded_batches",
+    "prompt_corpus",
+    "seen_tokens",
+    "slot_prompt",
+    "text_corpus",
+    "vocabulary",
+    "word_tokenizer",
+]
