@@ -1,0 +1,92 @@
+"""Certificates: the group holds, the next one breaks, degenerate gains are counted, the model is untouched."""
+
+import copy
+
+import pytest
+import torch
+
+from gaugeport.charts import Certificate, certify, chart_of, fold_gains
+from gaugeport.charts.certificate import degenerate_sets
+from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model, with_unit_gains
+
+
+def tiny(family, **config):
+    return tiny_model(family, torch.Generator().manual_seed(0), **config)
+
+
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_raw_models(family):
+    c = certify(tiny(family))
+    assert isinstance(c, Certificate)
+    assert c.exact and c.outside_breaks and c.degenerate == ()
+    assert c.outside_kind == ("half_signs_flipped" if c.norm == "layer" else "haar_rotation")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
+def test_folded_models(family):
+    c = certify(fold_gains(tiny(family)))
+    assert c.exact and c.folded
+    if c.norm == "layer":
+        assert c.outside_kind == "rotation_moving_the_mean" and c.outside_breaks
+    else:
+        assert c.outside is None and c.outside_breaks is None and "no larger linear group" in str(c)
+
+
+def test_the_model_is_left_as_it_was_and_dropout_is_off():
+    model = tiny("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    model.train()
+    model.transformer.h[0].eval()
+    before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    c = certify(model, torch.Generator().manual_seed(3))
+    assert c.exact
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert c == certify(model, torch.Generator().manual_seed(3))
+
+
+def test_degenerate_gains_are_counted():
+    model = tiny("llama")
+    chart = chart_of(model)
+    with torch.no_grad():
+        for name in chart.names("gain"):
+            p = model.get_parameter(name)
+            p[[4, 9, 30]] = p[4].clone()
+            p[5] = p[6].clone()
+        model.model.norm.weight[2] = -model.model.norm.weight[1]
+    assert degenerate_sets(chart, model) == ((4, 9, 30), (5, 6))
+    c = certify(model)
+    assert c.exact and c.outside_breaks
+    assert "2 set(s) of coordinates, 5 of 32 in all" in str(c) and "larger than signed_permutation" in str(c)
+
+
+def test_opposite_gains_are_not_degenerate():
+    model = tiny("llama")
+    with torch.no_grad():
+        for name in chart_of(model).names("gain"):
+            p = model.get_parameter(name)
+            p[1] = -p[0]
+    assert certify(model).degenerate == ()
+
+
+def test_unit_gains_of_a_post_norm_family_are_said_to_allow_more():
+    c = certify(with_unit_gains(tiny("gemma2")))
+    assert c.group == "signed_permutation" and c.outside_breaks is False
+    assert c.degenerate == (tuple(range(32)),) and "see the note" in str(c)
+
+
+def test_elements_below_one_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        certify(tiny("llama"), elements=0)
+
+
+def test_bfloat16_models_certify():
+    c = certify(tiny("qwen2").bfloat16())
+    assert c.dtype == "bfloat16" and c.exact and c.outside_breaks
+
+
+def test_importing_the_package_gives_functions():
+    import gaugeport.charts as charts
+
+    assert callable(charts.certify) and callable(charts.fold_gains) and callable(charts.chart_of)
+    with pytest.raises(AttributeError):
+        _ = charts.nothing

@@ -1,0 +1,96 @@
+"""fold_gains: the same function, unit gains, untied embeddings, and refusals with the reason."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from gaugeport.charts import chart_of, fold_gains
+from gaugeport.charts.measure import logits_of, neuron_yardstick, norms_in_float64, random_tokens, relative_change
+from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
+
+POST_NORM = ("gemma2", "gemma3_text", "olmo2")
+FOLDABLE = tuple(t for t in MODEL_TYPES if t not in POST_NORM)
+
+
+def setting(family, seed=0, **config):
+    generator = torch.Generator().manual_seed(seed)
+    model = tiny_model(family, generator, **config)
+    return model, random_tokens(model, generator), generator
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", FOLDABLE)
+def test_logits_stay_at_the_yardstick(family, tied):
+    model, tokens, generator = setting(family, tie_word_embeddings=tied)
+    before = copy.deepcopy(model.state_dict())
+    folded = fold_gains(model)
+    chart = chart_of(folded)
+    assert chart.folded and not chart.tied and folded.config.tie_word_embeddings is False
+    assert chart.group == {"rms": "orthogonal", "layer": "mean_preserving_orthogonal"}[chart.norm]
+    yardstick = neuron_yardstick(chart_of(model), model, copy.deepcopy(model), tokens, generator)
+    assert relative_change(logits_of(model, tokens), logits_of(folded, tokens)) <= yardstick
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert chart_of(model).tied is tied
+
+
+@pytest.mark.parametrize("family", FOLDABLE)
+def test_float64_folding_is_exact_to_rounding(family):
+    model, tokens, _ = setting(family)
+    model = model.double()
+    folded = fold_gains(model)
+    with norms_in_float64(model), norms_in_float64(folded):
+        assert relative_change(logits_of(model, tokens), logits_of(folded, tokens)) <= 1e-12
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_bfloat16_rounds_each_weight_once(family):
+    model, _, _ = setting(family)
+    wide, half = fold_gains(model.bfloat16().float()), fold_gains(model.bfloat16())
+    theirs = dict(wide.named_parameters())
+    for name, p in half.named_parameters():
+        assert p.dtype == torch.bfloat16
+        assert torch.equal(p, theirs[name].bfloat16()), name
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_an_untied_model_saves_and_loads(family, tmp_path):
+    model, tokens, _ = setting(family, tie_word_embeddings=True)
+    folded = fold_gains(model)
+    folded.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits_of(again, tokens), logits_of(folded, tokens))
+
+
+def test_in_place_and_idempotent():
+    model, _, _ = setting("llama")
+    assert fold_gains(model, inplace=True) is model
+    again = fold_gains(model)
+    assert again is not model
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", POST_NORM)
+def test_post_norm_families_are_refused(family):
+    model, _, _ = setting(family)
+    with pytest.raises(ValueError, match=r"post-norm.*writer's output"):
+        fold_gains(model)
+
+
+def test_a_zero_layernorm_gain_is_refused_before_anything_changes():
+    model, _, _ = setting("gpt2")
+    with torch.no_grad():
+        model.transformer.h[1].ln_2.weight[3] = 0
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"exactly 0.*transformer\.h\.1\.ln_2\.weight \(1\)"):
+        fold_gains(model, inplace=True)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_zero_rmsnorm_gain_folds():
+    model, tokens, generator = setting("llama")
+    with torch.no_grad():
+        model.model.norm.weight[3] = 0
+    yardstick = neuron_yardstick(chart_of(model), model, copy.deepcopy(model), tokens, generator)
+    assert relative_change(logits_of(model, tokens), logits_of(fold_gains(model), tokens)) <= yardstick
