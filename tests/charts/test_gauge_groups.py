@@ -1,0 +1,62 @@
+"""Table a1's measurement: theory is stated before measuring, and the measurement agrees with it."""
+
+import pytest
+import torch
+
+from gaugeport.groups import MeanPreservingOrthogonal, Orthogonal, Permutation, SignedPermutation
+from gaugeport.tasks.gauge_groups import MODEL_TYPES, gauge_groups, generic_element, tiny_model
+
+FIELDS = {"chart", "group", "metric", "value", "yardstick", "theory"}
+LAYER = ("gpt_neox", "gpt2")
+POST_NORM = ("gemma2", "gemma3_text", "olmo2")
+
+
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_measurement_agrees_with_theory(family):
+    records = gauge_groups(family, seed=0)
+    charts = ["raw", "degenerate"] + ([] if family in POST_NORM else ["folded"])
+    assert [r["chart"] for r in records] == [c for c in charts for _ in range(5)]
+    for r in records:
+        assert set(r) == FIELDS and r["metric"] == "relative_logit_change"
+        if r["theory"] == "exact":
+            assert r["value"] <= r["yardstick"] and r["value"] <= 1e-12
+        else:
+            assert r["value"] > 0.1
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
+def test_theory_is_the_papers(family):
+    exact = {(r["chart"], r["group"]) for r in gauge_groups(family, 1, "float32") if r["theory"] == "exact"}
+    small = {"permutation", "global_sign_permutation"}
+    raw = small if family in LAYER else small | {"signed_permutation"}
+    large = raw | {"mean_preserving_orthogonal"} | (set() if family in LAYER else {"orthogonal"})
+    wanted = {("raw", g) for g in raw} | {("degenerate", g) for g in large}
+    assert exact == wanted | (set() if family in POST_NORM else {("folded", g) for g in large})
+
+
+def test_the_seed_decides_everything_and_nothing_global_is_touched():
+    state = torch.get_rng_state()
+    first = gauge_groups("qwen2", 5, "float32")
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    assert gauge_groups("qwen2", 5, "float32") == first
+    assert gauge_groups("qwen2", 6, "float32") != first
+
+
+def test_elements_are_in_no_smaller_group():
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        g = generic_element(SignedPermutation, 3, generator)
+        assert set(g.sign.tolist()) == {1, -1} and g.perm.tolist() != [0, 1, 2]
+        assert generic_element(Permutation, 2, generator).perm.tolist() == [1, 0]
+        assert isinstance(generic_element(MeanPreservingOrthogonal, 3, generator), MeanPreservingOrthogonal)
+        assert type(generic_element(Orthogonal, 3, generator)) is Orthogonal
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"unknown family 'bert'; allowed: llama, mistral"):
+        gauge_groups("bert", 0)
+    with pytest.raises(ValueError, match="allowed: float32, float64"):
+        gauge_groups("llama", 0, "bfloat16")
+    with pytest.raises(ValueError, match="unknown family"):
+        tiny_model("bert", torch.Generator())
