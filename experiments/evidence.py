@@ -1,0 +1,65 @@
+"""Table c2: how far endpoint recovery goes by evidence. Is the trajectory needed at all?"""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.render import with_intervals
+from gaugeport.report.tidy import aggregate, middle_site, tidy
+
+TITLE = "c2 evidence: signed accuracy of endpoint recovery by evidence (last step; 95 % t-interval over training seeds)"
+SETTINGS = {"lr": "training.run.lr"}
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds, and the judged contrasts."""
+    rows = tidy("c2", records, SETTINGS)
+    return pd.concat([rows, aggregate(rows), claim_rows("c2", rows)], ignore_index=True)
+
+
+def pivot(table):
+    """One row per model and setting, a column per evidence."""
+    last = _last(table)
+    last = last.assign(text=with_intervals(last))
+    wide = last.pivot(index=["model", "setting", "n"], columns="label", values="text")
+    order = [*sorted(c for c in wide if c.startswith("site")), *[c for c in LABELS.values() if c in wide]]
+    return wide[order].fillna("–").reset_index()
+
+
+def plot(table):
+    """Bars by evidence, a panel per model and setting."""
+    last = _last(table)
+    groups = list(last.groupby(["model", "setting"], sort=False))
+    figure, axes = f.panels(len(groups), width=max(2.4, 11 / len(groups)))
+    for axis, ((model, setting), part) in zip(axes, groups, strict=True):
+        low, high = (part["value"] - part["ci_low"]).clip(lower=0), (part["ci_high"] - part["value"]).clip(lower=0)
+        error = [low.fillna(0), high.fillna(0)]
+        colours = [f.SKY if s.startswith("site") else COLOURS[s] for s in part["label"]]
+        axis.barh(part["label"], part["value"], xerr=error, color=colours)
+        axis.set(title=f"{model}\n{setting}", xlim=(0, 1.04), xlabel="signed accuracy")
+        axis.invert_yaxis()
+    return figure
+
+
+LABELS = {
+    ("pooled", "endpoint"): "pooled sites",
+    ("weights", "endpoint"): "weights",
+    ("weights_all_rows", "endpoint"): "weights, untrained rows too",
+    ("both", "endpoint"): "pooled + weights",
+    ("site", "trajectory"): "trajectory, one site",
+}
+COLOURS = dict(zip(LABELS.values(), (f.GREEN, f.ORANGE, f.RED, f.PURPLE, f.BLUE), strict=True))
+
+
+def _last(table):
+    means = table[table["seed"].isna() & table["verdict"].isna() & (table["metric"] == "signed_accuracy")]
+    means = means[means["step"] == means.groupby(["model", "setting"])["step"].transform("max")]
+    middle = {m: middle_site(list(p["site"].dropna().unique())) for m, p in means.groupby("model")}
+    at_site = (means["evidence"] == "site") & (means["route"] == "trajectory")
+    means = means[(means["route"] == "endpoint") | (at_site & (means["site"] == means["model"].map(middle)))]
+    endpoint_site = (means["evidence"] == "site") & (means["route"] == "endpoint")
+    labels = [LABELS.get((e, r), "") for e, r in zip(means["evidence"], means["route"], strict=True)]
+    means = means.assign(label=labels)
+    means.loc[endpoint_site, "label"] = "site " + means.loc[endpoint_site, "site"].astype(str)
+    order = {s: i for i, s in enumerate(["site embed", *(f"site block{i}" for i in range(200)), *LABELS.values()])}
+    return means.sort_values(["model", "setting", "label"], key=lambda c: c.map(order) if c.name == "label" else c)

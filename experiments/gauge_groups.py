@@ -1,0 +1,63 @@
+"""Table a1: which group is the residual gauge of which architecture, measured inside and outside."""
+
+import numpy as np
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.tidy import aggregate, tidy
+
+TITLE = "a1 gauge groups: logit change (of the logits' std) under a random element; worst of all seeds"
+GROUPS = {
+    "permutation": "S_d",
+    "global_sign_permutation": "S_d × {±1}",
+    "signed_permutation": "B_d",
+    "mean_preserving_orthogonal": "O(d) fixing 1",
+    "orthogonal": "O(d)",
+}
+BROKEN = 0.1
+"""A relative logit change above this is a different function (DESIGN §1, the ladder's negative controls)."""
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds, and the judged contrasts inside against outside."""
+    rows = tidy("a1", records)
+    rows = rows.assign(matcher=None, route=None)
+    judged = claim_rows("a1", rows)
+    return pd.concat([rows, aggregate(rows), judged], ignore_index=True)
+
+
+def measured(rows):
+    """exact where no seed exceeds its yardstick, broken where every seed exceeds 0.1, unclear between."""
+    if (rows["value"] <= rows["yardstick"]).all():
+        return "exact"
+    return "broken" if (rows["value"] > BROKEN).all() else "unclear"
+
+
+def pivot(table):
+    """One row per model and chart, a column per group: theory, what was measured, and the largest change."""
+    seeds = table[table["seed"].notna()]
+    lines = []
+    for (model, chart), part in seeds.groupby(["model", "chart"], sort=False):
+        line = {"model": model, "chart": chart, "n": part["seed"].nunique()}
+        for group, name in GROUPS.items():
+            rows = part[part["group"] == group]
+            theory, found = rows["theory"].iloc[0], measured(rows)
+            mark = found if theory == found else f"{found} (theory: {theory})"
+            line[name] = f"{mark} {rows['value'].max():.0e}"
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def plot(table):
+    """Heat map of the logarithm of the change: what is exact is dark, what is broken is light."""
+    seeds = table[table["seed"].notna()]
+    names = list(dict.fromkeys(zip(seeds["model"], seeds["chart"], strict=True)))
+    worst = seeds.groupby(["model", "chart", "group"])["value"].max()
+    grid = np.array([[max(worst[m, c, g], 1e-17) for g in GROUPS] for m, c in names])
+    figure, axes = f.panels(1, width=6, height=0.26 * len(names) + 1.4)
+    image = axes[0].imshow(np.log10(grid), cmap="cividis", aspect="auto", vmin=-16, vmax=0)
+    axes[0].set_xticks(range(len(GROUPS)), GROUPS.values(), rotation=20)
+    axes[0].set_yticks(range(len(names)), [f"{m}, {c}" for m, c in names], fontsize=7)
+    figure.colorbar(image, label="log10 of the relative logit change")
+    return figure

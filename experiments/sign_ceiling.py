@@ -1,0 +1,62 @@
+"""Table a2: raw matching is capped at the share of positive signs, sign-marginalized matching is not."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.render import interval
+from gaugeport.report.tidy import aggregate, select, tidy
+
+TITLE = "a2 sign ceiling: index accuracy against the share p of positive signs (95 % t-interval over seeds)"
+NAMES = {
+    "default": "synthetic, decorrelated",
+    "correlated": "synthetic, correlated",
+    "real": "real, as they are",
+    "real_whitened": "real, whitened",
+}
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds, theory (p) beside raw matching, and the judged ceiling."""
+    rows = tidy("a2", records)
+    rows = rows.assign(route=None)
+    means = aggregate(rows)
+    raw = (means["matcher"] == "hungarian_raw") & (means["metric"] == "index_accuracy")
+    means["theory"] = means["p"].where(raw)
+    return pd.concat([rows, means, claim_rows("a2", rows)], ignore_index=True)
+
+
+def pivot(table):
+    """One row per activations and p: raw and sign-marginalized accuracy with theory between them."""
+    means = select(table[table["seed"].isna() & table["verdict"].isna()], {"metric": "index_accuracy"})
+    lines = []
+    for (setting, p), part in means.groupby(["setting", "p"], sort=False):
+        by = part.set_index("matcher")
+        raw, marginal = by.loc["hungarian_raw"], by.loc["hungarian_abs"]
+        lines.append(
+            {
+                "activations": NAMES[setting],
+                "p": f"{p:.1f}",
+                "raw (S_d)": interval(raw["value"], raw["ci_low"], raw["ci_high"]),
+                "theory": f"{p:.3f}",
+                "sign-marginalized (B_d)": interval(marginal["value"], marginal["ci_low"], marginal["ci_high"]),
+                "n": int(raw["n"]),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def plot(table):
+    """Accuracy against p with theory as a line, a panel per kind of activations."""
+    means = select(table[table["seed"].isna() & table["verdict"].isna()], {"metric": "index_accuracy"})
+    settings = [s for s in NAMES if s in set(means["setting"])]
+    figure, axes = f.panels(len(settings), width=3.2)
+    for axis, setting in zip(axes, settings, strict=True):
+        part = select(means, {"setting": setting})
+        axis.plot([0, 1], [0, 1], ":", color=f.GREY, label="theory: accuracy = p")
+        f.line_with_band(axis, select(part, {"matcher": "hungarian_raw"}), "p", f.RED, "raw (S_d)")
+        f.line_with_band(axis, select(part, {"matcher": "hungarian_abs"}), "p", f.BLUE, "sign-marginalized (B_d)")
+        axis.set(title=NAMES[setting], xlabel="p, share of positive signs", ylim=(-0.02, 1.04))
+    axes[0].set_ylabel("index accuracy")
+    axes[0].legend(fontsize=7)
+    return figure

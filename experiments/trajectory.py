@@ -1,0 +1,102 @@
+"""Table a3: coordinates recovered across two fine-tuning runs from one base, by route."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.render import with_intervals
+from gaugeport.report.tidy import aggregate, middle_site, select, tidy
+
+TITLE = "a3 trajectory: share of coordinates recovered (block L/2, last step; 95 % t-interval over training seeds)"
+SETTINGS = {"lr": "training.run.lr", "spacing": "measurement.spacing", "tokens": "measurement.tokens"}
+PAPER = {"endpoint": 0.603, "trajectory": 0.911}
+
+ARMS = {
+    ("permutation", "hungarian_raw", "endpoint"): ("endpoint, S_d raw", f.GREY, "--"),
+    ("permutation", "hungarian_abs", "endpoint"): ("endpoint, S_d signs dropped", f.PURPLE, "--"),
+    ("signed_permutation", "hungarian_abs", "endpoint"): ("endpoint, B_d", f.RED, "-"),
+    ("signed_permutation", "hungarian_abs", "via_base"): ("via base, B_d", f.ORANGE, "-"),
+    ("signed_permutation", "hungarian_abs", "trajectory"): ("trajectory, B_d", f.BLUE, "-"),
+    ("global_sign_permutation", "hungarian_raw", "endpoint"): ("endpoint, S_d × {±1}", f.RED, "-"),
+    ("global_sign_permutation", "hungarian_raw", "via_base"): ("via base, S_d × {±1}", f.ORANGE, "-"),
+    ("global_sign_permutation", "hungarian_raw", "trajectory"): ("trajectory, S_d × {±1}", f.BLUE, "-"),
+}
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds with the paper's figure beside it, and the judged gaps."""
+    rows = tidy("a3", records, SETTINGS)
+    means = aggregate(rows)
+    mid = _at_middle(means)
+    ours = (means.index.isin(mid.index)) & (means["model"] == "tinyllama") & (means["setting"] == "default")
+    ours &= (means["group"] == "signed_permutation") & (means["matcher"] == "hungarian_abs")
+    ours &= (means["metric"] == "signed_accuracy") & (means["step"] == means["step"].max())
+    means.loc[ours, "paper"] = means.loc[ours, "route"].map(PAPER)
+    return pd.concat([rows, means, claim_rows("a3", rows)], ignore_index=True)
+
+
+def pivot(table):
+    """One row per model, setting and arm: accuracies at the pre-declared site and last step, losses beside."""
+    means = table[table["seed"].isna() & table["verdict"].isna()]
+    last = means[means["step"] == means.groupby(["model", "setting"])["step"].transform("max")]
+    at_site = pd.concat([_at_middle(last), last[last["evidence"].isna()]])
+    at_site = at_site[at_site["metric"].isin(["signed_accuracy", "index_accuracy", "loop_consistency"])]
+    keys = ["model", "setting", "group", "matcher", "route"]
+    wide = at_site.assign(text=with_intervals(at_site)).pivot(index=[*keys, "n"], columns="metric", values="text")
+    wide = wide.fillna("–").reset_index()
+    paper = at_site.dropna(subset=["paper"]).set_index(keys)["paper"]
+    wide["paper"] = [f"{paper[k]:.3f}" if k in paper else "" for k in map(tuple, wide[keys].to_numpy())]
+    return wide.merge(_losses(means), on=["model", "setting"], how="left")
+
+
+def plot(table):
+    """Accuracy over fine-tuning steps by route, a panel per model, and what the learning rate does to the last step."""
+    means = table[table["seed"].isna() & table["verdict"].isna() & (table["metric"] == "signed_accuracy")]
+    means = _at_middle(means)
+    models = [m for m in ("tinyllama", "qwen", "pythia") if m in set(means["model"])]
+    has_lr = means["setting"].str.startswith("lr=").any()
+    figure, axes = f.panels(len(models) + int(has_lr))
+    for axis, model in zip(axes, models, strict=False):
+        _draw(axis, select(means, {"model": model, "setting": "default"}), "step")
+        axis.set(title=model, xlabel="fine-tuning steps of A and of B", ylim=(0, 1.04))
+    for route, colour in (("trajectory", f.BLUE), ("endpoint", f.RED)):
+        f.paper_line(axes[0], PAPER[route], colour, f"paper, {route}")
+    axes[0].set_ylabel("share of coordinates with right partner and sign")
+    if has_lr:
+        _draw(axes[-1], _by_learning_rate(means), "lr")
+        axes[-1].set(title="tinyllama, last step", xlabel="fine-tuning learning rate", xscale="log")
+    for axis in axes:
+        axis.legend(fontsize=6.5, loc="lower left")
+    return figure
+
+
+def _draw(axis, means, x):
+    for (group, matcher, route), (label, colour, style) in ARMS.items():
+        rows = select(means, {"group": group, "matcher": matcher, "route": route})
+        if len(rows):
+            f.line_with_band(axis, rows, x, colour, label, style)
+
+
+def _by_learning_rate(means):
+    rows = means[(means["model"] == "tinyllama") & (means["step"] == means["step"].max())]
+    varied = rows[rows["setting"].str.startswith("lr=")]
+    varied = varied.assign(lr=varied["setting"].str.removeprefix("lr=").astype(float))
+    return pd.concat([varied, select(rows, {"setting": "default"}).assign(lr=DEFAULT_LR)])
+
+
+def _at_middle(frame):
+    at_site = frame[frame["evidence"] == "site"]
+    parts = [
+        part[part["site"] == middle_site(list(part["site"].unique()))] for _, part in at_site.groupby("model", sort=False)
+    ]
+    return pd.concat(parts) if parts else at_site
+
+
+def _losses(means):
+    losses = means[means["metric"].isin(["loss_base", "loss_A", "loss_B"])]
+    losses = losses.drop_duplicates(["model", "setting", "metric"])
+    wide = losses.pivot(index=["model", "setting"], columns="metric", values="value")
+    return wide.map(lambda v: f"{v:.2f}").reset_index()
+
+
+DEFAULT_LR = 1.5e-2

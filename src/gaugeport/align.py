@@ -1,0 +1,153 @@
+"""``align(A, B)``: the gauge g with ``g·x_A ≈ x_B``, from activations, weights or both; and along a run's checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaugeport.activations import check_sites
+from gaugeport.evidence import activation_evidence, both, check_comparable, pair_moments, weight_evidence
+from gaugeport.groups import GROUPS, Element, compose, contains
+from gaugeport.matchers import Match, cross_moment, match
+
+EVIDENCE = ("activations", "weights", "both")
+DEFAULT_MATCHER = {
+    "permutation": "hungarian_raw",
+    "global_sign_permutation": "hungarian_raw",
+    "signed_permutation": "hungarian_abs",
+    "mean_preserving_orthogonal": "procrustes",
+    "orthogonal": "procrustes",
+}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A recovered ``gauge`` with ``margin`` float64[d] per coordinate of B, the ``objective``, and how it was found."""
+
+    gauge: Element
+    margin: Tensor
+    objective: float
+    group: str
+    matcher: str
+    evidence: str
+    sites: tuple[str, ...]
+
+    def provenance(self) -> dict[str, Any]:
+        """What to keep beside a saved gauge: ``alignment.gauge.save(path, alignment.provenance())``."""
+        kept = ("group", "matcher", "evidence", "objective")
+        return {**{k: getattr(self, k) for k in kept}, "sites": list(self.sites)}
+
+
+def align(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    batches: Iterable[dict[str, Tensor]] | None = None,
+    group: str | None = None,
+    evidence: str = "activations",
+    sites: str | Sequence[str] = "all",
+    *,
+    matcher: str | None = None,
+    skip_first: int = 1,
+    token_ids: Tensor | None = None,
+    allow_larger: bool = False,
+) -> Alignment:
+    """Recover the gauge that carries A's residual coordinates to B's.
+
+    Args:
+        model_a, model_b: causal language models of one architecture, width and vocabulary.
+        batches: ``{"input_ids": [b, t], "attention_mask": [b, t]}`` tensors; needed unless ``evidence="weights"``.
+        group: name of the gauge group; the chart's exact group when omitted.
+        evidence: ``activations``, ``weights`` (same-base runs only: head and neuron axes must correspond) or ``both``.
+        sites: ``"all"`` (pooled) or a list of ``embed``, ``block0`` …; activation evidence only.
+        matcher: as configs name it; the group's own when omitted.
+        skip_first: tokens left out at the start of each row (BOS carries massive activations).
+        token_ids: vocabulary rows that count as weight evidence (those seen in training).
+        allow_larger: accept a group that is larger than the chart's symmetry, e.g. O(d) between independent models.
+
+    Raises ``ValueError`` on unknown names, incomparable models, a group larger than the chart's (unless allowed),
+    constant coordinates and activations that are not finite.
+    """
+    if evidence not in EVIDENCE:
+        raise ValueError(f"unknown evidence {evidence!r}; allowed: {', '.join(EVIDENCE)}")
+    chart, _ = check_comparable(model_a, model_b)
+    group = group or chart.group
+    _check_group(group, chart.group, allow_larger)
+    matcher = matcher or DEFAULT_MATCHER[group]
+    used: list[str] = []
+    parts: list[Tensor] = []
+    if evidence in ("activations", "both"):
+        if batches is None:
+            raise ValueError(f"evidence={evidence!r} needs batches of tokens; allowed without: evidence='weights'")
+        used = check_sites(sites, len(chart.blocks(model_a)))
+        moments = pair_moments({"A": model_a, "B": model_b}, [("A", "B")], batches, used, skip_first)["A", "B"]
+        if matcher == "procrustes":
+            parts.append(torch.stack([cross_moment(moments[s]) for s in used]).sum(0))
+        else:
+            parts.append(activation_evidence(moments, used))
+    if evidence in ("weights", "both"):
+        parts.append(weight_evidence(model_a, model_b, token_ids))
+    found = match(reduce(both, parts), group, matcher)
+    return _alignment(found, group, matcher, evidence, used)
+
+
+def align_along(
+    models: Sequence[nn.Module | Callable[[], nn.Module]],
+    batches: Sequence[dict[str, Tensor]] | None = None,
+    group: str | None = None,
+    evidence: str = "activations",
+    sites: str | Sequence[str] = "all",
+    **options: Any,
+) -> Alignment:
+    """Compose the local gauges along a walk of checkpoints (paper A's trajectory route), first model to last.
+
+    ``models`` are the checkpoints in walking order, e.g. A_K … A_1, base, B_1 … B_K; give functions that load them to
+    hold only two at a time. The margin of a coordinate is the smallest on its way; the objective is the last link's.
+    Other arguments and errors as :func:`align`.
+    """
+    if len(models) < 2:
+        raise ValueError(f"a walk needs at least two checkpoints, found {len(models)}")
+    here = _loaded(models[0])
+    total: Alignment | None = None
+    for step in models[1:]:
+        there = _loaded(step)
+        local = align(here, there, batches, group, evidence, sites, **options)
+        total = local if total is None else _then(total, local)
+        here = there
+    assert total is not None
+    return total
+
+
+def _then(first: Alignment, second: Alignment) -> Alignment:
+    gauge = compose(second.gauge, first.gauge)
+    perm = getattr(second.gauge, "perm", None)
+    before = first.margin if perm is None else first.margin[perm]
+    return Alignment(
+        gauge,
+        torch.minimum(before, second.margin),
+        second.objective,
+        *(getattr(second, k) for k in ("group", "matcher", "evidence", "sites")),
+    )
+
+
+def _alignment(found: Match, group: str, matcher: str, evidence: str, sites: Sequence[str]) -> Alignment:
+    return Alignment(found.gauge, found.margin, found.objective, group, matcher, evidence, tuple(sites))
+
+
+def _loaded(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    return model if isinstance(model, nn.Module) else model()
+
+
+def _check_group(group: str, exact: str, allow_larger: bool) -> None:
+    if group not in DEFAULT_MATCHER:
+        raise ValueError(f"unknown gauge group {group!r}; allowed: {', '.join(DEFAULT_MATCHER)}")
+    if not allow_larger and not contains(exact, GROUPS[group]):
+        raise ValueError(
+            f"{group} is larger than this chart's exact gauge group {exact}: its other elements change what the model "
+            f"computes. Allowed here: {', '.join(g for g in DEFAULT_MATCHER if contains(exact, GROUPS[g]))}; pass "
+            "allow_larger=True to fit it all the same (rotations between independently trained models)"
+        )

@@ -1,0 +1,115 @@
+"""Judging claims: what each declares in ``experiments/claims.yaml`` before it is run, against the seeds' values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from gaugeport.paths import data_dir
+from gaugeport.report.tidy import middle_site, select, t_interval
+
+DECLARED_UNITS = 5
+"""Units below which only a direction is reported."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: a paired contrast ``left − right`` of a metric (or ``left`` alone), its null and its direction.
+
+    ``where`` fixes the setting and site it is read at (``site: middle``, ``step: last`` are resolved per model);
+    ``delta`` says how near counts as the paper's figure; ``paper`` is that figure for the estimand, ``quote`` its words.
+    """
+
+    id: str
+    table: str
+    claim: str
+    metric: str
+    where: dict[str, Any]
+    left: dict[str, Any]
+    right: dict[str, Any] | None
+    null_value: float
+    direction: str
+    delta: float
+    paper: float | None
+    quote: str
+    unit: str = "seed"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("greater", "less"):
+            raise ValueError(f"claim {self.id}: direction {self.direction!r}; allowed: greater, less")
+        if self.unit != "seed":
+            raise ValueError(f"claim {self.id}: unit {self.unit!r}; allowed: seed (the training seed)")
+
+
+def load_claims() -> list[Claim]:
+    """Every declared claim, in the order of the file."""
+    return [Claim(**c) for c in yaml.safe_load((data_dir("experiments") / "claims.yaml").read_text())]
+
+
+def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, float, float, float, int]:
+    """(verdict, mean, ci_low, ci_high, n) of a claim from one value per training seed.
+
+    *reproduced*: the 95 % interval excludes the null in the claimed direction; *matched* (paper profile): and lies
+    within the paper's figure ± delta or wholly on its better side; *not reproduced*: otherwise, with the declared
+    number of units; *direction only (n = …)*: fewer units; *not run*: none.
+    """
+    if not values:
+        return "not run", float("nan"), float("nan"), float("nan"), 0
+    mean, low, high, n = t_interval(values)
+    if n < DECLARED_UNITS:
+        return f"direction only (n = {n})", mean, low, high, n
+    sign = 1 if claim.direction == "greater" else -1
+    worst = low if sign > 0 else high
+    if sign * (worst - claim.null_value) <= 0:
+        return "not reproduced", mean, low, high, n
+    if profile == "paper" and claim.paper is not None:
+        near = low >= claim.paper - claim.delta and high <= claim.paper + claim.delta
+        if near or sign * (worst - claim.paper) >= 0:
+            return "matched", mean, low, high, n
+    return "reproduced", mean, low, high, n
+
+
+def claim_values(claim: Claim, frame: pd.DataFrame) -> list[float]:
+    """One value per training seed: the contrast paired by seed, or the left side alone. Seeds lacking a side drop out."""
+    where, left, right = (_resolved(part, claim, frame) for part in (claim.where, claim.left, claim.right or {}))
+    frame = select(frame, {**where, "metric": claim.metric})
+    values = _by_seed(claim, select(frame, left))
+    if claim.right is not None:
+        values = (values - _by_seed(claim, select(frame, right))).dropna()
+    return values.tolist()
+
+
+def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The judged claims of a table as tidy rows, ``claim`` naming them; ``frame`` holds its per-seed rows."""
+    rows = []
+    for claim in load_claims():
+        if claim.table != table:
+            continue
+        profile = str(frame["profile"].iloc[0])
+        verdict, mean, low, high, n = judge(claim, claim_values(claim, frame), profile)
+        measured = {"value": mean, "ci_low": low, "ci_high": high, "n": n, "paper": claim.paper, "verdict": verdict}
+        where = _resolved(claim.where, claim, frame)
+        rows.append({"table": table, "profile": profile, **where, "metric": claim.id, **measured, "claim": claim.claim})
+    return pd.DataFrame(rows)
+
+
+def _resolved(where: dict[str, Any], claim: Claim, frame: pd.DataFrame) -> dict[str, Any]:
+    """``where`` with ``step: last`` and ``site: middle`` read off the rows of the claim's model and setting."""
+    mine = select(frame, {k: v for k, v in claim.where.items() if k in ("model", "setting")})
+    where = dict(where)
+    if where.get("step") == "last":
+        where["step"] = mine["step"].max()
+    if where.get("site") == "middle":
+        where["site"] = middle_site([s for s in mine["site"].dropna().unique() if s])
+    return where
+
+
+def _by_seed(claim: Claim, frame: pd.DataFrame) -> pd.Series:
+    counts = frame.groupby("seed").size()
+    if (counts > 1).any():
+        raise ValueError(f"claim {claim.id} does not name one measurement per seed: {counts.to_dict()} rows match")
+    return frame.set_index("seed")["value"]

@@ -1,0 +1,50 @@
+"""What all figures share: a colour-blind safe palette, a headless canvas, atomic saving, the paper's value as a line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart under every common form of colour blindness.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#666666"
+)  # fmt: skip
+
+
+def panels(n: int, width: float = 4.2, height: float = 3.4, **options: Any) -> tuple[Figure, list[Any]]:
+    """A row of ``n`` axes sharing y."""
+    figure, axes = plt.subplots(
+        1, n, figsize=(width * n, height), sharey=True, squeeze=False, constrained_layout=True, **options
+    )
+    return figure, list(axes[0])
+
+
+def line_with_band(axis: Any, rows: pd.DataFrame, x: str, colour: str, label: str, style: str = "-") -> None:
+    """Mean over seeds against ``x`` with its 95 % interval as a band, from aggregate rows."""
+    rows = rows.sort_values(x)
+    axis.plot(rows[x], rows["value"], style, color=colour, label=label, marker="o", markersize=3)
+    if rows["ci_low"].notna().any():
+        axis.fill_between(rows[x], rows["ci_low"].clip(0, 1), rows["ci_high"].clip(0, 1), color=colour, alpha=0.18)
+
+
+def paper_line(axis: Any, value: float, colour: str, text: str) -> None:
+    """The paper's figure as a dotted reference line."""
+    axis.axhline(value, color=colour, linestyle=":", linewidth=1)
+    axis.annotate(text, (0.01, value), xycoords=("axes fraction", "data"), fontsize=7, color=colour, va="bottom")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG aside and rename it; nothing of the time or machine goes into its bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    figure.savefig(aside, format="png", dpi=150, metadata={"Software": None})
+    plt.close(figure)
+    os.replace(aside, path)

@@ -1,0 +1,72 @@
+"""Tables to files: the tidy csv, and its pivot as Markdown and LaTeX (booktabs)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+FLOAT = "%.6g"
+
+
+def write_table(folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: pd.DataFrame, footer: str) -> None:
+    """``<name>.csv`` (tidy), ``<name>.md`` and ``<name>.tex`` (the pivot under its title, then ``footer``).
+
+    Each file is written aside and renamed; the same rows give the same bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / f"{name}.csv", tidy.to_csv(index=False, float_format=FLOAT, lineterminator="\n"))
+    _replace(folder / f"{name}.md", markdown(title, pivot, footer))
+    _replace(folder / f"{name}.tex", latex(title, pivot, footer))
+
+
+def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
+    """The pivot as a Markdown table under its title."""
+    return f"### {title}\n\n{pivot.to_markdown(index=False, disable_numparse=True)}\n\n{footer}\n"
+
+
+def latex(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
+    """The pivot as a booktabs table; text is escaped."""
+    escaped = pivot.map(_escape).rename(columns=_escape)
+    lines = [" & ".join(map(str, escaped.columns)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(str, row)) + r" \\" for row in escaped.itertuples(index=False)]
+    body = "\n".join(lines)
+    columns = "l" * len(escaped.columns)
+    return (
+        "\\begin{table}\n\\centering\\small\n"
+        f"\\caption{{{_escape(title)}. {_escape(footer)}}}\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+    )
+
+
+def interval(value: float, low: float, high: float, digits: int = 3) -> str:
+    """``0.912 [0.901, 0.923]``; without an interval just the value, and – where there is none."""
+    if pd.isna(value):
+        return "–"
+    if pd.isna(low):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def with_intervals(frame: pd.DataFrame, digits: int = 3) -> pd.Series:
+    """The value column of aggregate rows as text with its intervals."""
+    return frame.apply(lambda r: interval(r["value"], r["ci_low"], r["ci_high"], digits), axis=1)
+
+
+_SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "|": r"$|$"}
+_LETTERS = {
+    "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "≥": r"$\ge$", "≤": r"$\le$", "→": r"$\to$", "…": r"\dots{}",
+    "‖": r"$\Vert$", "√": r"$\surd$", "<": "$<$", ">": "$>$", "π": r"$\pi$",
+}  # fmt: skip
+
+
+def _escape(value: object) -> str:
+    text = "".join(_SPECIAL.get(c, c) for c in str(value).replace("\\", "/"))
+    return "".join(_LETTERS.get(c, c) for c in text)
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text)
+    os.replace(aside, path)

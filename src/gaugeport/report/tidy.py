@@ -1,0 +1,86 @@
+"""Records -> tidy rows, one measurement a row, and their means over training seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from gaugeport.records import Record
+
+COLUMNS = (
+    ["table", "profile", "model", "seed", "setting", "group", "matcher", "route", "evidence", "site", "step"]
+    + ["metric", "value", "ci_low", "ci_high", "n", "paper", "verdict"]
+)  # fmt: skip
+"""The columns every table's csv begins with; a column that does not apply is empty."""
+
+KEYS = [c for c in COLUMNS if c not in ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict")]
+
+
+def tidy(table: str, records: Sequence[Record], settings: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """One row per measurement of the records.
+
+    ``settings`` maps the name of an ablation to the config path of what it varies (``{"lr": "training.run.lr"}``): its
+    rows get ``setting`` ``lr=0.003``. Measurements override the job's own columns (a row may name its model).
+    """
+    rows = [{**_job_columns(table, r, settings or {}), **row} for r in records for row in r.rows]
+    frame = pd.DataFrame(rows)
+    extra = [c for c in frame.columns if c not in COLUMNS]
+    frame = frame.reindex(columns=[*COLUMNS, *extra])
+    order = [c for c in [*KEYS, *extra, "seed"] if c in frame]
+    return frame.sort_values(order, kind="stable", na_position="first").reset_index(drop=True)
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float, int]:
+    """Mean, lower and upper end of its t-interval, and n. One value has no interval: both ends are NaN."""
+    x = np.asarray(values, dtype=float)
+    n, mean = len(x), float(np.mean(x))
+    if n < 2:
+        return mean, float("nan"), float("nan"), n
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * np.std(x, ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half, n
+
+
+def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean over training seeds of every measurement, with its 95 % t-interval and n; ``seed`` is empty."""
+    extra = [c for c in frame.columns if c not in COLUMNS]
+    by = [*KEYS, *extra]
+    rows = []
+    for key, part in frame.groupby(by, dropna=False, sort=False):
+        mean, low, high, n = t_interval(part["value"].tolist())
+        rows.append({**dict(zip(by, key, strict=True)), "value": mean, "ci_low": low, "ci_high": high, "n": n})
+    return pd.DataFrame(rows).reindex(columns=frame.columns)
+
+
+def select(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows in which every named column has the given value."""
+    for column, value in where.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def middle_site(sites: Sequence[str]) -> str:
+    """The pre-declared site, block L/2, among the sites of a model."""
+    depth = 1 + max(int(s.removeprefix("block")) for s in sites if str(s).startswith("block"))
+    return f"block{depth // 2}"
+
+
+def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dict[str, Any]:
+    config = record.config
+    setting = config["setting"]
+    if setting in settings:
+        setting = f"{setting}={_at(config, settings[setting]):g}"
+    columns = {"table": table, "profile": config["profile"], "model": config["model"]["name"], "seed": config["seed"]}
+    return {**columns, "setting": setting, **{c: config[k] for c, k in _COMBINATION.items()}}
+
+
+_COMBINATION = {"group": "gauge", "matcher": "matcher", "route": "route"}
+
+
+def _at(config: Any, path: str) -> Any:
+    for key in path.split("."):
+        config = config[key]
+    return config

@@ -1,0 +1,148 @@
+"""Evidence of every link between the saved checkpoints of two runs, with a random gauge planted on each of them.
+
+Runs from one base share coordinates, so the truth is known: it is the planted gauges. Planting on *every*
+checkpoint, base included, keeps ties from resolving to the right answer for free (DESIGN §1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gaugeport.charts import chart_of
+from gaugeport.evidence import pair_moments, weight_evidence
+from gaugeport.groups import GROUPS, Element, compose, load
+from gaugeport.matchers import cross_moment
+from gaugeport.moments import Moments
+from gaugeport.routes import Node, stored
+from gaugeport.seeds import generator
+from gaugeport.transport import transport_model
+
+Link = tuple[Node, Node]
+
+
+def name_of(node: Node) -> str:
+    """A node as a file name: ``base0``, ``A1500``."""
+    return f"{node[0]}{node[1]}"
+
+
+def write_evidence(
+    folder: Path,
+    links: Sequence[Link],
+    load_checkpoint: Callable[[Node], nn.Module],
+    batches: Sequence[dict[str, Tensor]],
+    *,
+    sites: str | Sequence[str],
+    skip_first: int,
+    seen: Tensor,
+    seed: int,
+    models_in_memory: int,
+) -> None:
+    """Write ``folder/<a>-<b>.safetensors`` (moments by site and weight evidence) per link, and ``plants/<node>``.
+
+    Each checkpoint is loaded, given a random element of its chart's exact group, and run on the batches. At most
+    ``models_in_memory`` models are held at once. ``seen`` int64[n] are the vocabulary rows both runs were trained on.
+    """
+    for group in tqdm(grouped(links, models_in_memory), desc="evidence", disable=None):
+        models: dict[str, nn.Module] = {}
+        for node in sorted({n for link in group for n in link}):
+            model = load_checkpoint(node)
+            plant = GROUPS[chart_of(model).group].random(chart_of(model).width, generator(seed, "plant", *node))  # type: ignore[attr-defined]
+            models[name_of(node)] = transport_model(model, plant, inplace=True)
+            plant.save(folder / "plants" / f"{name_of(node)}.safetensors")
+        pairs = [(name_of(a), name_of(b)) for a, b in group]
+        moments = pair_moments(models, pairs, batches, sites, skip_first)
+        for a, b in pairs:
+            tensors = {f"{s}.{k}": v for s, m in moments[a, b].items() for k, v in m.tensors().items()}
+            tensors["weights"] = weight_evidence(models[a], models[b], seen).to(torch.float32)
+            tensors["weights_all_rows"] = weight_evidence(models[a], models[b]).to(torch.float32)
+            save_file(tensors, folder / f"{a}-{b}.safetensors")
+
+
+def grouped(links: Sequence[Link], models_in_memory: int) -> list[list[Link]]:
+    """The links in order, cut into groups that touch at most ``models_in_memory`` checkpoints each (at least 2)."""
+    if models_in_memory < 2:
+        raise ValueError(f"a link needs two models at once: models_in_memory is {models_in_memory}, at least 2 allowed")
+    groups: list[list[Link]] = []
+    held: set[Node] = set()
+    for link in links:
+        if not groups or len(held | set(link)) > models_in_memory:
+            groups.append([])
+            held = set()
+        groups[-1].append(link)
+        held |= set(link)
+    return groups
+
+
+class PlantedEvidence:
+    """What :func:`write_evidence` left in a folder, read back; evidence and truth of any link, in either direction."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.plants = {p.stem: load(p) for p in (folder / "plants").glob("*.safetensors")}
+        self._files: dict[Link, dict[str, Tensor]] = {}
+
+    @property
+    def width(self) -> int:
+        """The residual width d."""
+        return next(iter(self.plants.values())).size
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites measured, in order of depth."""
+        tensors = load_file(next(self.folder.glob("*.safetensors")))
+        found = {k.removesuffix(".cross") for k in tensors if k.endswith(".cross")}
+        return sorted(found, key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
+
+    def losses(self) -> dict[str, float]:
+        """Held-out losses in nats per token by node name, where they were measured."""
+        return json.loads((self.folder / "losses.json").read_text())
+
+    def truth(self, nodes: Sequence[Node]) -> Element:
+        """The true gauge of a walk, from its first node's planted coordinates to its last's."""
+        first, last = (self.plants[name_of(n)] for n in (nodes[0], nodes[-1]))
+        return compose(last, first.inverse())  # type: ignore[attr-defined]
+
+    def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor:
+        """Evidence float64[d, d] indexed [b, a]. ``kind`` is a site, ``pooled``, ``weights``, ``weights_all_rows``
+        or ``both``; ``cross`` gives cross moments (for Procrustes) instead of correlations at sites."""
+        link = stored(a, b)
+        if link not in self._files:
+            self._files[link] = load_file(self.folder / f"{name_of(link[0])}-{name_of(link[1])}.safetensors")
+        c = self._of(self._files[link], kind, cross)
+        return c if link == (a, b) else c.T
+
+    def _of(self, tensors: dict[str, Tensor], kind: str, cross: bool) -> Tensor:
+        if kind.startswith("weights"):
+            return tensors[kind].to(torch.float64)
+        if kind == "both":
+            return self._of(tensors, "pooled", cross) + self._of(tensors, "weights", cross)
+        if kind == "pooled":
+            return torch.stack([self._of(tensors, s, cross) for s in self.sites]).mean(0)
+        prefix = f"{kind}."
+        moments = Moments.from_tensors({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        return cross_moment(moments) if cross else moments.correlation()
+
+
+def replant(c: Tensor, h_a: Element, h_b: Element) -> Tensor:
+    """The evidence that planting ``h_a`` on A and ``h_b`` on B would have given: evidence is equivariant."""
+    return h_b.act(h_a.act(c, axis=1), axis=0)  # type: ignore[attr-defined]
+
+
+def further_plants(width: int, group: str, walk: Sequence[Node], seed: int, plant: int) -> dict[Node, Element]:
+    """Elements to put on top of the planted ones: identities for plant 0, an independent draw per node for others."""
+    cls = GROUPS[group]
+    if plant == 0:
+        return {node: cls.identity(width) for node in walk}  # type: ignore[attr-defined]
+    return {node: cls.random(width, generator(seed, "replant", plant, *node)) for node in walk}  # type: ignore[attr-defined]
+
+
+def replanted_truth(truth: Element, first: Element, last: Element) -> Element:
+    """The truth of a walk after further elements were planted on its first and last node."""
+    return compose(last, compose(truth, first.inverse()))  # type: ignore[attr-defined]

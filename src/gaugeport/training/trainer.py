@@ -1,0 +1,105 @@
+"""One training run through ``transformers.Trainer``, resumable from whatever checkpoint an interruption left whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from gaugeport.job import Schedule
+from gaugeport.seeds import derive
+
+
+class Rows(Dataset):
+    """Packed rows [n, length] as causal language modelling examples, in order."""
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+def train(model: PreTrainedModel, rows: Tensor, folder: Path, schedule: Schedule, seed: int, keep: int | None) -> None:
+    """Train ``model`` on ``rows`` [steps · batch_size, length] in the given order; checkpoints land in ``folder``.
+
+    A run that was killed goes on from its last whole checkpoint and ends at the same weights. ``keep`` limits how many
+    checkpoints stay (None: all). Training runs on one CPU thread (results then do not depend on the machine's load,
+    and two runs share two cores) or on the GPU where there is one.
+
+    Raises ``ValueError`` when there are fewer rows than the schedule reads.
+    """
+    if len(rows) < schedule.steps * schedule.batch_size:
+        raise ValueError(f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(rows)} given")
+    drop_broken_checkpoints(folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng():  # Trainer seeds the global generators; leave the caller's alone
+            trainer = Trainer(model=model, args=_arguments(folder, schedule, seed, keep), train_dataset=Rows(rows))
+            trainer.remove_callback(PrinterCallback)
+            trainer.train(resume_from_checkpoint=bool(checkpoints(folder)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a run, step -> folder, in order of step."""
+    found = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if p.is_dir()}
+    return dict(sorted(found.items()))
+
+
+def drop_broken_checkpoints(folder: Path) -> None:
+    """Delete checkpoints that a killed process left half-written (Trainer writes ``trainer_state.json`` last)."""
+    for path in checkpoints(folder).values():
+        if not _is_whole(path):
+            shutil.rmtree(path)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+        for shard in checkpoint.glob("*.safetensors"):
+            with safe_open(shard, framework="pt"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True
+
+
+def _arguments(folder: Path, schedule: Schedule, seed: int, keep: int | None) -> TrainingArguments:
+    fixed: dict[str, Any] = {
+        "report_to": [],
+        "save_strategy": "steps",
+        "train_sampling_strategy": "sequential",
+        "logging_steps": max(1, schedule.steps // 20),
+        "dataloader_pin_memory": False,
+        "disable_tqdm": not sys.stderr.isatty(),
+        "log_level": "warning",
+    }
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size,
+        learning_rate=schedule.lr,
+        lr_scheduler_type=schedule.scheduler,
+        warmup_steps=schedule.warmup_steps,
+        weight_decay=schedule.weight_decay,
+        save_steps=schedule.save_every,
+        save_total_limit=keep,
+        bf16=schedule.bf16,
+        seed=derive(seed, "trainer"),
+        **fixed,
+    )
