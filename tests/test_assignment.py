@@ -158,6 +158,7 @@ def test_certify_proves_the_optimum_and_measures_a_swap(kind: str) -> None:
     rng = np.random.default_rng(11)
     for n in (2, 5, 30, 90):
         score = KINDS[kind](n, rng)
+        score = score.astype(np.float64)
         columns, scale = solve(score).columns, np.abs(score).max() * n
         assert 0 <= certify(score, columns) <= 1e-10 * scale
         for _ in range(3):

@@ -86,7 +86,7 @@ def scipy_objective(score: torch.Tensor, inner: list[float]) -> float:
 
 def measure(score: torch.Tensor, repeats: int) -> str:
     """One row of the table, less its first two cells."""
-    whole, inner, ours, proof = [], [], [], []
+    whole, inner, ours, proof = (list[float]() for _ in range(4))
     for _ in range(repeats):
         reference = timed(lambda: scipy_objective(score, inner), whole)
         objective = timed(lambda: solve(score).objective, ours)

@@ -80,7 +80,7 @@ def certify(score: torch.Tensor | np.ndarray, columns: np.ndarray) -> float:
     are scanned again. (u, v) is feasible after every round, so the bound is valid whenever it stops: at a gap of
     ``1e-12 n (max W - min W)``, or after n rounds. Where rows gain by passing their columns around a cycle, they do
     and the gain is added to the gap, so that of a matching a few swaps away from optimal it is the very loss.
-    Cost: O(n²) a round; tens of rounds unless far from optimal. Rounding adds about ``1e-16 n max|W|``.
+    Cost: O(n²) a round, tens of rounds as a rule, n for matchings far from optimal. Rounding adds about ``1e-16 n max|W|``.
     """
     w, match = _matrix(score), _permutation(columns, len(score))
     low, high = _range(w)
