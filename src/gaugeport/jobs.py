@@ -41,7 +41,7 @@ def run_job(job: Job, outputs: Path, tracker: str) -> Record:
     rows = measure(job, Store(outputs / "store"))
     seconds = round(time.monotonic() - began, 2)
     record = Record(job_id, job.task["name"], job.key(), rows, seconds, versions())
-    track(record, outputs / "wandb", tracker)
+    track(record, outputs, tracker)
     write_record(folder, record)
     return record
 

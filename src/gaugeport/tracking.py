@@ -12,7 +12,7 @@ TRACKERS = ("none", "offline", "online")
 def track(record: Record, folder: Path, tracker: str) -> None:
     """Log a record to wandb: its config, and every row under ``evidence/site/metric`` (with its step where it has one).
 
-    ``tracker`` is ``none``, ``offline`` (files below ``folder``, ready for ``wandb sync``) or ``online``. The run id is
+    ``tracker`` is ``none``, ``offline`` (files below ``folder``/wandb, ready for ``wandb sync``) or ``online``. The run id is
     the job's hash, so a job that runs again continues its run instead of adding one.
     """
     if tracker not in TRACKERS:

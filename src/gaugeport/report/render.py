@@ -23,12 +23,13 @@ def write_table(folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: 
 
 def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
     """The pivot as a Markdown table under its title."""
-    return f"### {title}\n\n{pivot.to_markdown(index=False, disable_numparse=True)}\n\n{footer}\n"
+    body = pivot.map(_cell).to_markdown(index=False, disable_numparse=True)
+    return f"### {title}\n\n{body}\n" + (f"\n{footer}\n" if footer else "")
 
 
 def latex(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
     """The pivot as a booktabs table; text is escaped."""
-    escaped = pivot.map(_escape).rename(columns=_escape)
+    escaped = pivot.map(lambda v: _escape(int(v) if isinstance(v, float) and v.is_integer() else v)).rename(columns=_escape)
     lines = [" & ".join(map(str, escaped.columns)) + r" \\", r"\midrule"]
     lines += [" & ".join(map(str, row)) + r" \\" for row in escaped.itertuples(index=False)]
     body = "\n".join(lines)
@@ -64,6 +65,11 @@ _LETTERS = {
 def _escape(value: object) -> str:
     text = "".join(_SPECIAL.get(c, c) for c in str(value).replace("\\", "/"))
     return "".join(_LETTERS.get(c, c) for c in text)
+
+
+def _cell(value: object) -> str:
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value).replace("|", "\\|")  # type: ignore[call-overload]
 
 
 def _replace(path: Path, text: str) -> None:

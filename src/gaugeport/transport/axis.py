@@ -5,7 +5,7 @@ Three techniques, all bit-equal to ``g.act`` / ``g.act_gain`` (measured in ``exp
 * columns (last axis) in blocks of rows that fit the cache, through one reused scratch block;
 * 16-bit columns by numpy's ``take`` on the int16 view, the sign as an exclusive or of the sign bit (torch's 16-bit
   ``index_select`` is a scalar loop);
-* rows (first axis) gathered block by block from one scratch copy of the tensor.
+* rows (first axis) gathered from one scratch copy of the tensor.
 
 Row slices go to a few threads, because ``index_select`` over columns is single-threaded. Rotations, other devices and
 odd layouts take the plain ``act``.
@@ -25,7 +25,6 @@ from torch import Tensor
 from gaugeport.groups import Orthogonal, SignedPermutation
 
 COLUMN_BLOCK = 64
-ROW_BLOCK = 16
 ROTATION_BLOCK = 1 << 22
 MAX_THREADS = 8
 SMALL = 1 << 16
@@ -102,10 +101,20 @@ class InPlace:
             done.result()
 
     def _signs(self, dtype: torch.dtype) -> Tensor | None:
-        """The signs as a tensor to multiply with, None where all are +1 (multiplying would change nothing)."""
+        """What to multiply with *before* the permutation (``sign`` carried to where each coordinate comes from).
+
+        For 16-bit dtypes the sign bit to flip, as int16. None where all signs are +1.
+        """
         assert isinstance(self.g, SignedPermutation)
         if dtype not in self._sign:
-            self._sign[dtype] = self.g.sign.to(dtype) if bool((self.g.sign < 0).any()) else None
+            before = torch.empty_like(self.g.sign)
+            before[self.g.perm] = self.g.sign
+            if not bool((before < 0).any()):
+                self._sign[dtype] = None
+            elif dtype in HALVES:
+                self._sign[dtype] = torch.where(before < 0, -0x8000, 0).to(torch.int16)
+            else:
+                self._sign[dtype] = before.to(dtype)
         return self._sign[dtype]
 
     def _block(self, dtype: torch.dtype, thread: int, numel: int) -> Tensor:
@@ -114,49 +123,49 @@ class InPlace:
             held = self._scratch[dtype, thread] = torch.empty(numel, dtype=dtype)
         return held[:numel]
 
+    # Reading a block in order and gathering from the scratch beats gathering from it directly: only the ordered read
+    # is prefetched. The signs ride on that first pass.
+
     def _columns(self, rows: Tensor, signed: bool, thread: int) -> None:
         assert isinstance(self.g, SignedPermutation)
         d, sign = self.g.size, self._signs(rows.dtype) if signed else None
         scratch = self._block(rows.dtype, thread, COLUMN_BLOCK * d).view(COLUMN_BLOCK, d)
         for block in rows.split(COLUMN_BLOCK):
-            out = scratch[: len(block)]
-            torch.index_select(block, 1, self.g.perm, out=out)
+            held = scratch[: len(block)]
             if sign is None:
-                block.copy_(out)
+                held.copy_(block)
             else:
-                torch.mul(out, sign, out=block)
+                torch.mul(block, sign, out=held)
+            torch.index_select(held, 1, self.g.perm, out=block)
 
     def _half_columns(self, rows: Tensor, signed: bool, thread: int) -> None:
         assert isinstance(self.g, SignedPermutation)
-        d, bits = self.g.size, rows.view(torch.int16).numpy()
-        flips = None
-        if signed and self._signs(rows.dtype) is not None:
-            flips = np.where(self.g.sign.numpy() < 0, np.int16(-0x8000), np.int16(0))
-        perm = self.g.perm.numpy()
+        d, bits, perm = self.g.size, rows.view(torch.int16).numpy(), self.g.perm.numpy()
+        sign = self._signs(rows.dtype) if signed else None
+        flips = np.int16(0) if sign is None else sign.numpy()
         scratch = self._block(torch.int16, thread, COLUMN_BLOCK * d).view(COLUMN_BLOCK, d).numpy()
         for a in range(0, len(bits), COLUMN_BLOCK):
             block = bits[a : a + COLUMN_BLOCK]
-            out = scratch[: len(block)]
-            np.take(block, perm, axis=1, out=out, mode="clip")  # perm is in range; "raise" would buffer
-            if flips is None:
-                block[:] = out
-            else:
-                np.bitwise_xor(out, flips, out=block)
+            held = scratch[: len(block)]
+            np.bitwise_xor(block, flips, out=held)
+            np.take(held, perm, axis=1, out=block, mode="clip")  # perm is in range; "raise" would buffer
 
     def _rows(self, x: Tensor, signed: bool) -> None:
         assert isinstance(self.g, SignedPermutation)
         perm, sign = self.g.perm, self._signs(x.dtype) if signed else None
-        copy = self._block(x.dtype, -1, x.numel()).view_as(x)
+        if x.dtype in HALVES:
+            x = x.view(torch.int16)
+        held = self._block(x.dtype, -1, x.numel()).view_as(x)
 
-        def gather(thread: int, start: int, stop: int) -> None:
-            for a in range(start, stop, ROW_BLOCK):
-                b = min(a + ROW_BLOCK, stop)
-                torch.index_select(copy, 0, perm[a:b], out=x[a:b])
-                if sign is not None:
-                    x[a:b].mul_(sign[a:b, None])
+        def hold(thread: int, a: int, b: int) -> None:
+            if sign is None:
+                held[a:b].copy_(x[a:b])
+            else:
+                flip = torch.bitwise_xor if x.dtype == torch.int16 else torch.mul
+                flip(x[a:b], sign[a:b, None], out=held[a:b])
 
-        self._share(len(x), lambda thread, a, b: copy[a:b].copy_(x[a:b]))
-        self._share(len(x), gather)
+        self._share(len(x), hold)
+        self._share(len(x), lambda thread, a, b: torch.index_select(held, 0, perm[a:b], out=x[a:b]))
 
 
 def _rotate(x: Tensor, axis: int, act: Callable[[Tensor, int], Tensor]) -> None:
