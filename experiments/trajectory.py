@@ -87,7 +87,8 @@ def _by_learning_rate(means):
 def _at_middle(frame):
     at_site = frame[frame["evidence"] == "site"]
     parts = [
-        part[part["site"] == middle_site(list(part["site"].unique()))] for _, part in at_site.groupby("model", sort=False)
+        part[part["site"] == middle_site(list(part["site"].unique()))]
+        for _, part in at_site.groupby("model", sort=False)
     ]
     return pd.concat(parts) if parts else at_site
 

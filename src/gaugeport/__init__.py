@@ -1,0 +1,43 @@
+"""gaugeport: which coordinates of one transformer checkpoint are which of another, and how things move across.
+
+>>> import gaugeport as gp
+>>> found = gp.align(model_a, model_b, batches)      # g with g·x_A ≈ x_B  # doctest: +SKIP
+>>> moved = gp.transport_model(model_a, found.gauge)  # A, in B's coordinates  # doctest: +SKIP
+"""
+
+from gaugeport.align import Alignment, align, align_along
+from gaugeport.charts import Certificate, Chart, certify, chart_of, fold_gains
+from gaugeport.groups import (
+    AffineGauge,
+    GlobalSignPermutation,
+    MeanPreservingOrthogonal,
+    Orthogonal,
+    Permutation,
+    SignedPermutation,
+    compose,
+)
+from gaugeport.groups import load as load_gauge
+from gaugeport.loading import load_model, load_tokenizer
+from gaugeport.transport import transport_model
+
+__all__ = [
+    "AffineGauge",
+    "Alignment",
+    "Certificate",
+    "Chart",
+    "GlobalSignPermutation",
+    "MeanPreservingOrthogonal",
+    "Orthogonal",
+    "Permutation",
+    "SignedPermutation",
+    "align",
+    "align_along",
+    "certify",
+    "chart_of",
+    "compose",
+    "fold_gains",
+    "load_gauge",
+    "load_model",
+    "load_tokenizer",
+    "transport_model",
+]

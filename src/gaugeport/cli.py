@@ -45,7 +45,9 @@ def tables(
     ids: Annotated[list[str] | None, typer.Argument(help="Table ids or names; all when omitted.")] = None,
     profile: Annotated[str, typer.Option(help="smoke, mini or paper.")] = "mini",
     run: Annotated[bool, typer.Option(help="Run what is missing first; --no-run tabulates what is there.")] = True,
-    headline: Annotated[bool, typer.Option(help="Only the headline jobs: one model, one training seed per claim.")] = False,
+    headline: Annotated[
+        bool, typer.Option(help="Only the headline jobs: one model, one training seed per claim.")
+    ] = False,
     processes: Annotated[int | None, typer.Option(help="Jobs side by side; all cores when omitted.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A further Hydra override for every job.")] = None,
 ) -> None:
@@ -107,4 +109,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +45,17 @@ def run_all(jobs: Sequence[Composed], processes: int | None = None) -> list[Fail
         results = Parallel(n_jobs=min(processes, max(1, len(tasks))), return_as="generator_unordered")(
             delayed(_guarded)(what, function, arguments) for what, function, arguments in tasks
         )
-        bar = tqdm(results, total=len(tasks), desc=name, unit="job", disable=None, smoothing=0)
-        failures += [f for f in bar if f is not None]
+        failures += [f for f in _progress(results, name, len(tasks)) if f is not None]
     return failures
+
+
+def _progress(results: Iterable[Failure | None], name: str, total: int) -> Iterator[Failure | None]:
+    """A bar on a terminal; in a log a line per finished job; nothing in CI."""
+    began = time.monotonic()
+    for i, result in enumerate(tqdm(results, total=total, desc=name, unit="job", disable=None, smoothing=0), 1):
+        if not sys.stderr.isatty() and "CI" not in os.environ:
+            print(f"{name} {i}/{total}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        yield result
 
 
 Task = tuple[str, Callable[..., Any], tuple]

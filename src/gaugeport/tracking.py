@@ -35,7 +35,9 @@ def track(record: Record, folder: Path, tracker: str) -> None:
     )
     by_step: dict[int, dict[str, float]] = {}
     for row in record.rows:
-        name = "/".join(str(row[k]) for k in ("model", "evidence", "site", "p", "metric") if row.get(k) not in (None, ""))
+        name = "/".join(
+            str(row[k]) for k in ("model", "evidence", "site", "p", "metric") if row.get(k) not in (None, "")
+        )
         by_step.setdefault(int(row.get("step") or 0), {})[name] = row["value"]
     for step in sorted(by_step):
         run.log(by_step[step], step=step)

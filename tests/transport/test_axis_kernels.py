@@ -60,6 +60,19 @@ def test_views_are_moved_where_they_lie(dtype, threads):
         assert torch.equal(bits(view), bits(wanted))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_every_16_bit_pattern_survives(dtype, threads):
+    """All 65536 values, NaNs and subnormals included, against moving integers: only the sign bit may change."""
+    g = SignedPermutation.random(256, torch.Generator().manual_seed(2))
+    patterns = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(256, 256)
+    patterns = torch.cat([patterns, patterns.flip(0)[:101]])
+    wanted = patterns[:, g.perm] ^ torch.where(g.sign < 0, -0x8000, 0).to(torch.int16)
+    x = patterns.clone().view(dtype)
+    with InPlace(g) as act:
+        act.vector(x, 1)
+    assert torch.equal(x.view(torch.int16), wanted)
+
+
 def test_scratch_is_reused_between_shapes_and_dtypes():
     g = SignedPermutation.random(D, torch.Generator().manual_seed(2))
     tensors = [sample(s, t) for t in DTYPES for s in ((900, D), (300, D))]

@@ -29,7 +29,9 @@ def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
 
 def latex(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
     """The pivot as a booktabs table; text is escaped."""
-    escaped = pivot.map(lambda v: _escape(int(v) if isinstance(v, float) and v.is_integer() else v)).rename(columns=_escape)
+    escaped = pivot.map(lambda v: _escape(int(v) if isinstance(v, float) and v.is_integer() else v)).rename(
+        columns=_escape
+    )
     lines = [" & ".join(map(str, escaped.columns)) + r" \\", r"\midrule"]
     lines += [" & ".join(map(str, row)) + r" \\" for row in escaped.itertuples(index=False)]
     body = "\n".join(lines)

@@ -13,4 +13,7 @@ def summary(record: Record) -> str:
     if frame["step"].notna().any():
         frame = frame[frame["step"].isna() | (frame["step"] == frame["step"].max())]
     frame = frame.dropna(axis=1, how="all").drop(columns=["table"])
-    return markdown(f"{record.task} {record.id} ({record.seconds:.0f} s)", frame.map(lambda v: f"{v:.4g}" if isinstance(v, float) else v))
+    return markdown(
+        f"{record.task} {record.id} ({record.seconds:.0f} s)",
+        frame.map(lambda v: f"{v:.4g}" if isinstance(v, float) else v),
+    )
