@@ -70,6 +70,30 @@ def seconds(work: Callable[[], object]) -> float:
     return clock() - start
 
 
+def measure(name: str, layers: int, rounds: int) -> str:
+    """One line of the report: medians over ``rounds`` for one dtype."""
+    model = tinyllama_shaped(getattr(torch, name), layers)
+    g = SignedPermutation.random(2048, torch.Generator().manual_seed(0))
+    buffer = torch.zeros(max(p.numel() for p in model.parameters()), dtype=getattr(torch, name))
+    works: list[Callable[[], object]] = [
+        lambda: copy_all(model, buffer),
+        lambda: transport_model(model, g, inplace=True),
+        lambda: plain_transport(model, g),
+    ]
+    works[0]()
+    works[1]()
+    rows = [[seconds(work) for work in works] for _ in range(rounds)]
+    copies, ours, plain = (statistics.median(column) for column in zip(*rows, strict=True))
+    ratios = [row[1] / row[0] for row in rows]
+    ratio, naive = statistics.median(ratios), statistics.median(row[2] / row[0] for row in rows)
+    params = sum(p.numel() for p in model.parameters()) / 1e9
+    verdict = "met" if ratio <= TARGETS[name] else "MISSED"
+    return (
+        f"{name:9} {params:6.2f} G {copies:8.3f} {ours:11.3f}  {ratio:5.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        f" {plain:11.3f} {naive:6.1f}   ≤ {TARGETS[name]:.0f} {verdict}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=list(TARGETS))
@@ -81,29 +105,7 @@ def main() -> None:
     print(f"{os.cpu_count()} CPUs, {args.threads} threads, load {os.getloadavg()[0]:.1f}, {args.rounds} rounds")
     print("dtype      params   copy_ s  transport s  ratio (min-max)     plain s  ratio   target")
     for name in args.dtypes:
-        model = tinyllama_shaped(getattr(torch, name), args.layers)
-        g = SignedPermutation.random(2048, torch.Generator().manual_seed(0))
-        buffer = torch.zeros(max(p.numel() for p in model.parameters()), dtype=getattr(torch, name))
-        copy_all(model, buffer)
-        transport_model(model, g, inplace=True)
-        rows = [
-            (
-                seconds(lambda: copy_all(model, buffer)),  # noqa: B023
-                seconds(lambda: transport_model(model, g, inplace=True)),  # noqa: B023
-                seconds(lambda: plain_transport(model, g)),  # noqa: B023
-            )
-            for _ in range(args.rounds)
-        ]
-        copies, ours, plain = (statistics.median(column) for column in zip(*rows, strict=True))
-        ratios = [b / a for a, b, _ in rows]
-        ratio, naive = statistics.median(ratios), statistics.median(c / a for a, _, c in rows)
-        params = sum(p.numel() for p in model.parameters()) / 1e9
-        verdict = "met" if ratio <= TARGETS[name] else "MISSED"
-        print(
-            f"{name:9} {params:6.2f} G {copies:8.3f} {ours:11.3f}  {ratio:5.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-            f" {plain:11.3f} {naive:6.1f}   ≤ {TARGETS[name]:.0f} {verdict}"
-        )
-        del model, buffer
+        print(measure(name, args.layers, args.rounds))
 
 
 if __name__ == "__main__":
