@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gaugeport.activations import check_sites
-from gaugeport.evidence import activation_evidence, both, check_comparable, pair_moments, weight_evidence
+from gaugeport.evidence import activation_evidence, both, check_comparable, check_tokenizers, pair_moments, weight_evidence
 from gaugeport.groups import GROUPS, Element, compose, contains
 from gaugeport.matchers import Match, cross_moment, match
 
@@ -54,6 +54,7 @@ def align(
     matcher: str | None = None,
     skip_first: int = 1,
     token_ids: Tensor | None = None,
+    tokenizers: tuple[object, object] | None = None,
     allow_larger: bool = False,
 ) -> Alignment:
     """Recover the gauge that carries A's residual coordinates to B's.
@@ -61,12 +62,13 @@ def align(
     Args:
         model_a, model_b: causal language models of one architecture, width and vocabulary.
         batches: ``{"input_ids": [b, t], "attention_mask": [b, t]}`` tensors; needed unless ``evidence="weights"``.
-        group: name of the gauge group; the chart's exact group when omitted.
+        group: name of the gauge group; the charts' exact group when omitted (the smaller where they differ).
         evidence: ``activations``, ``weights`` (same-base runs only: head and neuron axes must correspond) or ``both``.
         sites: ``"all"`` (pooled) or a list of ``embed``, ``block0`` …; activation evidence only.
         matcher: as configs name it; the group's own when omitted.
         skip_first: tokens left out at the start of each row (BOS carries massive activations).
         token_ids: vocabulary rows that count as weight evidence (those seen in training).
+        tokenizers: those of A and of B, to have checked that one text gives both the same ids.
         allow_larger: accept a group that is larger than the chart's symmetry, e.g. O(d) between independent models.
 
     Raises ``ValueError`` on unknown names, incomparable models, a group larger than the chart's (unless allowed),
@@ -74,9 +76,13 @@ def align(
     """
     if evidence not in EVIDENCE:
         raise ValueError(f"unknown evidence {evidence!r}; allowed: {', '.join(EVIDENCE)}")
-    chart, _ = check_comparable(model_a, model_b)
-    group = group or chart.group
-    _check_group(group, chart.group, allow_larger)
+    chart, chart_b = check_comparable(model_a, model_b)
+    if tokenizers is not None:
+        check_tokenizers(*tokenizers)
+    # one of the two may have unit gains (a fresh base), hence the larger group: what they share is the smaller one
+    exact = chart.group if contains(chart_b.group, GROUPS[chart.group]) else chart_b.group
+    group = group or exact
+    _check_group(group, exact, allow_larger)
     matcher = matcher or DEFAULT_MATCHER[group]
     used: list[str] = []
     parts: list[Tensor] = []
@@ -86,11 +92,11 @@ def align(
         used = check_sites(sites, len(chart.blocks(model_a)))
         moments = pair_moments({"A": model_a, "B": model_b}, [("A", "B")], batches, used, skip_first)["A", "B"]
         if matcher == "procrustes":
-            parts.append(torch.stack([cross_moment(moments[s]) for s in used]).sum(0))
+            parts.append(torch.stack([cross_moment(moments[s]) for s in used]).mean(0))
         else:
             parts.append(activation_evidence(moments, used))
     if evidence in ("weights", "both"):
-        parts.append(weight_evidence(model_a, model_b, token_ids))
+        parts.append(weight_evidence(model_a, model_b, token_ids, cross=matcher == "procrustes"))
     found = match(reduce(both, parts), group, matcher)
     return _alignment(found, group, matcher, evidence, used)
 

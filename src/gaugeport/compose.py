@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from gaugeport.job import Job, job_from
@@ -60,11 +60,12 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 def explain(error: HydraException) -> str:
     """Hydra's message, with the keys that exist where an override named one that does not."""
     text = str(error)
-    if "is not in struct" not in text and "Could not override" not in text:
+    if isinstance(error, OverrideParseException):
+        return f"override {error.override!r} cannot be read: {text.splitlines()[0]}"
+    if "Could not override" not in text:
         return text
     wanted = text.split("'")[1] if "'" in text else text
-    with_defaults = compose("config")
-    known = sorted(_keys(OmegaConf.to_container(with_defaults)))
+    known = sorted(_keys(OmegaConf.to_container(compose("config"))))
     close = difflib.get_close_matches(wanted, known, n=5, cutoff=0.5)
     return f"{text.splitlines()[0]}\nunknown config key {wanted!r}; nearest: {', '.join(close) or 'none'}; allowed: {', '.join(known)}"
 

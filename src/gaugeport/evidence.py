@@ -99,21 +99,36 @@ def activation_evidence(moments: Mapping[str, Moments], sites: Sequence[str]) ->
     return torch.stack([moments[s].correlation() for s in sites]).mean(0)
 
 
-def weight_evidence(model_a: nn.Module, model_b: nn.Module, token_ids: Tensor | None = None) -> Tensor:
+def weight_evidence(
+    model_a: nn.Module, model_b: nn.Module, token_ids: Tensor | None = None, cross: bool = False
+) -> Tensor:
     """Mean over the stream's matrices of the cosine between their columns, float64[d, d].
 
     Reads, writes, embedding and unembedding count alike. ``token_ids`` restricts the (un)embedding to those rows:
     rows of tokens that neither run was trained on are exact fingerprints of a common base, so an honest measurement
-    of recovery leaves them out.
+    of recovery leaves them out. ``cross`` divides by the norms of whole matrices, not of columns: what Procrustes
+    wants, since normalised columns do not rotate along.
+
+    Raises ``ValueError`` on incomparable models, and on matrices that are missing, of another shape or not finite.
     """
-    chart, _ = check_comparable(model_a, model_b)
+    chart, chart_b = check_comparable(model_a, model_b)
+    if chart.tied != chart_b.tied:
+        raise ValueError(f"A and B must both tie their embeddings or neither: A {chart.tied}, B {chart_b.tied}")
     weights_a, weights_b = dict(model_a.named_parameters()), dict(model_b.named_parameters())
     total, count = torch.zeros(chart.width, chart.width, dtype=torch.float64), 0
     for name, role, axis in chart.matrices():
         a, b = (w[name].detach().movedim(axis, -1).to(torch.float32) for w in (weights_a, weights_b))
+        if a.shape != b.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(weights_a[name].shape)} in A and {tuple(weights_b[name].shape)} in B: weight "
+                "evidence compares two models of one base; allowed otherwise: evidence='activations'"
+            )
+        for side, w in (("A", a), ("B", b)):
+            if not bool(torch.isfinite(w).all()):
+                raise ValueError(f"{name} of {side} is not finite: only finite weights can be matched")
         if role in ("embed", "unembed") and token_ids is not None:
             a, b = a[token_ids], b[token_ids]
-        a, b = (torch.nn.functional.normalize(w, dim=0) for w in (a, b))
+        a, b = (w / w.norm() if cross else torch.nn.functional.normalize(w, dim=0) for w in (a, b))
         total += (b.T @ a).cpu().to(torch.float64)
         count += 1
     return total / count

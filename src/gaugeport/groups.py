@@ -49,7 +49,8 @@ class Element:
         return all(torch.equal(mine[k], theirs[k]) for k in mine)
 
     def __hash__(self) -> int:
-        return hash((self.group, *(t.numpy().tobytes() for t in self._tensors().values())))
+        # + 0 because -0.0 and 0.0 are equal but differ in bytes
+        return hash((self.group, *((t + 0).numpy().tobytes() for t in self._tensors().values())))
 
     def save(self, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
         """Write one safetensors file holding the element and, in its metadata, its group and provenance.
@@ -92,12 +93,14 @@ class SignedPermutation(Element):
     def __post_init__(self) -> None:
         perm = torch.as_tensor(self.perm).detach().cpu()
         sign = torch.as_tensor(self.sign).detach().cpu()
-        if perm.dim() != 1 or perm.is_floating_point() or not torch.equal(perm.sort().values, torch.arange(len(perm))):
+        integers = not perm.is_floating_point() and perm.dtype != torch.bool
+        if perm.dim() != 1 or not integers or not torch.equal(perm.sort().values.long(), torch.arange(len(perm))):
             raise ValueError(f"perm must be a permutation of 0..d-1 as an integer vector, found {_describe(perm)}")
-        if sign.shape != perm.shape or not bool((sign.abs() == 1).all()):
+        if sign.shape != perm.shape or sign.dtype == torch.bool or not bool((sign.abs() == 1).all()):
             raise ValueError(f"sign must be a vector of {len(perm)} entries +1 or -1, found {_describe(sign)}")
-        object.__setattr__(self, "perm", perm.to(torch.int64))
-        object.__setattr__(self, "sign", sign.to(torch.int8))
+        # copies: a frozen value must not change with the tensor it was made from
+        object.__setattr__(self, "perm", perm.to(torch.int64, copy=True))
+        object.__setattr__(self, "sign", sign.to(torch.int8, copy=True).contiguous())
 
     @property
     def size(self) -> int:
@@ -159,7 +162,7 @@ class GlobalSignPermutation(SignedPermutation):
     def __post_init__(self) -> None:
         sign = torch.as_tensor(self.sign)
         if sign.dim() == 0:
-            object.__setattr__(self, "sign", sign.expand(len(self.perm)))
+            object.__setattr__(self, "sign", sign.expand(torch.as_tensor(self.perm).numel()))
         super().__post_init__()
         if self.size and not bool((self.sign == self.sign[0]).all()):
             raise ValueError("a GlobalSignPermutation has one sign for all coordinates, found both +1 and -1")
@@ -196,7 +199,7 @@ class Orthogonal(Element):
     group: ClassVar[str] = "orthogonal"
 
     def __post_init__(self) -> None:
-        q = torch.as_tensor(self.matrix).detach().cpu().to(torch.float64)
+        q = torch.as_tensor(self.matrix).detach().cpu().to(torch.float64, copy=True)
         if q.dim() != 2 or q.shape[0] != q.shape[1]:
             raise ValueError(f"an orthogonal matrix is square, found shape {tuple(q.shape)}")
         error = float((q @ q.T - torch.eye(len(q), dtype=q.dtype)).abs().max()) if len(q) else 0.0
@@ -271,11 +274,13 @@ class AffineGauge(Element):
     group: ClassVar[str] = "affine"
 
     def __post_init__(self) -> None:
-        shift = torch.as_tensor(self.shift).detach().cpu().to(torch.float64)
+        shift = torch.as_tensor(self.shift).detach().cpu().to(torch.float64, copy=True)
         if isinstance(self.linear, AffineGauge) or not isinstance(self.linear, Element):
             raise ValueError(f"the linear part must be a linear gauge element, found {type(self.linear).__name__}")
         if shift.shape != (self.linear.size,):
             raise ValueError(f"shift must have {self.linear.size} entries, found shape {tuple(shift.shape)}")
+        if not bool(torch.isfinite(shift).all()):
+            raise ValueError(f"shift must be finite, found {_describe(shift)}")
         object.__setattr__(self, "shift", shift)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -398,11 +403,14 @@ def load(path: str | Path, width: int | None = None) -> Element:
     if group not in GROUPS:
         raise ValueError(f"{path} is no gauge file: group {group!r} in its metadata; allowed: {', '.join(GROUPS)}")
     element: Element
-    if group == "affine":
-        shift = tensors.pop("shift")
-        element = AffineGauge(GROUPS[metadata["linear_group"]](**tensors), shift)
-    else:
-        element = GROUPS[group](**tensors)
+    try:
+        if group == "affine":
+            shift = tensors.pop("shift")
+            element = AffineGauge(GROUPS[metadata["linear_group"]](**tensors), shift)
+        else:
+            element = GROUPS[group](**tensors)
+    except (KeyError, TypeError) as e:
+        raise ValueError(f"{path} is no complete gauge file of group {group!r}: it holds {sorted(tensors)}") from e
     if width is not None and element.size != width:
         raise ValueError(f"{path} holds a gauge of width {element.size}; the model's residual width is {width}")
     return element

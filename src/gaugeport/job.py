@@ -120,7 +120,7 @@ def job_from(config: DictConfig) -> Job:
     except OmegaConfBaseException as e:
         raise ValueError(f"bad config value: {e}") from e
     assert isinstance(job, Job)
-    _one_of("gauge", job.gauge, tuple(GROUPS) + ("identity",))
+    _one_of("gauge", job.gauge, ("identity", *GROUPS))
     _one_of("matcher", job.matcher, MATCHERS)
     _one_of("route", job.route, ROUTES)
     _one_of("task", str(job.task.get("name")), TASKS)

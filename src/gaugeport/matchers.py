@@ -24,6 +24,10 @@ from gaugeport.groups import (
 from gaugeport.moments import Moments
 
 
+ROUNDING = 1e-6
+"""A component along the all-ones direction below this share of the whole is float32 rounding, not evidence."""
+
+
 @dataclass(frozen=True)
 class Match:
     """A recovered ``gauge``, the ``objective`` it maximises, and ``margin`` float64[d]: for each coordinate of B the
@@ -69,13 +73,14 @@ def procrustes(cross: Tensor) -> Match:
 def procrustes_mean_preserving(cross: Tensor) -> Match:
     """Procrustes over the rotations that fix the all-ones direction: solved in a basis of its complement.
 
-    Activation evidence on LayerNorm charts has no component along 1, so its sign there is chosen +1.
+    Activation evidence on LayerNorm charts has no component along 1, so its sign there is chosen +1; weights have one.
     """
-    basis = mean_free_basis(len(cross))
-    inner = basis.T @ cross.to(torch.float64) @ basis
-    u, s, vh = torch.linalg.svd(inner)
-    q = basis @ (u @ vh) @ basis.T + 1 / len(cross)
-    return Match(MeanPreservingOrthogonal(q), float(s.sum()), _row_gap(q))
+    basis, wide = mean_free_basis(len(cross)), cross.to(torch.float64)
+    u, s, vh = torch.linalg.svd(basis.T @ wide @ basis)
+    along, total = float(wide.sum()) / len(cross), float(s.sum())
+    sign = -1 if along < -ROUNDING * total else 1
+    q = basis @ (u @ vh) @ basis.T + sign / len(cross)
+    return Match(MeanPreservingOrthogonal(q), total + sign * along, _row_gap(q))
 
 
 def match(c: Tensor, group: str, matcher: str) -> Match:

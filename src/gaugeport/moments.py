@@ -103,18 +103,18 @@ class MomentStream:
             raise ValueError(f"paired rows must be [n, d] with one n, found {tuple(a.shape)} and {tuple(b.shape)}")
         if len(a) == 0:
             return
-        if self._segment is None:
-            self._segment = _Segment.start(a, b)
-        x, y = self._shifted("a", a), self._shifted("b", b)
+        segment = self._segment or _Segment.start(a, b)
+        x, y = self._shifted("a", a, segment.shift_a), self._shifted("b", b, segment.shift_b)
         sums = [_column_sums(x), _column_sums(y)]
-        for name, rows, (total, _) in ((self.name_a, a, sums[0]), (self.name_b, b, sums[1])):
-            _check_finite(name, rows, total)
-        if self._segment.strays(len(a), sums):
+        for name, (total, _) in zip((self.name_a, self.name_b), sums, strict=True):
+            _check_finite(name, total)
+        if segment.strays(len(a), sums):
             self._close()
-            self._segment = _Segment.start(a, b)
-            x, y = self._shifted("a", a), self._shifted("b", b)
+            segment = _Segment.start(a, b)
+            x, y = self._shifted("a", a, segment.shift_a), self._shifted("b", b, segment.shift_b)
             sums = [_column_sums(x), _column_sums(y)]
-        self._segment.add(x, y, sums)
+        segment.add(x, y, sums)
+        self._segment = segment
 
     def result(self) -> Moments:
         """The moments of everything seen so far. Raises ``ValueError`` when nothing was."""
@@ -123,9 +123,7 @@ class MomentStream:
             raise ValueError("no tokens were accumulated: the batches were empty or fully masked")
         return total
 
-    def _shifted(self, side: str, rows: Tensor) -> Tensor:
-        assert self._segment is not None
-        shift = self._segment.shift_a if side == "a" else self._segment.shift_b
+    def _shifted(self, side: str, rows: Tensor, shift: Tensor) -> Tensor:
         buffer = self._buffers.get(side)
         if buffer is None or buffer.shape != rows.shape or buffer.device != rows.device:
             buffer = self._buffers[side] = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
@@ -165,10 +163,12 @@ class _Segment:
         """Whether a chunk's mean left the shift so far that float32 products about it would lose digits."""
         if self.rows == 0:
             return False
-        for (total, square), (seen, seen_square) in zip(sums, self.sums, strict=True):
-            mean, variance = total / n, (square / n - (total / n) ** 2).clamp_min(0)
-            past = (seen_square / self.rows - (seen / self.rows) ** 2).clamp_min(0)
-            if bool((mean.abs() > STRAY * torch.maximum(variance, past).sqrt()).logical_and(mean != 0).any()):
+        shifts = (self.shift_a, self.shift_b)
+        for shift, (total, square), (seen, seen_square) in zip(shifts, sums, self.sums, strict=True):
+            mean, variance = total / n, square / n - (total / n) ** 2
+            past = seen_square / self.rows - (seen / self.rows) ** 2
+            rounding = CONSTANT * shift.to(torch.float64) ** 2  # of a constant's mean: always some deviations away
+            if bool((mean.abs() > STRAY * torch.maximum(torch.maximum(variance, past), rounding).sqrt()).any()):
                 return True
         return False
 
@@ -210,10 +210,10 @@ def _constant(square: Tensor, mean: Tensor, n: int) -> list[int]:
     return torch.nonzero(square <= CONSTANT * n * mean * mean).flatten().tolist()
 
 
-def _check_finite(name: str, rows: Tensor, total: Tensor) -> None:
+def _check_finite(name: str, total: Tensor) -> None:
     if bool(torch.isfinite(total).all()):
         return
-    bad = torch.nonzero(~torch.isfinite(rows).all(0)).flatten().tolist()
+    bad = torch.nonzero(~torch.isfinite(total)).flatten().tolist()
     raise ValueError(
         f"activations of {name} are not finite in {len(bad)} coordinate(s), the first {bad[:5]}: only finite "
         "activations can be matched (a bfloat16 or float16 overflow is the usual cause; load the model in float32)"

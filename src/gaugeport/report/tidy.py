@@ -11,10 +11,10 @@ from scipy import stats
 
 from gaugeport.records import Record
 
-COLUMNS = (
-    ["table", "profile", "model", "seed", "setting", "group", "matcher", "route", "evidence", "site", "step"]
-    + ["metric", "value", "ci_low", "ci_high", "n", "paper", "verdict"]
-)  # fmt: skip
+COLUMNS = [
+    *("table", "profile", "model", "seed", "setting", "group", "matcher", "route", "evidence", "site", "step"),
+    *("metric", "value", "ci_low", "ci_high", "n", "paper", "verdict"),
+]
 """The columns every table's csv begins with; a column that does not apply is empty."""
 
 KEYS = [c for c in COLUMNS if c not in ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict")]

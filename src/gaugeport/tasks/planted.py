@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gaugeport.charts import chart_of
-from gaugeport.evidence import pair_moments, weight_evidence
+from gaugeport.evidence import check_no_constant, pair_moments, weight_evidence
 from gaugeport.groups import GROUPS, Element, compose, load
 from gaugeport.matchers import cross_moment
 from gaugeport.moments import Moments
@@ -59,6 +59,7 @@ def write_evidence(
         pairs = [(name_of(a), name_of(b)) for a, b in group]
         moments = pair_moments(models, pairs, batches, sites, skip_first)
         for a, b in pairs:
+            check_no_constant(moments[a, b], list(moments[a, b]))
             tensors = {f"{s}.{k}": v for s, m in moments[a, b].items() for k, v in m.tensors().items()}
             tensors["weights"] = weight_evidence(models[a], models[b], seen).to(torch.float32)
             tensors["weights_all_rows"] = weight_evidence(models[a], models[b]).to(torch.float32)
@@ -120,7 +121,8 @@ class PlantedEvidence:
 
     def _of(self, tensors: dict[str, Tensor], kind: str, cross: bool) -> Tensor:
         if kind.startswith("weights"):
-            return tensors[kind].to(torch.float64)
+            # columns of length 1: over d, each matrix has total variance 1, as cross moments have
+            return tensors[kind].to(torch.float64) / (self.width if cross else 1)
         if kind == "both":
             return self._of(tensors, "pooled", cross) + self._of(tensors, "weights", cross)
         if kind == "pooled":

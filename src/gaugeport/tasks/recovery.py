@@ -19,6 +19,7 @@ WEIGHT_MATCHER = {
     "permutation": "hungarian_raw",
     "global_sign_permutation": "hungarian_raw",
     "signed_permutation": "hungarian_abs",
+    "mean_preserving_orthogonal": "procrustes",
     "orthogonal": "procrustes",
 }
 """What ``matcher=weights`` solves in each group: the group's own matcher, on weight evidence."""
@@ -45,7 +46,7 @@ def recovery(
     rows: list[Row] = []
     for kind, site, label in _kinds(evidence, matcher):
         solver = _Solver(evidence, group, matcher, kind, seed)
-        n_plants = plants if _depends_on_plant(group, matcher) else 1
+        n_plants = plants if _depends_on_plant(group, matcher, _plant_group(evidence)) else 1
         for step in steps:
             nodes = walk(route, step, spacing)
             scores = [score(*solver.gauge_and_truth(nodes, plant)) for plant in range(n_plants)]
@@ -53,10 +54,10 @@ def recovery(
             rows += [{**where, "metric": m, "value": v} for m, v in _summary(scores, n_plants)]
         if route == "trajectory" and matcher not in ("oracle", "none"):
             there_and_back, truth = solver.gauge_and_truth(loop(steps[-1], spacing), 0)
-            share = score(there_and_back, truth)["signed_accuracy"]
-            rows.append(
-                {"evidence": label, "site": site, "step": steps[-1], "metric": "loop_consistency", "value": share}
-            )
+            where = {"evidence": label, "site": site, "step": steps[-1]}
+            share = score(there_and_back, truth).get("signed_accuracy")
+            if share is not None:  # a share of coordinates: planted rotations have none
+                rows.append({**where, "metric": "loop_consistency", "value": share})
     return rows
 
 
@@ -67,8 +68,8 @@ def score(gauge: Element, truth: Element) -> dict[str, float]:
     ``rotation_error`` is defined.
     """
     found: dict[str, float] = {}
-    if isinstance(gauge, Orthogonal):
-        found["rotation_error"] = float((gauge.matrix - truth.dense()).norm()) / (2 * gauge.size) ** 0.5  # type: ignore[attr-defined]
+    if isinstance(gauge, Orthogonal) or isinstance(truth, Orthogonal):
+        found["rotation_error"] = float((gauge.dense() - truth.dense()).norm()) / (2 * gauge.size) ** 0.5  # type: ignore[attr-defined]
     if not isinstance(truth, SignedPermutation):
         return found
     perm, sign = _read(gauge)
@@ -100,7 +101,7 @@ class _Solver:
 
         def local(a: Node, b: Node) -> Element:
             if (plant, a, b) not in self._known:
-                matcher = WEIGHT_MATCHER[group] if self.matcher == "weights" else self.matcher
+                matcher = WEIGHT_MATCHER.get(group, "weights") if self.matcher == "weights" else self.matcher
                 c = self.evidence.between(a, b, self.kind, cross=matcher == "procrustes")
                 self._known[plant, a, b] = match(replant(c, plants[a], plants[b]), group, matcher).gauge
             return self._known[plant, a, b]
@@ -125,12 +126,14 @@ def _kinds(evidence: PlantedEvidence, matcher: str) -> Iterator[tuple[str, str, 
         yield "both", "", "both"
 
 
-def _depends_on_plant(group: str, matcher: str) -> bool:
+def _depends_on_plant(group: str, matcher: str, planted: str) -> bool:
+    if group == "global_sign_permutation":
+        return planted == "signed_permutation"
     return group == "permutation" or (group == "signed_permutation" and matcher == "hungarian_raw")
 
 
 def _summary(scores: Sequence[dict[str, float]], n_plants: int) -> Iterator[tuple[str, float]]:
-    for metric in scores[0]:
+    for metric in dict.fromkeys(m for s in scores for m in s):
         values = [s[metric] for s in scores if metric in s]
         yield metric, fmean(values)
         if n_plants > 1:

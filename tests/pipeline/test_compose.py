@@ -1,0 +1,70 @@
+"""Configs: every table composes; a bad key or value is an error that lists the allowed ones."""
+
+import pytest
+
+from gaugeport.compose import composed, expand, experiment, experiment_names, jobs_of
+from gaugeport.job import MATCHERS
+from gaugeport.routes import ROUTES
+
+
+def test_the_default_job():
+    c = composed(["model=qwen", "seed=3", "profile=smoke"])
+    assert (c.job.model.name, c.job.seed, c.job.profile) == ("qwen", 3, "smoke")
+    assert c.job.model.architecture["hidden_size"] == 32 and c.tracker == "offline"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model=foo", ["foo", "pythia", "qwen", "tinyllama"]),
+        ("matcher=foo", ["foo", "hungarian_abs"]),
+        ("modle=qwen", ["modle", "allowed", "model.name"]),
+        ("training.run.lrr=3", ["training.run.lrr", "training.run.lr"]),
+        ("training.run.lr=fast", ["fast", "lr", "Float"]),
+        ("+training.run.extra=1", ["extra"]),
+        ("task.name=foo", ["foo", "recovery", "gauge_groups", "sign_ceiling"]),
+        ("gauge.name=foo", ["foo", "signed_permutation"]),
+        ("measurement.tokens=0", ["measurement.tokens", "0"]),
+        ("seed=[1", ["seed"]),
+    ],
+)
+def test_bad_overrides_name_what_is_allowed(override, words):
+    with pytest.raises(ValueError) as e:
+        composed([override])
+    assert all(w in str(e.value) for w in words), str(e.value)
+
+
+def test_missing_local_files_are_named():
+    with pytest.raises(FileNotFoundError, match=r"/nowhere.*model.path wants"):
+        composed(["model.path=/nowhere"])
+
+
+def test_every_choice_of_gauge_matcher_and_route_composes():
+    for group, names in (("matcher", MATCHERS), ("route", ROUTES)):
+        for name in names:
+            assert getattr(composed([f"{group}={name}"]).job, group) == name
+
+
+def test_expand_is_the_product():
+    assert len(expand(["a=1,2", "b=x,y,z", "c=5"])) == 6
+    assert expand(["a=1,2", "c=5"]) == [("a=1", "c=5"), ("a=2", "c=5")]
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_table_composes_and_its_headline_is_part_of_it(name):
+    found = experiment(name)
+    assert experiment(found.id) == found
+    ids = {c.job.hash({}) for c in jobs_of(found, "smoke", headline=False)}
+    assert {c.job.hash({}) for c in jobs_of(found, "smoke", headline=True)} <= ids
+
+
+def test_an_unknown_table_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown table 'a99'; allowed: a1 \(gauge_groups\)"):
+        experiment("a99")
+
+
+def test_paths_and_trackers_do_not_change_a_job(tmp_path):
+    plain, other = composed([]), composed(["tracker=none", f"paths.outputs={tmp_path}"])
+    assert plain.job.hash({}) == other.job.hash({}) and other.outputs == tmp_path
+    assert plain.job.hash({}) != composed(["seed=1"]).job.hash({})
+    assert plain.job.hash({"data.path": "aa"}) != plain.job.hash({"data.path": "bb"}), "contents of local files count"

@@ -1,0 +1,148 @@
+"""The pipeline end to end at smoke size: tables, resume, failures, records."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gaugeport.compose import experiment_names
+from gaugeport.report.tidy import COLUMNS
+
+HEADLINE = ["tables", "a3", "c2", "--headline", "--profile", "smoke", "--set", "tracker=none"]
+
+
+def gaugeport(arguments, outputs, **options):
+    environment = {**os.environ, "GAUGEPORT_OUTPUTS": str(outputs), "CI": "1"}
+    command = [sys.executable, "-m", "gaugeport.cli", *arguments]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def finish(arguments, outputs, code=0):
+    process = gaugeport(arguments, outputs)
+    text, _ = process.communicate(timeout=280)
+    assert process.returncode == code, text
+    return text
+
+
+def built(outputs):
+    log = Path(outputs) / "store" / "built.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def files(outputs, pattern):
+    return {p.name: p.read_bytes() for p in sorted(Path(outputs).glob(pattern))}
+
+
+@pytest.fixture(scope="module")
+def headline(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("headline")
+    text = finish(HEADLINE, outputs)
+    return outputs, text
+
+
+def test_tables_have_the_declared_columns_and_controls(headline):
+    outputs, text = headline
+    frame = pd.read_csv(outputs / "tables" / "a3.csv")
+    assert list(frame.columns[: len(COLUMNS)]) == list(COLUMNS)
+    signed = frame[(frame["metric"] == "signed_accuracy") & frame["seed"].notna()]
+    assert (signed[signed["matcher"] == "oracle"]["value"] == 1).all()
+    assert (signed[signed["matcher"] == "none"]["value"] < 0.2).all()
+    assert set(signed["route"]) == {"endpoint", "via_base", "trajectory"}
+    judged = frame[frame["verdict"].notna()]
+    assert set(judged["verdict"]) == {"direction only (n = 1)"} and len(judged) == 2
+    assert "91.1 % vs 60.3 %" in text and "not run" in text, "claims of tables that were not asked for"
+
+
+def test_a_second_call_trains_nothing_and_changes_nothing(headline):
+    outputs, _ = headline
+    before = built(outputs), files(outputs, "tables/*"), files(outputs, "figures/*"), files(outputs, "records/*")
+    finish(HEADLINE, outputs)
+    assert before == (built(outputs), files(outputs, "tables/*"), files(outputs, "figures/*"), files(outputs, "records/*"))
+    finish([*HEADLINE, "--no-run"], outputs)
+    assert before[1] == files(outputs, "tables/*")
+
+
+def test_killed_twice_in_mid_sweep_gives_the_same_tables_and_trains_nothing_twice(headline, tmp_path):
+    reference, _ = headline
+    for stages in (2, 4):
+        process = gaugeport(HEADLINE, tmp_path, start_new_session=True)
+        deadline = time.monotonic() + 200
+        while len(built(tmp_path)) < stages and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert process.poll() is None, "the sweep must still be going when it is killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finish(HEADLINE, tmp_path)
+    assert files(tmp_path, "tables/*") == files(reference, "tables/*")
+    stages_built = built(tmp_path)
+    assert len(stages_built) == len(set(stages_built)), stages_built
+    assert sorted(stages_built) == sorted(built(reference))
+
+
+def test_a_damaged_record_is_named_left_out_and_counted(headline):
+    outputs, _ = headline
+    victim = next((outputs / "records").glob("*.json"))
+    whole = victim.read_text()
+    try:
+        victim.write_text(whole[: len(whole) // 2])
+        text = finish([*HEADLINE, "--no-run"], outputs)
+        assert victim.name in text and "damaged" in text and "1 without a readable record" in text
+    finally:
+        victim.write_text(whole)
+
+
+def test_records_say_what_made_them(headline):
+    outputs, _ = headline
+    for path in (outputs / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        assert record["id"] == path.stem and record["versions"]["torch"] and record["rows"]
+        assert "path" not in record["config"]["model"]
+
+
+def test_one_failing_job_does_not_stop_the_others(tmp_path):
+    text = finish(["tables", "a2", "--profile", "smoke", "--set", "tracker=none", "--set", "task.noise=-1"], tmp_path)
+    assert "a2" in text
+    text = finish([*HEADLINE, "--set", "measurement.tokens=1000000"], tmp_path, code=1)
+    assert "FAILED" in text and "measurement.tokens=1000000 wants" in text and "allowed: fewer tokens" in text
+    assert "gaugeport run" in text, "the command that runs it again"
+
+
+def test_one_job_with_its_tracker(headline):
+    outputs, _ = headline
+    text = finish(["run", "profile=smoke", "route=endpoint", "experiment=trajectory"], outputs)
+    assert "signed_accuracy" in text
+    assert not list(outputs.glob("wandb/*")), "the record existed: nothing ran, nothing was logged"
+    finish(["run", "profile=smoke", "route=endpoint", "task.plants=4"], outputs)
+    (run,) = outputs.glob("wandb/offline-run-*")
+    assert list((outputs / "records").glob(f"{run.name.rsplit('-', 1)[1]}.json")), "the run's id is the job's hash"
+
+
+def test_a_hydra_sweep_over_two_processes(headline):
+    outputs, _ = headline
+    before = built(outputs)
+    sweep = ["run", "-m", "profile=smoke", "tracker=none", "hydra/launcher=joblib", "route=endpoint,via_base", "task.plants=5"]
+    text = finish(sweep, outputs)
+    assert text.count("### recovery") == 2 and built(outputs) == before
+
+
+def test_bad_overrides_exit_with_one_line(tmp_path):
+    assert "allowed" in finish(["tables", "a3", "--profile", "smoke", "--set", "modle=x"], tmp_path, code=2)
+    assert "a1 (gauge_groups)" in finish(["tables", "a99"], tmp_path, code=2)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.slow
+def test_every_table_at_smoke_size(tmp_path):
+    text = finish(["tables", "--profile", "smoke", "--set", "tracker=none"], tmp_path)
+    assert "FAILED" not in text
+    assert len(list((tmp_path / "figures").glob("*.png"))) == len(experiment_names())
+    claims = pd.read_csv(tmp_path / "tables" / "claims.csv")
+    assert claims["verdict"].str.startswith("direction only").all()
