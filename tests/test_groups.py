@@ -226,7 +226,9 @@ def test_haar_traces():
         qs = torch.stack([draw_one() for _ in range(n)])
         traces = qs.diagonal(dim1=1, dim2=2).sum(1)
         squares = (qs @ qs).diagonal(dim1=1, dim2=2).sum(1)
-        return [((v - e).mean() / v.std() * n**0.5).abs().item() for v, e in ((traces, 0), (traces**2, 1), (squares, 1))]
+        return [
+            ((v - e).mean() / v.std() * n**0.5).abs().item() for v, e in ((traces, 0), (traces**2, 1), (squares, 1))
+        ]
 
     corrected, raw = gen(3), gen(3)
     assert max(statistics(lambda: haar_matrix(d, corrected))) < 5
@@ -248,13 +250,17 @@ def test_mean_preserving_fixes_ones_up_to_a_fair_sign(d):
         assert close(moved, signs[-1] * ones, 1e-12) and abs(signs[-1]) == 1
     assert abs(sum(signs)) < 5 * math.sqrt(40)
     basis = mean_free_basis(d)
-    assert close(basis.T @ basis, torch.eye(d - 1, dtype=torch.float64)) and close(ones @ basis, torch.zeros(d - 1).double())
+    assert close(basis.T @ basis, torch.eye(d - 1, dtype=torch.float64)) and close(
+        ones @ basis, torch.zeros(d - 1).double()
+    )
 
 
 def test_mean_preserving_is_haar_on_the_complement():
     """With B an orthonormal basis of the complement of 1, BᵀQB is Haar on O(d-1): E[tr] = 0, E[tr²] = 1."""
     basis, generator, n = mean_free_basis(7), gen(1), 2000
-    traces = torch.stack([(basis.T @ MeanPreservingOrthogonal.random(7, generator).matrix @ basis).trace() for _ in range(n)])
+    traces = torch.stack(
+        [(basis.T @ MeanPreservingOrthogonal.random(7, generator).matrix @ basis).trace() for _ in range(n)]
+    )
     for values, expected in ((traces, 0.0), (traces**2, 1.0)):
         assert abs(float((values - expected).mean() / values.std())) * n**0.5 < 5
 
@@ -325,7 +331,9 @@ def every_element(d=6):
     return [*linear, *(AffineGauge(g, torch.arange(d) / 3) for g in linear)]
 
 
-@pytest.mark.parametrize("g", every_element(), ids=lambda g: g.group + ("" if g.group != "affine" else f"-{g.linear.group}"))
+@pytest.mark.parametrize(
+    "g", every_element(), ids=lambda g: g.group + ("" if g.group != "affine" else f"-{g.linear.group}")
+)
 def test_files_hold_the_element_and_where_it_came_from(g, tmp_path):
     path = g.save(tmp_path / "deep" / "g.safetensors", {"model": "tiny", "step": 3})
     back = load(path)
@@ -379,7 +387,11 @@ def test_wrong_files_are_refused(tmp_path):
 
 @pytest.mark.parametrize("perm", [[0, 0, 1], [1, 2, 3], [0.0, 1.0, 2.0], [[0, 1, 2]], [-1, 0, 1], [True, False, True]])
 def test_not_a_permutation(perm):
-    for make in (Permutation, lambda p: SignedPermutation(p, torch.ones(3)), lambda p: GlobalSignPermutation(p, torch.tensor(1))):
+    for make in (
+        Permutation,
+        lambda p: SignedPermutation(p, torch.ones(3)),
+        lambda p: GlobalSignPermutation(p, torch.tensor(1)),
+    ):
         with pytest.raises(ValueError, match=r"perm must be a permutation of 0\.\.d-1"):
             make(torch.tensor(perm))
     with pytest.raises(ValueError, match=r"perm must be a permutation of 0\.\.d-1"):

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from gaugeport.activations import check_sites
-from gaugeport.evidence import activation_evidence, both, check_comparable, check_tokenizers, pair_moments, weight_evidence
+from gaugeport.evidence import (
+    activation_evidence,
+    both,
+    check_comparable,
+    check_tokenizers,
+    pair_moments,
+    weight_evidence,
+)
 from gaugeport.groups import GROUPS, Element, compose, contains
 from gaugeport.matchers import Match, cross_moment, match
 

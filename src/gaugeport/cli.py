@@ -28,8 +28,8 @@ def run(context: typer.Context) -> None:
     def one(config: DictConfig) -> None:
         from gaugeport.compose import from_config
         from gaugeport.jobs import run_job
+        from gaugeport.loading import quiet
         from gaugeport.report.summary import summary
-        from gaugeport.runner import quiet
 
         quiet()
         torch.set_num_threads(1)
@@ -90,8 +90,9 @@ def certify(
 
     from gaugeport.charts import certify as certify_model
     from gaugeport.charts import fold_gains
-    from gaugeport.loading import load_model
+    from gaugeport.loading import load_model, quiet
 
+    quiet()
     loaded = load_model(model, dtype="float32")
     if fold:
         loaded = fold_gains(loaded)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def check_comparable(model_a: nn.Module, model_b: nn.Module) -> tuple[Chart, Cha
     Raises ``ValueError`` naming what differs: family, width, number of blocks, or vocabulary size.
     """
     a, b = chart_of(model_a), chart_of(model_b)
-    facts = {
+    facts: dict[str, list[Any]] = {
         "architecture": [c.family.model_types[0] for c in (a, b)],
         "residual width": [c.width for c in (a, b)],
         "number of blocks": [len(c.blocks(m)) for c, m in ((a, model_a), (b, model_b))],

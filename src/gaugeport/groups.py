@@ -312,9 +312,9 @@ class AffineGauge(Element):
 
     def act(self, x: Tensor, axis: int = -1) -> Tensor:
         """Act on *points* (activations): linear part, then the shift. Directions want ``.linear.act``."""
+        moved = self.linear.act(x, axis)  # type: ignore[attr-defined]
         shape = [1] * x.dim()
         shape[axis] = self.size
-        moved = self.linear.act(x, axis)  # type: ignore[attr-defined]
         return moved + self.shift.to(x.device, x.dtype).view(shape)
 
 

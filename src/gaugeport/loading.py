@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -28,11 +29,12 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     attn_implementation: str | None = None,
+    revision: str | None = None,
 ) -> Any:
     """A causal language model in evaluation mode, from a local folder or a hub id.
 
     ``dtype`` is a torch dtype or its name (``"float32"``, ``"bfloat16"``, …), None for the one stored; ``device`` None
-    for the CPU; ``attn_implementation`` is passed on (``"eager"``, ``"sdpa"``, …).
+    for the CPU; ``attn_implementation`` is passed on (``"eager"``, ``"sdpa"``, …); ``revision`` is a hub branch or commit.
 
     Raises ``ValueError`` or ``FileNotFoundError`` that name what was found: a missing folder, a folder without
     ``config.json`` or weights, a shard that the index names but the folder lacks, a truncated or damaged safetensors
@@ -40,6 +42,8 @@ def load_model(
     a hub that cannot be reached.
     """
     options: dict[str, Any] = {"trust_remote_code": False, "weights_only": True, "output_loading_info": True}
+    if revision is not None:
+        options["revision"] = revision
     options["ignore_mismatched_sizes"] = True  # to be named below, and refused
     if dtype is not None:
         options["dtype"] = as_dtype(dtype)
@@ -50,7 +54,7 @@ def load_model(
         check_folder(folder)
     name = str(folder if folder is not None else path_or_id)
     if folder is None:
-        _from_hub(AutoConfig, name, "config.json")
+        _from_hub(AutoConfig, name, "config.json", revision=revision)
     model, info = _from_hub(AutoModelForCausalLM, name, "the weights", **options)
     missing, mismatched = sorted(info["missing_keys"]), sorted(str(k) for k in info["mismatched_keys"])
     if missing or mismatched:
@@ -64,8 +68,8 @@ def load_model(
     return model.eval().to(device) if device is not None else model.eval()
 
 
-def load_tokenizer(path_or_id: str | Path) -> Any:
-    """The tokenizer of a local folder or hub id.
+def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
+    """The tokenizer of a local folder or hub id (at a ``revision``).
 
     Raises ``FileNotFoundError`` for a missing folder or one without tokenizer files, ``ValueError`` for unreadable
     ones and for a hub that cannot be reached.
@@ -77,7 +81,12 @@ def load_tokenizer(path_or_id: str | Path) -> Any:
             f"found {_listing(folder)}"
         )
     name = str(folder if folder is not None else path_or_id)
-    return _from_hub(AutoTokenizer, name, "the tokenizer", trust_remote_code=False)
+    return _from_hub(AutoTokenizer, name, "the tokenizer", trust_remote_code=False, revision=revision)
+
+
+def quiet() -> None:
+    """No bars for loading and saving models: in a pipeline of small ones they drown the bar that counts jobs."""
+    transformers_logging.disable_progress_bar()
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype | str:

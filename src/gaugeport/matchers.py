@@ -23,7 +23,6 @@ from gaugeport.groups import (
 )
 from gaugeport.moments import Moments
 
-
 ROUNDING = 1e-6
 """A component along the all-ones direction below this share of the whole is float32 rounding, not evidence."""
 

@@ -16,9 +16,9 @@ from torch import Tensor
 FLUSH_ROWS = 16_384
 """Rows summed in float32 before the float64 flush: more costs precision, fewer costs time."""
 
-STRAY = 10.0
-"""A chunk whose mean is this many standard deviations from the shift starts a new segment."""
-
+STRAY = 1.0
+"""A chunk with which the segment's mean is this many standard deviations off its shift starts a new segment: second
+moments about the shift are then 1 + STRAY² times the centred ones, and lose that many times float32's rounding."""
 
 CONSTANT = 1e-13
 """A variance below this share of the squared mean is float32 rounding of a constant."""
@@ -153,22 +153,22 @@ class _Segment:
 
     @classmethod
     def start(cls, a: Tensor, b: Tensor) -> _Segment:
-        shift_a, shift_b = (t.to(torch.float32).mean(0) for t in (a, b))
+        shift_a, shift_b = (t.mean(0, dtype=torch.float64).to(torch.float32) for t in (a, b))
         shape, device = (b.shape[1], a.shape[1]), a.device
         zeros = [(torch.zeros(t.shape[1], dtype=torch.float64, device=device),) * 2 for t in (a, b)]
         fast = torch.zeros(shape, dtype=torch.float32, device=device)
         return cls(shift_a, shift_b, 0, 0, list(zeros), fast, torch.zeros(shape, dtype=torch.float64, device=device))
 
     def strays(self, n: int, sums: list[tuple[Tensor, Tensor]]) -> bool:
-        """Whether a chunk's mean left the shift so far that float32 products about it would lose digits."""
+        """Whether with this chunk the mean leaves the shift so far that float32 products about it lose digits."""
         if self.rows == 0:
             return False
-        shifts = (self.shift_a, self.shift_b)
+        shifts, rows = (self.shift_a, self.shift_b), self.rows + n
         for shift, (total, square), (seen, seen_square) in zip(shifts, sums, self.sums, strict=True):
-            mean, variance = total / n, square / n - (total / n) ** 2
-            past = seen_square / self.rows - (seen / self.rows) ** 2
-            rounding = CONSTANT * shift.to(torch.float64) ** 2  # of a constant's mean: always some deviations away
-            if bool((mean.abs() > STRAY * torch.maximum(torch.maximum(variance, past), rounding).sqrt()).any()):
+            mean = (total + seen) / rows
+            variance = (square + seen_square) / rows - mean * mean
+            rounding = CONSTANT * shift.to(torch.float64) ** 2  # a constant is many of its zero deviations off its mean
+            if bool((mean.abs() > STRAY * torch.maximum(variance, rounding).sqrt()).any()):
                 return True
         return False
 

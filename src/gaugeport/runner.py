@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 
 from gaugeport.compose import Composed
 from gaugeport.jobs import evidence_stage, is_done, needs, run_job
+from gaugeport.loading import quiet
 from gaugeport.store import Store, digest
 from gaugeport.training.stages import RUNS, base_key, base_stage, data_key, data_stage, run_key, run_stage
 
@@ -88,11 +88,6 @@ def _waves(jobs: Sequence[Composed]) -> list[tuple[str, list[Task]]]:
 
 def _what(c: Composed, stage: str) -> str:
     return f"{stage} of: gaugeport run {' '.join(c.overrides)}"
-
-
-def quiet() -> None:
-    """No bars for loading and saving small models: they would drown the one that counts jobs."""
-    transformers_logging.disable_progress_bar()
 
 
 def _guarded(what: str, function: Callable[..., Any], arguments: tuple) -> Failure | None:

@@ -65,7 +65,12 @@ def test_a_second_call_trains_nothing_and_changes_nothing(headline):
     outputs, _ = headline
     before = built(outputs), files(outputs, "tables/*"), files(outputs, "figures/*"), files(outputs, "records/*")
     finish(HEADLINE, outputs)
-    assert before == (built(outputs), files(outputs, "tables/*"), files(outputs, "figures/*"), files(outputs, "records/*"))
+    assert before == (
+        built(outputs),
+        files(outputs, "tables/*"),
+        files(outputs, "figures/*"),
+        files(outputs, "records/*"),
+    )
     finish([*HEADLINE, "--no-run"], outputs)
     assert before[1] == files(outputs, "tables/*")
 
@@ -128,7 +133,15 @@ def test_one_job_with_its_tracker(headline):
 def test_a_hydra_sweep_over_two_processes(headline):
     outputs, _ = headline
     before = built(outputs)
-    sweep = ["run", "-m", "profile=smoke", "tracker=none", "hydra/launcher=joblib", "route=endpoint,via_base", "task.plants=5"]
+    sweep = [
+        "run",
+        "-m",
+        "profile=smoke",
+        "tracker=none",
+        "hydra/launcher=joblib",
+        "route=endpoint,via_base",
+        "task.plants=5",
+    ]
     text = finish(sweep, outputs)
     assert text.count("### recovery") == 2 and built(outputs) == before
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gaugeport.report.claims import Claim, claim_rows, claim_values, judge, load_claims
+from gaugeport.report.claims import Claim, claim_rows, claim_sides, judge, load_claims
 from gaugeport.report.tidy import COLUMNS, aggregate, middle_site, t_interval
 
 
@@ -32,22 +32,26 @@ def rows(trajectory, endpoint):
     return pd.DataFrame(lines).reindex(columns=COLUMNS)
 
 
+def differences(claim, frame):
+    return claim_sides(claim, frame)["difference"].tolist()
+
+
 NOISE = np.array([-0.02, 0.03, 0.0, 0.01, -0.02])
 
 
 def test_a_clear_gap_is_reproduced_and_paired_by_seed():
-    values = claim_values(gap(), rows(0.9 + NOISE, 0.6 + NOISE))
+    values = differences(gap(), rows(0.9 + NOISE, 0.6 + NOISE))
     assert values == pytest.approx([0.3] * 5)
     assert judge(gap(), values, "mini")[0] == "reproduced"
 
 
 def test_null_records_are_not_reproduced():
-    assert judge(gap(), claim_values(gap(), rows(0.6 + NOISE, 0.6 - NOISE)), "mini")[0] == "not reproduced"
+    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.6 - NOISE)), "mini")[0] == "not reproduced"
     assert judge(gap(), [0.0] * 5, "mini")[0] == "not reproduced", "no gap and no spread"
 
 
 def test_reversed_records_are_not_reproduced():
-    assert judge(gap(), claim_values(gap(), rows(0.6 + NOISE, 0.9 + NOISE)), "mini")[0] == "not reproduced"
+    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.9 + NOISE)), "mini")[0] == "not reproduced"
     assert judge(gap("less"), [0.3, 0.31, 0.29, 0.3, 0.3], "mini")[0] == "not reproduced"
 
 
@@ -74,13 +78,14 @@ def test_figures_are_matched_in_the_paper_profile_only():
 
 def test_a_claim_that_names_several_measurements_per_seed_is_an_error():
     with pytest.raises(ValueError, match="one measurement per seed"):
-        claim_values(gap(), pd.concat([rows([0.9], [0.6])] * 2))
+        differences(gap(), pd.concat([rows([0.9], [0.6])] * 2))
 
 
 def test_claim_rows_carry_the_verdict_and_the_paper(monkeypatch):
     monkeypatch.setattr("gaugeport.report.claims.load_claims", lambda: [gap()])
     (row,) = claim_rows("t", rows(0.9 + NOISE, 0.6 + NOISE)).to_dict("records")
     assert row["verdict"] == "reproduced" and row["paper"] == 0.3 and row["site"] == "block1" and row["step"] == 10
+    assert (row["left"], row["right"]) == pytest.approx((0.9, 0.6))
 
 
 def test_every_declared_claim_is_well_formed():

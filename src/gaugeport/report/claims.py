@@ -73,27 +73,31 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
     return "reproduced", mean, low, high, n
 
 
-def claim_values(claim: Claim, frame: pd.DataFrame) -> list[float]:
-    """One value per training seed: the contrast paired by seed, or the left side alone. Seeds lacking a side drop out."""
+def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
+    """``left``, ``right`` (0 where the claim has none) and their ``difference``, a row per training seed having both."""
     where, left, right = (_resolved(part, claim, frame) for part in (claim.where, claim.left, claim.right or {}))
     frame = select(frame, {**where, "metric": claim.metric})
-    values = _by_seed(claim, select(frame, left))
-    if claim.right is not None:
-        values = (values - _by_seed(claim, select(frame, right))).dropna()
-    return values.tolist()
+    sides = {"left": _by_seed(claim, select(frame, left))}
+    sides["right"] = sides["left"] * 0 if claim.right is None else _by_seed(claim, select(frame, right))
+    paired = pd.DataFrame(sides).dropna()
+    return paired.assign(difference=paired["left"] - paired["right"])
 
 
 def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The judged claims of a table as tidy rows, ``claim`` naming them; ``frame`` holds its per-seed rows."""
+    """The judged claims of a table as tidy rows: ``value`` is the difference, ``left`` and ``right`` its sides' means.
+
+    ``frame`` holds the table's per-seed rows; ``claim`` names the claim.
+    """
     rows = []
     for claim in load_claims():
         if claim.table != table:
             continue
-        profile = str(frame["profile"].iloc[0])
-        verdict, mean, low, high, n = judge(claim, claim_values(claim, frame), profile)
+        profile, sides = str(frame["profile"].iloc[0]), claim_sides(claim, frame)
+        verdict, mean, low, high, n = judge(claim, sides["difference"].tolist(), profile)
         measured = {"value": mean, "ci_low": low, "ci_high": high, "n": n, "paper": claim.paper, "verdict": verdict}
-        where = _resolved(claim.where, claim, frame)
-        rows.append({"table": table, "profile": profile, **where, "metric": claim.id, **measured, "claim": claim.claim})
+        means = {side: sides[side].mean() for side in ("left", "right")}
+        where = {"table": table, "profile": profile, **_resolved(claim.where, claim, frame)}
+        rows.append({**where, "metric": claim.id, **measured, "claim": claim.claim, **means})
     return pd.DataFrame(rows)
 
 

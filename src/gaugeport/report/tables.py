@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from gaugeport.records import Record
 from gaugeport.report import figures
 from gaugeport.report.claims import load_claims
 from gaugeport.report.render import interval, markdown, write_table
+from gaugeport.report.tidy import COLUMNS
 
 
 def make_table(name: str, table_id: str, records: Sequence[Record], expected: int, outputs: Path) -> str:
@@ -28,27 +30,37 @@ def make_table(name: str, table_id: str, records: Sequence[Record], expected: in
 
 def make_claims(outputs: Path, profile: str) -> str:
     """Write and return the ``claims`` table: a row per declared claim, the paper's figure beside ours."""
-    judged = pd.concat([_judged(outputs, t, profile) for t in dict.fromkeys(c.table for c in load_claims())])
+    claims = load_claims()
+    judged = pd.concat([_judged(outputs, table, profile) for table in dict.fromkeys(c.table for c in claims)])
     lines, rows = [], []
-    for claim in load_claims():
-        mine = judged[judged["metric"] == claim.id] if len(judged) else judged
-        found = mine.iloc[0].to_dict() if len(mine) else {"verdict": "not run", "n": 0, "profile": profile}
-        rows.append({"table": claim.table, **found, "metric": claim.id, "claim": claim.claim})
+    for claim in claims:
+        mine = judged[judged["metric"] == claim.id].to_dict("records") if len(judged) else []
+        found: dict[str, Any] = {**_NOT_RUN, "profile": profile, **(mine[0] if mine else {})}  # type: ignore[dict-item]
+        rows.append({**found, "table": claim.table, "metric": claim.id, "claim": claim.claim})
         lines.append(
             {
                 "table": claim.table,
                 "claim": claim.claim,
                 "paper": claim.quote,
-                "paper, as a difference": "–" if claim.paper is None else f"{claim.paper:.3f}",
-                "ours": interval(*(found.get(k, float("nan")) for k in ("value", "ci_low", "ci_high"))),
+                "paper's difference": "–" if claim.paper is None else f"{claim.paper:.3f}",
+                "ours": "–" if pd.isna(found["left"]) else f"{found['left']:.3g} vs {found['right']:.3g}",
+                "difference": interval(found["value"], found["ci_low"], found["ci_high"]),
                 "n": int(found["n"]),
                 "verdict": found["verdict"],
             }
         )
     pivot = pd.DataFrame(lines)
-    title = f"claims ({profile} profile; ours: mean difference, 95 % t-interval over n training seeds)"
-    write_table(outputs / "tables", "claims", title, pd.DataFrame(rows), pivot, "")
+    title = f"claims ({profile} profile; ours: means over n training seeds; 95 % t-interval of the paired difference)"
+    tidy = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "claim", "left", "right"])
+    write_table(outputs / "tables", "claims", title, tidy, pivot, "")
     return markdown(title, pivot)
+
+
+_NOT_RUN = {
+    **dict.fromkeys(("value", "ci_low", "ci_high", "left", "right"), float("nan")),
+    "n": 0,
+    "verdict": "not run",
+}
 
 
 def _judged(outputs: Path, table: str, profile: str) -> pd.DataFrame:
