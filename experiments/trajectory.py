@@ -7,7 +7,7 @@ from gaugeport.report.claims import claim_rows
 from gaugeport.report.render import with_intervals
 from gaugeport.report.tidy import aggregate, middle_site, select, tidy
 
-TITLE = "a3 trajectory: share of coordinates recovered (block L/2, last step; 95 % t-interval over training seeds)"
+TITLE = "a3 trajectory: share of coordinates recovered (last step; 95 % t-interval over training seeds)"
 SETTINGS = {"lr": "training.run.lr", "spacing": "measurement.spacing", "tokens": "measurement.tokens"}
 PAPER = {"endpoint": 0.603, "trajectory": 0.911}
 
@@ -36,37 +36,43 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per model, setting and arm: accuracies at the pre-declared site and last step, losses beside."""
+    """One row per model, setting, arm and site (ablations: the pre-declared site): accuracies at the last step, losses."""
     means = table[table["seed"].isna() & table["verdict"].isna()]
     last = means[means["step"] == means.groupby(["model", "setting"])["step"].transform("max")]
-    at_site = pd.concat([_at_middle(last), last[last["evidence"].isna()]])
-    at_site = at_site[at_site["metric"].isin(["signed_accuracy", "index_accuracy", "loop_consistency"])]
-    keys = ["model", "setting", "group", "matcher", "route"]
-    wide = at_site.assign(text=with_intervals(at_site)).pivot(index=[*keys, "n"], columns="metric", values="text")
-    wide = wide.fillna("–").reset_index()
-    paper = at_site.dropna(subset=["paper"]).set_index(keys)["paper"]
+    by_site = last[(last["evidence"] == "site") & (last["setting"] == "default")]
+    shown = pd.concat([by_site, _at_middle(last[last["setting"] != "default"]), last[last["evidence"].isna()]])
+    shown = shown[shown["metric"].isin(["signed_accuracy", "index_accuracy", "loop_consistency"])]
+    shown = shown.assign(text=with_intervals(shown), site=shown["site"].fillna("–"))
+    keys = ["model", "setting", "group", "matcher", "route", "site"]
+    wide = shown.pivot(index=[*keys, "n"], columns="metric", values="text").fillna("–").reset_index()
+    paper = shown.dropna(subset=["paper"]).set_index(keys)["paper"]
     wide["paper"] = [f"{paper[k]:.3f}" if k in paper else "" for k in map(tuple, wide[keys].to_numpy())]
     return wide.merge(_losses(means), on=["model", "setting"], how="left")
 
 
 def plot(table):
-    """Accuracy over fine-tuning steps by route, a panel per model, and what the learning rate does to the last step."""
-    means = table[table["seed"].isna() & table["verdict"].isna() & (table["metric"] == "signed_accuracy")]
-    means = _at_middle(means)
+    """Accuracy over steps by route, a panel per model; then by site and by learning rate at the last step."""
+    signed = table[table["seed"].isna() & table["verdict"].isna() & (table["metric"] == "signed_accuracy")]
+    means = _at_middle(signed)
     models = [m for m in ("tinyllama", "qwen", "pythia") if m in set(means["model"])]
     has_lr = means["setting"].str.startswith("lr=").any()
-    figure, axes = f.panels(len(models) + int(has_lr))
+    figure, axes = f.panels(len(models) + 1 + int(has_lr), columns=3)
     for axis, model in zip(axes, models, strict=False):
         _draw(axis, select(means, {"model": model, "setting": "default"}), "step")
-        axis.set(title=model, xlabel="fine-tuning steps of A and of B", ylim=(0, 1.04))
+        axis.set(title=f"{model}, {_at_middle(signed[signed['model'] == model])['site'].iloc[0]}", ylim=(0, 1.04))
+        axis.set_xlabel("fine-tuning steps of A and of B")
     for route, colour in (("trajectory", f.BLUE), ("endpoint", f.RED)):
         f.paper_line(axes[0], PAPER[route], colour, f"paper, {route}")
-    axes[0].set_ylabel("share of coordinates with right partner and sign")
+    axes[0].set_ylabel("signed accuracy (share of coordinates)")
+    _draw(axes[len(models)], _by_site(signed, models[0]), "site")
+    axes[len(models)].set(title=f"{models[0]}, last step", xlabel="site")
     if has_lr:
         _draw(axes[-1], _by_learning_rate(means), "lr")
         axes[-1].set(title="tinyllama, last step", xlabel="fine-tuning learning rate", xscale="log")
-    for axis in axes:
-        axis.legend(fontsize=6.5, loc="lower left")
+        ticks = sorted(_by_learning_rate(means)["lr"].unique())
+        axes[-1].set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes[-1].minorticks_off()
+    axes[0].legend(fontsize=6.5, loc="lower left")
     return figure
 
 
@@ -77,11 +83,14 @@ def _draw(axis, means, x):
             f.line_with_band(axis, rows, x, colour, label, style)
 
 
+def _by_site(signed, model):
+    rows = select(signed, {"model": model, "setting": "default", "evidence": "site"})
+    return rows[rows["step"] == rows["step"].max()].sort_values("site", key=lambda s: s.where(s != "embed", ""))
+
+
 def _by_learning_rate(means):
     rows = means[(means["model"] == "tinyllama") & (means["step"] == means["step"].max())]
-    varied = rows[rows["setting"].str.startswith("lr=")]
-    varied = varied.assign(lr=varied["setting"].str.removeprefix("lr=").astype(float))
-    return pd.concat([varied, select(rows, {"setting": "default"}).assign(lr=DEFAULT_LR)])
+    return rows[(rows["setting"] == "default") | rows["setting"].str.startswith("lr=")]
 
 
 def _at_middle(frame):
@@ -98,6 +107,3 @@ def _losses(means):
     losses = losses.drop_duplicates(["model", "setting", "metric"])
     wide = losses.pivot(index=["model", "setting"], columns="metric", values="value")
     return wide.map(lambda v: f"{v:.2f}").reset_index()
-
-
-DEFAULT_LR = 1.5e-2

@@ -45,7 +45,8 @@ def rate(d: int, rows: int, chunk: int, rounds: int) -> str:
         for a, b in chunks:
             stream.update(a, b)
 
-    bare(), streamed()
+    bare()
+    streamed()
     times = [(seconds(bare), seconds(streamed)) for _ in range(rounds)]
     ratios = [a / b for a, b in times]
     plain, ours = (median(column) for column in zip(*times, strict=True))

@@ -19,17 +19,22 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 )  # fmt: skip
 
 
-def panels(n: int, width: float = 4.2, height: float = 3.4, **options: Any) -> tuple[Figure, list[Any]]:
-    """A row of ``n`` axes sharing y."""
-    figure, axes = plt.subplots(
-        1, n, figsize=(width * n, height), sharey=True, squeeze=False, constrained_layout=True, **options
+def panels(n: int, width: float = 4.2, height: float = 3.4, columns: int = 6) -> tuple[Figure, list[Any]]:
+    """``n`` axes sharing y, at most ``columns`` in a row; sizes are inches per panel."""
+    across = min(n, columns)
+    down = -(-n // across)
+    figure, grid = plt.subplots(
+        down, across, figsize=(width * across, height * down), sharey=True, squeeze=False, constrained_layout=True
     )
-    return figure, list(axes[0])
+    axes = list(grid.flat)
+    for unused in axes[n:]:
+        unused.set_visible(False)
+    return figure, axes[:n]
 
 
 def line_with_band(axis: Any, rows: pd.DataFrame, x: str, colour: str, label: str, style: str = "-") -> None:
     """Mean over seeds against ``x`` with its 95 % interval as a band, from aggregate rows."""
-    rows = rows.sort_values(x)
+    rows = rows.sort_values(x) if pd.api.types.is_numeric_dtype(rows[x]) else rows
     axis.plot(rows[x], rows["value"], style, color=colour, label=label, marker="o", markersize=3)
     if rows["ci_low"].notna().any():
         axis.fill_between(rows[x], rows["ci_low"].clip(0, 1), rows["ci_high"].clip(0, 1), color=colour, alpha=0.18)

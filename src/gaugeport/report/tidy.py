@@ -24,7 +24,8 @@ def tidy(table: str, records: Sequence[Record], settings: Mapping[str, str] | No
     """One row per measurement of the records.
 
     ``settings`` maps the name of an ablation to the config path of what it varies (``{"lr": "training.run.lr"}``): its
-    rows get ``setting`` ``lr=0.003``. Measurements override the job's own columns (a row may name its model).
+    rows get ``setting`` ``lr=0.003``, and every row a column ``lr`` with the value it was run at. Measurements override
+    the job's own columns (a row may name its model).
     """
     rows = [{**_job_columns(table, r, settings or {}), **row} for r in records for row in r.rows]
     frame = pd.DataFrame(rows)
@@ -74,7 +75,8 @@ def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dic
     if setting in settings:
         setting = f"{setting}={_at(config, settings[setting]):g}"
     columns = {"table": table, "profile": config["profile"], "model": config["model"]["name"], "seed": config["seed"]}
-    return {**columns, "setting": setting, **{c: config[k] for c, k in _COMBINATION.items()}}
+    columns |= {"setting": setting, **{c: config[k] for c, k in _COMBINATION.items()}}
+    return {**columns, **{name: _at(config, path) for name, path in settings.items()}}
 
 
 _COMBINATION = {"group": "gauge", "matcher": "matcher", "route": "route"}
