@@ -180,6 +180,16 @@ def test_cross_evidence_rotates_along(family):
         assert torch.allclose(cross_moment(second[site]), turned(cross_moment(first[site])), atol=1e-5)
 
 
+def test_a_model_in_training_is_measured_without_dropout():
+    model = tiny_model("gpt2", gen(0), resid_pdrop=0.5, embd_pdrop=0.5)
+    chart = chart_of(model)
+    quiet = streams_at(model, chart, batch(), ["block1"])["block1"]
+    model.train()
+    model.transformer.h[0].eval()
+    assert torch.equal(streams_at(model, chart, batch(), ["block1"])["block1"], quiet)
+    assert model.training and model.transformer.h[1].training and not model.transformer.h[0].training
+
+
 def test_check_sites():
     assert all_sites(2) == ["embed", "block0", "block1"]
     assert check_sites("all", 2) == all_sites(2) and check_sites("block1", 2) == ["block1"]

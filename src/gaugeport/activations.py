@@ -70,15 +70,22 @@ def streams_at(
 ) -> dict[str, Tensor]:
     """One forward pass: site -> rows [tokens, d], padding and the first ``skip_first`` tokens of each row left out.
 
-    The first token carries massive activations (DESIGN §1); pass ``skip_first=0`` to keep it. On LayerNorm charts the
-    component along the all-ones direction is unobservable and is projected out of every row.
+    Runs in evaluation mode and puts the mode back. The first token carries massive activations (DESIGN §1); pass
+    ``skip_first=0`` to keep it. On LayerNorm charts the component along the all-ones direction is unobservable and is
+    projected out of every row.
     """
     device = next(model.parameters()).device
     inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask") if k in batch}
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
     keep = (mask > 0) & (mask.cumsum(1) > skip_first)
-    with record(model, chart, sites) as streams:
-        model.base_model(**inputs, use_cache=False)  # type: ignore[operator]  # the logits are not needed
+    training = [m for m in model.modules() if m.training]
+    model.eval()  # dropout is no evidence
+    try:
+        with record(model, chart, sites) as streams:
+            model.base_model(**inputs, use_cache=False)  # type: ignore[operator]  # the logits are not needed
+    finally:
+        for module in training:
+            module.training = True
     rows = {site: streams[site][keep].to(torch.float32) for site in sites}
     if chart.norm == "layer":
         rows = {site: x - x.mean(-1, keepdim=True) for site, x in rows.items()}

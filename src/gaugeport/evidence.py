@@ -29,7 +29,7 @@ def check_comparable(model_a: nn.Module, model_b: nn.Module) -> tuple[Chart, Cha
     """
     a, b = chart_of(model_a), chart_of(model_b)
     facts: dict[str, list[Any]] = {
-        "architecture": [c.family.model_types[0] for c in (a, b)],
+        "architecture": [c.model_type for c in (a, b)],
         "residual width": [c.width for c in (a, b)],
         "number of blocks": [len(c.blocks(m)) for c, m in ((a, model_a), (b, model_b))],
         "vocabulary size": [m.get_input_embeddings().weight.shape[0] for m in (model_a, model_b)],  # type: ignore[operator]

@@ -49,10 +49,6 @@ class Moments:
             (self.cross + other.cross).addr_(db, da, alpha=weight),
         )
 
-    def covariance(self) -> Tensor:
-        """Cross-covariance float64[d_b, d_a]."""
-        return self.cross / self.n
-
     def constant(self) -> tuple[list[int], list[int]]:
         """The coordinates of A and of B that never changed: no activation evidence can place them."""
         return _constant(self.square_a, self.mean_a, self.n), _constant(self.square_b, self.mean_b, self.n)

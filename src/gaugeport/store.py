@@ -7,6 +7,7 @@ exists under its final name is whole.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,11 @@ from filelock import FileLock
 from gaugeport.versions import versions
 
 MANIFEST = "manifest.json"
+MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt")
+"""Which files of a model folder decide what is loaded from it: weights, configs, tokenizers."""
+
+SCHEMA = {"data": 1, "base": 1, "run": 1, "evidence": 2}
+"""Raised for a kind of stage when its code changes what it builds: older artifacts are then no longer found."""
 
 
 def digest(config: Any) -> str:
@@ -35,15 +41,21 @@ def digest_files(path: str | Path) -> str:
     Raises ``FileNotFoundError`` when there is nothing there.
     """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.json"))
+    files = [path] if path.is_file() else [f for f in sorted(path.glob("*")) if f.suffix in MODEL_FILES]
     if not files:
         raise FileNotFoundError(f"nothing to read at {path}")
     total = hashlib.sha256()
     for file in files:
         total.update(file.name.encode() if path.is_dir() else b"")
-        with file.open("rb") as f:
-            total.update(hashlib.file_digest(f, "sha256").digest())
+        total.update(_digest_file(file, file.stat().st_size, file.stat().st_mtime_ns))
     return total.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest_file(path: Path, size: int, mtime_ns: int) -> bytes:
+    # size and time are in the cache's key: weights of gigabytes are read once a process, not once a stage
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").digest()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -62,11 +74,7 @@ class Store:
 
     def path(self, kind: str, config: dict[str, Any]) -> Path:
         """Where a stage lies, or would."""
-        return self.root / kind / digest(config)
-
-    def has(self, kind: str, config: dict[str, Any]) -> bool:
-        """Whether the stage is there, whole: its manifest lists every file at its size."""
-        return _is_whole(self.path(kind, config))
+        return self.root / f"{kind}-v{SCHEMA.get(kind, 1)}" / digest(config)
 
     def ensure(self, kind: str, config: dict[str, Any], build: Callable[[Path], None], resumable: bool = False) -> Path:
         """The folder of a stage, built by ``build(folder)`` if it is not there.
@@ -114,7 +122,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_whole(stage: Path) -> bool:
-    if not (stage / MANIFEST).exists():
+    try:
+        files = manifest(stage)["files"]
+    except (OSError, ValueError, KeyError):  # absent, half-written or damaged
         return False
-    files = manifest(stage)["files"]
     return all((stage / f).exists() and (stage / f).stat().st_size == size for f, size in files.items())

@@ -49,7 +49,7 @@ def paper_line(axis: Any, value: float, colour: str, text: str) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG aside and rename it; nothing of the time or machine goes into its bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     figure.savefig(aside, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
     os.replace(aside, path)

@@ -75,6 +75,6 @@ def _cell(value: object) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     aside.write_text(text)
     os.replace(aside, path)

@@ -60,7 +60,7 @@ def base_stage(job: Job, store: Store) -> Path:
             generator(job.seed, "base", "data"),
         )
         model = _initialise(job, tokenizer)
-        train(model, order, folder / "training", schedule, derive(job.seed, "base"), keep=1)
+        train(model, order, folder / "training", schedule, derive(job.seed, "base"), keep=1, tokenizer=tokenizer)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -83,7 +83,8 @@ def run_stage(job: Job, store: Store, run: str) -> Path:
             generator(job.seed, "run", run, "data"),
         )
         model = load_model(base_stage(job, store), dtype=torch.float32)
-        train(model, order, folder, schedule, derive(job.seed, "run", run), keep=None)
+        tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
+        train(model, order, folder, schedule, derive(job.seed, "run", run), keep=None, tokenizer=tokenizer)
         save_file({"seen": corpus.seen_tokens(order)}, folder / "seen.safetensors")
 
     if run not in RUNS:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from gaugeport.job import Schedule
@@ -32,11 +32,19 @@ class Rows(Dataset):
         return {"input_ids": self.rows[index], "labels": self.rows[index]}
 
 
-def train(model: PreTrainedModel, rows: Tensor, folder: Path, schedule: Schedule, seed: int, keep: int | None) -> None:
+def train(
+    model: PreTrainedModel,
+    rows: Tensor,
+    folder: Path,
+    schedule: Schedule,
+    seed: int,
+    keep: int | None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
     """Train ``model`` on ``rows`` [steps · batch_size, length] in the given order; checkpoints land in ``folder``.
 
     A run that was killed goes on from its last whole checkpoint and ends at the same weights. ``keep`` limits how many
-    checkpoints stay (None: all). Training runs on one CPU thread (results then do not depend on the machine's load,
+    checkpoints stay (None: all); each holds the ``tokenizer`` too, where one is given. Training runs on one CPU thread (results then do not depend on the machine's load,
     and two runs share two cores) or on the GPU where there is one.
 
     Raises ``ValueError`` when there are fewer rows than the schedule reads.
@@ -48,7 +56,8 @@ def train(model: PreTrainedModel, rows: Tensor, folder: Path, schedule: Schedule
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng():  # Trainer seeds the global generators; leave the caller's alone
-            trainer = Trainer(model=model, args=_arguments(folder, schedule, seed, keep), train_dataset=Rows(rows))
+            arguments = _arguments(folder, schedule, seed, keep)
+            trainer = Trainer(model=model, args=arguments, train_dataset=Rows(rows), processing_class=tokenizer)
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=bool(checkpoints(folder)))
     finally:
