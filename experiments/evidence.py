@@ -7,14 +7,14 @@ from gaugeport.report.claims import claim_rows
 from gaugeport.report.render import with_intervals
 from gaugeport.report.tidy import aggregate, middle_site, tidy
 
-TITLE = "c2 evidence: signed accuracy of endpoint recovery by evidence (last step; 95 % t-interval over training seeds)"
+TITLE = "c2 evidence: signed accuracy of endpoint recovery by evidence (last step, n training seeds)"
 SETTINGS = {"lr": "training.run.lr"}
 
 
 def tabulate(records):
     """Every measurement, its mean over seeds, and the judged contrasts."""
     rows = tidy("c2", records, SETTINGS)
-    return pd.concat([rows, aggregate(rows), claim_rows("c2", rows)], ignore_index=True)
+    return pd.concat([rows, aggregate(rows, list(SETTINGS)), claim_rows("c2", rows)], ignore_index=True)
 
 
 def pivot(table):
@@ -22,7 +22,7 @@ def pivot(table):
     last = _last(table)
     last = last.assign(text=with_intervals(last))
     wide = last.pivot(index=["model", "setting", "n"], columns="label", values="text")
-    order = [*sorted(c for c in wide if c.startswith("site")), *[c for c in LABELS.values() if c in wide]]
+    order = [label for label in ORDER if label in wide]
     return wide[order].fillna("–").reset_index()
 
 
@@ -48,6 +48,7 @@ LABELS = {
     ("both", "endpoint"): "pooled + weights",
     ("site", "trajectory"): "trajectory, one site",
 }
+ORDER = ["site embed", *(f"site block{i}" for i in range(200)), *LABELS.values()]
 COLOURS = dict(zip(LABELS.values(), (f.GREEN, f.ORANGE, f.RED, f.PURPLE, f.BLUE), strict=True))
 
 
@@ -61,5 +62,6 @@ def _last(table):
     labels = [LABELS.get((e, r), "") for e, r in zip(means["evidence"], means["route"], strict=True)]
     means = means.assign(label=labels)
     means.loc[endpoint_site, "label"] = "site " + means.loc[endpoint_site, "site"].astype(str)
-    order = {s: i for i, s in enumerate(["site embed", *(f"site block{i}" for i in range(200)), *LABELS.values()])}
-    return means.sort_values(["model", "setting", "label"], key=lambda c: c.map(order) if c.name == "label" else c)
+    return means.sort_values(
+        ["model", "setting", "label"], key=lambda c: c.map(ORDER.index) if c.name == "label" else c
+    )

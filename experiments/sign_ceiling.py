@@ -7,7 +7,7 @@ from gaugeport.report.claims import claim_rows
 from gaugeport.report.render import interval
 from gaugeport.report.tidy import aggregate, select, tidy
 
-TITLE = "a2 sign ceiling: index accuracy against the share p of positive signs (95 % t-interval over seeds)"
+TITLE = "a2 sign ceiling: index accuracy against the share p of positive signs (n seeds: draws of activations, or trainings)"
 NAMES = {
     "default": "synthetic, decorrelated",
     "correlated": "synthetic, correlated",
@@ -19,8 +19,9 @@ NAMES = {
 def tabulate(records):
     """Every measurement, its mean over seeds, theory (p) beside raw matching, and the judged ceiling."""
     rows = tidy("a2", records)
-    rows = rows.assign(route=None)
-    means = aggregate(rows)
+    synthetic = rows["setting"].isin(["default", "correlated"])
+    rows = rows.assign(route=None, model=rows["model"].mask(synthetic))
+    means = aggregate(rows, ["p"])
     raw = (means["matcher"] == "hungarian_raw") & (means["metric"] == "index_accuracy")
     means["theory"] = means["p"].where(raw)
     return pd.concat([rows, means, claim_rows("a2", rows)], ignore_index=True)

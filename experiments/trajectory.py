@@ -5,10 +5,11 @@ import pandas as pd
 from gaugeport.report import figures as f
 from gaugeport.report.claims import claim_rows
 from gaugeport.report.render import with_intervals
-from gaugeport.report.tidy import aggregate, middle_site, select, tidy
+from gaugeport.report.tidy import aggregate, by_depth, middle_site, select, tidy
 
-TITLE = "a3 trajectory: share of coordinates recovered (last step; 95 % t-interval over training seeds)"
+TITLE = "a3 trajectory: share of coordinates recovered (last step, n training seeds)"
 SETTINGS = {"lr": "training.run.lr", "spacing": "measurement.spacing", "tokens": "measurement.tokens"}
+METRICS = ["signed_accuracy", "index_accuracy", "gap_to_endpoint", "gap_to_via_base", "loop_consistency"]
 PAPER = {"endpoint": 0.603, "trajectory": 0.911}
 
 ARMS = {
@@ -26,7 +27,8 @@ ARMS = {
 def tabulate(records):
     """Every measurement, its mean over seeds with the paper's figure beside it, and the judged gaps."""
     rows = tidy("a3", records, SETTINGS)
-    means = aggregate(rows)
+    rows = pd.concat([rows, _gaps(rows)], ignore_index=True)
+    means = aggregate(rows, list(SETTINGS))
     mid = _at_middle(means)
     ours = (means.index.isin(mid.index)) & (means["model"] == "tinyllama") & (means["setting"] == "default")
     ours &= (means["group"] == "signed_permutation") & (means["matcher"] == "hungarian_abs")
@@ -41,10 +43,13 @@ def pivot(table):
     last = means[means["step"] == means.groupby(["model", "setting"])["step"].transform("max")]
     by_site = last[(last["evidence"] == "site") & (last["setting"] == "default")]
     shown = pd.concat([by_site, _at_middle(last[last["setting"] != "default"]), last[last["evidence"].isna()]])
-    shown = shown[shown["metric"].isin(["signed_accuracy", "index_accuracy", "loop_consistency"])]
+    shown = shown[shown["metric"].isin(METRICS)]
     shown = shown.assign(text=with_intervals(shown), site=shown["site"].fillna("–"))
     keys = ["model", "setting", "group", "matcher", "route", "site"]
     wide = shown.pivot(index=[*keys, "n"], columns="metric", values="text").fillna("–").reset_index()
+    wide = wide[[*keys, "n", *[m for m in METRICS if m in wide]]]
+    wide = wide.sort_values("site", key=lambda s: by_depth(s.replace("–", "embed")), kind="stable")
+    wide = wide.sort_values(keys[:-1], kind="stable")
     paper = shown.dropna(subset=["paper"]).set_index(keys)["paper"]
     wide["paper"] = [f"{paper[k]:.3f}" if k in paper else "" for k in map(tuple, wide[keys].to_numpy())]
     return wide.merge(_losses(means), on=["model", "setting"], how="left")
@@ -76,6 +81,19 @@ def plot(table):
     return figure
 
 
+def _gaps(rows):
+    """Per seed: what the trajectory places more than the endpoint, and more than via the base, at each site and step."""
+    signed = rows[(rows["metric"] == "signed_accuracy") & (rows["evidence"] == "site")]
+    ours = signed[signed["route"] == "trajectory"]
+    same = ["model", "seed", "setting", "group", "matcher", "site", "step"]
+    parts = []
+    for other in ("endpoint", "via_base"):
+        theirs = signed[signed["route"] == other].set_index(same)["value"]
+        gap = ours["value"] - ours[same].apply(tuple, axis=1).map(theirs)
+        parts.append(ours.assign(metric=f"gap_to_{other}", value=gap).dropna(subset=["value"]))
+    return pd.concat(parts)
+
+
 def _draw(axis, means, x):
     for (group, matcher, route), (label, colour, style) in ARMS.items():
         rows = select(means, {"group": group, "matcher": matcher, "route": route})
@@ -85,7 +103,7 @@ def _draw(axis, means, x):
 
 def _by_site(signed, model):
     rows = select(signed, {"model": model, "setting": "default", "evidence": "site"})
-    return rows[rows["step"] == rows["step"].max()].sort_values("site", key=lambda s: s.where(s != "embed", ""))
+    return rows[rows["step"] == rows["step"].max()].sort_values("site", key=by_depth)
 
 
 def _by_learning_rate(means):
@@ -104,6 +122,7 @@ def _at_middle(frame):
 
 def _losses(means):
     losses = means[means["metric"].isin(["loss_base", "loss_A", "loss_B"])]
-    losses = losses.drop_duplicates(["model", "setting", "metric"])
+    # every arm of a setting reports the losses of the same models; take them from the arm with the most seeds
+    losses = losses.sort_values("n", ascending=False).drop_duplicates(["model", "setting", "metric"])
     wide = losses.pivot(index=["model", "setting"], columns="metric", values="value")
     return wide.map(lambda v: f"{v:.2f}").reset_index()

@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from omegaconf import DictConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False, soft_wrap=True)
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+HYDRA_FLAGS = ("-m", "--multirun", "--help", "-h", "--cfg", "--info", "--hydra-help")
 HEADLINE = ("a1", "a2", "a3", "c2")
 
 
 @app.command(context_settings=PASS_THROUGH)
 def run(context: typer.Context) -> None:
     """Run one job, or a sweep with -m: Hydra overrides, e.g. model=qwen route=endpoint; --help lists the groups."""
-    import hydra
     import torch
-    from omegaconf import DictConfig
+
+    from gaugeport.compose import composed, from_config
+    from gaugeport.jobs import run_job
+    from gaugeport.loading import quiet
+    from gaugeport.report.summary import summary
+
+    def one(config: DictConfig | None = None) -> None:
+        quiet()
+        torch.set_num_threads(1)
+        c = composed(context.args) if config is None else from_config(config, ())
+        print(summary(run_job(c.job, c.outputs, c.tracker)), flush=True)
+
+    if not any(a in context.args for a in HYDRA_FLAGS):
+        return one()
+    import hydra
 
     from gaugeport.paths import data_dir
 
-    @hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")
-    def one(config: DictConfig) -> None:
-        from gaugeport.compose import from_config
-        from gaugeport.jobs import run_job
-        from gaugeport.loading import quiet
-        from gaugeport.report.summary import summary
-
-        quiet()
-        torch.set_num_threads(1)
-        c = from_config(config, ())
-        print(summary(run_job(c.job, c.outputs, c.tracker)), flush=True)
-
     sys.argv = ["gaugeport run", *context.args]
-    one()
+    hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")(one)()
 
 
 @app.command()
@@ -52,27 +58,32 @@ def tables(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A further Hydra override for every job.")] = None,
 ) -> None:
     """Make tables: run missing jobs, then write and print tables, figures and the claims summary."""
-    from gaugeport.compose import experiment, experiment_names, jobs_of
-    from gaugeport.jobs import contents
+    from gaugeport.compose import experiment, experiment_names, jobs_of, variant_of
+    from gaugeport.jobs import job_id
     from gaugeport.records import read_records
-    from gaugeport.report.tables import make_claims, make_table
+    from gaugeport.report.tables import tabulate, write, write_claims
     from gaugeport.runner import run_all
 
-    wanted = [experiment(i) for i in ids or (HEADLINE if headline else experiment_names())]
-    wanted.sort(key=lambda e: e.id)
-    jobs = {e.id: jobs_of(e, profile, headline, set_ or ()) for e in wanted}
-    distinct = {c.job.hash(contents(c.job)): c for found in jobs.values() for c in found}
-    outputs = next(iter(distinct.values())).outputs
+    extra = set_ or []
+    wanted = [experiment(i).id for i in ids or (HEADLINE if headline else experiment_names())]
+    every = sorted((experiment(name) for name in experiment_names()), key=lambda e: e.id)
+    jobs = {e.id: jobs_of(e, profile, extra=extra) for e in every}
+    asked = {i: jobs_of(experiment(i), profile, headline=True, extra=extra) if headline else jobs[i] for i in wanted}
+    distinct = {job_id(c.job): c for found in asked.values() for c in found}
+    outputs, variant = next(iter(distinct.values())).outputs, variant_of(profile, extra)
     failures = run_all(list(distinct.values()), processes) if run else []
-    for e in wanted:
-        records = read_records(outputs / "records", [c.job.hash(contents(c.job)) for c in jobs[e.id]])
-        if not records:
+    tables: dict[str, pd.DataFrame] = {}
+    for e in every:
+        records = read_records(outputs / "records", [job_id(c.job) for c in jobs[e.id]])
+        if records:
+            tables[e.id] = tabulate(e.name, records)
+        if records and e.id in wanted:
+            found = write(e.name, e.id, tables[e.id], len(records), len(jobs[e.id]), outputs, variant)
+            console.print(found, markup=False)
+        elif e.id in wanted:
             console.print(f"{e.id} {e.name}: no records; run `gaugeport tables {e.id} --profile {profile}`")
-            continue
-        text = make_table(e.name, e.id, records, len(jobs[e.id]), outputs)
-        console.print(text, markup=False)
-    console.print(make_claims(outputs, profile), markup=False)
-    console.print(f"tables in {outputs / 'tables'}, figures in {outputs / 'figures'}")
+    console.print(write_claims(tables, profile, outputs, variant), markup=False)
+    console.print(f"tables in {outputs / 'tables' / variant}, figures in {outputs / 'figures' / variant}")
     for failure in failures:
         console.print(f"FAILED {failure.what}\n  {failure.error}", style="red", markup=False)
     if failures:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from gaugeport.job import Job, job_from
+from gaugeport.job import Job
 from gaugeport.paths import data_dir
+from gaugeport.store import digest
+from gaugeport.validate import job_from
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,52 @@ def experiment(name_or_id: str) -> Experiment:
     raise ValueError(f"unknown table {name_or_id!r}; allowed: {listed}")
 
 
-def jobs_of(found: Experiment, profile: str, headline: bool, extra: Sequence[str] = ()) -> list[Composed]:
+def variant_of(profile: str, extra: Sequence[str]) -> str:
+    """The folder of tables made at another profile than mini, or with overrides that change results; "" for neither."""
+    changing = sorted(o for o in extra if not o.startswith(("tracker=", "paths.", "measurement.models_in_memory=")))
+    parts = [profile] if profile != "mini" or changing else []
+    return "-".join([*parts, *([digest(changing)[:8]] if changing else [])])
+
+
+def jobs_of(found: Experiment, profile: str, headline: bool = False, extra: Sequence[str] = ()) -> list[Composed]:
     """Every job of a table (or of its headline part), each once, in the order of its sweeps."""
     fixed = [f"experiment={found.name}", f"profile={profile}", *extra]
-    seeds = compose_config(fixed).profile
-    counts = {"SEEDS": seeds.seeds, "ABLATION_SEEDS": seeds.ablation_seeds}
+    profile_node = compose_config(fixed).profile
+    counts = {
+        "SEEDS": list(range(profile_node.seeds)),
+        "ABLATION_SEEDS": list(range(profile_node.ablation_seeds)),
+        "LEARNING_RATES": list(profile_node.learning_rates),
+    }
     jobs: dict[tuple[str, ...], Composed] = {}
     for sweep in found.headline if headline else found.sweeps:
-        lines = [o for o in (_with_seeds(o, counts) for o in sweep)]
-        for overrides in expand(lines):
+        for overrides in expand([_with_counts(o, counts) for o in sweep]):
             key = (*fixed, *overrides)
-            jobs.setdefault(key, composed(key))
+            if key not in jobs:
+                jobs[key] = from_config(_sweep_config(key), key)
     return list(jobs.values())
+
+
+def _sweep_config(overrides: Sequence[str]) -> DictConfig:
+    """As :func:`compose_config`, for the many jobs of a sweep: choices of groups are composed once, values set on them.
+
+    Hydra too sets values last; an override that cannot be set goes to Hydra for its error.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    groups = {p.name for p in data_dir("conf").iterdir() if p.is_dir()}
+    choices = tuple(p.input_line or "" for p in parsed if p.key_or_group in groups)
+    config = copy.deepcopy(_choices_config(choices))
+    try:
+        for p in parsed:
+            if p.key_or_group not in groups:
+                OmegaConf.update(config, p.key_or_group, p.value(), force_add=p.is_add())
+    except OmegaConfBaseException:
+        return compose_config(overrides)
+    return config
+
+
+@functools.lru_cache(maxsize=256)
+def _choices_config(choices: tuple[str, ...]) -> DictConfig:
+    return compose_config(choices)
 
 
 def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
@@ -114,9 +153,9 @@ def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(c) for c in itertools.product(*choices)]
 
 
-def _with_seeds(override: str, counts: dict[str, int]) -> str:
+def _with_counts(override: str, counts: dict[str, list[Any]]) -> str:
     key, _, value = override.partition("=")
-    return f"{key}={','.join(str(i) for i in range(counts[value]))}" if value in counts else override
+    return f"{key}={','.join(map(str, counts[value]))}" if value in counts else override
 
 
 def _sweeps(node: Any) -> tuple[tuple[str, ...], ...]:

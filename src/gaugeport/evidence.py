@@ -74,12 +74,25 @@ def pair_moments(
         for (a, b), site in streams:
             streams[(a, b), site].update(rows[a][site], rows[b][site])
     found = {pair: {site: streams[pair, site].result() for site in wanted} for pair in pairs}
+    _warn_of_constants(found)
     tokens, width = next(iter(found[pairs[0]].values())).n, charts[names[0]].width
     if tokens < width:
         warnings.warn(
             f"only {tokens} tokens for {width} coordinates: correlations are noisy and margins unreliable", stacklevel=2
         )
     return found
+
+
+def _warn_of_constants(found: Mapping[Pair, Mapping[str, Moments]]) -> None:
+    for (a, b), by_site in found.items():
+        for site, moments in by_site.items():
+            for name, dead in zip((a, b), moments.constant(), strict=True):
+                if dead:
+                    warnings.warn(
+                        f"{len(dead)} coordinate(s) of {name}, the first {dead[:5]}, are constant at {site}: "
+                        "that site cannot place them",
+                        stacklevel=3,
+                    )
 
 
 def check_no_constant(moments: Mapping[str, Moments], sites: Sequence[str]) -> None:

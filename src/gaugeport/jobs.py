@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from gaugeport import corpus
@@ -25,38 +27,54 @@ from gaugeport.tasks.planted import PlantedEvidence, write_evidence
 from gaugeport.tasks.recovery import recovery
 from gaugeport.tasks.sign_ceiling import sign_ceiling, synthetic_activations, whiten
 from gaugeport.tracking import track
-from gaugeport.training.stages import base_stage, contents, heldout_rows, run_checkpoints, run_key, run_stage
+from gaugeport.training.stages import (
+    base_key,
+    base_stage,
+    contents,
+    data_key,
+    data_stage,
+    heldout_rows,
+    run_checkpoints,
+    run_key,
+    run_stage,
+)
 from gaugeport.versions import versions
 
 Row = dict[str, Any]
 
 
 def run_job(job: Job, outputs: Path, tracker: str) -> Record:
-    """The record of a job: read if it exists, else measured, written and tracked."""
-    job_id = job.hash(contents(job))
-    folder = outputs / "records"
-    if is_done(job, outputs) and (record := read_record(record_path(folder, job_id))) is not None:
-        return record
-    began = time.monotonic()
-    rows = measure(job, Store(outputs / "store"))
-    seconds = round(time.monotonic() - began, 2)
-    record = Record(job_id, job.task["name"], job.key(), rows, seconds, versions())
-    track(record, outputs, tracker)
-    write_record(folder, record)
+    """The record of a job: read if it exists, else measured, written, then tracked.
+
+    Two processes that run one job: one measures, the other waits and reads. Raises what the stages and the task raise.
+    """
+    folder, name = outputs / "records", job_id(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{name}.lock"):
+        existing = read_record(record_path(folder, name)) if record_path(folder, name).exists() else None
+        if existing is not None:
+            return existing
+        began = time.monotonic()
+        rows = measure(job, Store(outputs / "store"))
+        seconds = round(time.monotonic() - began, 2)
+        record = Record(name, job.task["name"], job.key(), rows, seconds, versions())
+        write_record(folder, record)
+    try:
+        track(record, outputs, tracker)
+    except Exception as e:  # whatever a tracker does, the measurement is safe in its record
+        warnings.warn(f"job {name} was measured and recorded, but tracking it failed: {e}", stacklevel=2)
     return record
+
+
+def job_id(job: Job) -> str:
+    """The job's hash, with the contents of the local files it reads: its record's name and its wandb run's id."""
+    return job.hash(contents(job))
 
 
 def is_done(job: Job, outputs: Path) -> bool:
     """Whether the job's record exists and can be read."""
-    path = record_path(outputs / "records", job.hash(contents(job)))
+    path = record_path(outputs / "records", job_id(job))
     return path.exists() and read_record(path) is not None
-
-
-def needs(job: Job) -> set[str]:
-    """Which trained stages a job stands on: ``run`` (base and both runs), ``evidence``."""
-    if job.task["name"] == "recovery":
-        return {"run", "evidence"}
-    return {"run"} if str(job.task.get("activations", "")).startswith("real") else set()
 
 
 def measure(job: Job, store: Store) -> list[Row]:
@@ -136,13 +154,26 @@ def _evidence_key(job: Job) -> dict[str, Any]:
     return {"A": run_key(job, "A"), "B": run_key(job, "B"), "measurement": measurement, "plant_seed": job.seed}
 
 
+def stage_keys(job: Job) -> dict[str, dict[str, Any]]:
+    """The stages a job stands on, in order, by what builds them: ``data``, ``base``, ``A``, ``B``, ``evidence``."""
+    task = job.task["name"]
+    trained = task == "recovery" or str(job.task.get("activations", "")).startswith("real")
+    keys = {"data": data_key(job), "base": base_key(job), "A": run_key(job, "A"), "B": run_key(job, "B")}
+    return {**(keys if trained else {}), **({"evidence": _evidence_key(job)} if task == "recovery" else {})}
+
+
+def build_stage(job: Job, store: Store, stage: str) -> Path:
+    """Build one of the stages of :func:`stage_keys`, or find it built."""
+    if stage in ("A", "B"):
+        return run_stage(job, store, stage)
+    return {"data": data_stage, "base": base_stage, "evidence": evidence_stage}[stage](job, store)
+
+
 def _ceiling_activations(job: Job, store: Store, task: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     source = task["activations"]
     if source in ("decorrelated", "correlated"):
         gen = generator(job.seed, "ceiling", source)
         return synthetic_activations(task["width"], task["tokens"], source == "correlated", task["noise"], gen)
-    if source not in ("real", "real_whitened"):
-        raise ValueError(f"task.activations={source!r}; allowed: decorrelated, correlated, real, real_whitened")
     first = min(run_checkpoints(job, store, "A"))
     rows = heldout_rows(job, store)[0][: task["tokens"] // job.data.length]
     found = []
@@ -150,7 +181,8 @@ def _ceiling_activations(job: Job, store: Store, task: dict[str, Any]) -> tuple[
         model = load_model(path, dtype=torch.float32, device=_device())
         chart = chart_of(model)
         site = f"block{len(chart.blocks(model)) // 2}"
-        parts = [streams_at(model, chart, b, [site])[site] for b in corpus.batches(rows, job.measurement.batch_size)]
+        batches = corpus.batches(rows, job.measurement.batch_size)
+        parts = [streams_at(model, chart, b, [site], job.measurement.skip_first)[site] for b in batches]
         found.append(torch.cat(parts))
     a, b = (whiten(x) if source == "real_whitened" else x for x in found)
     return a, b

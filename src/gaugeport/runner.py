@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,38 +14,62 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from gaugeport.compose import Composed
-from gaugeport.jobs import evidence_stage, is_done, needs, run_job
+from gaugeport.jobs import build_stage, is_done, run_job, stage_keys
 from gaugeport.loading import quiet
 from gaugeport.store import Store, digest
-from gaugeport.training.stages import RUNS, base_key, base_stage, data_key, data_stage, run_key, run_stage
+
+WAVES = {
+    "data": ("data",),
+    "base models": ("base",),
+    "fine-tuning runs": ("A", "B"),
+    "evidence": ("evidence",),
+    "jobs": ("job",),
+}
+"""What is built side by side, in the order in which the waves build on one another."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job or stage that raised: what it was, the error, and its traceback."""
+    """A stage or job that raised: ``key``, what it was (with the command that runs it again), and the error."""
 
+    key: str
     what: str
     error: str
-    trace: str
 
 
 def run_all(jobs: Sequence[Composed], processes: int | None = None) -> list[Failure]:
-    """Run the jobs whose records are missing. Returns what failed; everything else is done.
+    """Run the jobs whose records are missing. Returns what failed; everything that does not stand on it is done.
 
-    Stages go first, in waves - data, base models, runs, evidence - each distinct one once, ``processes`` (all cores)
-    at a time on one thread each, so that results do not depend on how many run side by side.
+    Stages go first, in waves, each distinct one once, ``processes`` at a time on one thread each, so that results do
+    not depend on how many run side by side. The default is all cores, or one process where there is a GPU.
     """
-    missing = [c for c in jobs if not is_done(c.job, c.outputs)]
-    if not missing:
-        return []
-    processes = processes or os.cpu_count() or 1
+    processes = processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    waiting = {digest(_job_key(c)): c for c in jobs if not is_done(c.job, c.outputs)}
+    stages = {key: stage_keys(c.job) for key, c in waiting.items()}
     failures: list[Failure] = []
-    for name, tasks in _waves(missing):
-        results = Parallel(n_jobs=min(processes, max(1, len(tasks))), return_as="generator_unordered")(
-            delayed(_guarded)(what, function, arguments) for what, function, arguments in tasks
+    for name, wave in WAVES.items():
+        tasks: dict[str, tuple[str, Callable[..., Any], tuple]] = {}
+        for key, c in waiting.items():
+            for stage in wave:
+                if stage == "job":
+                    tasks[key] = (_what(c, "job"), run_job, (c.job, c.outputs, c.tracker))
+                elif stage in stages[key]:
+                    build = (_what(c, name), build_stage, (c.job, Store(c.outputs / "store"), stage))
+                    tasks.setdefault(digest([stage, stages[key][stage]]), build)
+        if not tasks:
+            continue
+        results = Parallel(n_jobs=min(processes, len(tasks)), return_as="generator_unordered")(
+            delayed(_guarded)(key, *task) for key, task in tasks.items()
         )
-        failures += [f for f in _progress(results, name, len(tasks)) if f is not None]
+        failed = [f for f in _progress(results, name, len(tasks)) if f is not None]
+        failures += failed
+        lost = {f.key for f in failed}
+        waiting = {key: c for key, c in waiting.items() if not lost & {digest([s, k]) for s, k in stages[key].items()}}
     return failures
+
+
+def _job_key(c: Composed) -> list[Any]:
+    return [c.job.key(), c.job.model.path, c.job.data.path, str(c.outputs)]
 
 
 def _progress(results: Iterable[Failure | None], name: str, total: int) -> Iterator[Failure | None]:
@@ -58,43 +81,15 @@ def _progress(results: Iterable[Failure | None], name: str, total: int) -> Itera
         yield result
 
 
-Task = tuple[str, Callable[..., Any], tuple]
-
-
-def _waves(jobs: Sequence[Composed]) -> list[tuple[str, list[Task]]]:
-    data: dict[str, Task] = {}
-    bases: dict[str, Task] = {}
-    runs: dict[str, Task] = {}
-    evidence: dict[str, Task] = {}
-    for c in jobs:
-        job, store, wanted = c.job, Store(c.outputs / "store"), needs(c.job)
-        if "run" in wanted:
-            data.setdefault(digest(data_key(job)), (_what(c, "data"), data_stage, (job, store)))
-            bases.setdefault(digest(base_key(job)), (_what(c, "base model"), base_stage, (job, store)))
-            for run in RUNS:
-                runs.setdefault(digest(run_key(job, run)), (_what(c, f"run {run}"), run_stage, (job, store, run)))
-        if "evidence" in wanted:
-            key = digest([run_key(job, "A"), vars(job.measurement)])
-            evidence.setdefault(key, (_what(c, "evidence"), evidence_stage, (job, store)))
-    waves = {
-        "data": list(data.values()),
-        "base models": list(bases.values()),
-        "fine-tuning runs": list(runs.values()),
-        "evidence": list(evidence.values()),
-        "jobs": [(_what(c, "job"), run_job, (c.job, c.outputs, c.tracker)) for c in jobs],
-    }
-    return [(name, tasks) for name, tasks in waves.items() if tasks]
-
-
 def _what(c: Composed, stage: str) -> str:
     return f"{stage} of: gaugeport run {' '.join(c.overrides)}"
 
 
-def _guarded(what: str, function: Callable[..., Any], arguments: tuple) -> Failure | None:
+def _guarded(key: str, what: str, function: Callable[..., Any], arguments: tuple) -> Failure | None:
     quiet()
     torch.set_num_threads(1)
     try:
         function(*arguments)
     except Exception as e:  # one job's failure must not stop the others; it is reported at the end
-        return Failure(what, f"{type(e).__name__}: {e}", traceback.format_exc())
+        return Failure(key, what, f"{type(e).__name__}: {e}")
     return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from gaugeport.records import Record
 
 TRACKERS = ("none", "offline", "online")
+
+NAMED_BY = ("model", "chart", "group", "matcher", "evidence", "site", "p", "metric")
+"""The columns of a row that tell it from the job's others; together they name its wandb series."""
 
 
 def track(record: Record, folder: Path, tracker: str) -> None:
@@ -21,6 +25,8 @@ def track(record: Record, folder: Path, tracker: str) -> None:
         return
     import wandb  # imported here: it is slow, and the library half never needs it
 
+    for stale in (folder / "wandb").glob(f"offline-run-*-{record.id}"):
+        shutil.rmtree(stale)  # an interrupted run of the same job
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(
         project="gaugeport",
@@ -35,9 +41,7 @@ def track(record: Record, folder: Path, tracker: str) -> None:
     )
     by_step: dict[int, dict[str, float]] = {}
     for row in record.rows:
-        name = "/".join(
-            str(row[k]) for k in ("model", "evidence", "site", "p", "metric") if row.get(k) not in (None, "")
-        )
+        name = "/".join(str(row[k]) for k in NAMED_BY if row.get(k) not in (None, ""))
         by_step.setdefault(int(row.get("step") or 0), {})[name] = row["value"]
     for step in sorted(by_step):
         run.log(by_step[step], step=step)

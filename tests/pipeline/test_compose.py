@@ -3,8 +3,8 @@
 import pytest
 
 from gaugeport.compose import composed, expand, experiment, experiment_names, jobs_of
-from gaugeport.job import MATCHERS
 from gaugeport.routes import ROUTES
+from gaugeport.validate import allowed_pairs
 
 
 def test_the_default_job():
@@ -21,9 +21,18 @@ def test_the_default_job():
         ("modle=qwen", ["modle", "allowed", "model.name"]),
         ("training.run.lrr=3", ["training.run.lrr", "training.run.lr"]),
         ("training.run.lr=fast", ["fast", "lr", "Float"]),
-        ("+training.run.extra=1", ["extra"]),
+        ("+training.run.extra=1", ["extra", "save_every"]),
         ("task.name=foo", ["foo", "recovery", "gauge_groups", "sign_ceiling"]),
-        ("gauge.name=foo", ["foo", "signed_permutation"]),
+        ("gauge.name=foo", ["foo", "signed_permutation with hungarian_abs"]),
+        ("gauge=global_sign_permutation", ["global_sign_permutation with hungarian_raw"]),
+        ("+bogus=1", ["bogus", "model", "training"]),
+        ("+task.foo=1", ["foo", "plants"]),
+        ("+model.architecture.hidden_sise=3", ["hidden_sise", "hidden_size"]),
+        ("measurement.sites=[block99]", ["block99", "block3"]),
+        ("training.run.scheduler=nope", ["nope", "constant_with_warmup"]),
+        ("training.run.lr=-1", ["training.run.lr", "-1"]),
+        ("training.run.save_every=0", ["training.run.save_every", "0"]),
+        ("measurement.skip_first=32", ["data.length", "skip_first"]),
         ("measurement.tokens=0", ["measurement.tokens", "0"]),
         ("seed=[1", ["seed"]),
     ],
@@ -39,10 +48,12 @@ def test_missing_local_files_are_named():
         composed(["model.path=/nowhere"])
 
 
-def test_every_choice_of_gauge_matcher_and_route_composes():
-    for group, names in (("matcher", MATCHERS), ("route", ROUTES)):
-        for name in names:
-            assert getattr(composed([f"{group}={name}"]).job, group) == name
+def test_every_allowed_gauge_matcher_and_route_composes():
+    for gauge, matcher in allowed_pairs():
+        job = composed([f"gauge={gauge}", f"matcher={matcher}"]).job
+        assert (job.gauge, job.matcher) == (gauge, matcher)
+    for route in ROUTES:
+        assert composed([f"route={route}"]).job.route == route
 
 
 def test_expand_is_the_product():

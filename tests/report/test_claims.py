@@ -76,6 +76,11 @@ def test_figures_are_matched_in_the_paper_profile_only():
     assert judge(gap("less", paper=-0.3), [-v for v in better], "paper")[0] == "matched"
 
 
+def test_a_claim_on_a_chosen_setting_carries_no_verdict():
+    chosen = Claim(**{**vars(gap()), "judged": False})
+    assert judge(chosen, [0.3] * 5, "mini")[0] == "no verdict (setting chosen)"
+
+
 def test_a_claim_that_names_several_measurements_per_seed_is_an_error():
     with pytest.raises(ValueError, match="one measurement per seed"):
         differences(gap(), pd.concat([rows([0.9], [0.6])] * 2))

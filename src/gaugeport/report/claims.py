@@ -22,6 +22,7 @@ class Claim:
 
     ``where`` fixes the setting and site it is read at (``site: middle``, ``step: last`` are resolved per model);
     ``delta`` says how near counts as the paper's figure; ``paper`` is that figure for the estimand, ``quote`` its words.
+    ``judged: false`` marks a claim that a chosen setting could fabricate: it is measured and carries no verdict.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Claim:
     paper: float | None
     quote: str
     unit: str = "seed"
+    judged: bool = True
 
     def __post_init__(self) -> None:
         if self.direction not in ("greater", "less"):
@@ -55,11 +57,13 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
 
     *reproduced*: the 95 % interval excludes the null in the claimed direction; *matched* (paper profile): and lies
     within the paper's figure ± delta or wholly on its better side; *not reproduced*: otherwise, with the declared
-    number of units; *direction only (n = …)*: fewer units; *not run*: none.
+    number of units; *direction only (n = …)*: fewer units; *not run*: none; *no verdict*: the claim declares none.
     """
     if not values:
         return "not run", float("nan"), float("nan"), float("nan"), 0
     mean, low, high, n = t_interval(values)
+    if not claim.judged:
+        return "no verdict (setting chosen)", mean, low, high, n
     if n < DECLARED_UNITS:
         return f"direction only (n = {n})", mean, low, high, n
     sign = 1 if claim.direction == "greater" else -1

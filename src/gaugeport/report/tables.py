@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +15,60 @@ from gaugeport.report.claims import load_claims
 from gaugeport.report.render import interval, markdown, write_table
 from gaugeport.report.tidy import COLUMNS
 
+INTERVALS = (
+    "Brackets: 95 % t-interval over n seeds, not clipped to what a share can be; of no width where no seed varied."
+)
 
-def make_table(name: str, table_id: str, records: Sequence[Record], expected: int, outputs: Path) -> str:
-    """Write a table's files from its records and return it as Markdown. ``expected`` jobs were declared."""
+
+def tabulate(name: str, records: Sequence[Record]) -> pd.DataFrame:
+    """The tidy rows of a table, from its records."""
+    return experiment_module(name).tabulate(records)
+
+
+def write(name: str, table_id: str, tidy: pd.DataFrame, found: int, expected: int, outputs: Path, variant: str) -> str:
+    """Write a table's csv, md, tex and figure, and return it as Markdown.
+
+    ``found`` of ``expected`` declared jobs have a record; the footer says so where some are missing. ``variant`` is the
+    folder below ``tables/`` and ``figures/`` for anything but the default, so that a smaller run never replaces it.
+    """
     module = experiment_module(name)
-    tidy = module.tabulate(records)
     pivot = module.pivot(tidy)
-    left_out = expected - len(records)
-    footer = f"{len(records)} of {expected} jobs; {left_out} without a readable record." if left_out else ""
-    write_table(outputs / "tables", table_id, module.TITLE, tidy, pivot, footer)
-    figures.save(module.plot(tidy), outputs / "figures" / f"{table_id}.png")
+    missing = f" {found} of {expected} jobs; {expected - found} without a readable record." if found < expected else ""
+    footer = INTERVALS + missing
+    write_table(outputs / "tables" / variant, table_id, module.TITLE, tidy, pivot, footer)
+    figures.save(module.plot(tidy), outputs / "figures" / variant / f"{table_id}.png")
     return markdown(module.TITLE, pivot, footer)
 
 
-def make_claims(outputs: Path, profile: str) -> str:
-    """Write and return the ``claims`` table: a row per declared claim, the paper's figure beside ours."""
-    claims = load_claims()
-    judged = pd.concat([_judged(outputs, table, profile) for table in dict.fromkeys(c.table for c in claims)])
+def write_claims(tables: Mapping[str, pd.DataFrame], profile: str, outputs: Path, variant: str) -> str:
+    """Write and return the ``claims`` table: a row per declared claim, the paper's figure beside ours.
+
+    ``tables`` maps table ids to their tidy rows; a claim of a table that is not there was not run.
+    """
     lines, rows = [], []
-    for claim in claims:
-        mine = judged[judged["metric"] == claim.id].to_dict("records") if len(judged) else []
+    for claim in load_claims():
+        table = tables.get(claim.table, pd.DataFrame(columns=["metric"]))
+        mine = table[table["metric"] == claim.id].to_dict("records")
         found: dict[str, Any] = {**_NOT_RUN, "profile": profile, **(mine[0] if mine else {})}  # type: ignore[dict-item]
         rows.append({**found, "table": claim.table, "metric": claim.id, "claim": claim.claim})
+        sides = f"{found['left']:.3g}" + ("" if claim.right is None else f" vs {found['right']:.3g}")
         lines.append(
             {
                 "table": claim.table,
                 "claim": claim.claim,
                 "paper": claim.quote,
                 "paper's difference": "–" if claim.paper is None else f"{claim.paper:.3f}",
-                "ours": "–" if pd.isna(found["left"]) else f"{found['left']:.3g} vs {found['right']:.3g}",
+                "ours": "–" if pd.isna(found["left"]) else sides,
                 "difference": interval(found["value"], found["ci_low"], found["ci_high"]),
                 "n": int(found["n"]),
                 "verdict": found["verdict"],
             }
         )
     pivot = pd.DataFrame(lines)
-    title = f"claims ({profile} profile; ours: means over n training seeds; 95 % t-interval of the paired difference)"
+    title = f"claims ({profile} profile; ours: means over n training seeds, and their paired difference)"
     tidy = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "claim", "left", "right"])
-    write_table(outputs / "tables", "claims", title, tidy, pivot, "")
-    return markdown(title, pivot)
+    write_table(outputs / "tables" / variant, "claims", title, tidy, pivot, INTERVALS)
+    return markdown(title, pivot, INTERVALS)
 
 
 _NOT_RUN = {
@@ -61,11 +76,3 @@ _NOT_RUN = {
     "n": 0,
     "verdict": "not run",
 }
-
-
-def _judged(outputs: Path, table: str, profile: str) -> pd.DataFrame:
-    path = outputs / "tables" / f"{table}.csv"
-    if not path.exists():
-        return pd.DataFrame()
-    frame = pd.read_csv(path)
-    return frame[frame["verdict"].notna() & (frame["profile"] == profile)]

@@ -30,7 +30,7 @@ def tidy(table: str, records: Sequence[Record], settings: Mapping[str, str] | No
     rows = [{**_job_columns(table, r, settings or {}), **row} for r in records for row in r.rows]
     frame = pd.DataFrame(rows)
     extra = [c for c in frame.columns if c not in COLUMNS]
-    frame = frame.reindex(columns=[*COLUMNS, *extra])
+    frame = frame.reindex(columns=[*COLUMNS, *extra]).replace("", None)
     order = [c for c in [*KEYS, *extra, "seed"] if c in frame]
     return frame.sort_values(order, kind="stable", na_position="first").reset_index(drop=True)
 
@@ -45,9 +45,11 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     return mean, mean - half, mean + half, n
 
 
-def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean over training seeds of every measurement, with its 95 % t-interval and n; ``seed`` is empty."""
-    extra = [c for c in frame.columns if c not in COLUMNS]
+def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
+    """Mean over training seeds of every measurement, with its 95 % t-interval and n; ``seed`` is empty.
+
+    ``extra`` are the table's own columns that tell measurements apart; its other columns are left empty.
+    """
     by = [*KEYS, *extra]
     rows = []
     for key, part in frame.groupby(by, dropna=False, sort=False):
@@ -67,6 +69,11 @@ def middle_site(sites: Sequence[str]) -> str:
     """The pre-declared site, block L/2, among the sites of a model."""
     depth = 1 + max(int(s.removeprefix("block")) for s in sites if str(s).startswith("block"))
     return f"block{depth // 2}"
+
+
+def by_depth(sites: pd.Series) -> pd.Series:
+    """Sort key of a site column: embed, then blocks by number."""
+    return sites.map(lambda s: -1 if s == "embed" else int(str(s).removeprefix("block")))
 
 
 def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dict[str, Any]:

@@ -6,11 +6,13 @@ checkpoint, base included, keeps ties from resolving to the right answer for fre
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -87,17 +89,18 @@ class PlantedEvidence:
     def __init__(self, folder: Path):
         self.folder = folder
         self.plants = {p.stem: load(p) for p in (folder / "plants").glob("*.safetensors")}
-        self._files: dict[Link, dict[str, Tensor]] = {}
+        self._file = functools.lru_cache(maxsize=8)(load_file)  # a few links at a time: d² each, and there are many
 
     @property
     def width(self) -> int:
         """The residual width d."""
         return next(iter(self.plants.values())).size
 
-    @property
+    @functools.cached_property
     def sites(self) -> list[str]:
         """The sites measured, in order of depth."""
-        tensors = load_file(next(self.folder.glob("*.safetensors")))
+        with safe_open(next(self.folder.glob("*.safetensors")), framework="pt") as f:
+            tensors = list(f.keys())
         found = {k.removesuffix(".cross") for k in tensors if k.endswith(".cross")}
         return sorted(found, key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
 
@@ -114,9 +117,8 @@ class PlantedEvidence:
         """Evidence float64[d, d] indexed [b, a]. ``kind`` is a site, ``pooled``, ``weights``, ``weights_all_rows``
         or ``both``; ``cross`` gives cross moments (for Procrustes) instead of correlations at sites."""
         link = stored(a, b)
-        if link not in self._files:
-            self._files[link] = load_file(self.folder / f"{name_of(link[0])}-{name_of(link[1])}.safetensors")
-        c = self._of(self._files[link], kind, cross)
+        tensors = self._file(self.folder / f"{name_of(link[0])}-{name_of(link[1])}.safetensors")
+        c = self._of(tensors, kind, cross)
         return c if link == (a, b) else c.T
 
     def _of(self, tensors: dict[str, Tensor], kind: str, cross: bool) -> Tensor:

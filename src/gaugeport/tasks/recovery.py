@@ -8,21 +8,13 @@ from typing import Any
 
 import torch
 
-from gaugeport.groups import Element, Orthogonal, SignedPermutation
-from gaugeport.matchers import match
+from gaugeport.align import DEFAULT_MATCHER
+from gaugeport.groups import GROUPS, Element, Orthogonal, SignedPermutation, contains
+from gaugeport.matchers import Match, match
 from gaugeport.routes import Node, compose_along, loop, walk
 from gaugeport.tasks.planted import PlantedEvidence, further_plants, replant, replanted_truth
 
 Row = dict[str, Any]
-
-WEIGHT_MATCHER = {
-    "permutation": "hungarian_raw",
-    "global_sign_permutation": "hungarian_raw",
-    "signed_permutation": "hungarian_abs",
-    "mean_preserving_orthogonal": "procrustes",
-    "orthogonal": "procrustes",
-}
-"""What ``matcher=weights`` solves in each group: the group's own matcher, on weight evidence."""
 
 
 def recovery(
@@ -42,7 +34,12 @@ def recovery(
     the headline for B_d), ``sign_accuracy`` (right sign among right partners); for rotations ``rotation_error``
     ‖Q−Q*‖/√(2d). Where the result depends on the plant's signs (S_d, raw matching) every metric is the mean over
     ``plants`` plants and ``…_plants_sd`` their spread; elsewhere matching is equivariant and one plant says all.
+    At the endpoint also ``margin_right`` and ``margin_wrong``: the mean margin of rightly and wrongly placed coordinates.
+
+    Raises ``ValueError`` for a permutation group larger than the chart's exact one (B_d on a LayerNorm model): its
+    further elements change what the model computes. Rotations are fitted all the same, as the comparison they are.
     """
+    _check_group(group, _plant_group(evidence))
     rows: list[Row] = []
     for kind, site, label in _kinds(evidence, matcher):
         solver = _Solver(evidence, group, matcher, kind, seed)
@@ -52,6 +49,8 @@ def recovery(
             scores = [score(*solver.gauge_and_truth(nodes, plant)) for plant in range(n_plants)]
             where = {"evidence": label, "site": site, "step": step}
             rows += [{**where, "metric": m, "value": v} for m, v in _summary(scores, n_plants)]
+            if route == "endpoint":
+                rows += [{**where, "metric": m, "value": v} for m, v in solver.margins(nodes)]
         if route == "trajectory" and matcher not in ("oracle", "none"):
             there_and_back, truth = solver.gauge_and_truth(loop(steps[-1], spacing), 0)
             where = {"evidence": label, "site": site, "step": steps[-1]}
@@ -87,7 +86,7 @@ class _Solver:
 
     def __init__(self, evidence: PlantedEvidence, group: str, matcher: str, kind: str, seed: int):
         self.evidence, self.group, self.matcher, self.kind, self.seed = evidence, group, matcher, kind, seed
-        self._known: dict[tuple[int, Node, Node], Element] = {}
+        self._known: dict[tuple[int, Node, Node], Match] = {}
 
     def gauge_and_truth(self, nodes: Sequence[Node], plant: int) -> tuple[Element, Element]:
         group = "signed_permutation" if self.group == "identity" else self.group
@@ -101,12 +100,32 @@ class _Solver:
 
         def local(a: Node, b: Node) -> Element:
             if (plant, a, b) not in self._known:
-                matcher = WEIGHT_MATCHER.get(group, "weights") if self.matcher == "weights" else self.matcher
+                matcher = DEFAULT_MATCHER.get(group, "weights") if self.matcher == "weights" else self.matcher
                 c = self.evidence.between(a, b, self.kind, cross=matcher == "procrustes")
-                self._known[plant, a, b] = match(replant(c, plants[a], plants[b]), group, matcher).gauge
-            return self._known[plant, a, b]
+                self._known[plant, a, b] = match(replant(c, plants[a], plants[b]), group, matcher)
+            return self._known[plant, a, b].gauge
 
         return compose_along(nodes, local), truth
+
+    def margins(self, link: Sequence[Node]) -> Iterator[tuple[str, float]]:
+        """Mean margin of a direct link's coordinates, those placed rightly and those placed wrongly apart."""
+        gauge, truth = self.gauge_and_truth(link, 0)
+        found = self._known.get((0, link[0], link[1]))
+        if found is None or not isinstance(truth, SignedPermutation):
+            return
+        right = _read(gauge)[0] == truth.perm
+        for name, which in (("margin_right", right), ("margin_wrong", ~right)):
+            if bool(which.any()):
+                yield name, float(found.margin[which].mean())
+
+
+def _check_group(group: str, exact: str) -> None:
+    cls = GROUPS.get(group)
+    if cls is not None and issubclass(cls, SignedPermutation) and not contains(exact, cls):
+        raise ValueError(
+            f"gauge={group} is larger than this model's exact gauge group {exact}; allowed: "
+            f"{', '.join(g for g in DEFAULT_MATCHER if contains(exact, GROUPS[g]))}, orthogonal, identity"
+        )
 
 
 def _plant_group(evidence: PlantedEvidence) -> str:

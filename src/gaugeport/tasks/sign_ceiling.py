@@ -20,6 +20,9 @@ from gaugeport.tasks.recovery import score
 
 Row = dict[str, Any]
 
+ACTIVATIONS = ("decorrelated", "correlated", "real", "real_whitened")
+"""Synthetic, or the base model's against those of run A's first checkpoint at block L/2; as they are or whitened."""
+
 
 def planted_with_share(d: int, p: float, gen: torch.Generator) -> SignedPermutation:
     """A random permutation with exactly ``round(p·d)`` positive signs, at random places."""

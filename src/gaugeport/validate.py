@@ -1,0 +1,124 @@
+"""A composed config -> a job, or an error that names the bad key or value and the allowed ones."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import AutoConfig
+from transformers.trainer_utils import SchedulerType
+
+from gaugeport.activations import check_sites
+from gaugeport.align import DEFAULT_MATCHER
+from gaugeport.job import Job
+from gaugeport.matchers import COMBINATIONS
+from gaugeport.paths import data_dir
+from gaugeport.routes import ROUTES
+from gaugeport.tasks.sign_ceiling import ACTIVATIONS
+
+NOT_THE_JOB = ("paths", "tracker", "experiment", "hydra")
+"""Config nodes that are not part of a job's result."""
+
+COUNTS = ("steps", "batch_size", "save_every")
+
+
+def job_from(config: DictConfig) -> Job:
+    """The job of a composed config. Raises ``ValueError`` naming the bad key or value and what is allowed, and
+    ``FileNotFoundError`` for a local path that is not there."""
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(resolved, dict)
+        _known("config key", resolved, [*Job.__dataclass_fields__, *NOT_THE_JOB])
+        wanted: dict[Any, Any] = {k: v for k, v in resolved.items() if k not in NOT_THE_JOB}
+        wanted |= {k: resolved[k]["name"] for k in ("gauge", "matcher", "route", "profile")}
+        job = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Job), wanted))
+    except OmegaConfBaseException as e:
+        where = getattr(e, "full_key", None)
+        node = getattr(e, "object_type", None)
+        fields = getattr(node, "__dataclass_fields__", None)
+        allowed = f"; allowed keys there: {', '.join(fields)}" if fields else ""
+        raise ValueError(f"bad config value at {where}: {str(e).splitlines()[0]}{allowed}") from e
+    assert isinstance(job, Job)
+    _check_names(job)
+    _check_numbers(job)
+    for key, path in (("model.path", job.model.path), ("data.path", job.data.path)):
+        if path is not None and not Path(path).exists():
+            raise FileNotFoundError(
+                f"{key}={path}: nothing there; model.path wants a Hugging Face folder, data.path a text file"
+            )
+    return job
+
+
+def _check_names(job: Job) -> None:
+    task = str(job.task.get("name"))
+    _one_of("task.name", task, [p.stem for p in (data_dir("conf") / "task").glob("*.yaml")])
+    _known(f"key of task {task}", job.task, _task_keys(task))
+    _one_of("route", job.route, ROUTES)
+    if (job.gauge, job.matcher) not in allowed_pairs():
+        pairs = "; ".join(f"{g} with {m}" for g, m in allowed_pairs())
+        raise ValueError(f"gauge={job.gauge} with matcher={job.matcher} recovers nothing; allowed: {pairs}")
+    if task == "sign_ceiling":
+        _one_of("task.activations", job.task["activations"], ACTIVATIONS)
+    for name, schedule in (("base", job.training.base), ("run", job.training.run)):
+        _one_of(f"training.{name}.scheduler", schedule.scheduler, [s.value for s in SchedulerType])
+    if job.model.path is None and not job.model.from_hub:
+        _known("key of model.architecture", job.model.architecture, _architecture_keys(job.model.architecture))
+        check_sites(job.measurement.sites, job.model.architecture["num_hidden_layers"])
+
+
+def allowed_pairs() -> list[tuple[str, str]]:
+    """The (gauge, matcher) pairs a job may ask for: real matchers, weights in every group, and the two controls."""
+    weights = [(group, "weights") for group in DEFAULT_MATCHER]
+    return [*COMBINATIONS, *weights, ("signed_permutation", "oracle"), ("identity", "none")]
+
+
+def _check_numbers(job: Job) -> None:
+    positive: dict[str, float] = {
+        "data.documents": job.data.documents,
+        "measurement.batch_size": job.measurement.batch_size,
+        "measurement.tokens": job.measurement.tokens,
+        "measurement.spacing": job.measurement.spacing,
+        "data.length": job.data.length - job.measurement.skip_first,
+    }
+    for run, schedule in (("base", job.training.base), ("run", job.training.run)):
+        positive |= {f"training.{run}.{k}": getattr(schedule, k) for k in (*COUNTS, "lr")}
+    for name, value in positive.items():
+        if not value > 0:
+            extra = " beyond measurement.skip_first" if name == "data.length" else ""
+            raise ValueError(f"{name}={value} must be positive{extra}")
+    if job.measurement.skip_first < 0:
+        raise ValueError(f"measurement.skip_first={job.measurement.skip_first} must be at least 0")
+
+
+def _task_keys(task: str) -> list[str]:
+    return [str(k) for k in OmegaConf.load(data_dir("conf") / "task" / f"{task}.yaml")]
+
+
+@functools.cache
+def _known_architecture(model_type: str) -> frozenset[str]:
+    return frozenset(AutoConfig.for_model(model_type).to_dict())
+
+
+def _architecture_keys(architecture: dict[str, Any]) -> Iterable[str]:
+    try:
+        return sorted(_known_architecture(architecture["model_type"]))
+    except (KeyError, ValueError) as e:
+        raise ValueError(f"model.architecture.model_type={architecture.get('model_type')!r}: {e}") from e
+
+
+def _known(what: str, given: Iterable[Any], allowed: Iterable[str]) -> None:
+    known = list(allowed)
+    unknown = [str(k) for k in given if k not in known]
+    if unknown:
+        shown = [k for k in known if not k.startswith("_")]
+        raise ValueError(f"unknown {what} {', '.join(unknown)}; allowed: {', '.join(shown[:60])}")
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    known = sorted(allowed)
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; allowed: {', '.join(known)}")
