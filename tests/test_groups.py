@@ -352,7 +352,7 @@ def test_saving_is_atomic(tmp_path, monkeypatch):
         aside.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("gaugeport.groups.save_file", crash)
+    monkeypatch.setattr("gaugeport.groups.element.save_file", crash)
     with pytest.raises(OSError, match="disk full"):
         second.save(path)
     assert load(path) == first

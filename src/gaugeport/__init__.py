@@ -17,6 +17,7 @@ from gaugeport.groups import (
     compose,
 )
 from gaugeport.groups import load as load_gauge
+from gaugeport.groups import provenance as gauge_provenance
 from gaugeport.loading import load_model, load_tokenizer
 from gaugeport.transport import transport_model
 
@@ -36,6 +37,7 @@ __all__ = [
     "chart_of",
     "compose",
     "fold_gains",
+    "gauge_provenance",
     "load_gauge",
     "load_model",
     "load_tokenizer",

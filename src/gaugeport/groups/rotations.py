@@ -1,0 +1,98 @@
+"""Elements that mix coordinates: O(d), and the rotations that fix the all-ones direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from gaugeport.groups.element import Element, check_axis
+
+ORTHOGONALITY_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Orthogonal(Element):
+    """An element of O(d): ``g·x = x @ matrix.T``. ``matrix`` float[d, d] with orthonormal rows (stored as float64)."""
+
+    matrix: Tensor
+    group: ClassVar[str] = "orthogonal"
+
+    def __post_init__(self) -> None:
+        q = torch.as_tensor(self.matrix).detach().cpu().to(torch.float64, copy=True)
+        if q.dim() != 2 or q.shape[0] != q.shape[1]:
+            raise ValueError(f"an orthogonal matrix is square, found shape {tuple(q.shape)}")
+        error = float((q @ q.T - torch.eye(len(q), dtype=q.dtype)).abs().max()) if len(q) else 0.0
+        if not error <= ORTHOGONALITY_TOLERANCE:
+            raise ValueError(f"matrix is not orthogonal: max|QQ'-I| = {error:.2g}, allowed {ORTHOGONALITY_TOLERANCE}")
+        object.__setattr__(self, "matrix", q)
+
+    @property
+    def size(self) -> int:
+        return len(self.matrix)
+
+    @classmethod
+    def identity(cls, d: int) -> Self:
+        return cls(torch.eye(d, dtype=torch.float64))
+
+    @classmethod
+    def random(cls, d: int, generator: torch.Generator | None = None) -> Self:
+        """A Haar-distributed element (QR of a Gaussian matrix with the sign of R's diagonal corrected)."""
+        return cls(haar_matrix(d, generator))
+
+    def inverse(self) -> Self:
+        return type(self)(self.matrix.T.contiguous())
+
+    def act(self, x: Tensor, axis: int = -1) -> Tensor:
+        """Act on a *vector* axis of ``x``. Multiplies in float64 and returns ``x``'s dtype, on ``x``'s device."""
+        check_axis(x, axis, self.size)
+        wide = x.movedim(axis, -1).to(torch.float64)
+        return (wide @ self.matrix.to(x.device).T).to(x.dtype).movedim(-1, axis)
+
+    def act_gain(self, x: Tensor, axis: int = -1) -> Tensor:
+        """Raises ``ValueError``: magnitudes have no image under a rotation (they mix)."""
+        raise ValueError(
+            "gains and second moments are per-coordinate magnitudes; a rotation does not act on them. "
+            "Allowed groups: permutation, global_sign_permutation, signed_permutation (or fold the gains first)"
+        )
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return self.matrix.to(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanPreservingOrthogonal(Orthogonal):
+    """A rotation that fixes the all-ones direction up to sign: the gauge of a LayerNorm chart with folded gains."""
+
+    group: ClassVar[str] = "mean_preserving_orthogonal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rows = self.matrix.sum(1)
+        error = min(float((rows - s).abs().max()) for s in (1.0, -1.0)) if self.size else 0.0
+        if error > ORTHOGONALITY_TOLERANCE:
+            raise ValueError(f"matrix does not fix the all-ones vector up to sign: max|Q1 ∓ 1| = {error:.2g}")
+
+    @classmethod
+    def random(cls, d: int, generator: torch.Generator | None = None) -> Self:
+        """Haar on the complement of the all-ones direction, a fair sign on that direction."""
+        basis = mean_free_basis(d)
+        sign = torch.randint(0, 2, (), generator=generator, dtype=torch.float64) * 2 - 1
+        inner = haar_matrix(d - 1, generator)
+        return cls(basis @ inner @ basis.T + sign / d)
+
+
+def haar_matrix(d: int, generator: torch.Generator | None = None) -> Tensor:
+    """A Haar-distributed orthogonal matrix, float64[d, d] (Mezzadri 2007: QR with R's diagonal made positive)."""
+    q, r = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+    return q * torch.sign(r.diagonal())
+
+
+def mean_free_basis(d: int) -> Tensor:
+    """An orthonormal basis of the complement of the all-ones vector, float64[d, d-1] (Helmert's)."""
+    k = torch.arange(1, d, dtype=torch.float64)
+    rows = torch.arange(d).unsqueeze(1)
+    basis = torch.where(rows < k, 1.0, 0.0) - torch.where(rows == k, k, 0.0)
+    return basis / torch.sqrt(k * (k + 1))
