@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,9 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from gaugeport.compose import Composed
-from gaugeport.jobs import build_stage, is_done, run_job, stage_keys
+from gaugeport.jobs import is_done, run_job
 from gaugeport.loading import quiet
+from gaugeport.stages import build_stage, stage_keys
 from gaugeport.store import Store, digest
 
 WAVES = {
@@ -43,6 +45,8 @@ def run_all(jobs: Sequence[Composed], processes: int | None = None) -> list[Fail
     Stages go first, in waves, each distinct one once, ``processes`` at a time on one thread each, so that results do
     not depend on how many run side by side. The default is all cores, or one process where there is a GPU.
     """
+    # joblib restarts a worker whose memory grew, as it does after holding a run's checkpoints; nothing is lost
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
     processes = processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     waiting = {digest(_job_key(c)): c for c in jobs if not is_done(c.job, c.outputs)}
     stages = {key: stage_keys(c.job) for key, c in waiting.items()}

@@ -1,0 +1,103 @@
+"""The stages a job stands on: those of training, and the evidence between their planted checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from gaugeport import corpus
+from gaugeport.job import Job
+from gaugeport.loading import load_model
+from gaugeport.routes import BASE, ROUTES, Node, links, walk
+from gaugeport.store import Store, write_json
+from gaugeport.tasks.losses import heldout_loss
+from gaugeport.tasks.planted import write_evidence
+from gaugeport.training.stages import (
+    base_key,
+    base_stage,
+    data_key,
+    data_stage,
+    heldout_rows,
+    run_checkpoints,
+    run_key,
+    run_stage,
+)
+
+
+def stage_keys(job: Job) -> dict[str, dict[str, Any]]:
+    """The stages a job stands on, in order, by what builds them: ``data``, ``base``, ``A``, ``B``, ``evidence``."""
+    task = job.task["name"]
+    trained = task == "recovery" or str(job.task.get("activations", "")).startswith("real")
+    keys = {"data": data_key(job), "base": base_key(job), "A": run_key(job, "A"), "B": run_key(job, "B")}
+    return {**(keys if trained else {}), **({"evidence": evidence_key(job)} if task == "recovery" else {})}
+
+
+def build_stage(job: Job, store: Store, stage: str) -> Path:
+    """Build one of the stages of :func:`stage_keys`, or find it built."""
+    if stage in ("A", "B"):
+        return run_stage(job, store, stage)
+    return {"data": data_stage, "base": base_stage, "evidence": evidence_stage}[stage](job, store)
+
+
+def evidence_stage(job: Job, store: Store) -> Path:
+    """Evidence of every link that the routes cross at this job's checkpoint spacing, gauges planted; and losses."""
+
+    def build(folder: Path) -> None:
+        runs = {run: run_checkpoints(job, store, run) for run in ("A", "B")}
+        saved = sorted(runs["A"])
+        spacing = job.measurement.spacing
+        _check_spacing(spacing, saved)
+        steps = [s for s in saved if s % spacing == 0 or s == saved[-1]]
+
+        def checkpoint(node: Node) -> Any:
+            path = base_stage(job, store) if node == BASE else runs[node[0]][node[1]]
+            return load_model(path, dtype=torch.float32, device=device())
+
+        calibration, evaluation = heldout_rows(job, store)
+        wanted = -(-job.measurement.tokens // (calibration.shape[1] - job.measurement.skip_first))
+        if wanted > len(calibration):
+            raise ValueError(
+                f"measurement.tokens={job.measurement.tokens} wants {wanted} held-out rows, there are {len(calibration)}: "
+                "allowed: fewer tokens, or more data.documents"
+            )
+        seen = [load_file(run_stage(job, store, run) / "seen.safetensors")["seen"] for run in ("A", "B")]
+        write_evidence(
+            folder,
+            links([walk(r, s, spacing) for r in ROUTES for s in steps]),
+            checkpoint,
+            list(corpus.batches(calibration[:wanted], job.measurement.batch_size)),
+            sites=job.measurement.sites,
+            skip_first=job.measurement.skip_first,
+            seen=seen[0][torch.isin(seen[0], seen[1])],
+            seed=job.seed,
+            models_in_memory=job.measurement.models_in_memory,
+        )
+        batches = list(corpus.batches(evaluation[:wanted], job.measurement.batch_size))
+        ends: dict[str, Node] = {"base": BASE, **{run: (run, saved[-1]) for run in runs}}
+        write_json(folder / "losses.json", {n: heldout_loss(checkpoint(node), batches) for n, node in ends.items()})
+
+    return store.ensure("evidence", evidence_key(job), build)
+
+
+def evidence_key(job: Job) -> dict[str, Any]:
+    """What decides the evidence: both runs, how it is measured, and the plants."""
+    measurement = {k: v for k, v in asdict(job.measurement).items() if k != "models_in_memory"}
+    return {"A": run_key(job, "A"), "B": run_key(job, "B"), "measurement": measurement, "plant_seed": job.seed}
+
+
+def _check_spacing(spacing: int, saved: list[int]) -> None:
+    missing = [s for s in range(spacing, saved[-1], spacing) if s not in saved]
+    if missing:
+        raise ValueError(
+            f"measurement.spacing={spacing} wants checkpoints at steps {missing[:4]}, which the runs did not save; "
+            f"allowed: multiples of training.run.save_every that were saved ({saved[:4]} …)"
+        )
+
+
+def device() -> str:
+    """Where models run: the GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
