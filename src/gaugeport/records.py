@@ -11,8 +11,8 @@ from typing import Any
 
 from gaugeport.store import write_json
 
-SCHEMA = 1
-"""Raised when the meaning of a row changes; records of another schema are not read into tables."""
+SCHEMA = 2
+"""Raised when what is measured changes; records of another schema are measured anew, never read into tables."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ from gaugeport.training.stages import (
     run_stage,
 )
 
+LOSS_TOKENS = 16_384
+"""Held-out tokens that losses are measured on, at most; the same whatever the number of calibration tokens."""
+
 
 def stage_keys(job: Job) -> dict[str, dict[str, Any]]:
     """The stages a job stands on, in order, by what builds them: ``data``, ``base``, ``A``, ``B``, ``evidence``."""
@@ -76,7 +79,8 @@ def evidence_stage(job: Job, store: Store) -> Path:
             seed=job.seed,
             models_in_memory=job.measurement.models_in_memory,
         )
-        batches = list(corpus.batches(evaluation[:wanted], job.measurement.batch_size))
+        measured = evaluation[: -(-LOSS_TOKENS // evaluation.shape[1])]
+        batches = list(corpus.batches(measured, job.measurement.batch_size))
         ends: dict[str, Node] = {"base": BASE, **{run: (run, saved[-1]) for run in runs}}
         write_json(folder / "losses.json", {n: heldout_loss(checkpoint(node), batches) for n, node in ends.items()})
 

@@ -36,12 +36,12 @@ def synthetic_activations(
 ) -> tuple[Tensor, Tensor]:
     """Paired activations float32[tokens, d]: one signal, independent noise of ``noise`` standard deviations on each.
 
-    Decorrelated coordinates are independent; correlated ones are an equal mixture of d independent sources with
-    weights decaying as 1/√rank, so that a few directions are shared by all coordinates.
+    Decorrelated coordinates are independent; correlated ones are random mixtures of d independent sources with
+    weights decaying as 1/rank, so that a handful of directions is shared by all coordinates.
     """
     signal = torch.randn(tokens, d, generator=gen)
     if correlated:
-        decay = torch.arange(1, d + 1, dtype=torch.float32).rsqrt()
+        decay = torch.arange(1, d + 1, dtype=torch.float32).reciprocal()
         signal = (signal * decay) @ torch.linalg.qr(torch.randn(d, d, generator=gen)).Q
         signal = signal / signal.std(0)
     return tuple(signal + noise * torch.randn(tokens, d, generator=gen) for _ in range(2))  # type: ignore[return-value]

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, default_data_collator
 from transformers.trainer_callback import PrinterCallback
 
 from gaugeport.job import Schedule
@@ -57,7 +57,13 @@ def train(
     try:
         with torch.random.fork_rng():  # Trainer seeds the global generators; leave the caller's alone
             arguments = _arguments(folder, schedule, seed, keep)
-            trainer = Trainer(model=model, args=arguments, train_dataset=Rows(rows), processing_class=tokenizer)
+            trainer = Trainer(
+                model=model,
+                args=arguments,
+                train_dataset=Rows(rows),
+                data_collator=default_data_collator,  # rows are full: no padding, which some tokenizers cannot do
+                processing_class=tokenizer,
+            )
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=bool(checkpoints(folder)))
     finally:
