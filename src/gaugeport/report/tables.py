@@ -28,13 +28,14 @@ def tabulate(name: str, records: Sequence[Record]) -> pd.DataFrame:
 def write(name: str, table_id: str, tidy: pd.DataFrame, found: int, expected: int, outputs: Path, variant: str) -> str:
     """Write a table's csv, md, tex and figure, and return it as Markdown.
 
-    ``found`` of ``expected`` declared jobs have a record; the footer says so where some are missing. ``variant`` is the
+    ``found`` of ``expected`` declared jobs have a readable record; the footer says so where some are missing. ``variant`` is the
     folder below ``tables/`` and ``figures/`` for anything but the default, so that a smaller run never replaces it.
     """
     module = experiment_module(name)
     pivot = module.pivot(tidy)
-    missing = f" {found} of {expected} jobs; {expected - found} without a readable record." if found < expected else ""
-    footer = INTERVALS + missing
+    footer = INTERVALS
+    if found < expected:
+        footer += f" {found} of {expected} declared jobs have a readable record; `gaugeport tables {table_id}` runs the others."
     write_table(outputs / "tables" / variant, table_id, module.TITLE, tidy, pivot, footer)
     figures.save(module.plot(tidy), outputs / "figures" / variant / f"{table_id}.png")
     return markdown(module.TITLE, pivot, footer)
