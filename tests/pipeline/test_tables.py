@@ -108,7 +108,7 @@ def test_a_damaged_record_is_named_left_out_and_counted(headline):
             victim.name in text
             and "damaged" in text
             and "damaged and left out" in text
-            and "without a readable record" in text
+            and "declared jobs have a readable record" in text
         )
     finally:
         victim.write_text(whole)
