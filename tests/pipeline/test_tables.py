@@ -168,3 +168,11 @@ def test_every_table_at_smoke_size(tmp_path):
     assert len(list((tmp_path / "figures" / "smoke").glob("*.png"))) == len(experiment_names())
     claims = pd.read_csv(tmp_path / "tables" / "smoke" / "claims.csv")
     assert claims["verdict"].str.match(r"direction only|no verdict").all()
+
+
+def test_signed_permutations_are_refused_on_layernorm(headline):
+    outputs, _ = headline
+    pythia = ["run", "profile=smoke", "tracker=none", "model=pythia", "route=endpoint"]
+    text = finish([*pythia, "gauge=signed_permutation", "matcher=hungarian_abs"], outputs, code=2)
+    assert "signed_permutation is larger than this model's exact gauge group global_sign_permutation" in text
+    assert "signed_accuracy" in finish([*pythia, "gauge=global_sign_permutation", "matcher=hungarian_raw"], outputs)

@@ -1,0 +1,36 @@
+"""Tables as files: the same rows give the same bytes; special characters survive in Markdown and LaTeX."""
+
+import pandas as pd
+
+from gaugeport.report.render import interval, latex, markdown, with_intervals, write_table
+
+PIVOT = pd.DataFrame({"claim": ["|C| beats 50 % of B_d", "x ≥ y"], "n": [5.0, 1.0]})
+
+
+def test_markdown_escapes_bars_and_prints_counts_as_integers():
+    text = markdown("a title", PIVOT, "a footer")
+    assert r"\|C\| beats" in text and "| 5 " in text and "5.0" not in text
+    assert text.startswith("### a title\n") and text.endswith("a footer\n")
+
+
+def test_latex_escapes_what_tex_would_read():
+    text = latex("100 % of S_d", PIVOT, "a & b")
+    assert r"$|$C$|$ beats 50 \% of B\_d" in text and r"100 \% of S\_d" in text and r"a \& b" in text
+    assert r"x $\ge$ y & 1 \\" in text and r"\toprule" in text
+
+
+def test_intervals():
+    assert interval(0.9, 0.85, 0.95) == "0.900 [0.850, 0.950]"
+    assert interval(0.9, float("nan"), float("nan")) == "0.900"
+    assert interval(float("nan"), float("nan"), float("nan")) == "–"
+    assert list(with_intervals(pd.DataFrame({"value": [1.0], "ci_low": [0.5], "ci_high": [1.5]}), 1)) == [
+        "1.0 [0.5, 1.5]"
+    ]
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    for folder in ("one", "two"):
+        write_table(tmp_path / folder, "t", "title", PIVOT, PIVOT, "")
+    for suffix in ("csv", "md", "tex"):
+        assert (tmp_path / "one" / f"t.{suffix}").read_bytes() == (tmp_path / "two" / f"t.{suffix}").read_bytes()
+    assert not list(tmp_path.rglob("*.partial"))
