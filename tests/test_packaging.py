@@ -46,7 +46,7 @@ def test_data_travels_in_the_wheel(unpacked):
 
 def test_the_wheel_composes_and_lists_its_tables(unpacked, tmp_path):
     script = (
-        "import gaugeport, gaugeport.compose as c, gaugeport.paths as p;"
+        "import gaugeport, gaugeport.sweeps as c, gaugeport.paths as p;"
         f"assert p.PACKAGE.is_relative_to({str(unpacked)!r}), p.PACKAGE;"
         "assert p.data_dir('conf').is_relative_to(p.PACKAGE);"
         "assert p.experiment_module('trajectory').TITLE;"

@@ -58,11 +58,11 @@ def tables(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A further Hydra override for every job.")] = None,
 ) -> None:
     """Make tables: run missing jobs, then write and print tables, figures and the claims summary."""
-    from gaugeport.compose import experiment, experiment_names, jobs_of, variant_of
     from gaugeport.jobs import job_id
     from gaugeport.records import read_records
     from gaugeport.report.tables import tabulate, write, write_claims
     from gaugeport.runner import run_all
+    from gaugeport.sweeps import experiment, experiment_names, jobs_of, variant_of
 
     extra = set_ or []
     wanted = [experiment(i).id for i in ids or (HEADLINE if headline else experiment_names())]

@@ -1,25 +1,19 @@
-"""Hydra glue: overrides -> validated jobs; a table's experiment file -> its list of jobs."""
+"""Hydra glue: overrides -> a validated job, or an error that lists what is allowed."""
 
 from __future__ import annotations
 
-import copy
 import difflib
-import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from gaugeport.job import Job
 from gaugeport.paths import data_dir
-from gaugeport.store import digest
 from gaugeport.validate import job_from
 
 
@@ -31,16 +25,6 @@ class Composed:
     outputs: Path
     tracker: str
     overrides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One table: its ``id`` (a3), ``name`` (trajectory) and the sweeps of its jobs."""
-
-    id: str
-    name: str
-    sweeps: tuple[tuple[str, ...], ...]
-    headline: tuple[tuple[str, ...], ...]
 
 
 def composed(overrides: Sequence[str]) -> Composed:
@@ -73,93 +57,6 @@ def explain(error: HydraException) -> str:
     known = sorted(_keys(OmegaConf.to_container(compose("config"))))
     close = difflib.get_close_matches(wanted, known, n=5, cutoff=0.5)
     return f"{text.splitlines()[0]}\nunknown config key {wanted!r}; nearest: {', '.join(close) or 'none'}; allowed: {', '.join(known)}"
-
-
-def experiment_names() -> list[str]:
-    """The names of all tables: one file each in ``conf/experiment/``."""
-    return sorted(p.stem for p in (data_dir("conf") / "experiment").glob("*.yaml"))
-
-
-def experiment(name_or_id: str) -> Experiment:
-    """A table's experiment by name or id. Raises ``ValueError`` naming the known ones."""
-    known = {}
-    for name in experiment_names():
-        node = OmegaConf.load(data_dir("conf") / "experiment" / f"{name}.yaml").experiment  # type: ignore[union-attr]
-        known[name] = Experiment(node.id, name, _sweeps(node.sweeps), _sweeps(node.headline))
-    for found in known.values():
-        if name_or_id in (found.id, found.name):
-            return found
-    listed = ", ".join(f"{e.id} ({e.name})" for e in sorted(known.values(), key=lambda e: e.id))
-    raise ValueError(f"unknown table {name_or_id!r}; allowed: {listed}")
-
-
-def variant_of(profile: str, extra: Sequence[str]) -> str:
-    """The folder of tables made at another profile than mini, or with overrides that change results; "" for neither."""
-    changing = sorted(o for o in extra if not o.startswith(("tracker=", "paths.", "measurement.models_in_memory=")))
-    parts = [profile] if profile != "mini" or changing else []
-    return "-".join([*parts, *([digest(changing)[:8]] if changing else [])])
-
-
-def jobs_of(found: Experiment, profile: str, headline: bool = False, extra: Sequence[str] = ()) -> list[Composed]:
-    """Every job of a table (or of its headline part), each once, in the order of its sweeps."""
-    fixed = [f"experiment={found.name}", f"profile={profile}", *extra]
-    profile_node = compose_config(fixed).profile
-    counts = {
-        "SEEDS": list(range(profile_node.seeds)),
-        "ABLATION_SEEDS": list(range(profile_node.ablation_seeds)),
-        "LEARNING_RATES": list(profile_node.learning_rates),
-    }
-    jobs: dict[tuple[str, ...], Composed] = {}
-    for sweep in found.headline if headline else found.sweeps:
-        for overrides in expand([_with_counts(o, counts) for o in sweep]):
-            key = (*fixed, *overrides)
-            if key not in jobs:
-                jobs[key] = from_config(_sweep_config(key), key)
-    return list(jobs.values())
-
-
-def _sweep_config(overrides: Sequence[str]) -> DictConfig:
-    """As :func:`compose_config`, for the many jobs of a sweep: choices of groups are composed once, values set on them.
-
-    Hydra too sets values last; an override that cannot be set goes to Hydra for its error.
-    """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    groups = {p.name for p in data_dir("conf").iterdir() if p.is_dir()}
-    choices = tuple(p.input_line or "" for p in parsed if p.key_or_group in groups)
-    config = copy.deepcopy(_choices_config(choices))
-    try:
-        for p in parsed:
-            if p.key_or_group not in groups:
-                OmegaConf.update(config, p.key_or_group, p.value(), force_add=p.is_add())
-    except OmegaConfBaseException:
-        return compose_config(overrides)
-    return config
-
-
-@functools.lru_cache(maxsize=256)
-def _choices_config(choices: tuple[str, ...]) -> DictConfig:
-    return compose_config(choices)
-
-
-def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """The product of a sweep, in Hydra's syntax: ``model=a,b seed=0,1`` is four jobs."""
-    choices: list[list[str]] = []
-    for parsed in OverridesParser.create().parse_overrides(list(overrides)):
-        if parsed.is_sweep_override():
-            choices.append([f"{parsed.get_key_element()}={v}" for v in parsed.sweep_string_iterator()])
-        else:
-            assert parsed.input_line is not None
-            choices.append([parsed.input_line])
-    return [tuple(c) for c in itertools.product(*choices)]
-
-
-def _with_counts(override: str, counts: dict[str, list[Any]]) -> str:
-    key, _, value = override.partition("=")
-    return f"{key}={','.join(map(str, counts[value]))}" if value in counts else override
-
-
-def _sweeps(node: Any) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(str(line).split()) for line in node)
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from gaugeport.compose import composed, expand, experiment, experiment_names, jobs_of
+from gaugeport.compose import composed
 from gaugeport.routes import ROUTES
+from gaugeport.sweeps import expand, experiment, experiment_names, jobs_of
 from gaugeport.validate import allowed_pairs
 
 

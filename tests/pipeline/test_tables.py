@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gaugeport.compose import experiment_names
 from gaugeport.report.tidy import COLUMNS
+from gaugeport.sweeps import experiment_names
 
 HEADLINE = ["tables", "a3", "c2", "--headline", "--profile", "smoke", "--set", "tracker=none"]
 
