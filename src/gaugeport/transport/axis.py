@@ -24,7 +24,7 @@ from torch import Tensor
 from gaugeport.groups import Orthogonal, SignedPermutation
 
 COLUMN_BLOCK = 64
-HALF_BLOCK = 128
+HALF_BLOCK = 256
 ROTATION_BLOCK = 1 << 22
 MAX_THREADS = 8
 SMALL = 1 << 16
@@ -139,7 +139,7 @@ class InPlace:
             torch.index_select(held, 1, self.g.perm, out=block)
 
     def _half_columns(self, rows: Tensor, signed: bool, thread: int) -> None:
-        """Two rows ``a``, ``b`` at a time as one 32-bit row ``(a << 16) + b``, which has a fast gather."""
+        """Two rows ``a``, ``b`` at a time as one 32-bit row ``a << 16 | b``, which has a fast gather."""
         assert isinstance(self.g, SignedPermutation)
         d, perm, bits = self.g.size, self.g.perm, rows.view(torch.int16)
         flips = self._signs(rows.dtype) if signed else None
@@ -148,17 +148,18 @@ class InPlace:
         if len(bits) % 2:
             bits[-1] = (bits[-1] ^ flips)[perm]
         pair = HALF_BLOCK // 2
-        flipped = self._block(torch.int16, thread, HALF_BLOCK * d).view(HALF_BLOCK, d)
         words = self._block(torch.int32, thread, 2 * pair * d).view(2, pair, d)
+        # b arrives sign-extended; with 0x8000 added it borrows nothing from a, and has its sign bit flipped once
+        both = (flips.to(torch.int32) << 16) | ((flips ^ -0x8000).to(torch.int32) & 0xFFFF)
         for block in bits[: len(bits) // 2 * 2].split(HALF_BLOCK):
             n = len(block) // 2
-            held, packed, moved = flipped[: 2 * n], words[0, :n], words[1, :n]
-            torch.bitwise_xor(block, flips, out=held)
-            packed.view(torch.float32).copy_(held[:n].view(torch.bfloat16))  # bfloat16 is the upper half of a float32
-            packed.add_(held[n:])  # sign-extended: borrows 1 from the upper half where b is negative
+            packed, moved = words[0, :n], words[1, :n]
+            packed.view(torch.float32).copy_(block[:n].view(torch.bfloat16))  # bfloat16 is the upper half of a float32
+            moved.copy_(block[n:])
+            packed.add_(moved).add_(0x8000).bitwise_xor_(both)
             torch.index_select(packed.view(torch.float32), 1, perm, out=moved.view(torch.float32))
             block[n:].copy_(moved)
-            block[:n].copy_(moved.add_(0x8000).bitwise_right_shift_(16))  # gives the borrow back
+            block[:n].copy_(moved.bitwise_right_shift_(16))
 
     def _rows(self, x: Tensor, signed: bool) -> None:
         assert isinstance(self.g, SignedPermutation)
