@@ -110,7 +110,7 @@ def align(
 
 def align_along(
     models: Sequence[nn.Module | Callable[[], nn.Module]],
-    batches: Sequence[dict[str, Tensor]] | None = None,
+    batches: Iterable[dict[str, Tensor]] | None = None,
     group: str | None = None,
     evidence: str = "activations",
     sites: str | Sequence[str] = "all",
@@ -124,6 +124,7 @@ def align_along(
     """
     if len(models) < 2:
         raise ValueError(f"a walk needs at least two checkpoints, found {len(models)}")
+    batches = None if batches is None else list(batches)  # read once for every link
     here = _loaded(models[0])
     total: Alignment | None = None
     for step in models[1:]:

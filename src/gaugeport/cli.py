@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,6 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     import pandas as pd
-    from omegaconf import DictConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False, soft_wrap=True)
@@ -23,27 +23,17 @@ HEADLINE = ("a1", "a2", "a3", "c2")
 @app.command(context_settings=PASS_THROUGH)
 def run(context: typer.Context) -> None:
     """Run one job, or a sweep with -m: Hydra overrides, e.g. model=qwen route=endpoint; --help lists the groups."""
-    import torch
-
-    from gaugeport.compose import composed, from_config
-    from gaugeport.jobs import run_job
-    from gaugeport.loading import quiet
-    from gaugeport.report.summary import summary
-
-    def one(config: DictConfig | None = None) -> None:
-        quiet()
-        torch.set_num_threads(1)
-        c = composed(context.args) if config is None else from_config(config, ())
-        print(summary(run_job(c.job, c.outputs, c.tracker)), flush=True)
+    from gaugeport.compose import compose_config
+    from gaugeport.paths import data_dir
+    from gaugeport.runner import run_config
 
     if not any(a in context.args for a in HYDRA_FLAGS):
-        return one()
+        return run_config(compose_config(context.args))
     import hydra
 
-    from gaugeport.paths import data_dir
-
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to main(), which prints them as one line
     sys.argv = ["gaugeport run", *context.args]
-    hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")(one)()
+    hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")(run_config)()
 
 
 @app.command()

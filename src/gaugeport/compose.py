@@ -27,18 +27,13 @@ class Composed:
     overrides: tuple[str, ...]
 
 
-def composed(overrides: Sequence[str]) -> Composed:
-    """The job of some Hydra overrides. Raises ``ValueError`` naming a bad override and the allowed ones."""
-    return from_config(compose_config(overrides), overrides)
-
-
 def from_config(config: DictConfig, overrides: Sequence[str]) -> Composed:
-    """The job of a composed config."""
+    """The job of a composed config. Raises ``ValueError`` naming a bad key or value and the allowed ones."""
     return Composed(job_from(config), Path(config.paths.outputs), config.tracker.name, tuple(overrides))
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """Hydra's composition of ``conf/`` with some overrides."""
+    """Hydra's composition of ``conf/`` with some overrides. Raises ``ValueError`` naming a bad one and the allowed."""
     with initialize_config_dir(str(data_dir("conf")), version_base="1.3"):
         try:
             return compose("config", overrides=list(overrides))

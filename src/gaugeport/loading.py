@@ -179,7 +179,7 @@ def _from_hub(loader: Any, name: str, wanted: str, **options: Any) -> Any:
             raise ValueError(f"cannot load {wanted} from the folder {name}: {e}") from e
         raise ValueError(
             f"cannot get {wanted} of {name!r} from the Hugging Face hub (it is no local folder either). Download it "
-            f"elsewhere and pass the folder: model.path=DIR. The hub said: {_first_line(e)}"
+            f"elsewhere and pass the folder (in a run: model.path=DIR). The hub said: {_first_line(e)}"
         ) from e
     except (ValueError, RuntimeError, KeyError) as e:
         raise ValueError(f"cannot load {wanted} from {name}: {e}") from e

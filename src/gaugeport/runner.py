@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from joblib import Parallel, delayed
+from omegaconf import DictConfig
 from tqdm import tqdm
 
-from gaugeport.compose import Composed
+from gaugeport.compose import Composed, from_config
 from gaugeport.jobs import is_done, run_job
 from gaugeport.loading import quiet
+from gaugeport.report.summary import summary
 from gaugeport.stages import build_stage, stage_keys
 from gaugeport.store import Store, digest
 
@@ -70,6 +72,14 @@ def run_all(jobs: Sequence[Composed], processes: int | None = None) -> list[Fail
         lost = {f.key for f in failed}
         waiting = {key: c for key, c in waiting.items() if not lost & {digest([s, k]) for s, k in stages[key].items()}}
     return failures
+
+
+def run_config(config: DictConfig) -> None:
+    """Run the job of one composed config and print its measurements: what Hydra calls, in whichever process."""
+    quiet()
+    torch.set_num_threads(1)
+    c = from_config(config, ())
+    print(summary(run_job(c.job, c.outputs, c.tracker)), flush=True)
 
 
 def _job_key(c: Composed) -> list[Any]:

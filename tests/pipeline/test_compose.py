@@ -2,10 +2,14 @@
 
 import pytest
 
-from gaugeport.compose import composed
+from gaugeport.compose import compose_config, from_config
 from gaugeport.routes import ROUTES
 from gaugeport.sweeps import expand, experiment, experiment_names, jobs_of
 from gaugeport.validate import allowed_pairs
+
+
+def composed(overrides):
+    return from_config(compose_config(overrides), overrides)
 
 
 def test_the_default_job():

@@ -156,6 +156,8 @@ def test_a_hydra_sweep_over_two_processes(headline):
 
 
 def test_bad_overrides_exit_with_one_line(tmp_path):
+    text = finish(["run", "-m", "profile=smoke", "model.path=/nope", "seed=0,1"], tmp_path, code=2)
+    assert "error: model.path=/nope" in text and "Traceback" not in text
     assert "allowed" in finish(["tables", "a3", "--profile", "smoke", "--set", "modle=x"], tmp_path, code=2)
     assert "a1 (gauge_groups)" in finish(["tables", "a99"], tmp_path, code=2)
     assert not list(tmp_path.rglob("*.json"))

@@ -20,7 +20,7 @@ def transport_model(model: Model, g: Element, inplace: bool = False, strict: boo
 
     Every parameter and residual-width buffer is moved once, in one pass and its own dtype, as its chart says: vectors
     permuted and signed (or rotated), gains permuted. Tied weights stay tied. Gradients held by the parameters are
-    dropped: they belong to the old coordinates (``transport.optimizer`` moves optimizer state).
+    dropped: they belong to the old coordinates (an optimizer state needs a transport of its own).
 
     ``inplace=True`` changes ``model`` itself and returns it. ``strict=False`` applies an element from outside the
     group too, for negative controls; a rotation then leaves the gains as they are.
