@@ -1,5 +1,6 @@
 """The whole trajectory experiment from a real pretrained model (skips where the real artefacts are absent)."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -33,4 +34,5 @@ def test_trajectory_recovery_on_stories260k(tmp_path):
     signed = rows[(rows["metric"] == "signed_accuracy") & (rows["evidence"] == "pooled")]
     # twenty small steps from a trained model: coordinates stay where they are, and every route finds them
     assert (signed["value"] >= 0.95).all()
-    assert rows[rows["metric"] == "loss_base"]["value"].iloc[0] < 2.0
+    # 512 tokens: an untrained model would lose log 512 nats a token
+    assert rows[rows["metric"] == "loss_base"]["value"].iloc[0] < math.log(512) / 2
