@@ -24,7 +24,7 @@ from torch import Tensor
 from gaugeport.groups import Orthogonal, SignedPermutation
 
 COLUMN_BLOCK = 64
-HALF_BLOCK = 256
+HALF_BLOCK = 512
 ROTATION_BLOCK = 1 << 22
 MAX_THREADS = 8
 SMALL = 1 << 16
@@ -149,14 +149,13 @@ class InPlace:
             bits[-1] = (bits[-1] ^ flips)[perm]
         pair = HALF_BLOCK // 2
         words = self._block(torch.int32, thread, 2 * pair * d).view(2, pair, d)
-        # b arrives sign-extended; with 0x8000 added it borrows nothing from a, and has its sign bit flipped once
-        both = (flips.to(torch.int32) << 16) | ((flips ^ -0x8000).to(torch.int32) & 0xFFFF)
+        both = (flips.to(torch.int32) << 16) | (flips.to(torch.int32) & 0xFFFF)
         for block in bits[: len(bits) // 2 * 2].split(HALF_BLOCK):
             n = len(block) // 2
             packed, moved = words[0, :n], words[1, :n]
-            packed.view(torch.float32).copy_(block[:n].view(torch.bfloat16))  # bfloat16 is the upper half of a float32
-            moved.copy_(block[n:])
-            packed.add_(moved).add_(0x8000).bitwise_xor_(both)
+            packed.copy_(block[:n])
+            moved.copy_(block[n:].view(torch.uint16))  # zero-extended: adding it borrows nothing from the upper half
+            torch.add(moved, packed, alpha=1 << 16, out=packed).bitwise_xor_(both)
             torch.index_select(packed.view(torch.float32), 1, perm, out=moved.view(torch.float32))
             block[n:].copy_(moved)
             block[:n].copy_(moved.bitwise_right_shift_(16))
