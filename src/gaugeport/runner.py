@@ -19,8 +19,8 @@ from gaugeport.compose import Composed, from_config
 from gaugeport.jobs import is_done, run_job
 from gaugeport.loading import quiet
 from gaugeport.report.summary import summary
-from gaugeport.stages import build_stage, stage_keys
 from gaugeport.store import Store, digest
+from gaugeport.workflows.registry import build_stage, stage_keys
 
 WAVES = {
     "data": ("data",),

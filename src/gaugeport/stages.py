@@ -17,10 +17,7 @@ from gaugeport.store import Store, write_json
 from gaugeport.tasks.losses import heldout_loss
 from gaugeport.tasks.planted import write_evidence
 from gaugeport.training.stages import (
-    base_key,
     base_stage,
-    data_key,
-    data_stage,
     heldout_rows,
     run_checkpoints,
     run_key,
@@ -29,21 +26,6 @@ from gaugeport.training.stages import (
 
 LOSS_TOKENS = 16_384
 """Held-out tokens that losses are measured on, at most; the same whatever the number of calibration tokens."""
-
-
-def stage_keys(job: Job) -> dict[str, dict[str, Any]]:
-    """The stages a job stands on, in order, by what builds them: ``data``, ``base``, ``A``, ``B``, ``evidence``."""
-    task = job.task["name"]
-    trained = task == "recovery" or str(job.task.get("activations", "")).startswith("real")
-    keys = {"data": data_key(job), "base": base_key(job), "A": run_key(job, "A"), "B": run_key(job, "B")}
-    return {**(keys if trained else {}), **({"evidence": evidence_key(job)} if task == "recovery" else {})}
-
-
-def build_stage(job: Job, store: Store, stage: str) -> Path:
-    """Build one of the stages of :func:`stage_keys`, or find it built."""
-    if stage in ("A", "B"):
-        return run_stage(job, store, stage)
-    return {"data": data_stage, "base": base_stage, "evidence": evidence_stage}[stage](job, store)
 
 
 def evidence_stage(job: Job, store: Store) -> Path:

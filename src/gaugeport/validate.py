@@ -19,6 +19,7 @@ from gaugeport.matchers import COMBINATIONS
 from gaugeport.paths import data_dir
 from gaugeport.routes import ROUTES
 from gaugeport.tasks.sign_ceiling import ACTIVATIONS
+from gaugeport.workflows.transfer import EVIDENCE, TARGETS
 
 NOT_THE_JOB = ("paths", "tracker", "experiment", "hydra")
 """Config nodes that are not part of a job's result."""
@@ -63,6 +64,9 @@ def _check_names(job: Job) -> None:
         raise ValueError(f"gauge={job.gauge} with matcher={job.matcher} recovers nothing; allowed: {pairs}")
     if task == "sign_ceiling":
         _one_of("task.activations", job.task["activations"], ACTIVATIONS)
+    for key, values in (("target", TARGETS), ("evidence", EVIDENCE)):
+        if key in job.task:
+            _one_of(f"task.{key}", job.task[key], values)
     for name, schedule in (("base", job.training.base), ("run", job.training.run)):
         _one_of(f"training.{name}.scheduler", schedule.scheduler, [s.value for s in SchedulerType])
     if job.model.path is None and not job.model.from_hub:

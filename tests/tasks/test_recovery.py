@@ -16,9 +16,10 @@ from gaugeport.groups import (
     compose,
 )
 from gaugeport.routes import ROUTES, links, walk
+from gaugeport.tasks.arms import Arm, score
 from gaugeport.tasks.gauge_groups import tiny_model
 from gaugeport.tasks.planted import PlantedEvidence, write_evidence
-from gaugeport.tasks.recovery import recovery, score
+from gaugeport.tasks.recovery import recovery
 
 D = 32
 STEPS, SPACING = [100, 200], 100
@@ -183,11 +184,10 @@ def test_one_sign_cannot_hold_a_plant_of_many(llama, neox):
 
 def test_a_plant_changes_no_accuracy_of_marginalized_matching(tmp_path):
     """Strong drift, so that there are errors: other plants on the checkpoints, the very same share of errors."""
-    from gaugeport.tasks import recovery as module
 
     evidence = evidence_of(tmp_path / "far", "llama", size=8.0)
     for kind in ("block1", "pooled", "weights"):
-        solver = module._Solver(evidence, *GROUPED, kind, seed=0)
+        solver = Arm(evidence, *GROUPED, kind, seed=0)
         for route in ROUTES:
             nodes = walk(route, 200, SPACING)
             scores = [score(*solver.gauge_and_truth(nodes, plant)) for plant in range(4)]
@@ -246,10 +246,9 @@ def test_pairs_that_make_no_sense(llama, group, matcher):
 def test_composition_follows_the_walk(llama):
     """The trajectory's gauge is composed of its links' gauges, each matched on its own evidence."""
     from gaugeport.matchers import hungarian_abs
-    from gaugeport.tasks import recovery as module
 
     nodes = walk("trajectory", 200, SPACING)
     gauge = SignedPermutation.identity(D)
     for a, b in pairwise(nodes):
         gauge = compose(hungarian_abs(llama.between(a, b, "block0")).gauge, gauge)
-    assert module._Solver(llama, *GROUPED, "block0", seed=0).gauge_and_truth(nodes, 0)[0] == gauge
+    assert Arm(llama, *GROUPED, "block0", seed=0).gauge_and_truth(nodes, 0)[0] == gauge

@@ -16,7 +16,7 @@ from gaugeport.groups import SignedPermutation
 from gaugeport.matchers import match
 from gaugeport.moments import MomentStream
 from gaugeport.seeds import generator
-from gaugeport.tasks.recovery import score
+from gaugeport.tasks.arms import score
 
 Row = dict[str, Any]
 

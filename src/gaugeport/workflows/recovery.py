@@ -1,0 +1,34 @@
+"""Jobs of gauge recovery (tables a3, c2): evidence between planted checkpoints, scored at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gaugeport.job import Job
+from gaugeport.stages import evidence_stage
+from gaugeport.store import Store
+from gaugeport.tasks.planted import PlantedEvidence
+from gaugeport.tasks.recovery import recovery
+from gaugeport.training.stages import run_checkpoints
+
+
+def measure(job: Job, store: Store) -> list[dict[str, Any]]:
+    """The rows of one (group, matcher, route), and the losses of the models beside them."""
+    evidence = PlantedEvidence(evidence_stage(job, store))
+    saved = sorted(run_checkpoints(job, store, "A"))
+    spacing = job.measurement.spacing
+    rows = recovery(
+        evidence,
+        group=job.gauge,
+        matcher=job.matcher,
+        route=job.route,
+        steps=[s for s in saved if s % spacing == 0 or s == saved[-1]],
+        spacing=spacing,
+        plants=job.task["plants"],
+        seed=job.seed,
+    )
+    losses = [
+        {"step": 0 if model == "base" else saved[-1], "metric": f"loss_{model}", "value": value}
+        for model, value in evidence.losses().items()
+    ]
+    return [*rows, *losses]

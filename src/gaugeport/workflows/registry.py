@@ -1,0 +1,62 @@
+"""Every task by name: the stages it stands on and what measures it; and every stage by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gaugeport.job import Job
+from gaugeport.stages import evidence_key, evidence_stage
+from gaugeport.store import Store
+from gaugeport.training.stages import base_key, base_stage, data_key, data_stage, run_key, run_stage
+from gaugeport.workflows import recovery, untrained
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """One task: ``stages`` names the stages a job of it stands on, in order; ``measure`` gives its rows."""
+
+    stages: Callable[[Job], tuple[str, ...]]
+    measure: Callable[[Job, Store], list[Row]]
+
+
+def _none(job: Job) -> tuple[str, ...]:
+    return ()
+
+
+def _runs(job: Job) -> tuple[str, ...]:
+    return ("data", "base", "A", "B")
+
+
+WORKFLOWS = {
+    "gauge_groups": Workflow(_none, untrained.measure_gauge_groups),
+    "sign_ceiling": Workflow(
+        lambda job: _runs(job) if str(job.task["activations"]).startswith("real") else (),
+        untrained.measure_sign_ceiling,
+    ),
+    "recovery": Workflow(lambda job: (*_runs(job), "evidence"), recovery.measure),
+}
+"""Task name -> workflow."""
+
+STAGES: dict[str, tuple[Callable[[Job], dict[str, Any]], Callable[[Job, Store], Path]]] = {
+    "data": (data_key, data_stage),
+    "base": (base_key, base_stage),
+    "A": (lambda job: run_key(job, "A"), lambda job, store: run_stage(job, store, "A")),
+    "B": (lambda job: run_key(job, "B"), lambda job, store: run_stage(job, store, "B")),
+    "evidence": (evidence_key, evidence_stage),
+}
+"""Stage name -> (what decides it, what builds it)."""
+
+
+def stage_keys(job: Job) -> dict[str, dict[str, Any]]:
+    """The stages a job stands on, in order, by what decides them."""
+    return {stage: STAGES[stage][0](job) for stage in WORKFLOWS[job.task["name"]].stages(job)}
+
+
+def build_stage(job: Job, store: Store, stage: str) -> Path:
+    """Build one of the stages of :func:`stage_keys`, or find it built."""
+    return STAGES[stage][1](job, store)

@@ -1,0 +1,108 @@
+"""What every transfer job stands on: models A and B, and the gauges an arm recovers between them, plant by plant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gaugeport import corpus
+from gaugeport.charts import Chart, chart_of
+from gaugeport.groups import Element
+from gaugeport.job import Job
+from gaugeport.loading import load_model, load_tokenizer
+from gaugeport.routes import Node, walk
+from gaugeport.stages import LOSS_TOKENS, device, evidence_stage
+from gaugeport.store import Store
+from gaugeport.tasks.arms import Arm, check_group, plant_group, score
+from gaugeport.tasks.losses import heldout_loss
+from gaugeport.tasks.planted import PlantedEvidence
+from gaugeport.tasks.self_evidence import SelfEvidence
+from gaugeport.training.stages import data_stage, heldout_rows, run_checkpoints, run_stage
+
+Row = dict[str, Any]
+TARGETS = ("identical", "finetuned")
+"""``identical``: B is A in other coordinates. ``finetuned``: B is the other run from A's base, drifted on its own."""
+EVIDENCE = ("site", "pooled", "weights", "both")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One arm between two models, both in the coordinates their runs share (so the true gauge is the identity).
+
+    ``a``, ``b`` are the last checkpoints (one object when the target is identical), ``site`` the mid-stack block that
+    things are written at, ``rows_fit`` and ``rows_test`` int64[n, length] held-out rows to calibrate and to measure on.
+    """
+
+    a: PreTrainedModel
+    b: PreTrainedModel
+    chart: Chart
+    tokenizer: PreTrainedTokenizerBase
+    site: str
+    step: int
+    nodes: list[Node]
+    arm: Arm
+    plants: int
+    rows_fit: Tensor
+    rows_test: Tensor
+    where: Row
+
+    def residuals(self) -> Iterator[Element]:
+        """What the arm's gauge does beyond the true one, a plant at a time: the identity when it is perfect."""
+        return (self.arm.residual(self.nodes, plant) for plant in range(self.plants))
+
+    def accuracy(self) -> list[Row]:
+        """Gauge accuracy (mean over plants), and held-out losses of A and B, to stand beside the effect."""
+        scores = [score(*self.arm.gauge_and_truth(self.nodes, plant)) for plant in range(self.plants)]
+        means = {m: fmean(s[m] for s in scores if m in s) for m in dict.fromkeys(k for s in scores for k in s)}
+        tokens = list(corpus.batches(self.rows_test[: -(-LOSS_TOKENS // self.rows_test.shape[1])], 64))
+        losses = {"loss_A": heldout_loss(self.a, tokens)}
+        losses["loss_B"] = losses["loss_A"] if self.a is self.b else heldout_loss(self.b, tokens)
+        return [{**self.where, "metric": m, "value": v} for m, v in {**means, **losses}.items()]
+
+
+def stages_of(job: Job) -> tuple[str, ...]:
+    """The stages a transfer job stands on."""
+    shared = ("data", "base", "A")
+    return shared if job.task["target"] == "identical" else (*shared, "B", "evidence")
+
+
+def transfer(job: Job, store: Store) -> Transfer:
+    """Load the models and the arm of a job. Raises ``ValueError`` for a gauge larger than the models' exact group."""
+    task, measurement = job.task, job.measurement
+    saved = run_checkpoints(job, store, "A")
+    step = max(saved)
+    a = load_model(saved[step], dtype=torch.float32, device=device())
+    chart = chart_of(a)
+    site = f"block{len(chart.blocks(a)) // 2}"
+    fit, test = heldout_rows(job, store)
+    evidence: SelfEvidence | PlantedEvidence
+    if task["target"] == "identical":
+        b, tokens = a, fit[: -(-measurement.tokens // (fit.shape[1] - measurement.skip_first))]
+        evidence = SelfEvidence(
+            a,
+            step,
+            corpus.batches(tokens, measurement.batch_size),
+            sites=measurement.sites,
+            skip_first=measurement.skip_first,
+            seen=load_file(run_stage(job, store, "A") / "seen.safetensors")["seen"],
+            seed=job.seed,
+        )
+        nodes = list(evidence.nodes)
+    else:
+        b = load_model(run_checkpoints(job, store, "B")[step], dtype=torch.float32, device=device())
+        evidence = PlantedEvidence(evidence_stage(job, store))
+        nodes = walk(job.route, step, measurement.spacing)
+    check_group(job.gauge, plant_group(evidence))
+    kind = "weights" if job.matcher == "weights" else task["evidence"]
+    arm = Arm(evidence, job.gauge, job.matcher, site if kind == "site" else kind, job.seed)
+    where = {"target": task["target"], "evidence": kind, "site": site, "step": step}
+    tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
+    plants = task["plants"] if arm.depends_on_plant else 1
+    return Transfer(a, b, chart, tokenizer, site, step, nodes, arm, plants, fit, test, where)
