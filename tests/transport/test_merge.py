@@ -1,0 +1,231 @@
+"""Merges: against plain sums of plainly moved parameters, at their fixed points, and un-aligned."""
+
+import copy
+
+import pytest
+import torch
+
+from gaugeport.charts import chart_of, fold_gains
+from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change
+from gaugeport.groups import AffineGauge, GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation
+from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.transport import transport_model
+from gaugeport.transport.merge import merge
+
+D = 32
+families = pytest.mark.parametrize("family", MODEL_TYPES)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny(family, seed=0, **config):
+    return tiny_model(family, generator(seed), **config)
+
+
+def signed(model, seed=1):
+    cls = GlobalSignPermutation if chart_of(model).norm == "layer" else SignedPermutation
+    return cls.random(D, generator(seed))
+
+
+def equal(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def change(a, b, tokens):
+    with norms_in_float64(a), norms_in_float64(b):
+        return relative_change(logits_of(a, tokens), logits_of(b, tokens))
+
+
+def plain(models, weights):
+    """The weighted sum of parameters, in float64 and by name."""
+    return {
+        name: sum(w * dict(m.named_parameters())[name].double() for w, m in zip(weights, models, strict=True))
+        for name, _ in models[0].named_parameters()
+    }
+
+
+def apart(model, seed, size=0.1):
+    other, noise = copy.deepcopy(model), generator(seed)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(size * torch.randn(p.shape, generator=noise).to(p.dtype))
+    return other
+
+
+@families
+def test_a_model_merged_with_itself_elsewhere_is_itself(family):
+    model = tiny(family)
+    g, h = signed(model, 1), signed(model, 2)
+    models = [model, transport_model(model, g), transport_model(model, h)]
+    gauges = [None, g.inverse(), h.inverse()]
+    merged = merge(models, gauges)
+    assert equal(merged.model, model)
+    assert equal(merged.in_coordinates_of(0), model)
+    assert equal(merged.in_coordinates_of(1), models[1])
+    assert equal(merged.in_coordinates_of(2), models[2])
+    assert merged.gauges == tuple(gauges)
+    tokens = random_tokens(model, generator())
+    careless = merge(models, [None, None, None]).model  # control: not aligned
+    assert relative_change(logits_of(model, tokens), logits_of(careless, tokens)) > 1e-1
+
+
+def test_signs_dropped_do_not_merge():
+    """Control: S_d with the signs dropped moves every coordinate to its place, and half of them cancel."""
+    model = tiny("llama")
+    g, tokens = signed(model), random_tokens(model, generator())
+    models = [model, transport_model(model, g)]
+    dropped = merge(models, [None, g.inverse().without_signs()]).model
+    assert relative_change(logits_of(model, tokens), logits_of(dropped, tokens)) > 1e-1
+
+
+@families
+def test_averages_are_weighted_sums_in_the_first_models_coordinates(family):
+    model = tiny(family).double()
+    a, b, c = model, apart(model, 1), apart(model, 2)
+    g, h = signed(model, 1), signed(model, 2)
+    weights = [0.5, 0.2, 0.3]
+    merged = merge([a, transport_model(b, g), transport_model(c, h)], [None, g.inverse(), h.inverse()], weights)
+    wanted = plain([a, b, c], weights)
+    for name, p in merged.model.named_parameters():
+        torch.testing.assert_close(p.detach(), wanted[name], rtol=0, atol=1e-14)
+    there = transport_model(merged.model, h)
+    assert equal(merged.in_coordinates_of(2), there)
+    assert change(merged.model, there, random_tokens(model, generator())) <= 1e-12
+
+
+@families
+def test_task_arithmetic(family):
+    """Of a base that has a gauge of its own."""
+    base = tiny(family).double()
+    a, b = apart(base, 1), apart(base, 2)
+    g, h = signed(base, 1), signed(base, 2)
+    merged = merge([a, transport_model(b, g)], [None, g.inverse()], weights=[1, 0.5], method="task_arithmetic",
+                   base=transport_model(base, h), scaling=0.4, base_gauge=h.inverse())  # fmt: skip
+    wanted = plain([base, a, b], [1 - 0.4 - 0.2, 0.4, 0.2])
+    for name, p in merged.model.named_parameters():
+        torch.testing.assert_close(p.detach(), wanted[name], rtol=0, atol=1e-13)
+    nothing = merge([a, b], [None, None], method="task_arithmetic", base=base, scaling=0.0)
+    assert equal(nothing.model, base)
+    one = merge([a], [None], method="task_arithmetic", base=base).model
+    torch.testing.assert_close(dict(one.named_parameters()), dict(a.named_parameters()), rtol=0, atol=1e-14)
+
+
+def test_the_ends_of_a_curve_and_beyond():
+    a = tiny("llama").double()
+    b = apart(a, 1)
+    assert equal(merge([a, b], [None, None], [1, 0]).model, a)
+    end = merge([a, b], [None, None], [0, 1]).model
+    torch.testing.assert_close(dict(end.named_parameters()), dict(b.named_parameters()), rtol=0, atol=1e-15)
+    beyond = merge([a, b], [None, None], [-0.5, 1.5]).model
+    wanted = plain([a, b], [-0.5, 1.5])
+    torch.testing.assert_close({n: p.detach() for n, p in beyond.named_parameters()}, wanted, rtol=0, atol=1e-14)
+
+
+def test_unit_gains_stay_exactly_one_and_rotations_undo():
+    """Folded models average to a folded model, whatever the weights, so a rotation still un-aligns it."""
+    model = fold_gains(tiny("llama").double())
+    other = fold_gains(apart(tiny("llama").double(), 1))
+    q = Orthogonal.random(D, generator(1))
+    merged = merge([model, transport_model(other, q)], [None, q.inverse()], [0.3, 0.7])
+    assert chart_of(merged.model).folded
+    back, tokens = merged.in_coordinates_of(1), random_tokens(model, generator())
+    assert change(merged.model, back, tokens) <= 1e-12
+    thirds = merge([model, other, other], [None, None, None], [0.1, 0.2, 0.7]).model
+    assert chart_of(thirds).folded
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_summed_in_float32_and_rounded_once(dtype):
+    models = [tiny("llama", seed).to(dtype) for seed in range(5)]
+    merged = merge(models, [None] * 5).model
+    wide = plain(models, [0.2] * 5)
+    first = dict(models[0].named_parameters())
+    careless = 0
+    for name, p in merged.named_parameters():
+        assert p.dtype == dtype
+        # one rounding of the true mean, give or take where float32's own error meets a tie
+        step = torch.finfo(dtype).eps * wide[name].abs()
+        assert bool(((p.double() - wide[name]).abs() <= 0.5 * step * (1 + 1e-3) + 1e-7).all()), name
+        running = first[name].clone()
+        for m in models[1:]:
+            running = running + 0.2 * (dict(m.named_parameters())[name] - first[name])
+        careless += int(((running.double() - wide[name]).abs() > 0.5 * step * (1 + 1e-3) + 1e-7).sum())
+    assert careless  # control: sums in the dtype itself leave that bound
+
+
+def test_tied_weights_flags_and_inputs():
+    a = tiny("qwen2", tie_word_embeddings=True)
+    a.model.norm.weight.requires_grad_(False)
+    b = apart(a, 1)
+    b.lm_head.weight = b.model.embed_tokens.weight
+    before = [copy.deepcopy(m.state_dict()) for m in (a, b)]
+    a(torch.arange(5)[None], labels=torch.arange(5)[None]).loss.backward()
+    merged = merge([a, b], [None, signed(a)]).model
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+    assert [p.requires_grad for p in merged.parameters()] == [p.requires_grad for p in a.parameters()]
+    assert all(p.grad is None for p in merged.parameters())
+    for m, old in zip((a, b), before, strict=True):
+        assert all(torch.equal(v, old[k]) for k, v in m.state_dict().items())
+
+
+def test_what_does_not_change_the_function_may_differ():
+    a, b = tiny("llama"), tiny("llama", 1, eos_token_id=5, attention_dropout=0.1)
+    b.config._name_or_path = "somewhere"
+    merge([a, b], [None, None])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: tiny("llama", rms_norm_eps=1e-5), r"different configs .*rms_norm_eps: 1e-06 and 1e-05"),
+        (lambda: tiny("llama", hidden_act="gelu"), r"hidden_act: 'silu' and 'gelu'"),
+        (lambda: tiny("llama", num_key_value_heads=4), r"num_key_value_heads: 2 and 4"),
+        (lambda: tiny("mistral", head_dim=8), r"model_type: 'llama' and 'mistral'"),
+        (lambda: tiny("llama", tie_word_embeddings=True), r"tie_word_embeddings: False and True"),
+    ],
+)
+def test_models_that_differ_are_named(other, message):
+    with pytest.raises(ValueError, match=message):
+        merge([tiny("llama"), other()], [None, None])
+
+
+def test_shapes_that_differ_are_named():
+    a, b = tiny("llama"), tiny("llama")
+    b.model.embed_tokens.weight = torch.nn.Parameter(torch.zeros(70, D))
+    with pytest.raises(ValueError, match=r"embed_tokens.weight: \(64, 32\) and \(70, 32\)"):
+        merge([a, b], [None, None])
+
+
+def test_bad_requests_are_named():
+    a, b = tiny("llama"), tiny("llama", 1)
+    pair, none = [a, b], [None, None]
+    for message, call in {
+        r"unknown merge method 'slerp'; allowed: average, task_arithmetic": lambda: merge(pair, none, method="slerp"),
+        r"no models were given": lambda: merge([], []),
+        r"2 models want 2 gauges, found 1": lambda: merge(pair, [None]),
+        r"first gauge moves": lambda: merge(pair, [signed(a), None]),
+        r"'task_arithmetic' wants a base": lambda: merge(pair, none, method="task_arithmetic"),
+        r"'average' has no use for the base": lambda: merge(pair, none, base=a),
+        r"base_gauge without a base": lambda: merge(pair, none, base_gauge=signed(a)),
+        r"2 finite weights, found \[1.0\]": lambda: merge(pair, none, [1.0]),
+        r"2 finite weights, found \[nan": lambda: merge(pair, none, [float("nan"), 1.0]),
+        r"sum to 1, found \[1.0, 1.0\], which sum to 2.0": lambda: merge(pair, none, [1.0, 1.0]),
+        r"width 31; the residual stream": lambda: merge(pair, [None, SignedPermutation.identity(31)]),
+        r"'orthogonal' is not in the exact group": lambda: merge(pair, [None, Orthogonal.random(D, generator())]),
+        r"linear gauges only": lambda: merge(pair, [None, AffineGauge.random(D, generator())]),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(IndexError, match=r"2 models were merged.*no model 2"):
+        merge(pair, none).in_coordinates_of(2)
+    merge(pair, [Permutation.identity(D), None])
+
+
+def test_not_strict_merges_controls_from_outside_the_group():
+    a, q = tiny("llama"), Orthogonal.random(D, generator())
+    merged = merge([a, a], [None, q], strict=False)
+    with pytest.raises(ValueError, match="not in the exact group"):
+        merged.in_coordinates_of(1)
+    assert not equal(merged.in_coordinates_of(1, strict=False), a)
