@@ -19,7 +19,24 @@ from gaugeport.groups import (
 from gaugeport.groups import load as load_gauge
 from gaugeport.groups import provenance as gauge_provenance
 from gaugeport.loading import load_model, load_tokenizer
-from gaugeport.transport import transport_model
+from gaugeport.transport import (
+    HeadGauge,
+    Merged,
+    MovedIndices,
+    NeuronGauge,
+    fold_lora,
+    lost_share,
+    match_heads,
+    match_neurons,
+    merge,
+    transport_direction,
+    transport_indices,
+    transport_lora,
+    transport_magnitude,
+    transport_model,
+    transport_optimizer,
+    transport_sae,
+)
 
 __all__ = [
     "AffineGauge",
@@ -27,7 +44,11 @@ __all__ = [
     "Certificate",
     "Chart",
     "GlobalSignPermutation",
+    "HeadGauge",
     "MeanPreservingOrthogonal",
+    "Merged",
+    "MovedIndices",
+    "NeuronGauge",
     "Orthogonal",
     "Permutation",
     "SignedPermutation",
@@ -37,9 +58,20 @@ __all__ = [
     "chart_of",
     "compose",
     "fold_gains",
+    "fold_lora",
     "gauge_provenance",
     "load_gauge",
     "load_model",
     "load_tokenizer",
+    "lost_share",
+    "match_heads",
+    "match_neurons",
+    "merge",
+    "transport_direction",
+    "transport_indices",
+    "transport_lora",
+    "transport_magnitude",
     "transport_model",
+    "transport_optimizer",
+    "transport_sae",
 ]

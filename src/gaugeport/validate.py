@@ -18,6 +18,7 @@ from gaugeport.job import Job
 from gaugeport.matchers import COMBINATIONS
 from gaugeport.paths import data_dir
 from gaugeport.routes import ROUTES
+from gaugeport.tasks.optimizer_recipes import RECIPES
 from gaugeport.tasks.sign_ceiling import ACTIVATIONS
 from gaugeport.workflows.transfer import EVIDENCE, TARGETS
 
@@ -64,6 +65,9 @@ def _check_names(job: Job) -> None:
         raise ValueError(f"gauge={job.gauge} with matcher={job.matcher} recovers nothing; allowed: {pairs}")
     if task == "sign_ceiling":
         _one_of("task.activations", job.task["activations"], ACTIVATIONS)
+    if task == "optimizers":
+        for optimizer in job.task["optimizers"]:
+            _one_of("task.optimizers", optimizer, RECIPES)
     for key, values in (("target", TARGETS), ("evidence", EVIDENCE)):
         if key in job.task:
             _one_of(f"task.{key}", job.task[key], values)

@@ -34,6 +34,7 @@ def _runs(job: Job) -> tuple[str, ...]:
 
 WORKFLOWS = {
     "gauge_groups": Workflow(_none, untrained.measure_gauge_groups),
+    "optimizers": Workflow(_none, untrained.measure_optimizers),
     "sign_ceiling": Workflow(
         lambda job: _runs(job) if str(job.task["activations"]).startswith("real") else (),
         untrained.measure_sign_ceiling,

@@ -15,6 +15,7 @@ from gaugeport.seeds import generator
 from gaugeport.stages import device
 from gaugeport.store import Store
 from gaugeport.tasks.gauge_groups import gauge_groups
+from gaugeport.tasks.optimizers import optimizers
 from gaugeport.tasks.sign_ceiling import sign_ceiling, synthetic_activations, whiten
 from gaugeport.training.stages import base_stage, heldout_rows, run_checkpoints
 
@@ -24,6 +25,14 @@ Row = dict[str, Any]
 def measure_gauge_groups(job: Job, store: Store) -> list[Row]:
     """Table a1: every family's rows."""
     return [{"model": f, **row} for f in job.task["families"] for row in gauge_groups(f, job.seed)]
+
+
+def measure_optimizers(job: Job, store: Store) -> list[Row]:
+    """Table c4: every optimizer's rows, on small random models."""
+    task = job.task
+    return [
+        {"model": f, **row} for f in task["families"] for o in task["optimizers"] for row in optimizers(o, f, job.seed)
+    ]
 
 
 def measure_sign_ceiling(job: Job, store: Store) -> list[Row]:

@@ -1,0 +1,80 @@
+"""Table c4: which optimizer states transport under which group, by theory and measured on resumed runs."""
+
+import numpy as np
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.tidy import aggregate, tidy
+
+TITLE = (
+    "c4 optimizers: displacement of a moved run after 5 resumed steps, over the distance travelled "
+    "(worst of n random models: the largest where theory says exact, the smallest elsewhere)"
+)
+ARMS = {
+    "signs": "signs only",
+    "signed": "B_d or S_d × {±1}",
+    "signs_dropped": "the same, state without signs",
+    "rotation_frozen": "O(d), gains folded and frozen",
+    "rotation_trained": "O(d), gains folded and trained",
+}
+BROKEN = 0.01
+"""A run that is off by more than a hundredth of the distance travelled, and by more than its yardstick, has left."""
+
+YARDSTICK_FACTOR = 10
+"""The yardstick is ten times the displacement of a run with its MLP neurons reordered."""
+VISIBLE = 1e-6
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds, and the judged contrasts."""
+    rows = tidy("c4", records).assign(matcher=None, route=None)
+    means = aggregate(rows, ["optimizer", "arm", "theory", "library"])
+    return pd.concat([rows, means, claim_rows("c4", rows)], ignore_index=True)
+
+
+def measured(rows):
+    """exact where no seed exceeds its yardstick; broken where every seed exceeds it and 0.01; unclear between."""
+    if (rows["value"] <= rows["yardstick"]).all():
+        return "exact"
+    return "broken" if (rows["value"] > rows["yardstick"].clip(lower=BROKEN)).all() else "unclear"
+
+
+def cell(rows):
+    """``exact 2e-15``, ``broken 1e+00``, or ``refused 1e+00``: measured by force what the library refuses to move.
+
+    Where the measurement or the library says something else than theory, all three are named; where reordering neurons
+    alone already moves the run (bfloat16), that noise stands beside.
+    """
+    theory, library, found = rows["theory"].iloc[0], rows["library"].iloc[0], measured(rows)
+    agrees = found == ("exact" if theory == "exact" else "broken")
+    agrees &= (rows["library"] == ("refuses" if theory == "refused" else "moves")).all()
+    value = rows["value"].max() if theory == "exact" else rows["value"].min()
+    mark = theory if agrees else f"{found}, library {library} (theory: {theory})"
+    noise = rows["yardstick"].max() / YARDSTICK_FACTOR
+    return f"{mark} {value:.0e}" + (f" (noise {noise:.0e})" if theory == "exact" and noise > VISIBLE else "")
+
+
+def pivot(table):
+    """One row per model and optimizer, a column per arm."""
+    seeds = table[table["seed"].notna()]
+    lines = []
+    for (model, optimizer), part in seeds.groupby(["model", "optimizer"], sort=False):
+        line = {"model": model, "optimizer": optimizer, "n": part["seed"].nunique()}
+        line |= {name: cell(part[part["arm"] == arm]) for arm, name in ARMS.items() if arm in set(part["arm"])}
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("–")
+
+
+def plot(table):
+    """Heat map of the logarithm of the displacement: what is exact is dark, what has left is light."""
+    seeds = table[table["seed"].notna()]
+    names = list(dict.fromkeys(zip(seeds["model"], seeds["optimizer"], strict=True)))
+    worst = seeds.groupby(["model", "optimizer", "arm"])["value"].max()
+    grid = np.array([[max(worst.get((m, o, a), np.nan), 1e-17) for a in ARMS] for m, o in names])
+    figure, axes = f.panels(1, width=7.5, height=0.3 * len(names) + 1.8)
+    image = axes[0].imshow(np.log10(grid), cmap="cividis", aspect="auto", vmin=-16, vmax=0)
+    axes[0].set_xticks(range(len(ARMS)), ARMS.values(), rotation=20, ha="right", fontsize=7)
+    axes[0].set_yticks(range(len(names)), [f"{m}, {o}" for m, o in names], fontsize=7)
+    figure.colorbar(image, label="log10 of displacement / distance travelled")
+    return figure

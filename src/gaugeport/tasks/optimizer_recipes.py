@@ -1,0 +1,115 @@
+"""The optimizers of table c4, each as a recipe: which torch optimizers train which parameters, and how gradients are clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaugeport.charts.chart import Chart
+
+Parts = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one row of the table is trained.
+
+    ``parts`` maps the name of a rule in ``OPTIMIZERS`` to what builds its optimizer; with two of them, the second
+    trains what ``splits`` gives it. ``momentum`` says whether any state is signed; ``clip`` is ``"norm"``, ``"value"``
+    or nothing. ``dtype`` is what it is measured in: float64, but float32 for Muon, which rounds its updates to bfloat16
+    anyway (in float64 that rounding hides most differences and magnifies a few, which makes for an erratic floor).
+    """
+
+    parts: Mapping[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = field(hash=False)
+    splits: str | None = None
+    momentum: bool = True
+    clip: str | None = None
+    dtype: str = "float64"
+
+
+def _sgd(parameters: list[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, **options)
+
+
+def _adam(parameters: list[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-2, **options)
+
+
+def _muon(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Muon(parameters, lr=2e-2)
+
+
+def _transformers_adafactor(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    from transformers.optimization import Adafactor
+
+    return Adafactor(parameters, lr=1e-2, beta1=0.9, relative_step=False)
+
+
+RECIPES: dict[str, Recipe] = {
+    "adam": Recipe({"adam": _adam}),
+    "adam_amsgrad": Recipe({"adam": lambda p: _adam(p, amsgrad=True)}),
+    "adamw": Recipe({"adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1)}),
+    "lion": Recipe({"lion": lambda p: Lion(p, lr=1e-3, weight_decay=0.1)}),
+    "adafactor_torch": Recipe({"adafactor": lambda p: torch.optim.Adafactor(p, lr=1e-2)}, momentum=False),
+    "adafactor_transformers": Recipe({"adafactor": _transformers_adafactor}),
+    "sgd": Recipe({"sgd": lambda p: _sgd(p, weight_decay=0.01)}),
+    "sgd_nesterov": Recipe({"sgd": lambda p: _sgd(p, nesterov=True)}),
+    "sgd_clip_norm": Recipe({"sgd": _sgd}, clip="norm"),
+    "sgd_clip_value": Recipe({"sgd": _sgd}, clip="value"),
+    "muon_sgd": Recipe({"muon": _muon, "sgd": _sgd}, splits="matrices", dtype="float32"),
+    "muon_adam": Recipe({"muon": _muon, "adam": _adam}, splits="blocks", dtype="float32"),
+}
+"""``muon_sgd``: Muon on every matrix, embeddings too, SGD on the rest. ``muon_adam``: Muon on the matrices of the
+blocks, Adam on embeddings and gains, as Muon is commonly run."""
+
+CLIP_NORM = 0.5
+CLIP_VALUE = 1e-3
+"""Low enough that both clip at every step of these tiny models."""
+
+
+def split(recipe: Recipe, chart: Chart, model: nn.Module) -> Parts:
+    """Rule name -> the parameters its optimizer trains, in the model's order."""
+    names = [name for name, _ in model.named_parameters()]
+    if recipe.splits is None:
+        return dict.fromkeys(recipe.parts, names)
+    roles = ("read", "write") if recipe.splits == "blocks" else ("read", "write", "embed", "unembed", "position")
+    first = [n for n in names if chart.rule(n).role in roles]
+    return dict(zip(recipe.parts, (first, [n for n in names if n not in first]), strict=True))
+
+
+def build(recipe: Recipe, parts: Parts, model: nn.Module) -> dict[str, torch.optim.Optimizer]:
+    """Rule name -> a fresh optimizer over its parameters of ``model``."""
+    parameters = dict(model.named_parameters())
+    return {rule: recipe.parts[rule]([parameters[n] for n in names]) for rule, names in parts.items()}
+
+
+class Lion(torch.optim.Optimizer):
+    """Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2), which neither torch nor transformers has.
+
+    ``c = β1 m + (1-β1) g``; ``θ -= lr (sign(c) + weight_decay θ)``; ``m = β2 m + (1-β2) g``.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            (b1, b2), lr = group["betas"], group["lr"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                update = (b1 * m + (1 - b1) * p.grad).sign()
+                p.sub_(lr * (update + group["weight_decay"] * p))
+                m.mul_(b2).add_(p.grad, alpha=1 - b2)

@@ -1,0 +1,290 @@
+"""Optimizer states move as theory says: bit-equal under signs, as if they had been accumulated in the new coordinates."""
+
+import copy
+
+import pytest
+import torch
+
+from gaugeport.charts import chart_of, fold_gains
+from gaugeport.charts.measure import norms_in_float64, random_tokens
+from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation
+from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.tasks.optimizer_recipes import RECIPES, Lion, build, split
+from gaugeport.transport import transport_model
+from gaugeport.transport.optimizer import transport_optimizer
+from gaugeport.transport.optimizer_rules import OPTIMIZERS, infer, state_axes, state_shapes
+
+D = 32
+NO_DROPOUT = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+each_recipe = pytest.mark.parametrize("recipe", RECIPES)
+
+
+def setting(family="llama", dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    model = tiny_model(family, generator, D, **(NO_DROPOUT if family == "gpt2" else {})).to(dtype)
+    return model, [random_tokens(model, generator) for _ in range(8)], generator
+
+
+def fresh(recipe, model):
+    """The recipe's optimizers over ``model`` and the names of what each trains."""
+    parts = split(RECIPES[recipe], chart_of(model), model)
+    return build(RECIPES[recipe], parts, model), parts
+
+
+def train(model, optimizers, batches):
+    for tokens in batches:
+        model.zero_grad()
+        model(tokens, labels=tokens).loss.backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+
+
+def states_of(optimizers):
+    return {rule: copy.deepcopy(o.state_dict()) for rule, o in optimizers.items()}
+
+
+def carry(states, g, model, parts, **options):
+    return {r: transport_optimizer(s, g, model, names=parts[r], optimizer=r, **options) for r, s in states.items()}
+
+
+def resumed(recipe, model, states, batches):
+    optimizers, _ = fresh(recipe, model)
+    for rule, state in states.items():
+        optimizers[rule].load_state_dict(copy.deepcopy(state))
+    train(model, optimizers, batches)
+    return model
+
+
+def differing(a, b):
+    return [n for (n, p), q in zip(a.named_parameters(), b.parameters(), strict=True) if not torch.equal(p, q)]
+
+
+def signs_only(model, generator):
+    if chart_of(model).norm == "layer":
+        return GlobalSignPermutation(torch.arange(D), torch.tensor(-1))
+    return SignedPermutation(torch.arange(D), SignedPermutation.random(D, generator).sign)
+
+
+def five_steps(recipe, family="llama", dtype=torch.float32, **options):
+    """A reference run of five steps, one moved by signs, one moved with a state that forgot them; all in A's coordinates."""
+    model, batches, generator = setting(family, dtype)
+    optimizers, parts = fresh(recipe, model)
+    train(model, optimizers, batches[:3])
+    states, g = states_of(optimizers), signs_only(model, generator)
+    ends = [resumed(recipe, copy.deepcopy(model), states, batches[3:])]
+    for of_state in (g, g.without_signs()):
+        moved = resumed(
+            recipe, transport_model(model, g), carry(states, of_state, model, parts, **options), batches[3:]
+        )
+        ends.append(transport_model(moved, g.inverse()))
+    return ends
+
+
+# signs are exact
+
+
+@each_recipe
+def test_signs_leave_five_steps_bit_equal(recipe):
+    reference, moved, unsigned = five_steps(recipe)
+    assert differing(reference, moved) == []
+    assert bool(differing(reference, unsigned)) == RECIPES[recipe].momentum  # control; no signed state, no difference
+
+
+@pytest.mark.parametrize("family", [t for t in MODEL_TYPES if t != "llama"])
+def test_signs_leave_five_steps_bit_equal_in_every_family(family):
+    reference, moved, unsigned = five_steps("adamw", family)
+    assert differing(reference, moved) == [] and differing(reference, unsigned) != []
+
+
+def test_signs_leave_five_steps_bit_equal_in_bfloat16():
+    reference, moved, unsigned = five_steps("adamw", dtype=torch.bfloat16, allow_half=True)
+    assert differing(reference, moved) == [] and differing(reference, unsigned) != []
+
+
+# moving the state is what accumulating it in the moved coordinates gives
+
+
+def accumulated(recipe, model, batches):
+    """States after a few steps from scratch, with everything in float64."""
+    optimizers, parts = fresh(recipe, model)
+    with norms_in_float64(model):
+        for tokens in batches:
+            model.zero_grad()
+            logits = model(tokens).logits[:, :-1]
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+            for optimizer in optimizers.values():
+                optimizer.step()
+    return states_of(optimizers), parts
+
+
+def worst_difference(a, b):
+    worst = 0.0
+    for rule, state in a.items():
+        assert state["param_groups"] == b[rule]["param_groups"]
+        assert state["state"].keys() == b[rule]["state"].keys()
+        for index, held in state["state"].items():
+            theirs = b[rule]["state"][index]
+            assert held.keys() == theirs.keys()
+            for key, x in held.items():
+                y = torch.as_tensor(theirs[key]).double()
+                x = torch.as_tensor(x).double()
+                assert x.shape == y.shape
+                worst = max(worst, float((x - y).norm() / (y.norm() + 1e-300)))
+    return worst
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if not r.startswith("muon")])
+def test_a_moved_state_is_the_one_accumulated_in_the_moved_coordinates(recipe):
+    model, batches, generator = setting(dtype=torch.float64)
+    g = SignedPermutation.random(D, generator)
+    wanted, _ = accumulated(recipe, transport_model(model, g), batches[:3])
+    states, parts = accumulated(recipe, copy.deepcopy(model), batches[:3])
+    assert worst_difference(carry(states, g, model, parts), wanted) <= 1e-10
+    other = SignedPermutation.random(D, generator)
+    assert worst_difference(carry(states, other, model, parts), wanted) > 1e-1
+
+
+def test_sgd_momentum_rotates_where_gains_are_frozen():
+    model, batches, generator = setting(dtype=torch.float64)
+    model = fold_gains(model)
+    for name in chart_of(model).names("gain"):
+        model.get_parameter(name).requires_grad_(False)
+    g = Orthogonal.random(D, generator)
+    wanted, _ = accumulated("sgd", transport_model(model, g), batches[:3])
+    states, parts = accumulated("sgd", copy.deepcopy(model), batches[:3])
+    assert worst_difference(carry(states, g, model, parts), wanted) <= 1e-10
+
+
+# there and back, and what is left alone
+
+
+@each_recipe
+def test_there_and_back_is_bit_equal_and_the_input_is_untouched(recipe):
+    model, batches, generator = setting()
+    optimizers, parts = fresh(recipe, model)
+    train(model, optimizers, batches[:2])
+    states, g = states_of(optimizers), SignedPermutation.random(D, generator)
+    kept = copy.deepcopy(states)
+    moved = carry(states, g, model, parts)
+    assert worst_difference(states, kept) == 0.0 and worst_difference(moved, kept) > 1e-1
+    assert worst_difference(carry(moved, g.inverse(), transport_model(model, g), parts), kept) == 0.0
+    for rule, state in moved.items():
+        for index, held in state["state"].items():
+            for key, x in held.items():
+                if torch.is_tensor(x) and x.dim():
+                    x.fill_(7.0)  # nothing is shared with the input
+                    assert not torch.equal(x, states[rule]["state"][index][key])
+
+
+def test_steps_and_options_are_carried_over():
+    model, batches, generator = setting()
+    optimizer = torch.optim.Adam([{"params": list(model.parameters()), "lr": 1e-3}], betas=(0.8, 0.9), fused=True)
+    train(model, {"adam": optimizer}, batches[:2])
+    moved = transport_optimizer(optimizer.state_dict(), SignedPermutation.random(D, generator), model)
+    assert moved["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert all(held["step"] == 2.0 for held in moved["state"].values())
+    torch.optim.Adam(model.parameters()).load_state_dict(moved)
+
+
+def test_an_empty_state_moves_to_an_empty_state():
+    model, _, generator = setting()
+    state = torch.optim.SGD(model.parameters(), lr=0.1).state_dict()
+    assert transport_optimizer(state, SignedPermutation.random(D, generator), model) == state
+
+
+# names
+
+
+def test_parameter_names_in_the_state_decide_over_the_models_order():
+    """A state whose parameters come in another order is moved by its own ``param_names``, whatever their shapes."""
+    model, batches, generator = setting()
+    pairs = list(model.named_parameters())[::-1]
+    optimizer = torch.optim.AdamW(pairs, lr=1e-2)
+    train(model, {"adamw": optimizer}, batches[:2])
+    g = SignedPermutation.random(D, generator)
+    moved = transport_optimizer(optimizer.state_dict(), g, model)
+    for index, (name, p) in enumerate(pairs):
+        wanted = optimizer.state[p]["exp_avg"]
+        for axis, kind in enumerate(chart_of(model).axes(name)):
+            wanted = {"vector": g.act, "gain": g.act_gain}.get(kind, lambda x, _: x)(wanted, axis)
+        assert torch.equal(moved["state"][index]["exp_avg"], wanted), name
+
+
+def test_frozen_parameters_are_skipped_in_the_default_order():
+    model, batches, generator = setting()
+    model.get_input_embeddings().weight.requires_grad_(False)
+    for parameters in ([p for p in model.parameters() if p.requires_grad], list(model.parameters())):
+        optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+        train(model, {"adamw": optimizer}, batches[:2])
+        moved = transport_optimizer(optimizer.state_dict(), SignedPermutation.random(D, generator), model)
+        assert moved["state"].keys() == optimizer.state_dict()["state"].keys()
+
+
+def test_one_optimizer_may_join_muon_and_adam():
+    """As in Keller Jordan's MuonWithAuxAdam: what a param_group's states hold decides group by group."""
+    model, batches, generator = setting()
+    optimizers, parts = fresh("muon_adam", model)
+    train(model, optimizers, batches[:2])
+    muon, adam = (states_of(optimizers)[r] for r in ("muon", "adam"))
+    n = len(parts["muon"])
+    adam["param_groups"][0]["params"] = [i + n for i in adam["param_groups"][0]["params"]]
+    joined = {
+        "state": muon["state"] | {i + n: held for i, held in adam["state"].items()},
+        "param_groups": [*muon["param_groups"], *adam["param_groups"]],
+    }
+    g, names = SignedPermutation.random(D, generator), parts["muon"] + parts["adam"]
+    moved = transport_optimizer(joined, g, model, names=names)
+    apart = carry(states_of(optimizers), g, model, parts)
+    for index, held in moved["state"].items():
+        theirs = apart["muon"]["state"][index] if index < n else apart["adam"]["state"][index - n]
+        assert all(torch.equal(held[k], theirs[k]) for k in held)
+
+
+# the rules
+
+
+def test_optimizers_are_told_from_what_they_keep():
+    for name, recipe in RECIPES.items():
+        model, batches, _ = setting()
+        optimizers, parts = fresh(name, model)
+        train(model, optimizers, batches[:1])
+        for rule, state in states_of(optimizers).items():
+            group = state["param_groups"][0]
+            keys = {k for held in state["state"].values() for k in held}
+            found = infer(group, keys, [model.get_parameter(n).dim() for n in parts[rule]])
+            assert OPTIMIZERS[found] is OPTIMIZERS[rule], (name, recipe)
+
+
+def test_axes_of_factored_states():
+    axes = ("none", "vector")
+    assert state_axes("vector", axes, 2) == axes and state_axes("gain", axes, 2) == ("none", "gain")
+    assert state_axes("row", axes, 1) == ("none",) and state_axes("col", axes, 1) == ("gain",)
+    assert state_axes("row", axes, 2) == ("none", "none") and state_axes("col", axes, 2) == ("none", "gain")
+    assert state_axes("row", axes[::-1], 2) == ("gain", "none") and state_axes("col", axes[::-1], 1) == ("none",)
+    assert state_shapes("row", (3, 5)) == [(3, 1), (3,)] and state_shapes("col", (3, 5)) == [(1, 5), (5,)]
+    assert state_shapes("none", (3,)) == [] and state_shapes("gain", (3,)) == [(3,)]
+
+
+def test_lion_is_the_papers():
+    """Algorithm 2 of arXiv 2302.06675 by hand, two steps on two weights."""
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = Lion([p], lr=0.1, betas=(0.9, 0.5), weight_decay=0.2)
+    p.grad = torch.tensor([3.0, -1.0])
+    optimizer.step()  # m = 0: sign(0.1 g) = (1, -1); then θ -= 0.1 (sign + 0.2 θ) and m = g/2
+    assert torch.allclose(p.detach(), torch.tensor([0.88, -1.86]))
+    p.grad = torch.tensor([-14.0, 1.0])
+    optimizer.step()  # 0.9 m + 0.1 g = (1.35 - 1.4, -0.45 + 0.1): signs (-1, -1)
+    assert torch.allclose(p.detach(), torch.tensor([0.88 + 0.1 - 0.0176, -1.86 + 0.1 + 0.0372]))
+    assert torch.allclose(optimizer.state[p]["exp_avg"], torch.tensor([-6.25, 0.25]))
+
+
+def test_permutations_need_no_signs():
+    model, batches, generator = setting()
+    optimizers, parts = fresh("adamw", model)
+    train(model, optimizers, batches[:2])
+    g = Permutation.random(D, generator)
+    moved = carry(states_of(optimizers), g, model, parts)["adamw"]
+    index = parts["adamw"].index("model.embed_tokens.weight")
+    before = optimizers["adamw"].state_dict()["state"][index]
+    assert torch.equal(moved["state"][index]["exp_avg"], before["exp_avg"][:, g.perm])
+    assert torch.equal(moved["state"][index]["exp_avg_sq"], before["exp_avg_sq"][:, g.perm])
