@@ -17,7 +17,6 @@ console = Console(highlight=False, soft_wrap=True)
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 HYDRA_FLAGS = ("-m", "--multirun", "--help", "-h", "--cfg", "--info", "--hydra-help")
-HEADLINE = ("a1", "a2", "a3", "c2")
 
 
 @app.command(context_settings=PASS_THROUGH)
@@ -55,8 +54,8 @@ def tables(
     from gaugeport.sweeps import experiment, experiment_names, jobs_of, variant_of
 
     extra = set_ or []
-    wanted = [experiment(i).id for i in ids or (HEADLINE if headline else experiment_names())]
     every = sorted((experiment(name) for name in experiment_names()), key=lambda e: e.id)
+    wanted = [experiment(i).id for i in ids] if ids else [e.id for e in every if e.headline or not headline]
     jobs = {e.id: jobs_of(e, profile, extra=extra) for e in every}
     asked = {i: jobs_of(experiment(i), profile, headline=True, extra=extra) if headline else jobs[i] for i in wanted}
     distinct = {job_id(c.job): c for found in asked.values() for c in found}

@@ -16,7 +16,8 @@ from gaugeport.groups import (
     Permutation,
     SignedPermutation,
 )
-from gaugeport.transport.sae import ARCHITECTURES, gauge_digest, transport_sae
+from gaugeport.transport.sae import gauge_digest, transport_sae
+from gaugeport.transport.sae_rules import ARCHITECTURES
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks", "ignore:Setting use_error_term")
 D, N = 16, 64

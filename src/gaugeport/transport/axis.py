@@ -1,4 +1,4 @@
-"""The fast in-place action of one gauge element on one axis of many tensors.
+"""The fast action of one gauge element on one axis of many tensors, in place or into memory that is there.
 
 Three techniques, all bit-equal to ``g.act`` / ``g.act_gain`` (measured in ``experiments/benchmarks``, PERFORMANCE §4):
 
@@ -68,6 +68,22 @@ class InPlace:
     def gain(self, x: Tensor, axis: int) -> None:
         """``x <- g.act_gain(x, axis)``: permute only. Raises ``ValueError`` for a rotation."""
         self._move(x, axis, signed=False)
+
+    @torch.no_grad()
+    def vector_into(self, x: Tensor, axes: tuple[int, ...], out: Tensor) -> None:
+        """``out <- g`` acting on these axes of ``x``; bit-equal to ``g.act``, but one rounding for two axes."""
+        if x.is_meta:
+            return
+        g = self.g
+        large = x.dim() == 2 and x.numel() >= SMALL and x.device.type == "cpu"
+        if large and axes == (0,) and isinstance(g, SignedPermutation) and x.is_contiguous() and out.is_contiguous():
+            self._rows_into(x, out)
+        elif len(axes) > 1 and isinstance(g, Orthogonal):
+            out.copy_(g.act(g.act(x.double(), axes[0]), axes[1]))
+        else:
+            out.copy_(x)
+            for axis in axes:
+                self.vector(out, axis)
 
     def _move(self, x: Tensor, axis: int, signed: bool) -> None:
         g = self.g
@@ -176,6 +192,21 @@ class InPlace:
 
         self._share(len(x), hold)
         self._share(len(x), lambda thread, a, b: torch.index_select(held, 0, perm[a:b], out=x[a:b]))
+
+    def _rows_into(self, x: Tensor, out: Tensor) -> None:
+        """Gather rows straight from ``x``, a cacheful at a time; a sign is the top bit."""
+        g = self.g
+        assert isinstance(g, SignedPermutation)
+        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+        rows, into, flips = x.view(bits), out.view(bits), (g.sign < 0).to(bits)[:, None] << 8 * x.element_size() - 1
+        step = max(1, (1 << 21) // (x[0].numel() * x.element_size()))
+
+        def gather(thread: int, start: int, stop: int) -> None:
+            for a in range(start, stop, step):
+                b = min(a + step, stop)
+                torch.index_select(rows, 0, g.perm[a:b], out=into[a:b]).bitwise_xor_(flips[a:b])
+
+        self._share(g.size, gather)
 
 
 def _rotate(x: Tensor, axis: int, act: Callable[[Tensor, int], Tensor]) -> None:

@@ -1,8 +1,8 @@
 """``transport_sae``: carry a sae-lens SAE or transcoder to another residual basis; its latents stay what they are.
 
 With ``x' = g·x`` the moved SAE has ``latents'(x') = latents(x)`` and ``recon'(x') = g·recon(x)``: ``W_enc`` rows,
-``W_dec`` columns and ``b_dec`` are vectors of the stream, everything else lives in latent coordinates. Per architecture
-the table below names every parameter and buffer; one that it does not know is refused (DESIGN §1, rows "SAE").
+``W_dec`` columns and ``b_dec`` are vectors of the stream, everything else lives in latent coordinates. What is which
+is declared in ``sae_rules.py``; a parameter that no rule names is refused (DESIGN §1, rows "SAE").
 """
 
 from __future__ import annotations
@@ -17,73 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from gaugeport.groups import AffineGauge, Element, Orthogonal, SignedPermutation, contains
-from gaugeport.transport.axis import SMALL, InPlace
+from gaugeport.groups import AffineGauge, Element, contains
+from gaugeport.transport.axis import InPlace
+from gaugeport.transport.sae_rules import ARCHITECTURES, COVARIANT_UNDER, OFF_STREAM, ON_STREAM, Axes
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
 AnySAE = TypeVar("AnySAE", bound="SAE[Any]")
-
-# What each axis is: where the encoder reads ("in"), where the decoder writes ("out"; the same for all but transcoders),
-# a latent, or a width inside an architecture ("inner"). "*" stands for a layer number.
-Axes = dict[str, tuple[str, ...]]
-DECODER: Axes = {"W_dec": ("latent", "out"), "b_dec": ("out",)}
-STREAM: Axes = {"W_enc": ("in", "latent"), **DECODER}
-BIAS: Axes = {"b_enc": ("latent",)}
-THRESHOLD: Axes = {"threshold": ("latent",)}
-SKIP: Axes = {"W_skip": ("out", "in")}
-ATTENTION: Axes = {  # over latents of earlier tokens
-    **{f"attn_layers.*.{n}.weight": ("inner", "latent") for n in ("k_ctx", "q_target")},
-    **{f"attn_layers.*.{n}.bias": ("inner",) for n in ("k_ctx", "q_target")},
-    **{f"attn_layers.*.{n}.weight": ("latent", "latent") for n in ("v_ctx", "c_proj")},
-    **{f"attn_layers.*.{n}.bias": ("latent",) for n in ("v_ctx", "c_proj")},
-}
-ARCHITECTURES: dict[str, Axes] = {
-    "standard": STREAM | BIAS,
-    "gated": STREAM | {n: ("latent",) for n in ("b_gate", "b_mag", "r_mag")},
-    "topk": STREAM | BIAS,
-    "abstopk": STREAM | BIAS,
-    "batchtopk": STREAM | BIAS | {"topk_threshold": ()},
-    "matryoshka_batchtopk": STREAM | BIAS | {"topk_threshold": ()},
-    "jumprelu": STREAM | BIAS | THRESHOLD,
-    "matching_pursuit": DECODER,  # its W_enc is a view of W_dec
-    "temporal": STREAM | ATTENTION,
-    "transcoder": STREAM | BIAS,
-    "skip_transcoder": STREAM | BIAS | SKIP,
-    "jumprelu_transcoder": STREAM | BIAS | THRESHOLD,
-    "jumprelu_skip_transcoder": STREAM | BIAS | THRESHOLD | SKIP,
-}
-
-COVARIANT_UNDER = {
-    "none": "affine",
-    # scaled outside the SAE, or by a number: rotations pass through, a shift would have to be scaled too
-    "expected_average_only_in": "orthogonal",
-    "constant_scalar_rescale": "orthogonal",
-    "constant_norm_rescale": "orthogonal",  # the Euclidean norm
-    # the mean over coordinates, and what is left once it is gone: S_d × {±1} and the rotations that fix ±1
-    "layer_norm": "mean_preserving_orthogonal",
-}
-"""The largest group that commutes with each ``normalize_activations``."""
-
-# Hook names are TransformerLens' (``blocks.3.hook_resid_post``), transformers' modules, whose output is meant
-# (``model.layers.3.mlp``), and this package's sites (``block3``).
-_TL = r"(?:blocks\.\d+\.)?"
-_HF = r"(?:[a-z_]+\.)*(?:layers|h)\.\d+"
-ON_STREAM = re.compile(
-    rf"{_TL}hook_(?:resid_(?:pre|mid|post)|(?:attn|mlp)_(?:in|out)|[qkv]_input|embed|pos_embed)"
-    rf"|{_TL}(?:attn\.hook_result|ln(?:[12](?:_post)?|_final)\.hook_normalized)"
-    rf"|{_TL}(?:(?:attn|mlp|ln[12](?:_post)?)\.)?hook_(?:in|out)"
-    rf"|embed|block\d+|(?:[a-z_]+\.)*(?:embed_tokens|embed_in|wte|wpe|norm|final_layer_norm|ln_f)"
-    rf"|{_HF}(?:\.(?:self_attn|attn|attention|mlp|\w*layernorm|ln_[12]))?"
-    rf"|{_HF}\.\w+\.(?:o_proj|c_proj|dense|down_proj|dense_4h_to_h)"
-)
-OFF_STREAM = re.compile(
-    rf"{_TL}(?:attn\.)?hook_(?:q|k|v|z|rot_q|rot_k|attn_scores|pattern)"
-    rf"|{_TL}mlp\.(?:hook_(?:pre|post|pre_linear|mid)|ln\.hook_normalized)"
-    rf"|{_HF}\.\w+\.(?:[qkv]_proj|qkv_proj|query_key_value|c_attn|[qk]_norm"
-    rf"|gate_proj|up_proj|gate_up_proj|c_fc|dense_h_to_4h|act|act_fn)"
-)
 
 
 def transport_sae(
@@ -123,7 +64,7 @@ def transport_sae(
 
     moved = _empty_twin(sae, tensors, out)
     targets = moved.state_dict()
-    with torch.no_grad(), _Into(g.linear if isinstance(g, AffineGauge) else g) as act:  # type: ignore[arg-type]
+    with torch.no_grad(), InPlace(g.linear if isinstance(g, AffineGauge) else g) as act:  # type: ignore[arg-type]
         for name, tensor in tensors.items():
             if isinstance(g, AffineGauge) and name == "b_dec" and moved_axes[name]:
                 targets[name].copy_(g.act(tensor.detach().double()))
@@ -254,35 +195,3 @@ def _empty_twin(sae: AnySAE, tensors: dict[str, Tensor], out: AnySAE | None) -> 
         twin.turn_off_forward_pass_hook_z_reshaping()
     twin._use_error_term = sae._use_error_term  # the property would warn
     return twin.train(sae.training)
-
-
-class _Into(InPlace):
-    """The in-place kernels, writing into other memory."""
-
-    def vector_into(self, x: Tensor, axes: tuple[int, ...], out: Tensor) -> None:
-        """``out <- g`` acting on these axes of ``x``; bit-equal to ``g.act``, but one rounding for two axes."""
-        if x.is_meta:
-            return
-        g = self.g
-        large = x.dim() == 2 and x.numel() >= SMALL and x.device.type == "cpu"
-        if large and axes == (0,) and isinstance(g, SignedPermutation) and x.is_contiguous() and out.is_contiguous():
-            self._rows_into(x, out, g)
-        elif len(axes) > 1 and isinstance(g, Orthogonal):
-            out.copy_(g.act(g.act(x.double(), axes[0]), axes[1]))
-        else:
-            out.copy_(x)
-            for axis in axes:
-                self.vector(out, axis)
-
-    def _rows_into(self, x: Tensor, out: Tensor, g: SignedPermutation) -> None:
-        """Gather rows straight from ``x``, a cacheful at a time; a sign is the top bit."""
-        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-        rows, into, flips = x.view(bits), out.view(bits), (g.sign < 0).to(bits)[:, None] << 8 * x.element_size() - 1
-        step = max(1, (1 << 21) // (x[0].numel() * x.element_size()))
-
-        def gather(thread: int, start: int, stop: int) -> None:
-            for a in range(start, stop, step):
-                b = min(a + step, stop)
-                torch.index_select(rows, 0, g.perm[a:b], out=into[a:b]).bitwise_xor_(flips[a:b])
-
-        self._share(g.size, gather)
