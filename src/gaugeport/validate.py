@@ -47,11 +47,10 @@ def job_from(config: DictConfig) -> Job:
     assert isinstance(job, Job)
     _check_names(job)
     _check_numbers(job)
-    for key, path in (("model.path", job.model.path), ("data.path", job.data.path)):
-        if path is not None and not Path(path).exists():
-            raise FileNotFoundError(
-                f"{key}={path}: nothing there; model.path wants a Hugging Face folder, data.path a text file"
-            )
+    for key, path in job.files().items():
+        if not Path(path).exists():
+            kind = "a Hugging Face folder" if key == "model.path" else "a .jsonl, .csv, .txt or .parquet file"
+            raise FileNotFoundError(f"{key}={path}: nothing there; {key} wants {kind}")
     return job
 
 
@@ -103,7 +102,11 @@ def _check_numbers(job: Job) -> None:
 
 
 def _task_keys(task: str) -> list[str]:
-    return [str(k) for k in OmegaConf.load(data_dir("conf") / "task" / f"{task}.yaml")]
+    """The keys of a task's file, and of those it takes over from other tasks (its defaults)."""
+    node = OmegaConf.to_container(OmegaConf.load(data_dir("conf") / "task" / f"{task}.yaml"))
+    assert isinstance(node, dict)
+    others = [d for d in node.pop("defaults", []) if d != "_self_"]
+    return [*map(str, node), *(k for other in others for k in _task_keys(other))]
 
 
 @functools.cache

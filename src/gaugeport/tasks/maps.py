@@ -1,7 +1,8 @@
 """Maps between two residual streams, fitted in S_d, B_d, O(d) or as an affine ridge regression, on the same tokens (c1).
 
-Every map carries the means, ``x_B ≈ mean_B + M (x_A − mean_A)``, so the groups differ only in what M may be. The affine
-map is no gauge: its way back is a regression of its own, not an inverse.
+Every map carries the means and the scale of the streams, ``x_B ≈ mean_B + s·M (x_A − mean_A)`` with s the ratio of
+their root mean squares (runs drift in scale, which no gauge can follow), so the groups differ only in what M may be. The
+affine map is no gauge: it fits its own scale, and its way back is a regression of its own, not an inverse.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ RIDGE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 class Map:
     """``forward(x_A) ≈ x_B`` and ``backward(x_B) ≈ x_A``; ``gauge`` is M as a group element, None for the affine map.
 
-    ``to_b``, ``to_a`` float64[d, d] act on column vectors; ``mean_a``, ``mean_b`` float64[d].
+    ``to_b``, ``to_a`` float64[d, d] act on column vectors; ``mean_a``, ``mean_b`` float64[d]; ``scale`` is s.
     """
 
     to_b: Tensor
@@ -39,17 +40,18 @@ class Map:
     mean_a: Tensor
     mean_b: Tensor
     gauge: Element | None
+    scale: float = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Stream vectors of A [..., d] in B's coordinates, in ``x``'s dtype."""
-        return ((x.double() - self.mean_a) @ self.to_b.T + self.mean_b).to(x.dtype)
+        return ((x.double() - self.mean_a) @ self.to_b.T * self.scale + self.mean_b).to(x.dtype)
 
     def backward(self, x: Tensor) -> Tensor:
         """Stream vectors of B [..., d] in A's coordinates, in ``x``'s dtype."""
-        return ((x.double() - self.mean_b) @ self.to_a.T + self.mean_a).to(x.dtype)
+        return ((x.double() - self.mean_b) @ self.to_a.T / self.scale + self.mean_a).to(x.dtype)
 
     def direction(self, v: Tensor) -> Tensor:
-        """A direction of A [..., d] in B: no means."""
+        """A direction of A [..., d] in B: no means, no scale."""
         return (v.double() @ self.to_b.T).to(v.dtype)
 
 
@@ -77,7 +79,8 @@ def fit_map(group: str, a: Tensor, b: Tensor, plant: SignedPermutation | None = 
     matrix = gauge.dense()  # type: ignore[attr-defined]
     if plant is not None:
         matrix = plant.inverse().act(matrix, axis=0)
-    return Map(matrix, matrix.T, *means, gauge)
+    spreads = [float(((x - mean) ** 2).sum()) for x, mean in ((a, means[0]), (b, means[1]))]
+    return Map(matrix, matrix.T, *means, gauge, scale=(spreads[1] / spreads[0]) ** 0.5)
 
 
 def ridge(x: Tensor, y: Tensor) -> Tensor:

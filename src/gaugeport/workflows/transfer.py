@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -24,20 +24,23 @@ from gaugeport.tasks.arms import Arm, check_group, plant_group, score
 from gaugeport.tasks.losses import heldout_loss
 from gaugeport.tasks.planted import PlantedEvidence
 from gaugeport.tasks.self_evidence import SelfEvidence
-from gaugeport.training.stages import data_stage, heldout_rows, run_checkpoints, run_stage
+from gaugeport.training.stages import base_stage, data_stage, heldout_rows, run_checkpoints, run_stage
 
 Row = dict[str, Any]
-TARGETS = ("identical", "finetuned")
-"""``identical``: B is A in other coordinates. ``finetuned``: B is the other run from A's base, drifted on its own."""
+TARGETS = ("identical", "finetuned", "independent")
+"""``identical``: B is A in other coordinates. ``finetuned``: B is the other run from A's base, drifted on its own.
+``independent``: B is a base model trained from another seed; no gauge is the true one (table c1 only)."""
+OTHER = 1000
+"""What is added to a job's seed to train the independent model from."""
 EVIDENCE = ("site", "pooled", "weights", "both")
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """One arm between two models, both in the coordinates their runs share (so the true gauge is the identity).
+class Ends:
+    """Models ``a`` and ``b``, the last checkpoints (one object when the target is identical), and what they share.
 
-    ``a``, ``b`` are the last checkpoints (one object when the target is identical), ``site`` the mid-stack block that
-    things are written at, ``rows_fit`` and ``rows_test`` int64[n, length] held-out rows to calibrate and to measure on.
+    ``site`` is the mid-stack block that things are written at, ``rows_fit`` and ``rows_test`` int64[n, length] held-out
+    rows to calibrate and to measure on.
     """
 
     a: PreTrainedModel
@@ -46,11 +49,20 @@ class Transfer:
     tokenizer: PreTrainedTokenizerBase
     site: str
     step: int
+    rows_fit: Tensor
+    rows_test: Tensor
+
+
+@dataclass(frozen=True)
+class Transfer(Ends):
+    """One arm between two models, both in the coordinates their runs share (so the true gauge is the identity).
+
+    ``nodes`` is the walk from A to B, ``where`` what every row of the job carries.
+    """
+
     nodes: list[Node]
     arm: Arm
     plants: int
-    rows_fit: Tensor
-    rows_test: Tensor
     where: Row
 
     def residuals(self) -> Iterator[Element]:
@@ -67,6 +79,29 @@ class Transfer:
         return [{**self.where, "metric": m, "value": v} for m, v in {**means, **losses}.items()]
 
 
+def other_job(job: Job) -> Job:
+    """The job of the independent model: the same in all but its seed. Raises ``ValueError`` for a model not trained here."""
+    if job.model.path is not None or job.model.from_hub:
+        raise ValueError(
+            "task.target=independent wants models trained here from two seeds; allowed for a pretrained one: finetuned"
+        )
+    return replace(job, seed=job.seed + OTHER)
+
+
+def load_ends(job: Job, store: Store) -> Ends:
+    """Load A, and the target that the job's task names (A itself where that is ``identical``)."""
+    saved = run_checkpoints(job, store, "A")
+    step, target = max(saved), job.task["target"]
+    a = load_model(saved[step], dtype=torch.float32, device=device())
+    b = a
+    if target != "identical":
+        path = run_checkpoints(job, store, "B")[step] if target == "finetuned" else base_stage(other_job(job), store)
+        b = load_model(path, dtype=torch.float32, device=device())
+    chart = chart_of(a)
+    tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
+    return Ends(a, b, chart, tokenizer, f"block{len(chart.blocks(a)) // 2}", step, *heldout_rows(job, store))
+
+
 def stages_of(job: Job) -> tuple[str, ...]:
     """The stages a transfer job stands on."""
     shared = ("data", "base", "A")
@@ -76,19 +111,18 @@ def stages_of(job: Job) -> tuple[str, ...]:
 def transfer(job: Job, store: Store) -> Transfer:
     """Load the models and the arm of a job. Raises ``ValueError`` for a gauge larger than the models' exact group."""
     task, measurement = job.task, job.measurement
-    saved = run_checkpoints(job, store, "A")
-    step = max(saved)
-    a = load_model(saved[step], dtype=torch.float32, device=device())
-    chart = chart_of(a)
-    site = f"block{len(chart.blocks(a)) // 2}"
-    fit, test = heldout_rows(job, store)
+    if task["target"] == "independent":
+        raise ValueError("task.target=independent has no true gauge to score against; allowed: identical, finetuned")
+    ends = load_ends(job, store)
     evidence: SelfEvidence | PlantedEvidence
     if task["target"] == "identical":
-        b, tokens = a, fit[: -(-measurement.tokens // (fit.shape[1] - measurement.skip_first))]
+        fit = ends.rows_fit
         evidence = SelfEvidence(
-            a,
-            step,
-            corpus.batches(tokens, measurement.batch_size),
+            ends.a,
+            ends.step,
+            corpus.batches(
+                fit[: -(-measurement.tokens // (fit.shape[1] - measurement.skip_first))], measurement.batch_size
+            ),
             sites=measurement.sites,
             skip_first=measurement.skip_first,
             seen=load_file(run_stage(job, store, "A") / "seen.safetensors")["seen"],
@@ -96,13 +130,12 @@ def transfer(job: Job, store: Store) -> Transfer:
         )
         nodes = list(evidence.nodes)
     else:
-        b = load_model(run_checkpoints(job, store, "B")[step], dtype=torch.float32, device=device())
         evidence = PlantedEvidence(evidence_stage(job, store))
-        nodes = walk(job.route, step, measurement.spacing)
+        nodes = walk(job.route, ends.step, measurement.spacing)
     check_group(job.gauge, plant_group(evidence))
     kind = "weights" if job.matcher == "weights" else task["evidence"]
-    arm = Arm(evidence, job.gauge, job.matcher, site if kind == "site" else kind, job.seed)
-    where = {"target": task["target"], "evidence": kind, "site": site, "step": step}
-    tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
-    plants = task["plants"] if arm.depends_on_plant else 1
-    return Transfer(a, b, chart, tokenizer, site, step, nodes, arm, plants, fit, test, where)
+    arm = Arm(evidence, job.gauge, job.matcher, ends.site if kind == "site" else kind, job.seed)
+    where = {"target": task["target"], "evidence": kind, "site": ends.site, "step": ends.step}
+    return Transfer(
+        **vars(ends), nodes=nodes, arm=arm, plants=task["plants"] if arm.depends_on_plant else 1, where=where
+    )

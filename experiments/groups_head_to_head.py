@@ -1,0 +1,74 @@
+"""Table c1: S_d, B_d, O(d) and an affine map on the same tasks: where does the larger group help, where does it hurt?"""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.render import interval
+from gaugeport.report.tidy import aggregate, select, tidy
+
+TITLE = (
+    "c1 groups head to head: maps of every group fitted on the same tokens (explained variance of held-out tokens; SAE: "
+    "NMSE of A's SAE through the map; retention of B's own sentiment effect; index precision among the top k; means "
+    "over n training seeds)"
+)
+EXTRA = ["target", "tokens"]
+GROUPS = {
+    "permutation": ("S_d raw", f.ORANGE),
+    "signed_permutation": ("B_d", f.BLUE),
+    "orthogonal": ("O(d)", "black"),
+    "affine": ("affine (ridge)", f.GREEN),
+}
+TASKS = {"sae_nmse": "SAE NMSE", "retention_native": "steering retention", "index_precision": "index precision"}
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds, and the judged contrasts."""
+    rows = tidy("c1", records)
+    return pd.concat([rows, aggregate(rows, EXTRA), claim_rows("c1", rows)], ignore_index=True)
+
+
+def pivot(table):
+    """One row per target and group: held-out fit by number of tokens, then the tasks."""
+    lines = []
+    means = _means(table)
+    for (model, setting, target), part in means.groupby(["model", "setting", "target"], sort=False):
+        for group, (name, _) in GROUPS.items():
+            here = select(part, {"group": group})
+            if not len(here):
+                continue
+            line = {"model": model, "setting": setting, "target": target, "group": name}
+            for tokens in sorted(select(part, {"metric": "heldout_fit"})["tokens"].unique()):
+                line[f"fit, {tokens:g} tokens"] = _cell(here, {"metric": "heldout_fit", "tokens": tokens})
+            for metric, title in TASKS.items():
+                line[title] = _cell(here, {"metric": metric})
+            if len(select(here, {"metric": "index_refused"})):
+                line["index precision"] = "refused"
+            lines.append({**line, "native SAE": _cell(part, {"metric": "sae_nmse_native"}), "n": int(here["n"].max())})
+    return pd.DataFrame(lines)
+
+
+def plot(table):
+    """Held-out fit over the number of tokens, a panel per target."""
+    means = _means(table)
+    targets = list(dict.fromkeys(means["target"]))
+    figure, axes = f.panels(len(targets), width=4.6)
+    for axis, target in zip(axes, targets, strict=True):
+        for group, (name, colour) in GROUPS.items():
+            rows = select(means, {"target": target, "group": group, "metric": "heldout_fit"})
+            if len(rows):
+                f.line_with_band(axis, rows, "tokens", colour, name)
+        axis.set(title=f"target {target}", xscale="log", xlabel="tokens fitted on", ylim=(-1, 1.04))
+        axis.axhline(0, color=f.GREY, linewidth=0.5)
+    axes[0].set_ylabel("explained variance of held-out tokens")
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def _means(table):
+    return table[table["seed"].isna() & table["verdict"].isna()]
+
+
+def _cell(frame, where):
+    found = select(frame, where)
+    return interval(*found.iloc[0][["value", "ci_low", "ci_high"]]) if len(found) else "–"

@@ -1,0 +1,128 @@
+"""Table a4: what an SAE of A explains of B after its transport, by group, matcher and route."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.render import interval
+from gaugeport.report.tidy import aggregate, select, tidy
+
+TITLE = (
+    "a4 SAE transfer: share of the target's held-out variance an SAE of A leaves unexplained after transport (NMSE; "
+    "theory: uniform signs and silent latents, no bound; to oracle: against the truly moved SAE; CE: loss recovered "
+    "over zero ablation, one plant; means over n training seeds)"
+)
+EXTRA = ["target", "architecture", "theory"]
+ARMS = {
+    ("identity", "none", "endpoint"): ("identity", f.RED),
+    ("permutation", "hungarian_raw", "endpoint"): ("S_d raw", f.ORANGE),
+    ("permutation", "hungarian_abs", "endpoint"): ("S_d, signs dropped", f.PURPLE),
+    ("permutation", "hungarian_abs", "trajectory"): ("S_d, signs dropped, trajectory", f.PURPLE),
+    ("global_sign_permutation", "hungarian_raw", "endpoint"): ("S_d × {±1}", f.BLUE),
+    ("global_sign_permutation", "hungarian_raw", "trajectory"): ("S_d × {±1}, trajectory", f.SKY),
+    ("signed_permutation", "hungarian_abs", "endpoint"): ("B_d", f.BLUE),
+    ("signed_permutation", "hungarian_abs", "trajectory"): ("B_d, trajectory", f.SKY),
+    ("signed_permutation", "weights", "endpoint"): ("B_d, weights", f.GREEN),
+    ("orthogonal", "procrustes", "endpoint"): ("O(d)", "black"),
+    ("signed_permutation", "oracle", "endpoint"): ("oracle", f.GREY),
+}
+UNIFORM = ("identity", "S_d, signs dropped")
+"""Arms whose error has uniformly random signs on an identical target: where the reference value applies."""
+PAPER = {"S_d raw": 1.08, "S_d, signs dropped": 1.08, "B_d": 0.004}  # the text does not say which S_d
+COLUMNS = {
+    "nmse": "NMSE",
+    "theory": "theory",
+    "paper": "paper",
+    "nmse_native": "native",
+    "nmse_excess": "excess",
+    "nmse_to_oracle": "to oracle",
+    "nmse_first_token": "NMSE with first token",
+    "ce_recovered": "CE recovered",
+    "l0": "L0",
+    "dead_latents": "dead",
+    "signed_accuracy": "gauge accuracy",
+    "loss_A": "loss A",
+    "loss_B": "loss B",
+}
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds with the paper's figure and the reference value, and the judged contrasts."""
+    rows = tidy("a4", records)
+    for column in EXTRA:
+        rows[column] = rows.get(column)
+    means = _named(aggregate(rows, EXTRA))
+    silent = means[means["metric"] == "nmse_silent"].drop_duplicates(_SAME).set_index(_SAME)["value"]
+    identical = (means["target"] == "identical") & (means["metric"] == "nmse")
+    uniform = identical & means["arm"].isin(UNIFORM)
+    means.loc[uniform, "theory"] = [silent.get(key) for key in map(tuple, means.loc[uniform, _SAME].to_numpy())]
+    ours = identical & (means["model"] == "tinyllama") & (means["setting"] == "default")
+    ours &= means["architecture"] == "topk"
+    means.loc[ours, "paper"] = means.loc[ours, "arm"].map(PAPER)
+    return pd.concat([rows, means.drop(columns="arm"), claim_rows("a4", rows)], ignore_index=True)
+
+
+def pivot(table):
+    """One row per model, SAE, target and arm: reconstruction, loss recovered, sparsity, gauge accuracy, losses."""
+    lines = []
+    by = ["model", "setting", "architecture", "target", "site", "arm"]
+    for key, part in _named(_means(table)).groupby(by, sort=False, dropna=False):
+        line = dict(zip(by, key, strict=True))
+        found = part.drop_duplicates("metric").set_index("metric")
+        for name, title in COLUMNS.items():
+            if name in ("theory", "paper"):
+                line[title] = interval(found.at["nmse", name], None, None)
+            else:
+                line[title] = interval(*found.loc[name, _ENDS]) if name in found.index else "–"
+        lines.append({**line, "n": int(found.at["nmse", "n"])})
+    order = {arm: i for i, arm in enumerate(dict.fromkeys(name for name, _ in ARMS.values()))}
+    wide = pd.DataFrame(lines)
+    wide["order"] = wide["arm"].map(order).fillna(len(order))
+    wide["topk"] = wide["architecture"] != "topk"
+    wide["same"] = wide["target"] != "identical"
+    keys = ["model", "setting", "topk", "same", "order"]
+    return wide.sort_values(keys, kind="stable").drop(columns=["topk", "same", "order"]).reset_index(drop=True)
+
+
+def plot(table):
+    """NMSE by arm, a panel per target; filled: TopK, hollow: standard; the reference value as a tick, the paper's lines."""
+    means = _named(_means(table))
+    means = means[(means["model"] == means["model"].iloc[0]) & (means["setting"] == "default")]
+    targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
+    figure, axes = f.panels(len(targets), width=5.2, height=3.8)
+    for axis, target in zip(axes, targets, strict=True):
+        here = select(means, {"target": target, "metric": "nmse"})
+        arms = [(name, colour) for name, colour in ARMS.values() if name in set(here["arm"])]
+        for x, (arm, colour) in enumerate(arms):
+            for architecture, shift, fill in (("topk", -0.1, colour), ("standard", 0.1, "white")):
+                for _, row in select(here, {"arm": arm, "architecture": architecture}).iterrows():
+                    _point(axis, x + shift, row, colour, fill)
+        axis.set_xticks(range(len(arms)), [name for name, _ in arms], rotation=30, ha="right", fontsize=7)
+        axis.set(title=f"{means['model'].iloc[0]}, target {target}", yscale="log")
+    axes[0].set_ylabel("NMSE, held-out tokens of the target")
+    if targets[0] == "identical":
+        for arm, text in (("S_d, signs dropped", "paper, S_d"), ("B_d", "paper, B_d")):
+            f.paper_line(axes[0], PAPER[arm], f.PURPLE if arm != "B_d" else f.BLUE, text)
+    return figure
+
+
+_ENDS = ["value", "ci_low", "ci_high"]
+_SAME = ["profile", "model", "setting", "architecture", "target", "site"]
+
+
+def _point(axis, x, row, colour, fill):
+    low = max(row["ci_low"], row["value"] / 10) if pd.notna(row["ci_low"]) else row["value"]  # the axis is logarithmic
+    high = row["ci_high"] if pd.notna(row["ci_high"]) else row["value"]
+    axis.plot([x, x], [low, high], color=colour, linewidth=1)
+    axis.plot([x], [row["value"]], "o", color=colour, markerfacecolor=fill, markersize=5)
+    if pd.notna(row["theory"]):
+        axis.plot([x - 0.25, x + 0.25], [row["theory"]] * 2, ":", color="black", linewidth=1.2)
+
+
+def _means(table):
+    return table[table["seed"].isna() & table["verdict"].isna()]
+
+
+def _named(means):
+    keys = zip(means["group"], means["matcher"], means["route"], strict=True)
+    return means.assign(arm=[ARMS.get(key, ("/".join(map(str, key)), f.GREY))[0] for key in keys])

@@ -1,0 +1,43 @@
+"""Jobs of SAE transfer (table a4): an SAE trained on A, moved to B by the arm's gauge, measured on B's held-out tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gaugeport import corpus
+from gaugeport.job import Job
+from gaugeport.store import Store
+from gaugeport.tasks.sae import cross_entropy_recovered, sae_transfer, stream_rows
+from gaugeport.training.saes import load_sae, sae_settings
+from gaugeport.transport.sae import transport_sae
+from gaugeport.workflows.transfer import stages_of, transfer
+
+Row = dict[str, Any]
+
+
+def stages(job: Job) -> tuple[str, ...]:
+    """The stages a job stands on."""
+    return (*stages_of(job), "sae")
+
+
+def measure(job: Job, store: Store) -> list[Row]:
+    """Reconstruction, sparsity and (plant 0) loss recovered of one arm, with its gauge accuracy and the models' losses.
+
+    Raises ``ValueError`` where ``task.tokens`` wants more held-out tokens than there are.
+    """
+    sae_settings(job)  # a bad one is named before anything is trained
+    arm, sae, size = transfer(job, store), load_sae(job, store), job.measurement.batch_size
+    wanted = -(-job.task["tokens"] // arm.rows_test.shape[1])
+    if not 0 < wanted <= len(arm.rows_test):
+        raise ValueError(
+            f"task.tokens={job.task['tokens']} wants {wanted} held-out rows; allowed: 1 to {len(arm.rows_test)} "
+            f"of {arm.rows_test.shape[1]} tokens (more with data.documents)"
+        )
+    rows, skip = arm.rows_test[:wanted], job.measurement.skip_first
+    x_a = stream_rows(arm.a, arm.chart, rows, arm.site, size)
+    x_b = x_a if arm.a is arm.b else stream_rows(arm.b, arm.chart, rows, arm.site, size)
+    found = list(sae_transfer(sae, arm.residuals(), x_a, x_b, skip))
+    moved = transport_sae(sae, next(arm.residuals()))
+    found += cross_entropy_recovered(arm.b, arm.chart, arm.site, moved, list(corpus.batches(rows, size)), skip)
+    at = {**arm.where, "architecture": job.task["sae"]["architecture"]}
+    return [{**at, **row} for row in (*found, *arm.accuracy())]
