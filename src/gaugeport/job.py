@@ -7,6 +7,9 @@ from typing import Any
 
 from gaugeport.store import digest
 
+TASK_FILES = ("reviews", "harmful", "harmless")
+"""Keys of tasks that name local files: their content counts in a job's hash, their paths do not."""
+
 
 @dataclass(kw_only=True)
 class Model:
@@ -90,7 +93,14 @@ class Job:
         plain = asdict(self)
         for part, ignored in (("model", "path"), ("data", "path"), ("measurement", "models_in_memory")):
             plain[part].pop(ignored)
+        plain["task"] = {k: v for k, v in plain["task"].items() if k not in TASK_FILES}
         return plain
+
+    def files(self) -> dict[str, str]:
+        """The local files and folders that the job reads, by config key."""
+        named = {"model.path": self.model.path, "data.path": self.data.path}
+        named |= {f"task.{k}": self.task.get(k) for k in TASK_FILES}
+        return {key: path for key, path in named.items() if path is not None}
 
     def hash(self, contents: dict[str, str]) -> str:
         """The job's id. ``contents`` are digests of the local files it reads."""

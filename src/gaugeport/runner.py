@@ -24,9 +24,11 @@ from gaugeport.workflows.registry import build_stage, stage_keys
 
 WAVES = {
     "data": ("data",),
-    "base models": ("base",),
+    "base models": ("base", "other"),
     "fine-tuning runs": ("A", "B"),
+    "SAEs": ("sae",),
     "evidence": ("evidence",),
+    "importance lists": ("lists_A", "lists_B"),
     "jobs": ("job",),
 }
 """What is built side by side, in the order in which the waves build on one another."""

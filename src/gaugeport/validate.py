@@ -80,7 +80,8 @@ def _check_names(job: Job) -> None:
 def allowed_pairs() -> list[tuple[str, str]]:
     """The (gauge, matcher) pairs a job may ask for: real matchers, weights in every group, and the two controls."""
     weights = [(group, "weights") for group in DEFAULT_MATCHER]
-    return [*COMBINATIONS, *weights, ("signed_permutation", "oracle"), ("identity", "none")]
+    oracles = [("signed_permutation", "oracle"), ("global_sign_permutation", "oracle")]
+    return [*COMBINATIONS, *weights, *oracles, ("identity", "none")]
 
 
 def _check_numbers(job: Job) -> None:

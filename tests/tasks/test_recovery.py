@@ -252,3 +252,9 @@ def test_composition_follows_the_walk(llama):
     for a, b in pairwise(nodes):
         gauge = compose(hungarian_abs(llama.between(a, b, "block0")).gauge, gauge)
     assert Arm(llama, *GROUPED, "block0", seed=0).gauge_and_truth(nodes, 0)[0] == gauge
+
+
+def test_no_gauge_at_all_leaves_a_residual_in_the_models_group(neox):
+    """So that it can be applied to the model: planted gauges that nobody took off."""
+    residual = Arm(neox, "identity", "none", "", seed=0).residual(walk("endpoint", 200, SPACING), 0)
+    assert isinstance(residual, GlobalSignPermutation) and residual != GlobalSignPermutation.identity(D)

@@ -52,7 +52,7 @@ class Arm:
         if self.matcher == "oracle":
             return truth, truth
         if self.matcher == "none":
-            return SignedPermutation.identity(self.evidence.width), truth
+            return GROUPS[plant_group(self.evidence)].identity(self.evidence.width), truth  # type: ignore[attr-defined]
         return compose_along(nodes, lambda a, b: self.local(a, b, plant).gauge), truth
 
     def residual(self, nodes: Sequence[Node], plant: int) -> Element:

@@ -22,9 +22,8 @@ RUNS = ("A", "B")
 
 
 def contents(job: Job) -> dict[str, str]:
-    """Digests of the local files a job reads, by config key: contents count in a stage's key, their paths do not."""
-    paths = {"model.path": job.model.path, "data.path": job.data.path}
-    return {name: digest_files(path) for name, path in paths.items() if path is not None}
+    """Digests of the local files a job reads, by config key: contents count in a key, their paths do not."""
+    return {name: digest_files(path) for name, path in job.files().items()}
 
 
 def data_stage(job: Job, store: Store) -> Path:
@@ -106,7 +105,8 @@ def run_checkpoints(job: Job, store: Store, run: str) -> dict[int, Path]:
 def data_key(job: Job) -> dict[str, Any]:
     """What decides the rows: the texts and the tokenizer."""
     data = {k: v for k, v in asdict(job.data).items() if k != "path"}
-    return {"data": data, "tokenizer": _model_identity(job) if _pretrained(job) else "mini", "files": contents(job)}
+    files = {k: v for k, v in contents(job).items() if not k.startswith("task.")}  # those decide measurements alone
+    return {"data": data, "tokenizer": _model_identity(job) if _pretrained(job) else "mini", "files": files}
 
 
 def base_key(job: Job) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, default_data_collator
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gaugeport.job import Schedule
 from gaugeport.seeds import derive
@@ -52,20 +53,55 @@ def train(
     if len(rows) < schedule.steps * schedule.batch_size:
         raise ValueError(f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(rows)} given")
     drop_broken_checkpoints(folder)
+    arguments = _arguments(folder, schedule, seed, keep)
+    _run(model, rows, arguments, bool(checkpoints(folder)), tokenizer=tokenizer)
+
+
+def resume(
+    model: PreTrainedModel,
+    rows: Tensor,
+    checkpoint: Path,
+    schedule: Schedule,
+    seed: int,
+    callbacks: Sequence[TrainerCallback],
+    scratch: Path,
+) -> None:
+    """Go on from a ``checkpoint`` folder as the run of :func:`train` that wrote it would have.
+
+    ``model`` takes the checkpoint's weights and is trained in place. ``rows`` are all rows of that run, those of the
+    steps before the checkpoint included. ``callbacks`` watch and may stop it; nothing is saved. ``scratch`` is a folder
+    for what Trainer may leave.
+
+    Raises ``ValueError`` when there are fewer rows than the schedule reads.
+    """
+    if len(rows) < schedule.steps * schedule.batch_size:
+        raise ValueError(f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(rows)} given")
+    arguments = _arguments(scratch, schedule, seed, None, save_strategy="no")
+    _run(model, rows, arguments, str(checkpoint), callbacks)
+
+
+def _run(
+    model: PreTrainedModel,
+    rows: Tensor,
+    arguments: TrainingArguments,
+    resume_from: bool | str,
+    callbacks: Sequence[TrainerCallback] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng():  # Trainer seeds the global generators; leave the caller's alone
-            arguments = _arguments(folder, schedule, seed, keep)
             trainer = Trainer(
                 model=model,
                 args=arguments,
                 train_dataset=Rows(rows),
                 data_collator=default_data_collator,  # rows are full: no padding, which some tokenizers cannot do
                 processing_class=tokenizer,
+                callbacks=list(callbacks),
             )
             trainer.remove_callback(PrinterCallback)
-            trainer.train(resume_from_checkpoint=bool(checkpoints(folder)))
+            trainer.train(resume_from_checkpoint=resume_from)
     finally:
         torch.set_num_threads(threads)
 
@@ -94,7 +130,7 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def _arguments(folder: Path, schedule: Schedule, seed: int, keep: int | None) -> TrainingArguments:
+def _arguments(folder: Path, schedule: Schedule, seed: int, keep: int | None, **changes: Any) -> TrainingArguments:
     fixed: dict[str, Any] = {
         "report_to": [],
         "save_strategy": "steps",
@@ -103,6 +139,7 @@ def _arguments(folder: Path, schedule: Schedule, seed: int, keep: int | None) ->
         "dataloader_pin_memory": False,
         "disable_tqdm": not sys.stderr.isatty(),
         "log_level": "warning",
+        **changes,
     }
     return TrainingArguments(
         output_dir=str(folder),

@@ -10,8 +10,22 @@ from typing import Any
 from gaugeport.job import Job
 from gaugeport.stages import evidence_key, evidence_stage
 from gaugeport.store import Store
+from gaugeport.training.saes import sae_key, sae_stage
 from gaugeport.training.stages import base_key, base_stage, data_key, data_stage, run_key, run_stage
-from gaugeport.workflows import recovery, untrained
+from gaugeport.workflows import (
+    adamw_resume,
+    audit,
+    confidence,
+    head_to_head,
+    indices,
+    lists,
+    merge,
+    recovery,
+    sae,
+    steering,
+    untrained,
+)
+from gaugeport.workflows.transfer import other_job, stages_of
 
 Row = dict[str, Any]
 
@@ -40,15 +54,28 @@ WORKFLOWS = {
         untrained.measure_sign_ceiling,
     ),
     "recovery": Workflow(lambda job: (*_runs(job), "evidence"), recovery.measure),
+    "merge": Workflow(merge.stages_of, merge.measure),
+    "adamw_resume": Workflow(adamw_resume.stages_of, adamw_resume.measure),
+    "audit": Workflow(lists.stages_of, audit.measure),
+    "indices": Workflow(lists.stages_of, indices.measure),
+    "sae": Workflow(sae.stages, sae.measure),
+    "steering_sentiment": Workflow(stages_of, steering.measure_sentiment),
+    "refusal": Workflow(stages_of, steering.measure_refusal),
+    "confidence": Workflow(lambda job: (*_runs(job), "evidence"), confidence.measure),
+    "head_to_head": Workflow(head_to_head.stages, head_to_head.measure),
 }
 """Task name -> workflow."""
 
 STAGES: dict[str, tuple[Callable[[Job], dict[str, Any]], Callable[[Job, Store], Path]]] = {
     "data": (data_key, data_stage),
     "base": (base_key, base_stage),
+    "other": (lambda job: base_key(other_job(job)), lambda job, store: base_stage(other_job(job), store)),
     "A": (lambda job: run_key(job, "A"), lambda job, store: run_stage(job, store, "A")),
     "B": (lambda job: run_key(job, "B"), lambda job, store: run_stage(job, store, "B")),
     "evidence": (evidence_key, evidence_stage),
+    "sae": (sae_key, sae_stage),
+    "lists_A": (lambda job: lists.lists_key(job, "A"), lambda job, store: lists.lists_stage(job, store, "A")),
+    "lists_B": (lambda job: lists.lists_key(job, "B"), lambda job, store: lists.lists_stage(job, store, "B")),
 }
 """Stage name -> (what decides it, what builds it)."""
 

@@ -1,0 +1,99 @@
+"""Table a8: AdamW resumed from moved, functionally identical checkpoints; which treatment of its state stays on the run."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.tidy import aggregate, select, tidy
+from gaugeport.tasks.adamw_resume import FLOOR, RESOLVED
+
+TITLE = (
+    "a8 AdamW resume: divergence ‖g⁻¹θ' − θ‖ / ‖θ − θ_resume‖ from the reference run on identical batches "
+    "(means over n training seeds; horizon: last step up to which the noise floor is below "
+    f"{RESOLVED:g}, its range over seeds)"
+)
+SETTINGS = {"lr": "training.run.lr"}
+EXTRA = ["arm", "theory", "resume_step", *SETTINGS]
+ARMS = {
+    "zeroed": ("moments zeroed, step kept", f.PURPLE, "-"),
+    "no_state": ("no state", f.ORANGE, "-"),
+    "permutation_only": ("state permuted, signs dropped", f.RED, "-"),
+    "signed": ("state moved with signs", f.BLUE, "-"),
+    "recovered": ("moved by the recovered gauge", f.SKY, "--"),
+    FLOOR: ("noise floor: MLP neurons permuted", f.GREY, ":"),
+    "sign_only": ("plant of signs only, state with signs", f.GREEN, "-"),
+}
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds, and the judged contrasts."""
+    rows = tidy("a8", records, SETTINGS).assign(route=None)
+    return pd.concat([rows, aggregate(rows, EXTRA), claim_rows("a8", rows)], ignore_index=True)
+
+
+def pivot(table):
+    """One row per model, setting and arm: divergence at the first step, the horizon and the last, and gaps of the loss."""
+    seeds = table[table["seed"].notna() & (table["arm"] != "reference")]
+    lines = []
+    for model, setting in _cases(seeds):
+        group = select(seeds, {"model": model, "setting": setting})
+        first, last = group["step"].min(), group["step"].max()
+        for arm, (name, _, _) in ARMS.items():
+            part = select(group, {"arm": arm})
+            line = {"model": model, "setting": setting, "arm": name, "theory": part["theory"].iloc[0]}
+            line |= {"n": part["seed"].nunique(), f"step {first:.0f}": _mean(part, "divergence", first)}
+            line |= {"horizon": _range(part, "horizon"), "at horizon": _mean(part, "divergence_at_horizon", last)}
+            line |= {"over floor": _mean(part, "over_floor_at_horizon", last)}
+            line |= {f"step {last:.0f}": _mean(part, "divergence", last)}
+            line |= {f"over floor, step {last:.0f}": _mean(part, "divergence_over_floor", last)}
+            line |= {"held-out loss gap": _mean(part, "heldout_gap", last, "{:+.1e}")}
+            line |= {"gauge accuracy": _mean(part, "signed_accuracy", last, "{:.3f}")}
+            lines.append(line)
+    return pd.DataFrame(lines).fillna("–")
+
+
+def plot(table):
+    """Divergence against steps, logarithmic; a panel per model and setting. What is exactly 0 is named, not drawn."""
+    rows = select(table[table["seed"].notna()], {"metric": "divergence"})
+    settings = _cases(rows)
+    figure, axes = f.panels(len(settings), width=4.6, columns=3)
+    for axis, (model, setting) in zip(axes, settings, strict=True):
+        here = select(rows, {"model": model, "setting": setting})
+        for arm, (name, colour, style) in ARMS.items():
+            part = select(here, {"arm": arm})
+            if (part["value"] == 0).all():
+                axis.plot([], [], style, color=colour, label=f"{name}: exactly 0")
+                continue
+            for _, seed in part.groupby("seed"):
+                axis.plot(seed["step"], seed["value"], style, color=colour, alpha=0.35, linewidth=0.8)
+            mean = part.groupby("step")["value"].mean()
+            axis.plot(mean.index, mean, style, color=colour, label=name)
+        axis.axhline(RESOLVED, color="black", linewidth=0.5)
+        axis.annotate("horizon: the floor crosses this", (0.98, RESOLVED), xycoords=("axes fraction", "data"),
+                      fontsize=6, ha="right", va="bottom")  # fmt: skip
+        what = "" if setting == "default" else f", {setting}"
+        axis.set(title=f"{model}{what}", xlabel="steps since the checkpoint", yscale="log")
+    axes[0].set_ylabel("divergence / distance travelled")
+    axes[0].legend(fontsize=6)
+    return figure
+
+
+def _cases(rows):
+    """Models and settings that were run, the table's own first."""
+    found = set(rows[["model", "setting"]].itertuples(index=False, name=None))
+    return sorted(found, key=lambda c: (c[0] != "tinyllama", c[1] != "default", c))
+
+
+def _mean(rows, metric, step, form="{:.1e}"):
+    values = select(rows, {"metric": metric, "step": step})["value"]
+    if not len(values):
+        return None
+    return "0" if (values == 0).all() else form.format(values.mean())
+
+
+def _range(rows, metric):
+    values = select(rows, {"metric": metric})["value"]
+    if not len(values):
+        return None
+    low, high = values.min(), values.max()
+    return f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}"
