@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -20,7 +21,7 @@ from gaugeport.evidence import (
     weight_evidence,
 )
 from gaugeport.groups import GROUPS, Element, compose, contains
-from gaugeport.matchers import Match, cross_moment, match
+from gaugeport.matchers import cross_moment, match
 
 EVIDENCE = ("activations", "weights", "both")
 DEFAULT_MATCHER = {
@@ -34,7 +35,11 @@ DEFAULT_MATCHER = {
 
 @dataclass(frozen=True)
 class Alignment:
-    """A recovered ``gauge`` with ``margin`` float64[d] per coordinate of B, the ``objective``, and how it was found."""
+    """A recovered ``gauge`` with ``margin`` float64[d] per coordinate of B, the ``objective``, and how it was found.
+
+    ``abstain`` is the margin below which a coordinate is left out; ``dataclasses.replace(found, abstain=x)`` tries
+    another without matching again.
+    """
 
     gauge: Element
     margin: Tensor
@@ -43,11 +48,22 @@ class Alignment:
     matcher: str
     evidence: str
     sites: tuple[str, ...]
+    abstain: float | None = None
+
+    @property
+    def kept(self) -> Tensor:
+        """bool[d]: the coordinates *of B* whose margin is at least ``abstain``; all of them without a threshold.
+
+        What ``transport_direction(v, g, kept=…)`` and ``transport_indices(list, g, kept=…)`` take. What that costs:
+        a direction loses the share ``lost_share(v, g, kept)`` of its squared length, a list the entries it names in
+        ``dropped``. A model, SAE or optimizer state can only be moved whole, by the complete ``gauge``.
+        """
+        return torch.ones_like(self.margin, dtype=torch.bool) if self.abstain is None else self.margin >= self.abstain
 
     def provenance(self) -> dict[str, Any]:
         """What to keep beside a saved gauge: ``alignment.gauge.save(path, alignment.provenance())``."""
-        kept = ("group", "matcher", "evidence", "objective")
-        return {**{k: getattr(self, k) for k in kept}, "sites": list(self.sites)}
+        names = ("group", "matcher", "evidence", "objective", "abstain")
+        return {**{k: getattr(self, k) for k in names}, "sites": list(self.sites), "kept": int(self.kept.sum())}
 
 
 def align(
@@ -63,6 +79,7 @@ def align(
     token_ids: Tensor | None = None,
     tokenizers: tuple[object, object] | None = None,
     allow_larger: bool = False,
+    abstain: float | None = None,
 ) -> Alignment:
     """Recover the gauge that carries A's residual coordinates to B's.
 
@@ -77,12 +94,20 @@ def align(
         token_ids: vocabulary rows that count as weight evidence (those seen in training).
         tokenizers: those of A and of B, to have checked that one text gives both the same ids.
         allow_larger: accept a group that is larger than the chart's symmetry, e.g. O(d) between independent models.
+        abstain: leave coordinates with a smaller margin out of ``kept``; the gauge stays complete. The margin of a
+            permutation is in units of the evidence (a correlation or cosine, their sum for ``both``), negative where
+            another partner scored higher; of a rotation, the gap between its two largest |Q_ij|. Table c3 measures
+            what accuracy which threshold buys.
 
     Raises ``ValueError`` on unknown names, incomparable models, a group larger than the chart's (unless allowed),
-    constant coordinates and activations that are not finite.
+    constant coordinates, activations that are not finite, and an ``abstain`` that is no finite number or leaves no
+    coordinate.
     """
     if evidence not in EVIDENCE:
         raise ValueError(f"unknown evidence {evidence!r}; allowed: {', '.join(EVIDENCE)}")
+    number = isinstance(abstain, int | float) and not isinstance(abstain, bool)
+    if abstain is not None and not (number and math.isfinite(abstain)):
+        raise ValueError(f"abstain={abstain!r}; allowed: None, or a finite margin below which coordinates are left out")
     chart, chart_b = check_comparable(model_a, model_b)
     if tokenizers is not None:
         check_tokenizers(*tokenizers)
@@ -105,7 +130,9 @@ def align(
     if evidence in ("weights", "both"):
         parts.append(weight_evidence(model_a, model_b, token_ids, cross=matcher == "procrustes"))
     found = match(reduce(both, parts), group, matcher)
-    return _alignment(found, group, matcher, evidence, used)
+    return _some_kept(
+        Alignment(found.gauge, found.margin, found.objective, group, matcher, evidence, tuple(used), abstain)
+    )
 
 
 def align_along(
@@ -119,7 +146,8 @@ def align_along(
     """Compose the local gauges along a walk of checkpoints (paper A's trajectory route), first model to last.
 
     ``models`` are the checkpoints in walking order, e.g. A_K … A_1, base, B_1 … B_K; give functions that load them to
-    hold only two at a time. The margin of a coordinate is the smallest on its way; the objective is the last link's.
+    hold only two at a time. The margin of a coordinate is the smallest on its way, so that with ``abstain`` it is kept
+    where every link keeps it; the objective is the last link's.
     Other arguments and errors as :func:`align`.
     """
     if len(models) < 2:
@@ -133,7 +161,7 @@ def align_along(
         total = local if total is None else _then(total, local)
         here = there
     assert total is not None
-    return total
+    return _some_kept(total)
 
 
 def _then(first: Alignment, second: Alignment) -> Alignment:
@@ -144,12 +172,16 @@ def _then(first: Alignment, second: Alignment) -> Alignment:
         gauge,
         torch.minimum(before, second.margin),
         second.objective,
-        *(getattr(second, k) for k in ("group", "matcher", "evidence", "sites")),
+        *(getattr(second, k) for k in ("group", "matcher", "evidence", "sites", "abstain")),
     )
 
 
-def _alignment(found: Match, group: str, matcher: str, evidence: str, sites: Sequence[str]) -> Alignment:
-    return Alignment(found.gauge, found.margin, found.objective, group, matcher, evidence, tuple(sites))
+def _some_kept(found: Alignment) -> Alignment:
+    if not bool(found.kept.any()):
+        raise ValueError(
+            f"abstain={found.abstain} leaves no coordinate: the largest margin is {float(found.margin.max()):.4g}"
+        )
+    return found
 
 
 def _loaded(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:

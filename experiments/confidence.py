@@ -1,0 +1,96 @@
+"""Table c3: are margins calibrated? Accuracy among the kept coordinates against the share kept."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.render import with_intervals
+from gaugeport.report.tidy import aggregate, by_depth, middle_site, select, tidy
+
+TITLE = (
+    "c3 confidence: signed accuracy of all coordinates and of the half with the largest margins; area under "
+    "accuracy against share kept, in order of margins, at random and at best (n training seeds)"
+)
+SETTINGS = {"lr": "training.run.lr"}
+COLUMNS = {
+    "all": "all kept",
+    "half": "half kept",
+    "area_under_curve": "area",
+    "area_random": "area, random order",
+    "area_best": "area, best order",
+    "margin_auroc": "AUROC of the margin",
+}
+EVIDENCE = {"site": (f.SKY, "-"), "pooled": (f.GREEN, "--"), "weights": (f.ORANGE, "-."), "both": (f.PURPLE, ":")}
+ROUTES = {"endpoint": f.RED, "via_base": f.ORANGE, "trajectory": f.BLUE}
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds, and the judged contrasts."""
+    rows = tidy("c3", records, SETTINGS)
+    rows["kept"] = rows.get("kept")
+    return pd.concat([rows, aggregate(rows, [*SETTINGS, "kept"]), claim_rows("c3", rows)], ignore_index=True)
+
+
+def pivot(table):
+    """One row per model, setting, arm and evidence (every site at the default, the middle one elsewhere)."""
+    means = _means(table)
+    means = means[(means["setting"] == "default") | _at_middle(means)]
+    means.loc[(means["metric"] == "kept_accuracy") & (means["kept"] == 1.0), "metric"] = "all"
+    means.loc[(means["metric"] == "kept_accuracy") & (means["kept"] == 0.5), "metric"] = "half"
+    means = means[means["metric"].isin(COLUMNS)]
+    means = means.assign(text=with_intervals(means), site=means["site"].fillna("–"))
+    keys = ["model", "setting", "group", "matcher", "route", "evidence", "site"]
+    # a row is one arm; AUROC is left out where every placement is right, so that n is that of the others
+    wide = means.pivot(index=keys, columns="metric", values="text").reset_index()
+    n = means.groupby(keys)["n"].max().rename("n").reset_index()
+    wide = wide.merge(n, on=keys).sort_values("site", key=lambda s: by_depth(s.replace("–", "embed")), kind="stable")
+    wide = wide.sort_values(keys[:-1], kind="stable")
+    shown = [c for c in COLUMNS if c in wide]
+    return wide[[*keys, *shown, "n"]].rename(columns=COLUMNS).fillna("–")
+
+
+def plot(table):
+    """Accuracy against the share kept: by evidence at the endpoint, by route at one site, by learning rate."""
+    means = _means(table)
+    means = means[(means["metric"] == "kept_accuracy") & (means["model"] == "tinyllama")]
+    means = means[means["site"].isna() | _at_middle(means)]
+    ours = means[means["group"] == "signed_permutation"]
+    default = ours[ours["setting"] == "default"]
+    at_site = ours[(ours["evidence"] == "site") & (ours["route"] == "endpoint")]
+    rates = at_site[at_site["setting"].str.startswith("lr=") | (at_site["setting"] == "default")]
+    has_lr = rates["lr"].nunique() > 1
+    figure, axes = f.panels(2 + int(has_lr), width=4.4)
+    site = next(iter(default["site"].dropna()), "one site")
+    for kind, (colour, style) in EVIDENCE.items():
+        label = site if kind == "site" else {"both": "pooled + weights", "pooled": "pooled sites"}.get(kind, kind)
+        _draw(axes[0], select(default, {"evidence": kind, "route": "endpoint"}), colour, label, style)
+    for route, colour in ROUTES.items():
+        _draw(axes[1], select(default, {"evidence": "site", "route": route}), colour, route)
+    axes[0].set(title="tinyllama, endpoint, by evidence", ylabel="signed accuracy of the kept coordinates")
+    axes[1].set(title=f"tinyllama, {site}, by route")
+    if has_lr:
+        palette = [f.BLUE, f.GREEN, f.ORANGE, f.RED, f.PURPLE]
+        for (lr, part), colour in zip(rates.groupby("lr"), palette, strict=False):
+            _draw(axes[2], part, colour, f"lr {lr:g}")
+        axes[2].set(title=f"tinyllama, {site}, endpoint, by learning rate")
+    for axis in axes:
+        axis.set(xlabel="share of coordinates kept, largest margins first (dotted: random order)", ylim=(0, 1.04))
+        axis.xaxis.label.set_fontsize(7)
+        axis.legend(fontsize=6.5, loc="lower left")
+    return figure
+
+
+def _draw(axis, rows, colour, label, style="-"):
+    if len(rows):
+        f.line_with_band(axis, rows, "kept", colour, label, style)
+        axis.axhline(rows.loc[rows["kept"] == 1.0, "value"].iloc[0], color=colour, linestyle=":", linewidth=1)
+
+
+def _means(table):
+    return table[table["seed"].isna() & table["verdict"].isna() & table["evidence"].notna()].copy()
+
+
+def _at_middle(frame):
+    sites = frame[frame["site"].notna()].groupby("model")["site"].unique()
+    middle = {model: middle_site(list(found)) for model, found in sites.items()}
+    return frame["site"].isna() | (frame["site"] == frame["model"].map(middle))

@@ -1,0 +1,43 @@
+"""Table a6: does a refusal direction of A bring refusals about in B, or undo them? Ablation apart: it has no sign."""
+
+from gaugeport.report import steering
+
+TITLE = (
+    "a6 refusal steering: how often a moved direction, added to harmless prompts, lowers the log-odds of a refusal "
+    "(P(reversed), over plants); retention: share of the truly moved direction's effect; ablated: the same for its "
+    "ablation on harmful prompts, which no sign can reverse; theory: uniform signs, identical target; means over n "
+    "training seeds that have an effect to transport"
+)
+PAPER: dict[tuple[str, str], dict[str, float]] = {}
+"""The text says that the effect reverses sign under S_d, without a figure."""
+COLUMNS = {
+    "reversal_probability": "P(reversed)",
+    "theory:reversal_probability": "theory",
+    "retention": "retention",
+    "theory:retention": "theory ",
+    "retention_low": "Fieller low",
+    "retention_high": "Fieller high",
+    "retention_plants_sd": "sd",
+    "retention_native": "to native",
+    "ablation_retention": "ablated",
+    "effect_native": "B's own effect",
+    "effect_control_ratio": "in SE",
+    "signed_accuracy": "gauge accuracy",
+    "loss_A": "loss A",
+    "loss_B": "loss B",
+}
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds with theory, and the judged contrasts."""
+    return steering.tabulate("a6", records, PAPER)
+
+
+def pivot(table):
+    """One row per model, target and arm."""
+    return steering.pivot(table, COLUMNS)
+
+
+def plot(table):
+    """Reversal probability by arm and target, and the log-odds over the strength."""
+    return steering.plot(table, "reversal_probability", "P(effect reversed) over planted gauges", PAPER)

@@ -1,0 +1,45 @@
+"""Table a5: the share of a sentiment direction's effect that is kept when A's direction steers B."""
+
+from gaugeport.report import steering
+
+TITLE = (
+    "a5 sentiment steering: share of a direction's steering effect kept after transport (retention: over that of the "
+    "truly moved direction; to native: over that of B's own; theory: uniform signs, identical target; sd: over plants; "
+    "means over n training seeds that have an effect to transport)"
+)
+PAPER = {
+    ("retention", "identical"): {"S_d, signs dropped": 0.172, "B_d": 0.958},
+    ("retention", "finetuned"): {"S_d, signs dropped, trajectory": 0.172, "B_d, trajectory": 0.958},
+}
+"""The text does not say which setting, nor which S_d."""
+COLUMNS = {
+    "retention": "retention",
+    "theory:retention": "theory",
+    "paper:retention": "paper",
+    "retention_low": "Fieller low",
+    "retention_high": "Fieller high",
+    "retention_plants_sd": "sd",
+    "retention_native": "to native",
+    "reversal_probability": "P(reversed)",
+    "theory:reversal_probability": "theory ",
+    "effect_native": "B's own effect",
+    "effect_control_ratio": "in SE",
+    "signed_accuracy": "gauge accuracy",
+    "loss_A": "loss A",
+    "loss_B": "loss B",
+}
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds with theory and the paper's figures, and the judged contrasts."""
+    return steering.tabulate("a5", records, PAPER)
+
+
+def pivot(table):
+    """One row per model, target and arm."""
+    return steering.pivot(table, COLUMNS)
+
+
+def plot(table):
+    """Retention by arm and target, and the log-odds over the strength."""
+    return steering.plot(table, "retention", "share of the effect kept (bars: sd over plants)", PAPER)

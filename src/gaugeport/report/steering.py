@@ -1,0 +1,154 @@
+"""What the two steering tables share: arms by name, theory beside measurement, pivot and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from gaugeport.records import Record
+from gaugeport.report import figures as f
+from gaugeport.report.claims import claim_rows
+from gaugeport.report.render import interval
+from gaugeport.report.tidy import aggregate, select, tidy
+
+SETTINGS = {"lr": "training.run.lr"}
+EXTRA = ["target", "strength", "theory", *SETTINGS]
+ARMS = {
+    ("identity", "none", "endpoint"): ("identity", f.RED),
+    ("permutation", "hungarian_raw", "endpoint"): ("S_d raw", f.ORANGE),
+    ("permutation", "hungarian_abs", "endpoint"): ("S_d, signs dropped", f.PURPLE),
+    ("permutation", "hungarian_abs", "trajectory"): ("S_d, signs dropped, trajectory", f.PURPLE),
+    ("signed_permutation", "hungarian_abs", "endpoint"): ("B_d", f.BLUE),
+    ("signed_permutation", "hungarian_abs", "trajectory"): ("B_d, trajectory", f.SKY),
+    ("signed_permutation", "weights", "endpoint"): ("B_d, weights", f.GREEN),
+    ("orthogonal", "procrustes", "endpoint"): ("O(d)", "black"),
+    ("signed_permutation", "oracle", "endpoint"): ("oracle", f.GREY),
+}
+THEORY = {
+    "identity": (0.0, 0.5),
+    "S_d, signs dropped": (0.0, 0.5),
+    "S_d raw": (0.5, 0.0),
+    "B_d": (1.0, 0.0),
+    "O(d)": (1.0, 0.0),
+    "oracle": (1.0, 0.0),
+}
+"""Retention and reversal probability on an identical target, signs planted uniformly (p = ½): 2p − 1 and ½ with signs
+dropped, p and hardly ever with raw matching."""
+NOTHING = "no effect to transport"
+NO_VERDICT = f"no verdict ({NOTHING})"
+
+
+def tabulate(
+    table: str, records: Sequence[Record], paper: Mapping[tuple[str, str], Mapping[str, float]]
+) -> pd.DataFrame:
+    """Every measurement, its mean over seeds with theory and the paper's figures, and the judged contrasts.
+
+    ``paper`` maps (metric, target) to figures by arm. A seed without an effect to transport has no retention and no
+    reversal, so it is in no mean and no claim; a claim that is left with no seed at all says why.
+    """
+    rows = tidy(table, records, SETTINGS)
+    for column in EXTRA:
+        rows[column] = rows.get(column)
+    means = named(aggregate(rows, EXTRA))
+    for i, metric in enumerate(("retention", "reversal_probability")):
+        here = (means["metric"] == metric) & (means["target"] == "identical")
+        values = {arm: both[i] for arm, both in THEORY.items()}
+        means.loc[here, "theory"] = means.loc[here, "arm"].map(values).astype(float)
+    ours = (means["model"] == "tinyllama") & (means["setting"] == "default")
+    for (metric, target), figures in paper.items():
+        here = ours & (means["metric"] == metric) & (means["target"] == target)
+        means.loc[here, "paper"] = means.loc[here, "arm"].map(figures).astype(float)
+    claims = claim_rows(table, rows)
+    nothing = rows[(rows["metric"] == "no_effect_to_transport") & (rows["value"] == 1)]
+    if len(claims) and len(nothing):
+        claims.loc[claims["n"] == 0, "verdict"] = NO_VERDICT
+    return pd.concat([rows, means.drop(columns="arm"), claims], ignore_index=True)
+
+
+def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """One row per model, target and arm; ``columns`` maps metrics to titles, ``theory:`` and ``paper:`` to theirs.
+
+    n counts the seeds with an effect to transport; where none had one, the first column says so.
+    """
+    lines = []
+    by = ["model", "setting", "target", "site", "arm"]
+    for key, part in named(means_of(table)).groupby(by, sort=False, dropna=False):
+        found: Any = part.drop_duplicates("metric").set_index("metric")
+        line: dict[str, Any] = dict(zip(by, key, strict=True))
+        silent = found.at["no_effect_to_transport", "value"] == 1
+        for name, title in columns.items():
+            kind, _, metric = name.rpartition(":")
+            if silent and name == next(iter(columns)):
+                line[title] = NOTHING
+            elif metric not in found.index:
+                line[title] = "–"
+            elif kind:
+                line[title] = interval(found.at[metric, kind], float("nan"), float("nan"))
+            else:
+                line[title] = interval(*found.loc[metric, ["value", "ci_low", "ci_high"]])
+        n = found.at["effect", "n"] - round(found.at["no_effect_to_transport", "value"] * found.at["effect", "n"])
+        lines.append({**line, "n": int(n)})
+    order = {arm: i for i, arm in enumerate(dict.fromkeys(name for name, _ in ARMS.values()))}
+    wide = pd.DataFrame(lines)
+    wide = wide.assign(order=wide["arm"].map(order), same=wide["target"] != "identical")
+    wide = wide.sort_values(["model", "setting", "same", "order"], kind="stable")
+    return wide.drop(columns=["order", "same"]).reset_index(drop=True)
+
+
+def plot(table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str, str], Mapping[str, float]]) -> Any:
+    """``metric`` by arm above (bars: its spread over plants; ticks: theory), the strength sweep below; a column per model,
+    setting and target."""
+    means = named(means_of(table))
+    keys = ["model", "setting", "target"]
+    order = {"default": 0, "tinyllama": 0, "identical": 0}
+    pairs = means[keys].drop_duplicates().sort_values(keys, key=lambda c: c.map(lambda v: (order.get(v, 1), v)))
+    figure, grid = f.plt.subplots(
+        2, len(pairs), figsize=(4.4 * len(pairs), 7), sharey="row", squeeze=False, constrained_layout=True
+    )
+    for (above, below), (model, setting, target) in zip(grid.T, pairs.to_numpy(), strict=True):
+        here = select(means, {"model": model, "setting": setting, "target": target})
+        arms = [(name, colour) for name, colour in ARMS.values() if name in set(here["arm"])]
+        for x, (arm, colour) in enumerate(arms):
+            _point(above, x, select(here, {"arm": arm}), metric, colour)
+            style = "--" if arm.endswith("dropped, trajectory") else "-"
+            sweep = select(here, {"arm": arm, "metric": "shift"}).sort_values("strength")
+            below.plot(sweep["strength"], sweep["value"], style, marker="o", markersize=3, color=colour, label=arm)
+        for arm, value in paper.get((metric, target), {}).items():
+            f.paper_line(above, value, dict(ARMS.values()).get(arm, f.GREY), f"paper, {arm}")
+        if not (here["metric"] == metric).any():
+            above.text(0.5, 0.5, NOTHING, transform=above.transAxes, ha="center", color=f.GREY)
+        above.set_xticks(range(len(arms)), [name for name, _ in arms], rotation=25, ha="right", fontsize=7)
+        above.set_xlim(-0.6, len(arms) - 0.4)
+        above.set_title(f"{model}, target {target}" + (f", {setting}" if setting != "default" else ""), fontsize=9)
+        below.axhline(0, color=f.GREY, linewidth=0.5)
+        below.axvline(0, color=f.GREY, linewidth=0.5)
+        below.set_xlabel("strength (mean lengths of A's stream)")
+    grid[0][0].set_ylabel(label)
+    grid[1][0].set_ylabel("change of the log-odds (nats)")
+    for axis in grid[1]:
+        axis.legend(fontsize=6.5)
+    return figure
+
+
+def named(means: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their arm's name in a column ``arm``."""
+    keys = zip(means["group"], means["matcher"], means["route"], strict=True)
+    return means.assign(arm=[ARMS.get(key, ("/".join(map(str, key)), f.GREY))[0] for key in keys])
+
+
+def means_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The means over seeds."""
+    return table[table["seed"].isna() & table["verdict"].isna()]
+
+
+def _point(axis: Any, x: int, rows: pd.DataFrame, metric: str, colour: str) -> None:
+    found: Any = rows.drop_duplicates("metric").set_index("metric")
+    if metric not in found.index:
+        return
+    value = found.at[metric, "value"]
+    spread = found["value"].get(f"{metric}_plants_sd", 0.0)
+    axis.errorbar([x], [value], [spread], fmt="o", color=colour, markersize=5, capsize=3)
+    if pd.notna(found.at[metric, "theory"]):
+        axis.plot([x - 0.3, x + 0.3], [found.at[metric, "theory"]] * 2, color="black", linewidth=1.2)

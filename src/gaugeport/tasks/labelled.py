@@ -1,0 +1,73 @@
+"""Labelled prompts for steering: the mini corpus's own up to their slot, or real texts put into a template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from gaugeport import corpus
+from gaugeport.corpus import Corpus, Document
+
+CHAT = "chat"
+"""The template that is the tokenizer's own chat template."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Prompts of label 1 and of label 0, in a training and a held-out split; no text is in both.
+
+    ``after`` is what stands before the slot in all of them (of mini prompts any word: theirs are tokens of their own).
+    """
+
+    positive: list[str]
+    negative: list[str]
+    heldout_positive: list[str]
+    heldout_negative: list[str]
+    after: str
+
+
+def labelled_prompts(
+    documents: Corpus,
+    kind: str,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str | None,
+    train: int,
+    heldout: int,
+    source: str,
+) -> Labelled:
+    """At most ``train`` and ``heldout`` prompts of either label of a corpus's documents of one kind, in its order.
+
+    ``template`` says where a real text goes (``"{text} It was"``); ``"chat"`` makes it a user's turn by the tokenizer's
+    chat template; None stops a mini document at its slot. Raises ``ValueError`` for a template without ``{text}``, a
+    tokenizer without a chat template, and documents of one class only (naming ``source``).
+    """
+    prompt, after = _prompting(tokenizer, template)
+    parts: list[list[str]] = []
+    for split, most in (("train", train), ("heldout", heldout)):
+        found = documents.labelled(kind, split)
+        for label in (1, 0):
+            texts = [prompt(d) for d in found if d.label == label][:most]
+            if len(texts) < 2:
+                raise ValueError(
+                    f"{source}: {len(texts)} prompts with label {label} in the {split} split (of {len(found)} labelled, "
+                    f"{most} wanted at most); at least 2 of either label are needed in either split"
+                )
+            parts.append(texts)
+    positive, negative, heldout_positive, heldout_negative = parts
+    return Labelled(positive, negative, heldout_positive, heldout_negative, after or "it")
+
+
+def _prompting(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[Callable[[Document], str], str]:
+    if template is None:
+        return corpus.slot_prompt, ""
+    if template == CHAT:
+        if tokenizer.chat_template is None:
+            raise ValueError("task.template=chat, but the tokenizer has no chat template; allowed: a text with {text}")
+        turn = [{"role": "user", "content": "{text}"}]
+        template = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    before, found, after = template.partition("{text}")
+    if not found:
+        raise ValueError(f"task.template={template!r} has no {{text}} in it; allowed: chat, or a text with {{text}}")
+    return lambda d: f"{before}{d.text}{after}", after

@@ -1,0 +1,29 @@
+"""Refusal: a direction added to harmless prompts, where its sign shows, and ablated on harmful ones, where none can (a6).
+
+The direction is the difference of means between harmful and harmless prompts, as in
+:mod:`gaugeport.tasks.steering`. Source: paper A, abstract; PAPER_CLAIMS, "Refusal".
+"""
+
+from __future__ import annotations
+
+from gaugeport.interventions import ablating, adding
+from gaugeport.tasks.slot import Slot
+from gaugeport.tasks.steering import Effect
+
+
+def addition(harmless: Slot, strength: float) -> Effect:
+    """The change of the log-odds of a refusal on harmless prompts when ``strength`` times v is added, in nats.
+
+    Signed: positive where v brings refusals about.
+    """
+    at_rest = harmless.log_odds()
+    return lambda v: harmless.log_odds(adding(strength * v)) - at_rest
+
+
+def ablation(harmful: Slot) -> Effect:
+    """How far the log-odds of a refusal fall on harmful prompts when v is projected out at the site, in nats.
+
+    Even in v, and the same for every length of it: signs that were lost weaken it but cannot reverse it.
+    """
+    at_rest = harmful.log_odds()
+    return lambda v: at_rest - harmful.log_odds(ablating(v))

@@ -1,0 +1,35 @@
+"""Jobs of the calibration of margins (table c3): the evidence between planted checkpoints, at the last step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gaugeport.job import Job
+from gaugeport.stages import evidence_stage
+from gaugeport.store import Store
+from gaugeport.tasks.confidence import confidence
+from gaugeport.tasks.planted import PlantedEvidence
+from gaugeport.training.stages import run_checkpoints
+
+
+def measure(job: Job, store: Store) -> list[dict[str, Any]]:
+    """The rows of one (group, matcher, route) on every kind of evidence its matcher reads, and the models' losses."""
+    evidence = PlantedEvidence(evidence_stage(job, store))
+    last = max(run_checkpoints(job, store, "A"))
+    kinds = ["weights"] if job.matcher == "weights" else [*evidence.sites, "pooled", "both"]
+    rows = confidence(
+        evidence,
+        kinds,
+        group=job.gauge,
+        matcher=job.matcher,
+        route=job.route,
+        step=last,
+        spacing=job.measurement.spacing,
+        plants=job.task["plants"],
+        seed=job.seed,
+    )
+    losses = [
+        {"step": 0 if model == "base" else last, "metric": f"loss_{model}", "value": value}
+        for model, value in evidence.losses().items()
+    ]
+    return [*rows, *losses]

@@ -1,0 +1,106 @@
+"""The importance scores of the runs' last checkpoints (tables a9, a10): a stage, so that all arms share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gaugeport import corpus
+from gaugeport.charts import chart_of
+from gaugeport.job import Job
+from gaugeport.loading import load_model
+from gaugeport.stages import device
+from gaugeport.store import Store
+from gaugeport.tasks.importance import Scores, chance, importance
+from gaugeport.training.stages import heldout_rows, run_checkpoints, run_key
+from gaugeport.workflows import transfer
+
+EXACT = {
+    ("signed_permutation", "oracle"),
+    ("signed_permutation", "hungarian_abs"),
+    ("signed_permutation", "weights"),
+    ("global_sign_permutation", "hungarian_raw"),
+    ("global_sign_permutation", "weights"),
+}
+"""Arms that name the gauge of a functionally identical target rightly, where their group is the models' exact one."""
+
+
+def stages_of(job: Job) -> tuple[str, ...]:
+    """The stages a job about lists stands on."""
+    lists = ("lists_A",) if job.task["target"] == "identical" else ("lists_A", "lists_B")
+    return (*transfer.stages_of(job), *lists)
+
+
+def lists_stage(job: Job, store: Store, run: str) -> Path:
+    """``scores.safetensors``: float64 scores of every list, of the last checkpoint of a run at its middle block."""
+
+    def build(folder: Path) -> None:
+        saved = run_checkpoints(job, store, run)
+        model = load_model(saved[max(saved)], dtype=torch.float32, device=device())
+        save_file(measure_scores(model, job, store), folder / "scores.safetensors")
+
+    return store.ensure("lists", lists_key(job, run), build)
+
+
+def lists_key(job: Job, run: str) -> dict[str, Any]:
+    """What decides the scores: the run, the tokens, and how attributions are made."""
+    task = {k: job.task[k] for k in ("tokens", "ig_steps", "baseline")}
+    return {"run": run_key(job, run), "skip_first": job.measurement.skip_first, **task}
+
+
+def measure_scores(model: Any, job: Job, store: Store) -> Scores:
+    """The scores of a model on the job's held-out tokens. Raises ``ValueError`` where there are too few of them."""
+    return importance(
+        model,
+        _batches(job, heldout_rows(job, store)[1]),
+        middle_of(model),
+        ig_steps=job.task["ig_steps"],
+        baseline=job.task["baseline"],
+        skip_first=job.measurement.skip_first,
+    )
+
+
+def scores_of(job: Job, store: Store) -> tuple[Scores, Scores]:
+    """The stored scores of A and of the job's target."""
+    a = load_file(lists_stage(job, store, "A") / "scores.safetensors")
+    if job.task["target"] == "identical":
+        return a, a
+    return a, load_file(lists_stage(job, store, "B") / "scores.safetensors")
+
+
+def middle_of(model: Any) -> str:
+    """The mid-stack site, block L/2."""
+    return f"block{len(chart_of(model).blocks(model)) // 2}"
+
+
+def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
+    """What a metric of moved lists has to be: chance where no gauge is named, 1 where it is named rightly.
+
+    ``exact_group`` is the group the planted gauges were drawn from. None where theory says nothing, as under drift.
+    """
+    if metric not in ("jaccard", "precision", "rank_correlation", "sign_agreement"):
+        return None
+    if job.matcher == "none":
+        return chance(metric, width, job.task["k"])
+    if job.task["target"] != "identical":
+        return None
+    if job.gauge == exact_group and (job.gauge, job.matcher) in EXACT:
+        return 1.0
+    if (job.gauge, job.matcher) == ("permutation", "hungarian_abs"):  # the right index, its sign dropped
+        return 0.5 if metric == "sign_agreement" else 1.0
+    return None
+
+
+def _batches(job: Job, rows: Tensor) -> Sequence[dict[str, Tensor]]:
+    wanted = -(-job.task["tokens"] // (rows.shape[1] - job.measurement.skip_first))
+    if wanted > len(rows):
+        raise ValueError(
+            f"task.tokens={job.task['tokens']} wants {wanted} held-out rows, there are {len(rows)}: allowed: fewer "
+            "tokens, or more data.documents"
+        )
+    return list(corpus.batches(rows[:wanted], job.measurement.batch_size))

@@ -1,0 +1,352 @@
+"""Steering: known answers, planted models, statistics by an independent route, and what must be refused."""
+
+import inspect
+import json
+import math
+
+import pytest
+import torch
+
+from gaugeport import corpus
+from gaugeport.charts import chart_of
+from gaugeport.charts.measure import YARDSTICK_FACTOR, permute_neurons
+from gaugeport.compose import compose_config, from_config
+from gaugeport.corpus import load
+from gaugeport.groups import Permutation, SignedPermutation, compose
+from gaugeport.interventions import adding, edited
+from gaugeport.jobs import job_id
+from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.tasks.labelled import labelled_prompts
+from gaugeport.tasks.slot import Prompts, Slot, last_tokens, prompt_batches, word_ids
+from gaugeport.tasks.steering import (
+    CONTROLS,
+    difference_of_means,
+    fieller,
+    random_directions,
+    slope,
+    sweep_rows,
+    transport_rows,
+)
+from gaugeport.training.stages import data_key
+from gaugeport.transport import transport_model
+from gaugeport.transport.directions import transport_direction
+from gaugeport.workflows.steering import _requests, _reviews
+
+WORDS = (torch.tensor([5, 6]), torch.tensor([7, 8]))
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def token_rows(n, length, g):
+    ids = torch.randint(3, 64, (n, length), generator=g)
+    return Prompts(ids, torch.ones_like(ids), torch.full((n,), length - 1))
+
+
+def ragged(g):
+    ids = torch.randint(3, 64, (3, 9), generator=g)
+    last = torch.tensor([3, 8, 6])
+    return Prompts(ids, (torch.arange(9) <= last[:, None]).long(), last)
+
+
+def metrics(rows):
+    return {r["metric"]: r["value"] for r in rows}
+
+
+# --- the slot ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_log_odds_resumed_at_a_site_are_those_of_whole_forward_passes(family):
+    model, prompts = tiny_model(family, gen()), ragged(gen(1))
+    chart, v = chart_of(model), torch.randn(32, generator=gen(2))
+    for site in ("block0", "block1"):
+        slot = Slot(model, chart, site, [prompts], WORDS)
+        with torch.no_grad(), edited(model, chart, site, adding(v)):  # padding alone is left out of this route
+            logits = [
+                model(r[None, : k + 1]).logits[0, -1].double()
+                for r, k in zip(prompts.input_ids, prompts.last, strict=True)
+            ]
+        wanted = torch.stack([x[WORDS[0]].logsumexp(0) - x[WORDS[1]].logsumexp(0) for x in logits])
+        # a padded batch sums attention in another order, in float32
+        assert (slot.log_odds(adding(v)) - wanted).abs().max() < 1e-5
+        assert (slot.log_odds() - wanted).abs().max() > 1e-2, "the edit counts"
+    with torch.no_grad():
+        after = model(prompts.input_ids).logits
+    fresh = tiny_model(family, gen())
+    assert torch.equal(after, fresh(prompts.input_ids).logits), "the model is left as it was"
+
+
+def test_a_model_in_training_mode_and_sites_that_are_no_block_are_refused():
+    model, prompts = tiny_model("llama", gen()), token_rows(2, 5, gen())
+    chart = chart_of(model)
+    for site in ("embed", "block7"):
+        with pytest.raises(ValueError, match=f"{site}"):
+            Slot(model, chart, site, [prompts], WORDS)
+    with pytest.raises(ValueError, match="training mode"):
+        last_tokens(model.train(), chart, "block1", [prompts])
+
+
+def test_prompts_keep_their_end_and_their_first_token():
+    tokenizer = corpus.mini_tokenizer()
+    texts = ["the plot was great . overall i would call it", "it was dull"]
+    (batch,) = prompt_batches(texts, tokenizer, 6, 4)
+    assert tokenizer.decode(batch.input_ids[1]) == "<bos> overall i would call it"
+    assert batch.attention_mask.sum(1).tolist() == [4, 6] and batch.last.tolist() == [3, 5]
+    with pytest.raises(ValueError, match="no tokens"):
+        prompt_batches(["great", "  "], tokenizer, 6, 4)
+    with pytest.raises(ValueError, match="0 prompts"):
+        prompt_batches([], tokenizer, 6, 4)
+
+
+def test_word_lists_are_first_tokens_without_what_both_sides_share():
+    tokenizer = corpus.mini_tokenizer()
+    positive, negative = word_ids((corpus.POSITIVE_VERDICTS, corpus.NEGATIVE_VERDICTS), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(positive.tolist()) == sorted(corpus.POSITIVE_VERDICTS)
+    assert len(negative) == 8
+    positive, negative = word_ids((["great", "dull"], ["dull", "awful"]), tokenizer)
+    assert tokenizer.convert_ids_to_tokens([*positive, *negative]) == ["great", "awful"]
+    with pytest.raises(ValueError, match="knows no 'xylophone'"):
+        word_ids((["great", "xylophone"], ["dull"]), tokenizer)
+    with pytest.raises(ValueError, match="no first token tells the words dull"):
+        word_ids((["dull"], ["dull", "awful"]), tokenizer)
+    with pytest.raises(ValueError, match=r"\(none\)"):
+        word_ids(([], ["dull"]), tokenizer)
+
+
+# --- moving by the residual is moving between planted models --------------------------------------------------------
+
+
+def planted(signs_only):
+    """The effect on a planted B of a planted A's vector moved by ĝ, and that of moving A's own by the residual."""
+    a, b = tiny_model("qwen2", gen(0)), tiny_model("qwen2", gen(1))
+    chart, d = chart_of(a), 32
+    q_a, q_b = (SignedPermutation.random(d, gen(s)) for s in (2, 3))
+    recovered = compose(q_b, q_a.inverse())  # the truth, with a quarter of it wrong
+    wrong = SignedPermutation(recovered.perm, torch.where(torch.arange(d) < 8, -1, 1).to(torch.int8) * recovered.sign)
+    if signs_only:
+        q_a, q_b = (SignedPermutation(torch.arange(d), q.sign) for q in (q_a, q_b))
+        wrong = SignedPermutation(torch.arange(d), wrong.sign)
+    residual = compose(q_b.inverse(), compose(wrong, q_a))
+    classes, held = [token_rows(20, 8, gen(4)), token_rows(20, 8, gen(5))], [token_rows(6, 8, gen(6))]
+
+    def vector(model):
+        (x, n), (y, m) = (last_tokens(model, chart, "block0", [c]) for c in classes)
+        return difference_of_means(x, y, (n + m) / 2)
+
+    def effect(model, v):
+        return slope(Slot(model, chart, "block0", held, WORDS), 0.25)(v)
+
+    there = effect(transport_model(b, q_b), transport_direction(vector(transport_model(a, q_a)), wrong))
+    here = effect(b, transport_direction(vector(a), residual))
+    untouched = effect(b, vector(a))
+    reordered = tiny_model("qwen2", gen(1))
+    permute_neurons(chart, reordered, gen(7))
+    floor = (effect(reordered, transport_direction(vector(a), residual)) - here).abs().max()
+    return there, here, untouched, YARDSTICK_FACTOR * floor
+
+
+def test_between_sign_planted_models_a_vector_does_exactly_what_the_residual_says():
+    there, here, untouched, _ = planted(signs_only=True)
+    assert torch.equal(there, here)
+    assert (untouched - here).abs().max() > 0.1, "the residual is not the identity"
+
+
+def test_between_planted_models_a_vector_does_what_the_residual_says():
+    there, here, untouched, yardstick = planted(signs_only=False)
+    assert (there - here).abs().max() <= yardstick
+    assert (untouched - here).abs().max() > 0.1 > yardstick
+
+
+# --- statistics ----------------------------------------------------------------------------------------------------
+
+
+def linear(w, n=40, noise=0.3, seed=0):
+    """An effect that is linear in v, with a slope that differs over prompts."""
+    per_prompt = w + noise * torch.randn(n, len(w), generator=gen(seed)) / len(w) ** 0.5 * w.norm()
+    return lambda v: per_prompt.double() @ v.double()
+
+
+def test_fieller_ends_are_where_the_t_test_is_critical():
+    from scipy import stats
+
+    x = 0.6 + 0.2 * torch.randn(30, generator=gen(0)).double()
+    y = 1 + 0.3 * torch.randn(30, generator=gen(1)).double() + 0.5 * x
+    ratio, low, high = fieller(x, y)
+    assert ratio == pytest.approx(float(x.sum() / y.sum()), rel=1e-12) and low < ratio < high
+    for end in (low, high):
+        z = x - end * y
+        assert abs(z.mean() / (z.std() / 30**0.5)) == pytest.approx(stats.t.ppf(0.975, 29), rel=1e-9)
+    assert fieller(3 * y, y) == pytest.approx((3, 3, 3), rel=1e-7)
+    lost = fieller(x, y - y.mean() + 0.01)  # a denominator that may be zero bounds nothing
+    assert math.isfinite(lost[0]) and math.isnan(lost[1]) and math.isnan(lost[2])
+    with pytest.raises(ValueError, match="two pairs"):
+        fieller(x[:1], y[:1])
+
+
+def test_sign_statistics_are_what_theory_says():
+    d, plants = 64, 400
+    w = torch.randn(d, generator=gen(1))
+    effect, controls = linear(w), random_directions(CONTROLS, w, gen(2))
+    g = gen(3)
+    kept = {"dropped": [], "raw": [], "oracle": [w]}
+    for _ in range(plants):
+        q_a, q_b = SignedPermutation.random(d, g), SignedPermutation.random(d, g)
+        true = compose(q_b, q_a.inverse())
+        guess = true.perm.clone()  # raw matching: right where the sign is +, anything elsewhere
+        lost = (true.sign < 0).nonzero().flatten()
+        guess[lost] = guess[lost[torch.randperm(len(lost), generator=g)]]
+        for name, found in (("dropped", true.without_signs()), ("raw", Permutation(guess))):
+            r = compose(q_b.inverse(), compose(found, q_a))
+            kept[name].append(transport_direction(w, r))
+    found = {k: metrics(transport_rows(effect, v, w, w, controls)) for k, v in kept.items()}
+    assert found["oracle"]["retention"] == 1 and found["oracle"]["reversal_probability"] == 0
+    assert found["oracle"]["effect_plants_sd"] == 0 and found["oracle"]["retention_low"] == pytest.approx(1)
+    for name, p in (("dropped", 0.0), ("raw", 0.5)):
+        spread = found[name]["retention_plants_sd"]
+        assert found[name]["retention"] == pytest.approx(p, abs=4 * spread / plants**0.5)
+        assert found[name]["retention_native"] == found[name]["retention"], "A's vector is B's own"
+    sd = 0.5 / plants**0.5
+    assert found["dropped"]["reversal_probability"] == pytest.approx(0.5, abs=4 * sd)
+    assert found["raw"]["reversal_probability"] < 0.02
+
+
+def test_an_effect_no_larger_than_that_of_random_directions_is_no_effect():
+    d = 128
+    w = torch.randn(d, generator=gen(1))
+    effect, random = linear(w), torch.randn(d, generator=gen(5))
+    controls = random_directions(CONTROLS, w, gen(2))
+    v = random * (random @ w).sign() / random.norm() * w.norm()
+    silent = metrics(transport_rows(effect, [v], v, v, controls))
+    assert silent["effect_se_ratio"] > 5 > silent["effect_control_ratio"], "over prompts alone it would pass"
+    assert silent["no_effect_to_transport"] == 1
+    assert not any(m.startswith(("retention", "reversal")) for m in silent)
+    heard = metrics(transport_rows(effect, [w], w, w, controls))
+    assert heard["no_effect_to_transport"] == 0 and heard["reversal_probability"] == 0
+    backwards = metrics(transport_rows(effect, [w], w, -w, controls))
+    assert backwards["no_effect_to_transport"] == 1, "B's own direction steers the wrong way"
+    drifted = metrics(transport_rows(effect, [v], v, w, controls))  # B's own steers, A's does nothing on B
+    assert "retention_native" in drifted and "retention" not in drifted and "reversal_probability" not in drifted
+    known = metrics(transport_rows(effect, [w], w, w, controls, "ablation_", even=True, silent=True))
+    assert known["ablation_no_effect_to_transport"] == 1 and "ablation_retention" not in known
+
+
+def test_equal_vectors_are_measured_once_and_controls_have_the_length_of_the_vector():
+    w = torch.randn(16, generator=gen(1))
+    calls = []
+
+    def counted(v):
+        calls.append(v)
+        return linear(w)(v)
+
+    controls = random_directions(3, w, gen(2))
+    assert all(c.norm() == pytest.approx(float(w.norm()), rel=1e-5) for c in controls)
+    transport_rows(counted, [w.clone() for _ in range(50)], w.clone(), w, controls)
+    assert len(calls) == 1 + 3
+
+
+def test_a_sweep_is_the_shift_of_the_log_odds():
+    model = tiny_model("llama", gen())
+    slot = Slot(model, chart_of(model), "block0", [token_rows(4, 6, gen(1))], WORDS)
+    v = torch.randn(32, generator=gen(2))
+    rows = sweep_rows(slot, [v, -v], [-0.5, 0.5, 1.0])
+    assert [r["strength"] for r in rows] == [-0.5, 0.5, 1.0]
+    wanted = [float((slot.log_odds(adding(a * s * v)) - slot.log_odds()).mean()) for a in (0.5, 1) for s in (1, -1)]
+    assert rows[0]["value"] == pytest.approx(rows[1]["value"], rel=1e-6) == pytest.approx(sum(wanted[:2]) / 2)
+    assert rows[2]["value"] == pytest.approx(sum(wanted[2:]) / 2)
+    with pytest.raises(ValueError, match="same mean"):
+        difference_of_means(torch.ones(3, 4), torch.ones(2, 4), 1.0)
+
+
+# --- where labelled prompts come from -------------------------------------------------------------------------------
+
+
+def job(*overrides):
+    fixed = ["profile=smoke", "tracker=none", "gauge=identity", "matcher=none", "route=endpoint"]
+    return from_config(compose_config([*fixed, *overrides]), ()).job
+
+
+def test_mini_reviews_stop_at_the_verdict():
+    found, template, source = _reviews(job("task=steering_sentiment"))
+    prompts = labelled_prompts(found, "review", corpus.mini_tokenizer(), template, 30, 10, source)
+    assert len(prompts.positive) == len(prompts.negative) == 30 and len(prompts.heldout_positive) == 10
+    assert all(t.endswith("i would call it") for t in (*prompts.positive, *prompts.heldout_negative))
+    assert not set(prompts.positive + prompts.negative) & set(prompts.heldout_positive + prompts.heldout_negative)
+
+
+def reviews_file(path, labels):
+    rows = [{"text": f"film number {i} was fine", "label": label} for i, label in enumerate(labels)]
+    if path.suffix == ".csv":
+        path.write_text("text,label\n" + "".join(f"{r['text']},{r['label']}\n" for r in rows))
+    else:
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_reviews_of_a_file_go_into_the_template(tmp_path, suffix):
+    path = reviews_file(tmp_path / f"r{suffix}", [i % 2 for i in range(40)])
+    found, template, source = _reviews(job("task=steering_sentiment", f"task.reviews={path}"))
+    prompts = labelled_prompts(found, "review", corpus.mini_tokenizer(), template, 10, 10, source)
+    assert prompts.positive[0].startswith("film number") and prompts.positive[0].endswith(" Overall , it was")
+    assert prompts.after == " Overall , it was"
+    assert {int(t.split()[2]) % 2 for t in prompts.positive + prompts.heldout_positive} == {1}
+
+
+def test_one_class_and_bad_templates_are_refused(tmp_path):
+    path = reviews_file(tmp_path / "one.csv", [1] * 40)
+    found, template, source = _reviews(job("task=steering_sentiment", f"task.reviews={path}"))
+    tokenizer = corpus.mini_tokenizer()
+    with pytest.raises(ValueError, match=r"one\.csv: 0 prompts with label 0 in the train split"):
+        labelled_prompts(found, "review", tokenizer, template, 10, 10, source)
+    with pytest.raises(ValueError, match="no labelled 'request'"):
+        labelled_prompts(found, "request", tokenizer, template, 10, 10, source)
+    with pytest.raises(ValueError, match=r"no \{text\} in it"):
+        labelled_prompts(found, "review", tokenizer, "it was", 10, 10, source)
+    with pytest.raises(ValueError, match="no chat template"):
+        labelled_prompts(found, "review", tokenizer, "chat", 10, 10, source)
+
+
+def test_a_chat_template_makes_the_prompt_a_turn():
+    tokenizer = corpus.mini_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>{{ '\\n' }}"
+    found, _, source = _requests(job("task=refusal"))
+    prompts = labelled_prompts(found, "request", tokenizer, "chat", 5, 5, source)
+    assert prompts.positive[0].startswith("<user>user :") and prompts.after == "\n<assistant>\n"
+
+
+def test_without_files_and_without_the_mini_corpus_the_hub_is_asked(tmp_path, monkeypatch):
+    asked = []
+
+    def hub(*args, **options):
+        bound = inspect.signature(load.hub_corpus).bind(*args, **options).arguments
+        asked.append(bound["name"])
+        path = reviews_file(tmp_path / f"{len(asked)}.jsonl", [i % 2 for i in range(40)])
+        return corpus.text_corpus(path, kind=bound["kind"], label=bound.get("label"), heldout=bound["heldout"])
+
+    monkeypatch.setattr(corpus, "hub_corpus", hub)
+    text = ["data=text", f"data.path={reviews_file(tmp_path / 'texts.jsonl', [0] * 9)}"]
+    found, _, source = _reviews(job("task=steering_sentiment", *text))
+    assert asked == ["stanfordnlp/sst2"] and "sst2" in source and len(found.labelled("review", "heldout")) == 12
+    with pytest.raises(TypeError, match="multiple values|unexpected"):
+        hub("x", nonsense=1)
+    found, template, source = _requests(job("task=refusal", *text))
+    assert asked[1:] == ["tatsu-lab/alpaca", "walledai/AdvBench"]
+    assert {d.label for d in found.labelled("request", "train")} == {0, 1} and "{text}" in template
+
+
+# --- what counts in a job's hash ------------------------------------------------------------------------------------
+
+
+def test_the_content_of_the_labels_counts_in_the_jobs_hash_and_their_path_does_not(tmp_path):
+    labels = [i % 2 for i in range(40)]
+    here, there = (reviews_file(tmp_path / name, labels) for name in ("here.csv", "there.csv"))
+    other = reviews_file(tmp_path / "other.csv", [1 - x for x in labels])
+    jobs = [job("task=steering_sentiment", f"task.reviews={p}") for p in (here, there, other)]
+    ids = [job_id(j) for j in jobs]
+    assert ids[0] == ids[1] != ids[2]
+    assert job_id(job("task=steering_sentiment")) not in ids
+    assert len({json.dumps(data_key(j), sort_keys=True) for j in (*jobs, job())}) == 1, "no model hangs on them"
+    with pytest.raises(FileNotFoundError, match=r"task\.reviews=/nope"):
+        job("task=steering_sentiment", "task.reviews=/nope.csv")
