@@ -13,12 +13,12 @@ TITLE = (
 )
 EXTRA = ["target", "planted", "list", "named", "k", "theory"]
 LISTS = {
-    "activation": "mean |activation|",
-    "mean_activation": "|mean activation|",
-    "mean_gradient": "|mean gradient|",
+    "activation": "mean absolute activation",
+    "mean_activation": "mean activation",
+    "mean_gradient": "mean gradient",
     "gradient_activation": "gradient × activation",
     "integrated_gradients": "integrated gradients",
-    "neuron_activation": "neurons, mean |activation|",
+    "neuron_activation": "neurons, mean absolute activation",
 }
 ARMS = {
     ("none", "identity", "endpoint"): ("raw", f.RED),
@@ -56,21 +56,23 @@ def pivot(table):
             raw = rows[rows["named"] == "raw"]
             line |= {"chance": _cell(raw.assign(value=raw["theory"], ci_low=None)) if moved else "invariant"}
             line |= {arm: _cell(rows[rows["arm"] == arm]) for arm in arms}
-            lines.append({**line, "n": int(rows["n"].max())})
+            lines.append({**line, "k": int(rows["k"].max()), "n": int(rows["n"].max())})
         gauge = part[part["metric"] == "index_accuracy"]
         line = {"model": model, "target": target, "planted": "residual", "list": "gauge index accuracy", "chance": "–"}
         line |= {arm: _interval(gauge[gauge["arm"] == arm]) for arm in arms}
-        lines.append({**line, "n": int(gauge["n"].max())})
+        lines.append({**line, "k": "–", "n": int(gauge["n"].max())})
     wide = pd.DataFrame(lines).fillna("–")
-    return wide[[*(c for c in wide if c != "n"), "n"]]
+    arms = [name for name in dict.fromkeys(name for name, _ in ARMS.values()) if name in wide]
+    return wide[["model", "target", "planted", "list", "chance", *arms, "k", "n"]]
 
 
 def plot(table):
     """Jaccard overlap by list, a panel per target: bars by arm, chance dotted. Neurons under their own gauge."""
     means = _means(table)
-    means = means[(means["metric"] == "jaccard") & (means["model"] == means["model"].iloc[0])]
+    model = "tinyllama" if "tinyllama" in set(means["model"]) else means["model"].iloc[0]
+    means = means[(means["metric"] == "jaccard") & (means["model"] == model)]
     means = means[(means["planted"] == "neuron") == (means["list"] == "neuron_activation")]
-    targets = list(means["target"].unique())
+    targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
     figure, axes = f.panels(len(targets), width=6.5, height=3.8)
     for axis, target in zip(axes, targets, strict=True):
         here = means[means["target"] == target]
@@ -87,7 +89,7 @@ def plot(table):
                 label = "chance" if x == 0 else None
                 axis.plot([x - 0.45, x + 0.45], [chance[name]] * 2, ":", color="black", linewidth=1, label=label)
         axis.set_xticks(range(len(names)), [LISTS[name] for name in names], rotation=25, ha="right", fontsize=7)
-        axis.set(title=f"{means['model'].iloc[0]}, target {target}", ylim=(0, 1.04))
+        axis.set(title=f"{model}, target {target}", ylim=(0, 1.04))
     axes[0].set_ylabel("Jaccard overlap of the top k")
     entries = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries, loc="outside upper center", ncols=len(entries), fontsize=7)

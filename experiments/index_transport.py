@@ -13,9 +13,9 @@ TITLE = (
 )
 EXTRA = ["target", "list", "k", "theory"]
 LISTS = {
-    "activation": "mean |activation|",
-    "mean_activation": "|mean activation|",
-    "mean_gradient": "|mean gradient|",
+    "activation": "mean absolute activation",
+    "mean_activation": "mean activation",
+    "mean_gradient": "mean gradient",
     "gradient_activation": "gradient × activation",
     "integrated_gradients": "integrated gradients",
     "neuron_activation": "neurons (invariant)",
@@ -50,7 +50,7 @@ def pivot(table):
     keys = ["model", "target", "arm"]
     for key, part in means.groupby(keys, sort=False):
         gauge = part[part["metric"] == "index_accuracy"]
-        line = {**dict(zip(keys, key, strict=True)), "n": int(part["n"].max())}
+        line = {**dict(zip(keys, key, strict=True)), "k": int(part["k"].max()), "n": int(part["n"].max())}
         line["gauge index accuracy"] = _text(gauge)
         for name, title in LISTS.items():
             here = part[part["list"] == name]
@@ -66,7 +66,8 @@ def pivot(table):
 def plot(table):
     """Precision by list, a panel per target: bars by arm, chance (k/d) dotted."""
     means = _means(table)
-    means = means[means["list"].notna() & (means["model"] == means["model"].iloc[0])]
+    model = "tinyllama" if "tinyllama" in set(means["model"]) else means["model"].iloc[0]
+    means = means[means["list"].notna() & (means["model"] == model)]
     targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
     figure, axes = f.panels(len(targets), width=6.5, height=3.8)
     for axis, target in zip(axes, targets, strict=True):
@@ -81,9 +82,9 @@ def plot(table):
             axis.bar(at, heights, width, color=colour, label=arm, hatch=hatch)
         chance = here.loc[here["matcher"] == "none", "theory"].dropna()
         if len(chance):
-            axis.axhline(chance.min(), linestyle=":", color="black", linewidth=1, label="chance")
+            axis.axhline(chance.min(), linestyle=":", color="black", linewidth=1, label="chance (coordinates)")
         axis.set_xticks(range(len(LISTS)), LISTS.values(), rotation=25, ha="right", fontsize=7)
-        axis.set(title=f"{means['model'].iloc[0]}, target {target}", ylim=(0, 1.04))
+        axis.set(title=f"{model}, target {target}", ylim=(0, 1.04))
     axes[0].set_ylabel("precision at k of the moved list")
     entries = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries, loc="outside upper center", ncols=len(entries), fontsize=7)

@@ -58,7 +58,9 @@ def test_where_there_is_no_effect_no_claim_is_judged_and_the_table_says_so():
     for name in ("sentiment_steering", "refusal_steering"):
         module = experiment_module(name)
         table = module.tabulate(five_seeds(effect=False))
-        assert set(verdicts(table).values()) == {NO_VERDICT}
+        found = verdicts(table)
+        assert found.pop("a5.bd_over_sd_finetuned", "not run") == "not run", "no job of it was run"
+        assert set(found.values()) == {NO_VERDICT}
         wide = module.pivot(table)
         assert (wide[next(iter(module.COLUMNS.values()))] == NOTHING).all() and (wide["n"] == 0).all()
         figures.plt.close(module.plot(table))

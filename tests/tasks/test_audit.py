@@ -132,8 +132,9 @@ def found_by(models, group, matcher, target="identical"):
     plants = 6 if arm.depends_on_plant else 1
     none = torch.zeros(1, 8, dtype=torch.long)
     return Transfer(
-        a, b, chart_of(a), None, "block1", 9, list(evidence.nodes), arm, plants, none, none, {"target": target}
-    )
+        a=a, b=b, chart=chart_of(a), tokenizer=None, site="block1", step=9, rows_fit=none, rows_test=none,
+        nodes=list(evidence.nodes), arm=arm, plants=plants, where={"target": target},
+    )  # fmt: skip
 
 
 def measured(models, monkeypatch, group, matcher, target="identical"):

@@ -123,7 +123,8 @@ def test_a_job(model, evidence, here, drifted, monkeypatch):
     def rows_of(group, matcher, target):
         arm = Arm(evidence, group, matcher, "pooled", 0)
         found = Transfer(
-            model, model, chart_of(model), None, "block1", 9, list(evidence.nodes), arm, 1, none, none, {"target": target}
+            a=model, b=model, chart=chart_of(model), tokenizer=None, site="block1", step=9, rows_fit=none,
+            rows_test=none, nodes=list(evidence.nodes), arm=arm, plants=1, where={"target": target},
         )  # fmt: skip
         monkeypatch.setattr(workflow, "transfer", lambda job, store: found)
         b = here if target == "identical" else drifted

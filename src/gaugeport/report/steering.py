@@ -61,9 +61,10 @@ def tabulate(
         here = ours & (means["metric"] == metric) & (means["target"] == target)
         means.loc[here, "paper"] = means.loc[here, "arm"].map(figures).astype(float)
     claims = claim_rows(table, rows)
-    nothing = rows[(rows["metric"] == "no_effect_to_transport") & (rows["value"] == 1)]
-    if len(claims) and len(nothing):
-        claims.loc[claims["n"] == 0, "verdict"] = NO_VERDICT
+    keys = ["model", "setting", "target", "route"]
+    silent = rows[(rows["metric"] == "no_effect_to_transport") & (rows["value"] == 1)]
+    here = claims[keys].apply(tuple, axis=1).isin(set(zip(*(silent[k] for k in keys), strict=True)))
+    claims.loc[(claims["n"] == 0) & here, "verdict"] = NO_VERDICT
     return pd.concat([rows, means.drop(columns="arm"), claims], ignore_index=True)
 
 
