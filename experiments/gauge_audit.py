@@ -3,12 +3,13 @@
 import pandas as pd
 
 from gaugeport.report import figures as f
+from gaugeport.report.arms import ARMS, means_of, named
 from gaugeport.report.claims import claim_rows
 from gaugeport.report.render import interval
 from gaugeport.report.tidy import aggregate, tidy
 
 TITLE = (
-    "a9 gauge audit: top-k lists of a model against those of a target in a random gauge: Jaccard overlap; ρ: "
+    "a9 gauge audit: top-k lists of a model against those of a target in a random gauge: Jaccard overlap (identity: raw); ρ: "
     "Spearman's rank correlation of all scores; signs: agreement on the list (means over n training seeds)"
 )
 EXTRA = ["target", "planted", "list", "named", "k", "theory"]
@@ -19,15 +20,6 @@ LISTS = {
     "gradient_activation": "gradient × activation",
     "integrated_gradients": "integrated gradients",
     "neuron_activation": "neurons, mean absolute activation",
-}
-ARMS = {
-    ("none", "identity", "endpoint"): ("raw", f.RED),
-    ("oracle", "signed_permutation", "endpoint"): ("oracle", f.GREY),
-    ("hungarian_raw", "permutation", "endpoint"): ("S_d raw", f.ORANGE),
-    ("hungarian_abs", "permutation", "endpoint"): ("S_d, signs dropped", f.PURPLE),
-    ("hungarian_abs", "signed_permutation", "endpoint"): ("B_d", f.BLUE),
-    ("hungarian_abs", "signed_permutation", "trajectory"): ("B_d, trajectory", f.SKY),
-    ("hungarian_raw", "global_sign_permutation", "endpoint"): ("S_d × {±1}", f.BLUE),
 }
 
 
@@ -97,9 +89,7 @@ def plot(table):
 
 
 def _means(table):
-    means = table[table["seed"].isna() & table["verdict"].isna()]
-    keys = zip(means["matcher"], means["group"], means["route"], strict=True)
-    return means.assign(arm=[ARMS.get(key, ("/".join(map(str, key)), f.GREY))[0] for key in keys])
+    return named(means_of(table))
 
 
 def _cell(rows):

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from gaugeport.report import figures as f
+from gaugeport.report.arms import ARMS, means_of, named
 from gaugeport.report.claims import claim_rows
 from gaugeport.report.render import interval
 from gaugeport.report.tidy import aggregate, tidy
@@ -19,19 +20,6 @@ LISTS = {
     "gradient_activation": "gradient × activation",
     "integrated_gradients": "integrated gradients",
     "neuron_activation": "neurons (invariant)",
-}
-ARMS = {
-    ("none", "identity", "endpoint"): ("identity", f.RED),
-    ("oracle", "signed_permutation", "endpoint"): ("oracle", f.GREY),
-    ("hungarian_raw", "permutation", "endpoint"): ("S_d raw", f.ORANGE),
-    ("hungarian_abs", "permutation", "endpoint"): ("S_d, signs dropped", f.PURPLE),
-    ("hungarian_abs", "permutation", "trajectory"): ("S_d, signs dropped, trajectory", f.PURPLE),
-    ("hungarian_abs", "signed_permutation", "endpoint"): ("B_d", f.BLUE),
-    ("hungarian_abs", "signed_permutation", "trajectory"): ("B_d, trajectory", f.SKY),
-    ("weights", "signed_permutation", "endpoint"): ("B_d, weights", f.GREEN),
-    ("procrustes", "orthogonal", "endpoint"): ("O(d)", "black"),
-    ("hungarian_raw", "global_sign_permutation", "endpoint"): ("S_d × {±1}", f.BLUE),
-    ("hungarian_raw", "global_sign_permutation", "trajectory"): ("S_d × {±1}, trajectory", f.SKY),
 }
 
 
@@ -92,9 +80,7 @@ def plot(table):
 
 
 def _means(table):
-    means = table[table["seed"].isna() & table["verdict"].isna()]
-    keys = zip(means["matcher"], means["group"], means["route"], strict=True)
-    return means.assign(arm=[ARMS.get(key, ("/".join(map(str, key)), f.GREY))[0] for key in keys])
+    return named(means_of(table))
 
 
 def _text(rows):

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from gaugeport.report import figures as f
+from gaugeport.report.arms import ARMS, ORDER, means_of, named
 from gaugeport.report.claims import claim_rows
 from gaugeport.report.render import interval
 from gaugeport.report.tidy import aggregate, select, tidy
@@ -13,19 +14,6 @@ TITLE = (
     "over zero ablation, one plant; means over n training seeds)"
 )
 EXTRA = ["target", "architecture", "theory"]
-ARMS = {
-    ("identity", "none", "endpoint"): ("identity", f.RED),
-    ("permutation", "hungarian_raw", "endpoint"): ("S_d raw", f.ORANGE),
-    ("permutation", "hungarian_abs", "endpoint"): ("S_d, signs dropped", f.PURPLE),
-    ("permutation", "hungarian_abs", "trajectory"): ("S_d, signs dropped, trajectory", f.PURPLE),
-    ("global_sign_permutation", "hungarian_raw", "endpoint"): ("S_d × {±1}", f.BLUE),
-    ("global_sign_permutation", "hungarian_raw", "trajectory"): ("S_d × {±1}, trajectory", f.SKY),
-    ("signed_permutation", "hungarian_abs", "endpoint"): ("B_d", f.BLUE),
-    ("signed_permutation", "hungarian_abs", "trajectory"): ("B_d, trajectory", f.SKY),
-    ("signed_permutation", "weights", "endpoint"): ("B_d, weights", f.GREEN),
-    ("orthogonal", "procrustes", "endpoint"): ("O(d)", "black"),
-    ("signed_permutation", "oracle", "endpoint"): ("oracle", f.GREY),
-}
 UNIFORM = ("identity", "S_d, signs dropped")
 """Arms whose error has uniformly random signs on an identical target: where the reference value applies."""
 PAPER = {"S_d raw": 1.08, "S_d, signs dropped": 1.08, "B_d": 0.004}  # the text does not say which S_d
@@ -51,7 +39,7 @@ def tabulate(records):
     rows = tidy("a4", records)
     for column in EXTRA:
         rows[column] = rows.get(column)
-    means = _named(aggregate(rows, EXTRA))
+    means = named(aggregate(rows, EXTRA))
     silent = means[means["metric"] == "nmse_silent"].drop_duplicates(_SAME).set_index(_SAME)["value"]
     identical = (means["target"] == "identical") & (means["metric"] == "nmse")
     uniform = identical & means["arm"].isin(UNIFORM)
@@ -66,7 +54,7 @@ def pivot(table):
     """One row per model, SAE, target and arm: reconstruction, loss recovered, sparsity, gauge accuracy, losses."""
     lines = []
     by = ["model", "setting", "architecture", "target", "site", "arm"]
-    for key, part in _named(_means(table)).groupby(by, sort=False, dropna=False):
+    for key, part in named(means_of(table)).groupby(by, sort=False, dropna=False):
         line = dict(zip(by, key, strict=True))
         found = part.drop_duplicates("metric").set_index("metric")
         for name, title in COLUMNS.items():
@@ -75,9 +63,8 @@ def pivot(table):
             else:
                 line[title] = interval(*found.loc[name, _ENDS]) if name in found.index else "–"
         lines.append({**line, "n": int(found.at["nmse", "n"])})
-    order = {arm: i for i, arm in enumerate(dict.fromkeys(name for name, _ in ARMS.values()))}
     wide = pd.DataFrame(lines)
-    wide["order"] = wide["arm"].map(order).fillna(len(order))
+    wide["order"] = wide["arm"].map(ORDER).fillna(len(ORDER))
     wide["topk"] = wide["architecture"] != "topk"
     wide["same"] = wide["target"] != "identical"
     keys = ["model", "setting", "topk", "same", "order"]
@@ -86,7 +73,7 @@ def pivot(table):
 
 def plot(table):
     """NMSE by arm, a panel per target; filled: TopK, hollow: standard; the reference value as a tick, the paper's lines."""
-    means = _named(_means(table))
+    means = named(means_of(table))
     means = means[(means["model"] == means["model"].iloc[0]) & (means["setting"] == "default")]
     targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
     figure, axes = f.panels(len(targets), width=5.2, height=3.8)
@@ -117,12 +104,3 @@ def _point(axis, x, row, colour, fill):
     axis.plot([x], [row["value"]], "o", color=colour, markerfacecolor=fill, markersize=5)
     if pd.notna(row["theory"]):
         axis.plot([x - 0.25, x + 0.25], [row["theory"]] * 2, ":", color="black", linewidth=1.2)
-
-
-def _means(table):
-    return table[table["seed"].isna() & table["verdict"].isna()]
-
-
-def _named(means):
-    keys = zip(means["group"], means["matcher"], means["route"], strict=True)
-    return means.assign(arm=[ARMS.get(key, ("/".join(map(str, key)), f.GREY))[0] for key in keys])

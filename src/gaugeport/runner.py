@@ -85,7 +85,7 @@ def run_config(config: DictConfig) -> None:
 
 
 def _job_key(c: Composed) -> list[Any]:
-    return [c.job.key(), c.job.model.path, c.job.data.path, str(c.outputs)]
+    return [c.job.key(), c.job.files(), str(c.outputs)]
 
 
 def _progress(results: Iterable[Failure | None], name: str, total: int) -> Iterator[Failure | None]:

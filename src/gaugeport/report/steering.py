@@ -9,23 +9,13 @@ import pandas as pd
 
 from gaugeport.records import Record
 from gaugeport.report import figures as f
+from gaugeport.report.arms import ARMS, ORDER, means_of, named
 from gaugeport.report.claims import claim_rows
 from gaugeport.report.render import interval
 from gaugeport.report.tidy import aggregate, select, tidy
 
 SETTINGS = {"lr": "training.run.lr"}
 EXTRA = ["target", "strength", "theory", *SETTINGS]
-ARMS = {
-    ("identity", "none", "endpoint"): ("identity", f.RED),
-    ("permutation", "hungarian_raw", "endpoint"): ("S_d raw", f.ORANGE),
-    ("permutation", "hungarian_abs", "endpoint"): ("S_d, signs dropped", f.PURPLE),
-    ("permutation", "hungarian_abs", "trajectory"): ("S_d, signs dropped, trajectory", f.PURPLE),
-    ("signed_permutation", "hungarian_abs", "endpoint"): ("B_d", f.BLUE),
-    ("signed_permutation", "hungarian_abs", "trajectory"): ("B_d, trajectory", f.SKY),
-    ("signed_permutation", "weights", "endpoint"): ("B_d, weights", f.GREEN),
-    ("orthogonal", "procrustes", "endpoint"): ("O(d)", "black"),
-    ("signed_permutation", "oracle", "endpoint"): ("oracle", f.GREY),
-}
 THEORY = {
     "identity": (0.0, 0.5),
     "S_d, signs dropped": (0.0, 0.5),
@@ -91,9 +81,8 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
                 line[title] = interval(*found.loc[metric, ["value", "ci_low", "ci_high"]])
         n = found.at["effect", "n"] - round(found.at["no_effect_to_transport", "value"] * found.at["effect", "n"])
         lines.append({**line, "n": int(n)})
-    order = {arm: i for i, arm in enumerate(dict.fromkeys(name for name, _ in ARMS.values()))}
     wide = pd.DataFrame(lines)
-    wide = wide.assign(order=wide["arm"].map(order), same=wide["target"] != "identical")
+    wide = wide.assign(order=wide["arm"].map(ORDER), same=wide["target"] != "identical")
     wide = wide.sort_values(["model", "setting", "same", "order"], kind="stable")
     return wide.drop(columns=["order", "same"]).reset_index(drop=True)
 
@@ -131,17 +120,6 @@ def plot(table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str,
     for axis in grid[1]:
         axis.legend(fontsize=6.5)
     return figure
-
-
-def named(means: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their arm's name in a column ``arm``."""
-    keys = zip(means["group"], means["matcher"], means["route"], strict=True)
-    return means.assign(arm=[ARMS.get(key, ("/".join(map(str, key)), f.GREY))[0] for key in keys])
-
-
-def means_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The means over seeds."""
-    return table[table["seed"].isna() & table["verdict"].isna()]
 
 
 def _point(axis: Any, x: int, rows: pd.DataFrame, metric: str, colour: str) -> None:

@@ -48,7 +48,9 @@ def head_to_head(
         drawn = plants if group == "permutation" else plants[:1]  # the others are equivariant: one plant says all
         for n in sorted(tokens):
             maps = [fit_map(group, fit_a[:n], fit_b[:n], plant) for plant in drawn]
-            rows.append(_row(group, matcher, n, "heldout_fit", fmean(1 - nmse(test_b, m.forward(test_a)) for m in maps)))
+            rows.append(
+                _row(group, matcher, n, "heldout_fit", fmean(1 - nmse(test_b, m.forward(test_a)) for m in maps))
+            )
         found = [
             {
                 "sae_nmse": nmse(test_b, m.forward(reconstruct(sae, m.backward(test_b)[None], 0)[0][0])),
