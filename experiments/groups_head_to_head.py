@@ -42,6 +42,8 @@ def pivot(table):
                 line[f"fit, {tokens:g} tokens"] = _cell(here, {"metric": "heldout_fit", "tokens": tokens})
             for metric, title in TASKS.items():
                 line[title] = _cell(here, {"metric": metric})
+            if select(here, {"metric": "no_effect_to_transport"})["value"].eq(1).all():
+                line["steering retention"] = "no effect to transport"
             if len(select(here, {"metric": "index_refused"})):
                 line["index precision"] = "refused"
             lines.append({**line, "native SAE": _cell(part, {"metric": "sae_nmse_native"}), "n": int(here["n"].max())})

@@ -37,7 +37,7 @@ def head_to_head(
     ``fit_a``, ``fit_b``, ``test_a``, ``test_b`` [n, d] are streams of the same tokens; ``tokens`` says how many of the
     fitting rows are used. ``heldout_fit`` is the explained variance 1 − NMSE of B's held-out stream predicted from A's.
     With all fitting rows also: ``sae_nmse``, B's held-out stream carried back, reconstructed by the ``sae`` of A and
-    carried forth (``sae_nmse_native``: that SAE on A itself); ``retention(map)``'s metrics; ``index_precision``, the
+    carried forth (``sae_nmse_native``: that SAE on A itself); ``retention(map)``'s metrics (``retention_native``, where there is an effect to transport); ``index_precision``, the
     share of A's top ``k`` coordinates by mean |activation| that, moved, are among B's own. A map that is no permutation
     moves no index (``index_refused`` = 1). Raises ``ValueError`` where ``tokens`` asks for more rows than there are.
     """

@@ -14,9 +14,9 @@ from gaugeport.seeds import generator
 from gaugeport.store import Store
 from gaugeport.tasks.head_to_head import head_to_head
 from gaugeport.tasks.maps import Map
-from gaugeport.tasks.steering import slope
+from gaugeport.tasks.steering import slope, transport_rows
 from gaugeport.training.saes import load_sae, sae_settings
-from gaugeport.workflows.steering import sentiment
+from gaugeport.workflows.steering import random_controls, sentiment
 from gaugeport.workflows.transfer import Ends, load_ends
 
 Row = dict[str, Any]
@@ -46,10 +46,10 @@ def measure(job: Job, store: Store) -> list[Row]:
     test = [_streams(job, ends, model, ends.rows_test[: job.task["test_rows"]]) for model in (ends.a, ends.b)]
     v = sentiment(job, ends)
     effect = slope(v.slot(ends.b), job.task["strength"])
-    own = float(effect(v.of_b).mean())
 
     def retention(m: Map) -> dict[str, float]:
-        return {"retention_native": float(effect(m.direction(v.of_a)).mean()) / own}
+        rows = transport_rows(effect, [m.direction(v.of_a)], v.of_a, v.of_b, random_controls(v))
+        return {r["metric"]: r["value"] for r in rows if r["metric"] in ("retention_native", "no_effect_to_transport")}
 
     exact = GROUPS[ends.chart.group]
     assert issubclass(exact, SignedPermutation)

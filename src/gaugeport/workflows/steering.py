@@ -74,7 +74,7 @@ def measure_sentiment(job: Job, store: Store) -> list[Row]:
     v = sentiment(job, arm)
     moved = [transport_direction(v.of_a, r) for r in arm.residuals()]
     slot = v.slot(arm.b)
-    found = transport_rows(slope(slot, job.task["strength"]), moved, v.of_a, v.of_b, _controls(v))
+    found = transport_rows(slope(slot, job.task["strength"]), moved, v.of_a, v.of_b, random_controls(v))
     return _with_gauge(arm, [*found, *sweep_rows(slot, moved, job.task["sweep"])])
 
 
@@ -82,7 +82,7 @@ def measure_refusal(job: Job, store: Store) -> list[Row]:
     """Rows of one arm of table a6, ablation apart, with its gauge accuracy and the models' losses."""
     arm = transfer(job, store)
     v = refusal(job, arm)
-    moved, controls = [transport_direction(v.of_a, r) for r in arm.residuals()], _controls(v)
+    moved, controls = [transport_direction(v.of_a, r) for r in arm.residuals()], random_controls(v)
     harmless, harmful = v.slot(arm.b, v.prompts.heldout_negative), v.slot(arm.b, v.prompts.heldout_positive)
     added = transport_rows(addition(harmless, job.task["strength"]), moved, v.of_a, v.of_b, controls)
     none = any(r["metric"] == "no_effect_to_transport" and r["value"] for r in added)
@@ -124,7 +124,8 @@ def _batches(job: Job, ends: Ends, texts: Sequence[str]) -> list[Prompts]:
     return prompt_batches(texts, ends.tokenizer, job.data.length, job.measurement.batch_size)
 
 
-def _controls(v: Directions) -> list[Tensor]:
+def random_controls(v: Directions) -> list[Tensor]:
+    """Directions that mean nothing, of the length of B's own: what an effect has to stand out from."""
     return random_directions(CONTROLS, v.of_b, generator(v.job.seed, "control"))
 
 
