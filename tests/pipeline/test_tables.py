@@ -25,9 +25,9 @@ def gaugeport(arguments, outputs, **options):
     )
 
 
-def finish(arguments, outputs, code=0):
+def finish(arguments, outputs, code=0, seconds=280):
     process = gaugeport(arguments, outputs)
-    text, _ = process.communicate(timeout=280)
+    text, _ = process.communicate(timeout=seconds)
     assert process.returncode == code, text
     return text
 
@@ -164,8 +164,9 @@ def test_bad_overrides_exit_with_one_line(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(580)
 def test_every_table_at_smoke_size(tmp_path):
-    text = finish(["tables", "--profile", "smoke", "--set", "tracker=none"], tmp_path)
+    text = finish(["tables", "--profile", "smoke", "--set", "tracker=none"], tmp_path, seconds=560)
     assert "FAILED" not in text
     assert len(list((tmp_path / "figures" / "smoke").glob("*.png"))) == len(experiment_names())
     claims = pd.read_csv(tmp_path / "tables" / "smoke" / "claims.csv")
