@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from gaugeport.report.tidy import COLUMNS
-from gaugeport.sweeps import experiment_names
 
 HEADLINE = ["tables", "a3", "c2", "--headline", "--profile", "smoke", "--set", "tracker=none"]
 
@@ -161,16 +160,6 @@ def test_bad_overrides_exit_with_one_line(tmp_path):
     assert "allowed" in finish(["tables", "a3", "--profile", "smoke", "--set", "modle=x"], tmp_path, code=2)
     assert "a1 (gauge_groups)" in finish(["tables", "a99"], tmp_path, code=2)
     assert not list(tmp_path.rglob("*.json"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(580)
-def test_every_table_at_smoke_size(tmp_path):
-    text = finish(["tables", "--profile", "smoke", "--set", "tracker=none"], tmp_path, seconds=560)
-    assert "FAILED" not in text
-    assert len(list((tmp_path / "figures" / "smoke").glob("*.png"))) == len(experiment_names())
-    claims = pd.read_csv(tmp_path / "tables" / "smoke" / "claims.csv")
-    assert claims["verdict"].str.match(r"direction only|no verdict").all()
 
 
 def test_signed_permutations_are_refused_on_layernorm(headline):
