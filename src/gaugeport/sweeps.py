@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,7 +19,7 @@ from gaugeport.paths import data_dir
 from gaugeport.store import digest
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One table: its ``id`` (a3), ``name`` (trajectory) and the sweeps of its jobs."""
 
@@ -63,12 +64,25 @@ def jobs_of(found: Experiment, profile: str, headline: bool = False, extra: Sequ
         "LEARNING_RATES": list(profile_node.learning_rates),
     }
     jobs: dict[tuple[str, ...], Composed] = {}
+    unseeded: dict[tuple[str, ...], Composed] = {}
     for sweep in found.headline if headline else found.sweeps:
         for overrides in expand([_with_counts(o, counts) for o in sweep]):
             key = (*fixed, *overrides)
             if key not in jobs:
-                jobs[key] = from_config(_sweep_config(key), key)
+                jobs[key] = _composed(key, unseeded)
     return list(jobs.values())
+
+
+def _composed(overrides: tuple[str, ...], unseeded: dict[tuple[str, ...], Composed]) -> Composed:
+    """A job of a sweep. Nothing in ``conf/`` depends on the seed: jobs that differ in it alone are composed once."""
+    seeds = [o for o in overrides if re.fullmatch(r"seed=\d+", o)]
+    rest = tuple(o for o in overrides if o not in seeds)
+    if rest not in unseeded:
+        unseeded[rest] = from_config(_sweep_config(rest), rest)
+    job = copy.deepcopy(unseeded[rest].job)
+    if seeds:
+        job = dataclasses.replace(job, seed=int(seeds[-1].removeprefix("seed=")))
+    return dataclasses.replace(unseeded[rest], job=job, overrides=overrides)
 
 
 def _sweep_config(overrides: Sequence[str]) -> DictConfig:
@@ -78,12 +92,13 @@ def _sweep_config(overrides: Sequence[str]) -> DictConfig:
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     groups = {p.name for p in data_dir("conf").iterdir() if p.is_dir()}
-    choices = tuple(p.input_line or "" for p in parsed if p.key_or_group in groups)
-    config = copy.deepcopy(_choices_config(choices))
+    choices = [p for p in parsed if p.key_or_group in groups and not _is_a_name(p.key_or_group, str(p.value()))]
+    config = copy.deepcopy(_choices_config(tuple(p.input_line or "" for p in choices)))
     try:
         for p in parsed:
-            if p.key_or_group not in groups:
-                OmegaConf.update(config, p.key_or_group, p.value(), force_add=p.is_add())
+            if p not in choices:
+                key = f"{p.key_or_group}.name" if p.key_or_group in groups else p.key_or_group
+                OmegaConf.update(config, key, p.value(), force_add=p.is_add())
     except OmegaConfBaseException:
         return compose_config(overrides)
     return config
@@ -92,6 +107,13 @@ def _sweep_config(overrides: Sequence[str]) -> DictConfig:
 @functools.lru_cache(maxsize=256)
 def _choices_config(choices: tuple[str, ...]) -> DictConfig:
     return compose_config(choices)
+
+
+@functools.cache
+def _is_a_name(group: str, choice: str) -> bool:
+    """Whether a choice of a group says no more than its own name (all of gauge, matcher and route): a value to set."""
+    file = data_dir("conf") / group / f"{choice}.yaml"
+    return file.exists() and OmegaConf.load(file) == {"name": choice}
 
 
 def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:

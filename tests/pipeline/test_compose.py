@@ -74,6 +74,13 @@ def test_every_table_composes_and_its_headline_is_part_of_it(name):
     assert {c.job.hash({}) for c in jobs_of(found, "smoke", headline=True)} <= ids
 
 
+@pytest.mark.parametrize("name", experiment_names())
+def test_the_jobs_of_a_table_are_those_that_hydra_composes(name):
+    jobs = jobs_of(experiment(name), "smoke", extra=["seed=3", "measurement.tokens=999"])
+    for job in jobs[:: max(1, len(jobs) // 8)]:
+        assert composed(job.overrides) == job
+
+
 def test_an_unknown_table_names_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown table 'a99'; allowed: a1 \(gauge_groups\)"):
         experiment("a99")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,8 +42,13 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     n, mean = len(x), float(np.mean(x))
     if n < 2:
         return mean, float("nan"), float("nan"), n
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * np.std(x, ddof=1) / np.sqrt(n))
+    half = float(_t_quantile(level, n) * np.std(x, ddof=1) / np.sqrt(n))
     return mean, mean - half, mean + half, n
+
+
+@functools.cache  # an interval is asked for a thousand times a table, at a handful of n
+def _t_quantile(level: float, n: int) -> float:
+    return float(stats.t.ppf(0.5 + level / 2, n - 1))
 
 
 def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
