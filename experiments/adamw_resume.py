@@ -3,7 +3,7 @@
 import pandas as pd
 
 from gaugeport.report import figures as f
-from gaugeport.report.claims import claim_rows
+from gaugeport.report.claims import judged
 from gaugeport.report.tidy import aggregate, select, tidy
 from gaugeport.tasks.adamw_resume import FLOOR, RESOLVED
 
@@ -28,7 +28,7 @@ ARMS = {
 def tabulate(records):
     """Every measurement, its mean over seeds, and the judged contrasts."""
     rows = tidy("a8", records, SETTINGS).assign(route=None)
-    return pd.concat([rows, aggregate(rows, EXTRA), claim_rows("a8", rows)], ignore_index=True)
+    return judged("a8", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):

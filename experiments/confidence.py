@@ -1,11 +1,9 @@
 """Table c3: are margins calibrated? Accuracy among the kept coordinates against the share kept."""
 
-import pandas as pd
-
 from gaugeport.report import figures as f
-from gaugeport.report.claims import claim_rows
+from gaugeport.report.claims import judged
 from gaugeport.report.render import with_intervals
-from gaugeport.report.tidy import aggregate, by_depth, middle_site, select, tidy
+from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
     "c3 confidence: signed accuracy of all coordinates and of the half with the largest margins; area under "
@@ -26,9 +24,8 @@ ROUTES = {"endpoint": f.RED, "via_base": f.ORANGE, "trajectory": f.BLUE}
 
 def tabulate(records):
     """Every measurement, its mean over seeds, and the judged contrasts."""
-    rows = tidy("c3", records, SETTINGS)
-    rows["kept"] = rows.get("kept")
-    return pd.concat([rows, aggregate(rows, [*SETTINGS, "kept"]), claim_rows("c3", rows)], ignore_index=True)
+    rows = tidy("c3", records, SETTINGS, ["kept"])
+    return judged("c3", rows, aggregate(rows, [*SETTINGS, "kept"]))
 
 
 def pivot(table):
@@ -87,7 +84,7 @@ def _draw(axis, rows, colour, label, style="-"):
 
 
 def _means(table):
-    return table[table["seed"].isna() & table["verdict"].isna() & table["evidence"].notna()].copy()
+    return means_of(table).dropna(subset=["evidence"])
 
 
 def _at_middle(frame):

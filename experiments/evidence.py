@@ -1,11 +1,9 @@
 """Table c2: how far endpoint recovery goes by evidence. Is the trajectory needed at all?"""
 
-import pandas as pd
-
 from gaugeport.report import figures as f
-from gaugeport.report.claims import claim_rows
+from gaugeport.report.claims import judged
 from gaugeport.report.render import with_intervals
-from gaugeport.report.tidy import aggregate, middle_site, tidy
+from gaugeport.report.tidy import aggregate, means_of, middle_site, select, tidy
 
 TITLE = "c2 evidence: signed accuracy of endpoint recovery by evidence (last step, n training seeds)"
 SETTINGS = {"lr": "training.run.lr"}
@@ -14,7 +12,7 @@ SETTINGS = {"lr": "training.run.lr"}
 def tabulate(records):
     """Every measurement, its mean over seeds, and the judged contrasts."""
     rows = tidy("c2", records, SETTINGS)
-    return pd.concat([rows, aggregate(rows, list(SETTINGS)), claim_rows("c2", rows)], ignore_index=True)
+    return judged("c2", rows, aggregate(rows, list(SETTINGS)))
 
 
 def pivot(table):
@@ -53,7 +51,7 @@ COLOURS = dict(zip(LABELS.values(), (f.GREEN, f.ORANGE, f.RED, f.PURPLE, f.BLUE)
 
 
 def _last(table):
-    means = table[table["seed"].isna() & table["verdict"].isna() & (table["metric"] == "signed_accuracy")]
+    means = select(means_of(table), {"metric": "signed_accuracy"})
     means = means[means["step"] == means.groupby(["model", "setting"])["step"].transform("max")]
     middle = {m: middle_site(list(p["site"].dropna().unique())) for m, p in means.groupby("model")}
     at_site = (means["evidence"] == "site") & (means["route"] == "trajectory")

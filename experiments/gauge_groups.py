@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from gaugeport.report import figures as f
-from gaugeport.report.claims import claim_rows
+from gaugeport.report.claims import judged
 from gaugeport.report.tidy import aggregate, tidy
 
 TITLE = "a1 gauge groups: logit change (of the logits' std) under a random element; worst of n random models"
@@ -23,7 +23,7 @@ def tabulate(records):
     """Every measurement, its mean over seeds, and the judged contrasts inside against outside."""
     rows = tidy("a1", records)
     rows = rows.assign(matcher=None, route=None)
-    return pd.concat([rows, aggregate(rows, ["chart", "theory"]), claim_rows("a1", rows)], ignore_index=True)
+    return judged("a1", rows, aggregate(rows, ["chart", "theory"]))
 
 
 def measured(rows):

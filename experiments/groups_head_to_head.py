@@ -3,9 +3,9 @@
 import pandas as pd
 
 from gaugeport.report import figures as f
-from gaugeport.report.claims import claim_rows
-from gaugeport.report.render import interval
-from gaugeport.report.tidy import aggregate, select, tidy
+from gaugeport.report.claims import judged
+from gaugeport.report.render import cell
+from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "c1 groups head to head: maps of every group fitted on the same tokens (explained variance of held-out tokens; SAE: "
@@ -24,14 +24,14 @@ TASKS = {"sae_nmse": "SAE NMSE", "retention_native": "steering retention", "inde
 
 def tabulate(records):
     """Every measurement, its mean over seeds, and the judged contrasts."""
-    rows = tidy("c1", records)
-    return pd.concat([rows, aggregate(rows, EXTRA), claim_rows("c1", rows)], ignore_index=True)
+    rows = tidy("c1", records, extra=EXTRA)
+    return judged("c1", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
     """One row per target and group: held-out fit by number of tokens, then the tasks."""
     lines = []
-    means = _means(table)
+    means = means_of(table)
     for (model, setting, target), part in means.groupby(["model", "setting", "target"], sort=False):
         for group, (name, _) in GROUPS.items():
             here = select(part, {"group": group})
@@ -52,7 +52,7 @@ def pivot(table):
 
 def plot(table):
     """Held-out fit over the number of tokens, a panel per target."""
-    means = _means(table)
+    means = means_of(table)
     targets = list(dict.fromkeys(means["target"]))
     figure, axes = f.panels(len(targets), width=4.6)
     for axis, target in zip(axes, targets, strict=True):
@@ -67,10 +67,5 @@ def plot(table):
     return figure
 
 
-def _means(table):
-    return table[table["seed"].isna() & table["verdict"].isna()]
-
-
 def _cell(frame, where):
-    found = select(frame, where)
-    return interval(*found.iloc[0][["value", "ci_low", "ci_high"]]) if len(found) else "–"
+    return cell(select(frame, where))

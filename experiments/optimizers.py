@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from gaugeport.report import figures as f
-from gaugeport.report.claims import claim_rows
+from gaugeport.report.claims import judged
 from gaugeport.report.tidy import aggregate, tidy
 
 TITLE = (
@@ -30,7 +30,7 @@ def tabulate(records):
     """Every measurement, its mean over seeds, and the judged contrasts."""
     rows = tidy("c4", records).assign(matcher=None, route=None)
     means = aggregate(rows, ["optimizer", "arm", "theory", "library"])
-    return pd.concat([rows, means, claim_rows("c4", rows)], ignore_index=True)
+    return judged("c4", rows, means)
 
 
 def measured(rows):

@@ -3,10 +3,10 @@
 import pandas as pd
 
 from gaugeport.report import figures as f
-from gaugeport.report.arms import ARMS, ORDER, means_of, named
-from gaugeport.report.claims import claim_rows
-from gaugeport.report.render import interval
-from gaugeport.report.tidy import aggregate, select, tidy
+from gaugeport.report.arms import ORDER, named, shown
+from gaugeport.report.claims import judged
+from gaugeport.report.render import cell, interval
+from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "a4 SAE transfer: share of the target's held-out variance an SAE of A leaves unexplained after transport (NMSE; "
@@ -36,9 +36,7 @@ COLUMNS = {
 
 def tabulate(records):
     """Every measurement, its mean over seeds with the paper's figure and the reference value, and the judged contrasts."""
-    rows = tidy("a4", records)
-    for column in EXTRA:
-        rows[column] = rows.get(column)
+    rows = tidy("a4", records, extra=EXTRA)
     means = named(aggregate(rows, EXTRA))
     silent = means[means["metric"] == "nmse_silent"].drop_duplicates(_SAME).set_index(_SAME)["value"]
     identical = (means["target"] == "identical") & (means["metric"] == "nmse")
@@ -47,7 +45,7 @@ def tabulate(records):
     ours = identical & (means["model"] == "tinyllama") & (means["setting"] == "default")
     ours &= means["architecture"] == "topk"
     means.loc[ours, "paper"] = means.loc[ours, "arm"].map(PAPER)
-    return pd.concat([rows, means.drop(columns="arm"), claim_rows("a4", rows)], ignore_index=True)
+    return judged("a4", rows, means.drop(columns="arm"))
 
 
 def pivot(table):
@@ -61,7 +59,7 @@ def pivot(table):
             if name in ("theory", "paper"):
                 line[title] = interval(found.at["nmse", name], None, None)
             else:
-                line[title] = interval(*found.loc[name, _ENDS]) if name in found.index else "–"
+                line[title] = cell(select(part, {"metric": name}))
         lines.append({**line, "n": int(found.at["nmse", "n"])})
     wide = pd.DataFrame(lines)
     wide["order"] = wide["arm"].map(ORDER).fillna(len(ORDER))
@@ -79,12 +77,12 @@ def plot(table):
     figure, axes = f.panels(len(targets), width=5.2, height=3.8)
     for axis, target in zip(axes, targets, strict=True):
         here = select(means, {"target": target, "metric": "nmse"})
-        arms = [(name, colour) for name, colour in ARMS.values() if name in set(here["arm"])]
-        for x, (arm, colour) in enumerate(arms):
-            for architecture, shift, fill in (("topk", -0.1, colour), ("standard", 0.1, "white")):
-                for _, row in select(here, {"arm": arm, "architecture": architecture}).iterrows():
-                    _point(axis, x + shift, row, colour, fill)
-        axis.set_xticks(range(len(arms)), [name for name, _ in arms], rotation=30, ha="right", fontsize=7)
+        arms = shown(here)
+        for x, arm in enumerate(arms):
+            for architecture, shift, fill in (("topk", -0.1, arm.colour), ("standard", 0.1, "white")):
+                for _, row in select(here, {"arm": arm.name, "architecture": architecture}).iterrows():
+                    _point(axis, x + shift, row, arm.colour, fill)
+        axis.set_xticks(range(len(arms)), [arm.name for arm in arms], rotation=30, ha="right", fontsize=7)
         axis.set(title=f"{means['model'].iloc[0]}, target {target}", yscale="log")
     axes[0].set_ylabel("NMSE, held-out tokens of the target")
     if targets[0] == "identical":
@@ -93,7 +91,6 @@ def plot(table):
     return figure
 
 
-_ENDS = ["value", "ci_low", "ci_high"]
 _SAME = ["profile", "model", "setting", "architecture", "target", "site"]
 
 

@@ -3,9 +3,9 @@
 import pandas as pd
 
 from gaugeport.report import figures as f
-from gaugeport.report.claims import claim_rows
+from gaugeport.report.claims import judged
 from gaugeport.report.render import interval
-from gaugeport.report.tidy import aggregate, select, tidy
+from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = "a2 sign ceiling: index accuracy against the share p of positive signs (n seeds: draws of activations, or trainings)"
 NAMES = {
@@ -24,12 +24,12 @@ def tabulate(records):
     means = aggregate(rows, ["p"])
     raw = (means["matcher"] == "hungarian_raw") & (means["metric"] == "index_accuracy")
     means["theory"] = means["p"].where(raw)
-    return pd.concat([rows, means, claim_rows("a2", rows)], ignore_index=True)
+    return judged("a2", rows, means)
 
 
 def pivot(table):
     """One row per activations and p: raw and sign-marginalized accuracy with theory between them."""
-    means = select(table[table["seed"].isna() & table["verdict"].isna()], {"metric": "index_accuracy"})
+    means = select(means_of(table), {"metric": "index_accuracy"})
     lines = []
     for (setting, p), part in means.groupby(["setting", "p"], sort=False):
         by = part.set_index("matcher")
@@ -49,7 +49,7 @@ def pivot(table):
 
 def plot(table):
     """Accuracy against p with theory as a line, a panel per kind of activations."""
-    means = select(table[table["seed"].isna() & table["verdict"].isna()], {"metric": "index_accuracy"})
+    means = select(means_of(table), {"metric": "index_accuracy"})
     settings = [s for s in NAMES if s in set(means["setting"])]
     figure, axes = f.panels(len(settings), width=3.2)
     for axis, setting in zip(axes, settings, strict=True):

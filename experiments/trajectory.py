@@ -3,9 +3,9 @@
 import pandas as pd
 
 from gaugeport.report import figures as f
-from gaugeport.report.claims import claim_rows
+from gaugeport.report.claims import judged
 from gaugeport.report.render import with_intervals
-from gaugeport.report.tidy import aggregate, by_depth, middle_site, select, tidy
+from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = "a3 trajectory: share of coordinates recovered (last step, n training seeds)"
 SETTINGS = {"lr": "training.run.lr", "spacing": "measurement.spacing", "tokens": "measurement.tokens"}
@@ -34,12 +34,12 @@ def tabulate(records):
     ours &= (means["group"] == "signed_permutation") & (means["matcher"] == "hungarian_abs")
     ours &= (means["metric"] == "signed_accuracy") & (means["step"] == means["step"].max())
     means.loc[ours, "paper"] = means.loc[ours, "route"].map(PAPER)
-    return pd.concat([rows, means, claim_rows("a3", rows)], ignore_index=True)
+    return judged("a3", rows, means)
 
 
 def pivot(table):
     """One row per model, setting, arm and site (ablations: the pre-declared site): accuracies at the last step, losses."""
-    means = table[table["seed"].isna() & table["verdict"].isna()]
+    means = means_of(table)
     last = means[means["step"] == means.groupby(["model", "setting"])["step"].transform("max")]
     by_site = last[(last["evidence"] == "site") & (last["setting"] == "default")]
     shown = pd.concat([by_site, _at_middle(last[last["setting"] != "default"]), last[last["evidence"].isna()]])
@@ -57,7 +57,7 @@ def pivot(table):
 
 def plot(table):
     """Accuracy over steps by route, a panel per model; then by site and by learning rate at the last step."""
-    signed = table[table["seed"].isna() & table["verdict"].isna() & (table["metric"] == "signed_accuracy")]
+    signed = select(means_of(table), {"metric": "signed_accuracy"})
     means = _at_middle(signed)
     models = [m for m in ("tinyllama", "qwen", "pythia") if m in set(means["model"])]
     has_lr = means["setting"].str.startswith("lr=").any()

@@ -87,6 +87,11 @@ def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
     return paired.assign(difference=paired["left"] - paired["right"])
 
 
+def judged(table: str, rows: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
+    """A whole table: its measurements, their means over seeds, and the table's claims judged on the measurements."""
+    return pd.concat([rows, means, claim_rows(table, rows)], ignore_index=True)
+
+
 def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
     """The judged claims of a table as tidy rows: ``value`` is the difference, ``left`` and ``right`` its sides' means.
 

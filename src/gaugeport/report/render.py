@@ -23,7 +23,7 @@ def write_table(folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: 
 
 def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
     """The pivot as a Markdown table under its title."""
-    body = pivot.map(_cell).to_markdown(index=False, disable_numparse=True)
+    body = pivot.map(_text).rename(columns=_text).to_markdown(index=False, disable_numparse=True)
     return f"### {title}\n\n{body}\n" + (f"\n{footer}\n" if footer else "")
 
 
@@ -52,6 +52,14 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def cell(rows: pd.DataFrame, digits: int = 3) -> str:
+    """The first of some aggregate rows as :func:`interval`; – where there is none."""
+    if rows.empty:
+        return "–"
+    value, low, high = rows[["value", "ci_low", "ci_high"]].iloc[0]
+    return interval(value, low, high, digits)
+
+
 def with_intervals(frame: pd.DataFrame, digits: int = 3) -> pd.Series:
     """The value column of aggregate rows as text with its intervals."""
     return frame.apply(lambda r: interval(r["value"], r["ci_low"], r["ci_high"], digits), axis=1)
@@ -69,7 +77,7 @@ def _escape(value: object) -> str:
     return "".join(_LETTERS.get(c, c) for c in text)
 
 
-def _cell(value: object) -> str:
+def _text(value: object) -> str:
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole else value).replace("|", "\\|")  # type: ignore[call-overload]
 

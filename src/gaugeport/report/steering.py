@@ -9,10 +9,10 @@ import pandas as pd
 
 from gaugeport.records import Record
 from gaugeport.report import figures as f
-from gaugeport.report.arms import ARMS, ORDER, means_of, named
+from gaugeport.report.arms import BY_NAME, ORDER, named, shown
 from gaugeport.report.claims import claim_rows
 from gaugeport.report.render import interval
-from gaugeport.report.tidy import aggregate, select, tidy
+from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 SETTINGS = {"lr": "training.run.lr"}
 EXTRA = ["target", "strength", "theory", *SETTINGS]
@@ -38,9 +38,7 @@ def tabulate(
     ``paper`` maps (metric, target) to figures by arm. A seed without an effect to transport has no retention and no
     reversal, so it is in no mean and no claim; a claim that is left with no seed at all says why.
     """
-    rows = tidy(table, records, SETTINGS)
-    for column in EXTRA:
-        rows[column] = rows.get(column)
+    rows = tidy(table, records, SETTINGS, EXTRA)
     means = named(aggregate(rows, EXTRA))
     for i, metric in enumerate(("retention", "reversal_probability")):
         here = (means["metric"] == metric) & (means["target"] == "identical")
@@ -99,17 +97,17 @@ def plot(table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str,
     )
     for (above, below), (model, setting, target) in zip(grid.T, pairs.to_numpy(), strict=True):
         here = select(means, {"model": model, "setting": setting, "target": target})
-        arms = [(name, colour) for name, colour in ARMS.values() if name in set(here["arm"])]
-        for x, (arm, colour) in enumerate(arms):
-            _point(above, x, select(here, {"arm": arm}), metric, colour)
-            style = "--" if arm.endswith("dropped, trajectory") else "-"
-            sweep = select(here, {"arm": arm, "metric": "shift"}).sort_values("strength")
-            below.plot(sweep["strength"], sweep["value"], style, marker="o", markersize=3, color=colour, label=arm)
-        for arm, value in paper.get((metric, target), {}).items():
-            f.paper_line(above, value, dict(ARMS.values()).get(arm, f.GREY), f"paper, {arm}")
+        arms = shown(here)
+        for x, arm in enumerate(arms):
+            _point(above, x, select(here, {"arm": arm.name}), metric, arm.colour)
+            sweep = select(here, {"arm": arm.name, "metric": "shift"}).sort_values("strength")
+            look = {"color": arm.colour, "linestyle": arm.style, "label": arm.name}
+            below.plot(sweep["strength"], sweep["value"], marker="o", markersize=3, **look)
+        for name, value in paper.get((metric, target), {}).items():
+            f.paper_line(above, value, BY_NAME[name].colour, f"paper, {name}")
         if not (here["metric"] == metric).any():
             above.text(0.5, 0.5, NOTHING, transform=above.transAxes, ha="center", color=f.GREY)
-        above.set_xticks(range(len(arms)), [name for name, _ in arms], rotation=25, ha="right", fontsize=7)
+        above.set_xticks(range(len(arms)), [arm.name for arm in arms], rotation=25, ha="right", fontsize=7)
         above.set_xlim(-0.6, len(arms) - 0.4)
         above.set_title(f"{model}, target {target}" + (f", {setting}" if setting != "default" else ""), fontsize=9)
         below.axhline(0, color=f.GREY, linewidth=0.5)

@@ -21,8 +21,10 @@ COLUMNS = [
 KEYS = [c for c in COLUMNS if c not in ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict")]
 
 
-def tidy(table: str, records: Sequence[Record], settings: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """One row per measurement of the records.
+def tidy(
+    table: str, records: Sequence[Record], settings: Mapping[str, str] | None = None, extra: Sequence[str] = ()
+) -> pd.DataFrame:
+    """One row per measurement of the records. ``extra`` are columns the table has even where no row does.
 
     ``settings`` maps the name of an ablation to the config path of what it varies (``{"lr": "training.run.lr"}``): its
     rows get ``setting`` ``lr=0.003``, and every row a column ``lr`` with the value it was run at. Measurements override
@@ -30,9 +32,9 @@ def tidy(table: str, records: Sequence[Record], settings: Mapping[str, str] | No
     """
     rows = [{**_job_columns(table, r, settings or {}), **row} for r in records for row in r.rows]
     frame = pd.DataFrame(rows)
-    extra = [c for c in frame.columns if c not in COLUMNS]
-    frame = frame.reindex(columns=[*COLUMNS, *extra]).replace("", None)
-    order = [c for c in [*KEYS, *extra, "seed"] if c in frame]
+    own = [c for c in dict.fromkeys([*frame.columns, *extra]) if c not in COLUMNS]
+    frame = frame.reindex(columns=[*COLUMNS, *own]).replace("", None)
+    order = [c for c in [*KEYS, *own, "seed"] if c in frame]
     return frame.sort_values(order, kind="stable", na_position="first").reset_index(drop=True)
 
 
@@ -62,6 +64,11 @@ def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
         mean, low, high, n = t_interval(part["value"].tolist())
         rows.append({**dict(zip(by, key, strict=True)), "value": mean, "ci_low": low, "ci_high": high, "n": n})
     return pd.DataFrame(rows).reindex(columns=frame.columns)
+
+
+def means_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The means over seeds among a table's rows."""
+    return table[table["seed"].isna() & table["verdict"].isna()]
 
 
 def select(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:

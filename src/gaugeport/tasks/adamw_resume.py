@@ -25,6 +25,7 @@ from gaugeport.groups import GROUPS, SignedPermutation
 from gaugeport.job import Schedule
 from gaugeport.seeds import generator
 from gaugeport.tasks.arms import score
+from gaugeport.tasks.displacement import displacement
 from gaugeport.tasks.gauge_groups import generic_element
 from gaugeport.tasks.losses import heldout_loss
 from gaugeport.training.trainer import resume
@@ -115,7 +116,7 @@ def adamw_resume(
         here: Found = {}
 
         def compare(t: int, m: Any) -> None:
-            here["divergence", t] = distance(_weights(arm.back(m)), reference[t]) / distance(reference[t], start)
+            here["divergence", t] = displacement(_weights(arm.back(m)), reference[t], start)
 
         write_checkpoint(checkpoint, scratch / name, arm.model, arm.state)
         arm_losses, arm_heldout = follow(scratch / name, arm.model, compare)
@@ -242,11 +243,6 @@ class Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if "loss" in kwargs["logs"]:
             self.losses[state.global_step - self._from] = kwargs["logs"]["loss"]
-
-
-def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Euclidean distance over all parameters, accumulated in float64."""
-    return float(sum((p.double() - b[name].double()).square().sum() for name, p in a.items())) ** 0.5
 
 
 def _weights(model: Any) -> dict[str, Tensor]:

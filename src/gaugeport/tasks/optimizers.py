@@ -15,6 +15,7 @@ from gaugeport.charts.fold import fold_gains
 from gaugeport.charts.measure import YARDSTICK_FACTOR, norms_in_float64, random_tokens
 from gaugeport.charts.rules import matches
 from gaugeport.groups import Element, GlobalSignPermutation, MeanPreservingOrthogonal, Orthogonal, SignedPermutation
+from gaugeport.tasks.displacement import displacement
 from gaugeport.tasks.gauge_groups import generic_element, tiny_model
 from gaugeport.tasks.optimizer_recipes import CLIP_NORM, CLIP_VALUE, RECIPES, Parts, Recipe, build, split
 from gaugeport.transport.model import transport_model
@@ -73,7 +74,7 @@ def optimizers(
                 "arm": arm,
                 "group": of_state.group,
                 "metric": "relative_displacement",
-                "value": displacement(back, reference, start),
+                "value": displacement(*map(weights, (back, reference, start))),
                 "yardstick": 0.0
                 if arm == "signs"
                 else yardstick(recipe, parts, start, states, reference, rest, generator),
@@ -168,14 +169,9 @@ def carry(states: States, g: Element, model: Any, parts: Parts) -> tuple[str, St
         return "refuses", move(strict=False)  # which skips nothing but the groups
 
 
-def displacement(model: Any, reference: Any, start: Any) -> float:
-    """‖θ' − θ‖ / ‖θ − θ_resume‖ over all parameters, in float64."""
-
-    def distance(a: Any, b: Any) -> Tensor:
-        pairs = zip(a.parameters(), b.parameters(), strict=True)
-        return sum(((p.detach().double() - q.detach().double()) ** 2).sum() for p, q in pairs) ** 0.5
-
-    return float(distance(model, reference) / distance(reference, start))
+def weights(model: Any) -> dict[str, Tensor]:
+    """The parameters of a model by name, a tied one once."""
+    return dict(model.named_parameters())
 
 
 def yardstick(
@@ -202,7 +198,7 @@ def yardstick(
         _reorder_weights(work, axes, perm)
         go_on(recipe, parts, work, moved, batches)
         _reorder_weights(work, axes, torch.argsort(perm))
-        worst = max(worst, displacement(work, reference, start))
+        worst = max(worst, displacement(*map(weights, (work, reference, start))))
     floor = FLOAT64 if next(start.parameters()).dtype == torch.float64 else 0.0
     return max(floor, YARDSTICK_FACTOR * worst)
 

@@ -10,6 +10,7 @@ import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -104,9 +105,13 @@ class PlantedEvidence:
         found = {k.removesuffix(".cross") for k in tensors if k.endswith(".cross")}
         return sorted(found, key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
 
-    def losses(self) -> dict[str, float]:
-        """Held-out losses in nats per token by node name, where they were measured."""
-        return json.loads((self.folder / "losses.json").read_text())
+    def loss_rows(self, last: int) -> list[dict[str, Any]]:
+        """Held-out losses in nats per token: of the base, at step 0, and of A and B, at the ``last``."""
+        losses = json.loads((self.folder / "losses.json").read_text())
+        return [
+            {"step": 0 if model == "base" else last, "metric": f"loss_{model}", "value": value}
+            for model, value in losses.items()
+        ]
 
     def truth(self, nodes: Sequence[Node]) -> Element:
         """The true gauge of a walk, from its first node's planted coordinates to its last's."""

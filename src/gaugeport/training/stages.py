@@ -68,19 +68,10 @@ def base_stage(job: Job, store: Store) -> Path:
 
 
 def run_stage(job: Job, store: Store, run: str) -> Path:
-    """A fine-tuning run from the base: ``checkpoint-<step>/`` folders as Trainer writes them, and ``seen.safetensors``.
-
-    Run A sees domain 0 then 1, run B domain 1 then 0, each in an order of its own.
-    """
+    """A fine-tuning run from the base: ``checkpoint-<step>/`` folders as Trainer writes them, and ``seen.safetensors``."""
 
     def build(folder: Path) -> None:
-        rows, schedule = load_file(data_stage(job, store) / "rows.safetensors"), job.training.run
-        domains = [rows["train_0"], rows["train_1"]]
-        order = corpus.ordered_rows(
-            domains if run == "A" else domains[::-1],
-            schedule.steps * schedule.batch_size,
-            generator(job.seed, "run", run, "data"),
-        )
+        order, schedule = run_rows(job, store, run), job.training.run
         model = load_model(base_stage(job, store), dtype=torch.float32)
         tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
         train(model, order, folder, schedule, derive(job.seed, "run", run), keep=None, tokenizer=tokenizer)
@@ -89,6 +80,17 @@ def run_stage(job: Job, store: Store, run: str) -> Path:
     if run not in RUNS:
         raise ValueError(f"unknown run {run!r}; allowed: {', '.join(RUNS)}")
     return store.ensure("run", run_key(job, run), build, resumable=True)
+
+
+def run_rows(job: Job, store: Store, run: str) -> Tensor:
+    """All rows of a run in their order, int64[steps × batch, length]: A sees domain 0 then 1, B domain 1 then 0."""
+    rows, schedule = load_file(data_stage(job, store) / "rows.safetensors"), job.training.run
+    domains = [rows["train_0"], rows["train_1"]]
+    return corpus.ordered_rows(
+        domains if run == "A" else domains[::-1],
+        schedule.steps * schedule.batch_size,
+        generator(job.seed, "run", run, "data"),
+    )
 
 
 def heldout_rows(job: Job, store: Store) -> tuple[Tensor, Tensor]:

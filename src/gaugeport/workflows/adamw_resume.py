@@ -9,15 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from gaugeport import corpus
 from gaugeport.job import Job
-from gaugeport.seeds import derive, generator
+from gaugeport.seeds import derive
 from gaugeport.stages import LOSS_TOKENS
 from gaugeport.store import Store
 from gaugeport.tasks.adamw_resume import adamw_resume
-from gaugeport.training.stages import data_stage, heldout_rows, run_checkpoints
+from gaugeport.training.stages import heldout_rows, run_checkpoints, run_rows
 
 RUN = "A"
 
@@ -33,12 +31,6 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
     step = resume_step(job)
     checkpoint = run_checkpoints(job, store, RUN)[step]
     schedule, measurement = job.training.run, job.measurement
-    rows = load_file(data_stage(job, store) / "rows.safetensors")
-    order = corpus.ordered_rows(  # what run_stage trained on
-        [rows["train_0"], rows["train_1"]],
-        schedule.steps * schedule.batch_size,
-        generator(job.seed, "run", RUN, "data"),
-    )
     fit, test = heldout_rows(job, store)
     calibration = fit[: -(-measurement.tokens // (fit.shape[1] - measurement.skip_first))]
     evaluation = test[: -(-LOSS_TOKENS // test.shape[1])]
@@ -46,7 +38,7 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(dir=store.root, prefix=".resume-") as scratch:
         found = adamw_resume(
             checkpoint,
-            order,
+            run_rows(job, store, RUN),
             schedule,
             seed=derive(job.seed, "run", RUN),
             steps=min(job.task["steps"], schedule.steps - step),

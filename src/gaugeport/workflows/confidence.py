@@ -28,8 +28,4 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
         plants=job.task["plants"],
         seed=job.seed,
     )
-    losses = [
-        {"step": 0 if model == "base" else last, "metric": f"loss_{model}", "value": value}
-        for model, value in evidence.losses().items()
-    ]
-    return [*rows, *losses]
+    return [*rows, *evidence.loss_rows(last)]
