@@ -5,43 +5,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from importance_models import FAMILIES, D, K, N, gen, plant_of, scores, wide
 
 from gaugeport.charts import chart_of
 from gaugeport.charts.measure import norms_in_float64, permute_neurons
-from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation, compose
+from gaugeport.groups import Orthogonal, Permutation, SignedPermutation, compose
 from gaugeport.tasks.arms import Arm
 from gaugeport.tasks.audit import PLANTED, audit, audit_run
 from gaugeport.tasks.gauge_groups import tiny_model
-from gaugeport.tasks.importance import LISTS, agreement, chance, importance
+from gaugeport.tasks.importance import LISTS, agreement, chance
 from gaugeport.tasks.self_evidence import SelfEvidence
 from gaugeport.transport import transport_model
 from gaugeport.workflows import audit as workflow
 from gaugeport.workflows.lists import theory
 from gaugeport.workflows.transfer import Transfer
-
-D, N, K = 32, 48, 8
-FAMILIES = ["llama", "gemma2", "olmo2", "phi3", "gpt_neox", "gpt2"]
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def batches_of(n=2, rows=4, length=10, seed=0):
-    return [{"input_ids": torch.randint(0, 64, (rows, length), generator=gen(seed + i))} for i in range(n)]
-
-
-def scores(model, batches=None, site="block0", **options):
-    return importance(model, batches or batches_of(), site, **{"ig_steps": 4, **options})
-
-
-def wide(family, seed=0):
-    return tiny_model(family, gen(seed)).double()
-
-
-def plant_of(model, seed):
-    cls = GlobalSignPermutation if chart_of(model).norm == "layer" else SignedPermutation
-    return cls.random(D, gen(seed))
 
 
 def noisy(model, scale, seed=3):

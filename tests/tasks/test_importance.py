@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from importance_models import FAMILIES, D, batches_of, gen, plant_of, scores, wide
 from scipy import stats
 
 from gaugeport.charts import chart_of
@@ -12,33 +13,9 @@ from gaugeport.charts.measure import norms_in_float64
 from gaugeport.groups import GlobalSignPermutation, SignedPermutation
 from gaugeport.interventions import edited
 from gaugeport.tasks.gauge_groups import tiny_model
-from gaugeport.tasks.importance import LISTS, agreement, chance, importance, top
+from gaugeport.tasks.importance import LISTS, agreement, chance, top
 from gaugeport.transport import transport_model
 from gaugeport.transport.directions import transport_direction, transport_magnitude
-
-D, N, K = 32, 48, 8
-FAMILIES = ["llama", "gemma2", "olmo2", "phi3", "gpt_neox", "gpt2"]
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def batches_of(n=2, rows=4, length=10, seed=0):
-    return [{"input_ids": torch.randint(0, 64, (rows, length), generator=gen(seed + i))} for i in range(n)]
-
-
-def scores(model, batches=None, site="block0", **options):
-    return importance(model, batches or batches_of(), site, **{"ig_steps": 4, **options})
-
-
-def wide(family, seed=0):
-    return tiny_model(family, gen(seed)).double()
-
-
-def plant_of(model, seed):
-    cls = GlobalSignPermutation if chart_of(model).norm == "layer" else SignedPermutation
-    return cls.random(D, gen(seed))
 
 
 def moved(score, name, g):

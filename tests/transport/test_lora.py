@@ -1,24 +1,18 @@
 """LoRA adapters through the real peft: base and adapter moved together are the same function; either alone is not."""
 
-import copy
-import json
-import warnings
-
 import pytest
 import torch
-from safetensors import safe_open
+from lora_adapters import D, adapt, adapt_named, as_dict, generator, logits, matrices, signed, tiny, with_adapter
 
 from gaugeport.charts import chart_of, fold_gains
-from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change
-from gaugeport.groups import GROUPS, AffineGauge, GlobalSignPermutation, Orthogonal, SignedPermutation
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.charts.measure import logits_of, random_tokens, relative_change
+from gaugeport.groups import GROUPS, Orthogonal
+from gaugeport.tasks.gauge_groups import MODEL_TYPES
 from gaugeport.transport import transport_model
-from gaugeport.transport.lora import ROLES, fold_lora, transport_lora
+from gaugeport.transport.lora import fold_lora, transport_lora
 
-peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-D = 32
 POST_NORM = ("gemma2", "gemma3_text", "olmo2")
 families = pytest.mark.parametrize("family", MODEL_TYPES)
 foldable = pytest.mark.parametrize("family", [t for t in MODEL_TYPES if t not in POST_NORM])
@@ -29,68 +23,6 @@ KINDS = {
     "biased": {"bias": "all", "use_rslora": True},
     "whole": {"modules_to_save": ["embed_tokens", "embed_in", "wte", "lm_head", "norm", "final_layer_norm", "ln_f"]},
 }
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def tiny(family, seed=0, **config):
-    return tiny_model(family, generator(seed), **{"tie_word_embeddings": False} | config)
-
-
-def signed(model, seed=1):
-    cls = GlobalSignPermutation if chart_of(model).norm == "layer" else SignedPermutation
-    return cls.random(D, generator(seed))
-
-
-def matrices(model, *roles):
-    chart = chart_of(model)
-    return [n.removesuffix(".weight") for role in roles or ROLES for n in chart.names(role)]
-
-
-def attach(model, config):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(**config)).eval()
-
-
-@torch.no_grad()
-def adapt(model, seed=5, **config):
-    """An adapter of random tensors that matter, as ``(adapted model, state dict, config)``."""
-    if "modules_to_save" in config:  # those of this family, and no LoRA on them
-        names = {n.rsplit(".", 1)[-1] for n, _ in model.named_modules()}
-        config["modules_to_save"] = [m for m in config["modules_to_save"] if m in names]
-        config["target_modules"] = matrices(model, "read", "write")
-    config = {"r": 3, "lora_alpha": 3, "target_modules": matrices(model)} | config
-    adapted, noise = attach(model, config), generator(seed)
-    for name, p in adapted.named_parameters():
-        if not p.requires_grad:
-            continue
-        draw = torch.randn(p.shape, generator=noise, dtype=p.dtype)
-        if "lora_magnitude" in name:
-            p.mul_(1 + 0.5 * torch.rand(p.shape, generator=noise, dtype=p.dtype))
-        elif "lora_" in name and p.dim() == 2:
-            p.copy_(draw * (2.0 / p.shape[1 if "lora_A" in name or "embedding_B" in name else 0]) ** 0.5)
-        else:
-            p.add_(0.3 * draw)
-    return adapted, peft.get_peft_model_state_dict(adapted, save_embedding_layers=False), config
-
-
-def with_adapter(model, tensors, config):
-    adapted = attach(model, config)
-    result = peft.set_peft_model_state_dict(adapted, tensors)
-    assert not result.unexpected_keys
-    return adapted
-
-
-def logits(model, tokens):
-    with norms_in_float64(model) if next(model.parameters()).dtype == torch.float64 else warnings.catch_warnings():
-        return logits_of(model, tokens)
-
-
-def as_dict(config):
-    return peft.LoraConfig(**config).to_dict()
 
 
 @families
@@ -206,16 +138,6 @@ def test_tied_bases(saved):
     assert relative_change(before, logits(with_adapter(fold_gains(model), fitted, config), tokens)) <= 1e-12
 
 
-def adapt_named(model, targets, saved):
-    config = {"r": 3, "lora_alpha": 3, "target_modules": targets, "modules_to_save": saved}
-    adapted, noise = attach(model, config), generator(5)
-    with torch.no_grad():
-        for p in adapted.parameters():
-            if p.requires_grad:
-                p.add_(0.3 * torch.randn(p.shape, generator=noise, dtype=p.dtype))
-    return adapted, peft.get_peft_model_state_dict(adapted, save_embedding_layers=False), config
-
-
 def test_what_does_not_fold_by_itself_is_named():
     model, tied = tiny("llama"), tiny("llama", tie_word_embeddings=True)
     for base, options, key in (
@@ -257,107 +179,3 @@ def test_magnitudes_and_gains_refuse_rotations():
             transport_lora(tensors, q, model, config=as_dict(config))
     _, tensors, config = adapt(model, use_dora=True, target_modules=["q_proj"])  # a reader's rows keep their norms
     transport_lora(tensors, q, model, config=as_dict(config))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_folders_are_peft_folders(tmp_path, dtype):
-    model = tiny("llama").to(dtype)
-    adapted, tensors, _ = adapt(model, use_dora=True)
-    adapted.save_pretrained(tmp_path / "a")
-    g, tokens = signed(model), random_tokens(model, generator())
-    moved = transport_lora(tmp_path / "a", g, chart_of(model), tmp_path / "new" / "b", base_name="me/model-b")
-    loaded = peft.PeftModel.from_pretrained(transport_model(model, g), tmp_path / "new" / "b").eval()
-    again = peft.get_peft_model_state_dict(loaded)
-    assert all(torch.equal(again[k], moved[k]) for k in tensors)
-    if dtype == torch.float64:
-        assert relative_change(logits(adapted, tokens), logits(loaded, tokens)) <= 1e-12
-    config = json.loads((tmp_path / "new" / "b" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "me/model-b"
-    assert config["use_dora"] and config["r"] == 3
-    with safe_open(tmp_path / "new" / "b" / "adapter_model.safetensors", "pt") as f:
-        assert json.loads(f.metadata()["gaugeport"]) == {"transport_lora": "signed_permutation"}
-    back = transport_lora(tmp_path / "new" / "b", g.inverse(), model)
-    assert all(torch.equal(back[k], tensors[k]) for k in tensors)
-    with pytest.raises(FileExistsError, match="b exists"):
-        transport_lora(tmp_path / "a", g, model, tmp_path / "new" / "b")
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["b"]
-
-
-def test_nothing_is_written_on_errors(tmp_path):
-    model = tiny("llama")
-    adapted, _, _ = adapt(model, modules_to_save=["lm_head"])
-    adapted.save_pretrained(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"'orthogonal' is not in the exact group"):
-        transport_lora(tmp_path / "a", Orthogonal.random(D, generator()), model, tmp_path / "out" / "b")
-    with pytest.raises(ValueError, match="on no module that this gpt_neox chart knows"):
-        transport_lora(tmp_path / "a", signed(tiny("gpt_neox")), tiny("gpt_neox"), tmp_path / "out" / "b")
-    config = (tmp_path / "a" / "adapter_config.json").read_text()
-    (tmp_path / "a" / "adapter_config.json").write_text(config[:40])
-    with pytest.raises(ValueError, match=r"adapter_config.json is no readable JSON"):
-        transport_lora(tmp_path / "a", signed(model), model, tmp_path / "out" / "b")
-    (tmp_path / "a" / "adapter_config.json").write_text(config)
-    (tmp_path / "a" / "adapter_model.safetensors").write_bytes(b"short")
-    with pytest.raises(ValueError, match="truncated"):
-        transport_lora(tmp_path / "a", signed(model), model, tmp_path / "out" / "b")
-    (tmp_path / "a" / "adapter_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no adapter_model.safetensors in .*found: .*adapter_config.json"):
-        transport_lora(tmp_path / "a", signed(model), model, tmp_path / "out" / "b")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        transport_lora(tmp_path / "nowhere", signed(model), model, tmp_path / "out" / "b")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("config", "kind"),
-    [
-        (peft.VeraConfig(target_modules=["q_proj"], r=4), "VERA"),
-        (peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]), "IA3"),
-        (peft.LoHaConfig(target_modules=["q_proj"], r=2), "LOHA"),
-        (peft.LoKrConfig(target_modules=["q_proj"], r=2), "LOKR"),
-    ],
-)
-def test_other_adapters_are_refused_by_name(tmp_path, config, kind):
-    model = tiny("llama")
-    peft.get_peft_model(copy.deepcopy(model), config).save_pretrained(tmp_path / "a")
-    with pytest.raises(ValueError, match=f"peft_type '{kind}' is not carried; allowed: LORA"):
-        transport_lora(tmp_path / "a", signed(model), model)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"use_qalora": True}, "use_qalora=True is not carried: QA-LoRA pools"),
-        ({"layer_replication": [[0, 1]]}, "replicated layers"),
-        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4' rewrites the base weights"),
-        ({"init_lora_weights": "olora"}, "'olora' rewrites the base weights"),
-        ({"peft_type": None}, "peft_type None"),
-    ],
-)
-def test_options_that_are_not_carried(change, message):
-    model = tiny("llama")
-    _, tensors, config = adapt(model)
-    with pytest.raises(ValueError, match=message):
-        transport_lora(tensors, signed(model), model, config=as_dict(config) | change)
-    transport_lora(tensors, signed(model), model, config=as_dict(config) | {"init_lora_weights": "gaussian"})
-
-
-def test_modules_shapes_and_gauges_that_do_not_fit():
-    model = tiny("llama")
-    _, tensors, config = adapt(model)
-    g, settings = signed(model), as_dict(config)
-    q_proj = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-    for key in (q_proj.replace("q_proj", "W_pack"), q_proj.replace("layers.0", "layers.7"), q_proj.replace(
-            "lora_A", "lora_A.default"), "base_model.model.score.weight", q_proj.replace("self_attn.q_proj", "input_layernorm")):  # fmt: skip
-        with pytest.raises(ValueError, match=rf"{key} is on no module.*known: .*model.layers.\*.self_attn.q_proj"):
-            transport_lora(tensors | {key: tensors[q_proj]}, g, model, config=settings)
-    with pytest.raises(ValueError, match=r"lora_A.weight has shape \(3, 31\), expected axes"):
-        transport_lora(tensors | {q_proj: torch.zeros(3, 31)}, g, model, config=settings)
-    with pytest.raises(ValueError, match="wants the adapter's config"):
-        transport_lora(tensors, g, model)
-    with pytest.raises(ValueError, match="width 31"):
-        transport_lora(tensors, SignedPermutation.identity(31), model, config=settings)
-    with pytest.raises(ValueError, match="linear gauges only"):
-        transport_lora(tensors, AffineGauge.random(D, generator()), model, config=settings)
-    with pytest.raises(ValueError, match="without adapters"):
-        transport_lora(tensors, g, attach(model, config).base_model.model, config=settings)
-    transport_lora(tensors, Orthogonal.random(D, generator()), model, config=settings, strict=False)

@@ -1,0 +1,122 @@
+"""LoRA adapters in folders as peft writes them, and the adapters, options and folders that are refused by name."""
+
+import copy
+import json
+
+import peft
+import pytest
+import torch
+from lora_adapters import D, adapt, as_dict, attach, generator, logits, signed, tiny
+from safetensors import safe_open
+
+from gaugeport.charts import chart_of
+from gaugeport.charts.measure import random_tokens, relative_change
+from gaugeport.groups import AffineGauge, Orthogonal, SignedPermutation
+from gaugeport.transport import transport_model
+from gaugeport.transport.lora import transport_lora
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_folders_are_peft_folders(tmp_path, dtype):
+    model = tiny("llama").to(dtype)
+    adapted, tensors, _ = adapt(model, use_dora=True)
+    adapted.save_pretrained(tmp_path / "a")
+    g, tokens = signed(model), random_tokens(model, generator())
+    moved = transport_lora(tmp_path / "a", g, chart_of(model), tmp_path / "new" / "b", base_name="me/model-b")
+    loaded = peft.PeftModel.from_pretrained(transport_model(model, g), tmp_path / "new" / "b").eval()
+    again = peft.get_peft_model_state_dict(loaded)
+    assert all(torch.equal(again[k], moved[k]) for k in tensors)
+    if dtype == torch.float64:
+        assert relative_change(logits(adapted, tokens), logits(loaded, tokens)) <= 1e-12
+    config = json.loads((tmp_path / "new" / "b" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "me/model-b"
+    assert config["use_dora"] and config["r"] == 3
+    with safe_open(tmp_path / "new" / "b" / "adapter_model.safetensors", "pt") as f:
+        assert json.loads(f.metadata()["gaugeport"]) == {"transport_lora": "signed_permutation"}
+    back = transport_lora(tmp_path / "new" / "b", g.inverse(), model)
+    assert all(torch.equal(back[k], tensors[k]) for k in tensors)
+    with pytest.raises(FileExistsError, match="b exists"):
+        transport_lora(tmp_path / "a", g, model, tmp_path / "new" / "b")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["b"]
+
+
+def test_nothing_is_written_on_errors(tmp_path):
+    model = tiny("llama")
+    adapted, _, _ = adapt(model, modules_to_save=["lm_head"])
+    adapted.save_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"'orthogonal' is not in the exact group"):
+        transport_lora(tmp_path / "a", Orthogonal.random(D, generator()), model, tmp_path / "out" / "b")
+    with pytest.raises(ValueError, match="on no module that this gpt_neox chart knows"):
+        transport_lora(tmp_path / "a", signed(tiny("gpt_neox")), tiny("gpt_neox"), tmp_path / "out" / "b")
+    config = (tmp_path / "a" / "adapter_config.json").read_text()
+    (tmp_path / "a" / "adapter_config.json").write_text(config[:40])
+    with pytest.raises(ValueError, match=r"adapter_config.json is no readable JSON"):
+        transport_lora(tmp_path / "a", signed(model), model, tmp_path / "out" / "b")
+    (tmp_path / "a" / "adapter_config.json").write_text(config)
+    (tmp_path / "a" / "adapter_model.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match="truncated"):
+        transport_lora(tmp_path / "a", signed(model), model, tmp_path / "out" / "b")
+    (tmp_path / "a" / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no adapter_model.safetensors in .*found: .*adapter_config.json"):
+        transport_lora(tmp_path / "a", signed(model), model, tmp_path / "out" / "b")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        transport_lora(tmp_path / "nowhere", signed(model), model, tmp_path / "out" / "b")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (peft.VeraConfig(target_modules=["q_proj"], r=4), "VERA"),
+        (peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]), "IA3"),
+        (peft.LoHaConfig(target_modules=["q_proj"], r=2), "LOHA"),
+        (peft.LoKrConfig(target_modules=["q_proj"], r=2), "LOKR"),
+    ],
+)
+def test_other_adapters_are_refused_by_name(tmp_path, config, kind):
+    model = tiny("llama")
+    peft.get_peft_model(copy.deepcopy(model), config).save_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match=f"peft_type '{kind}' is not carried; allowed: LORA"):
+        transport_lora(tmp_path / "a", signed(model), model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_qalora": True}, "use_qalora=True is not carried: QA-LoRA pools"),
+        ({"layer_replication": [[0, 1]]}, "replicated layers"),
+        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4' rewrites the base weights"),
+        ({"init_lora_weights": "olora"}, "'olora' rewrites the base weights"),
+        ({"peft_type": None}, "peft_type None"),
+    ],
+)
+def test_options_that_are_not_carried(change, message):
+    model = tiny("llama")
+    _, tensors, config = adapt(model)
+    with pytest.raises(ValueError, match=message):
+        transport_lora(tensors, signed(model), model, config=as_dict(config) | change)
+    transport_lora(tensors, signed(model), model, config=as_dict(config) | {"init_lora_weights": "gaussian"})
+
+
+def test_modules_shapes_and_gauges_that_do_not_fit():
+    model = tiny("llama")
+    _, tensors, config = adapt(model)
+    g, settings = signed(model), as_dict(config)
+    q_proj = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    for key in (q_proj.replace("q_proj", "W_pack"), q_proj.replace("layers.0", "layers.7"), q_proj.replace(
+            "lora_A", "lora_A.default"), "base_model.model.score.weight", q_proj.replace("self_attn.q_proj", "input_layernorm")):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"{key} is on no module.*known: .*model.layers.\*.self_attn.q_proj"):
+            transport_lora(tensors | {key: tensors[q_proj]}, g, model, config=settings)
+    with pytest.raises(ValueError, match=r"lora_A.weight has shape \(3, 31\), expected axes"):
+        transport_lora(tensors | {q_proj: torch.zeros(3, 31)}, g, model, config=settings)
+    with pytest.raises(ValueError, match="wants the adapter's config"):
+        transport_lora(tensors, g, model)
+    with pytest.raises(ValueError, match="width 31"):
+        transport_lora(tensors, SignedPermutation.identity(31), model, config=settings)
+    with pytest.raises(ValueError, match="linear gauges only"):
+        transport_lora(tensors, AffineGauge.random(D, generator()), model, config=settings)
+    with pytest.raises(ValueError, match="without adapters"):
+        transport_lora(tensors, g, attach(model, config).base_model.model, config=settings)
+    transport_lora(tensors, Orthogonal.random(D, generator()), model, config=settings, strict=False)
