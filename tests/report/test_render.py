@@ -2,7 +2,9 @@
 
 import pandas as pd
 
+from gaugeport.records import Record
 from gaugeport.report.render import interval, latex, markdown, with_intervals, write_table
+from gaugeport.report.summary import summary
 
 PIVOT = pd.DataFrame({"claim": ["|C| beats 50 % of B_d", "x ≥ y"], "n": [5.0, 1.0]})
 
@@ -34,3 +36,23 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     for suffix in ("csv", "md", "tex"):
         assert (tmp_path / "one" / f"t.{suffix}").read_bytes() == (tmp_path / "two" / f"t.{suffix}").read_bytes()
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_job_prints_what_all_rows_share_once_and_the_last_step_alone():
+    config = {"profile": "mini", "model": {"name": "qwen"}, "seed": 2, "setting": "default", "gauge": "identity"}
+    rows = [
+        {"step": step, "site": site, "metric": "m", "value": step / 3}
+        for step in (1, 2)
+        for site in ("embed", "block0")
+    ]
+    record = Record(
+        "abc", "t", {**config, "matcher": "none", "route": "endpoint"}, [*rows, {"metric": "x", "value": 7.0}], 3.2, {}
+    )
+    title, _, head, _, *body = summary(record).strip().splitlines()
+    assert (
+        title
+        == "### t abc (3 s): profile mini, model qwen, seed 2, setting default, group identity, matcher none, route endpoint"
+    )
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in (head, *body)]
+    assert cells[0] == ["site", "step", "metric", "value"]
+    assert cells[1:] == [["–", "–", "x", "7"], ["block0", "2", "m", "0.6667"], ["embed", "2", "m", "0.6667"]]
