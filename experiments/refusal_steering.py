@@ -4,20 +4,24 @@ from gaugeport.report import steering
 
 TITLE = (
     "a6 refusal steering: how often a moved direction, added to harmless prompts, lowers the log-odds of a refusal "
-    "(P(reversed), over plants); retention: share of the truly moved direction's effect; ablated: the same for its "
-    "ablation on harmful prompts, which no sign can reverse; theory: uniform signs, identical target; means over n "
-    "training seeds that have an effect to transport"
+    "(P(reversed), over plants; random: how often a direction that means nothing does); retention: share of the truly "
+    "moved direction's effect; odd part: of half the difference between adding v and adding −v, which theory speaks of "
+    "(uniform signs, identical target); ablated: retention of its ablation on harmful prompts, which no sign can "
+    "reverse; means over n training seeds that have an effect to transport"
 )
 PAPER: dict[tuple[str, str], dict[str, float]] = {}
 """The text says that the effect reverses sign under S_d, without a figure."""
 COLUMNS = {
     "reversal_probability": "P(reversed)",
-    "theory:reversal_probability": "theory",
+    "odd_reversal_probability": "odd part",
+    "theory:odd_reversal_probability": "theory",
+    "reversal_probability_random": "random",
     "retention": "retention",
-    "theory:retention": "theory ",
     "retention_low": "Fieller low",
     "retention_high": "Fieller high",
     "retention_plants_sd": "sd",
+    "odd_retention": "odd part ",
+    "theory:odd_retention": "theory ",
     "retention_native": "to native",
     "ablation_retention": "ablated",
     "effect_native": "B's own effect",
@@ -30,7 +34,7 @@ COLUMNS = {
 
 def tabulate(records):
     """Every measurement, its mean over seeds with theory, and the judged contrasts."""
-    return steering.tabulate("a6", records, PAPER)
+    return steering.tabulate("a6", records, PAPER, "odd_")
 
 
 def pivot(table):

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from gaugeport.job import Job
-from gaugeport.records import Record, read_record, record_path, write_record
+from gaugeport.records import Record, read_record, record_path, schema_of, write_record
 from gaugeport.store import Store
 from gaugeport.tracking import track
 from gaugeport.training.stages import contents
@@ -31,7 +31,8 @@ def run_job(job: Job, outputs: Path, tracker: str) -> Record:
         began = time.monotonic()
         rows = WORKFLOWS[job.task["name"]].measure(job, Store(outputs / "store"))
         seconds = round(time.monotonic() - began, 2)
-        record = Record(name, job.task["name"], job.key(), rows, seconds, versions())
+        task = job.task["name"]
+        record = Record(name, task, job.key(), rows, seconds, versions(), schema_of(task))
         write_record(folder, record)
     try:
         track(record, outputs, tracker)

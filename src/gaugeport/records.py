@@ -11,8 +11,9 @@ from typing import Any
 
 from gaugeport.store import write_json
 
-SCHEMA = 2
-"""Raised when what is measured changes; records of another schema are measured anew, never read into tables."""
+SCHEMA = {"steering_sentiment": 3, "refusal": 3, "head_to_head": 3}
+"""By task, 2 for the others. Raised when what a task measures changes; records of another schema are measured anew,
+never read into tables."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,12 @@ class Record:
     rows: list[dict[str, Any]]
     seconds: float
     versions: dict[str, str]
-    schema: int = SCHEMA
+    schema: int
+
+
+def schema_of(task: str) -> int:
+    """The version of a task's measurements that tables are made of."""
+    return SCHEMA.get(task, 2)
 
 
 def record_path(folder: Path, job_id: str) -> Path:
@@ -47,8 +53,9 @@ def read_record(path: Path) -> Record | None:
     except (ValueError, TypeError) as e:
         warnings.warn(f"record {path} is damaged and left out: {e}", stacklevel=2)
         return None
-    if record.schema != SCHEMA:
-        warnings.warn(f"record {path} has schema {record.schema}, this version reads {SCHEMA}: left out", stacklevel=2)
+    wanted = schema_of(record.task)
+    if record.schema != wanted:
+        warnings.warn(f"record {path} has schema {record.schema}, this version reads {wanted}: left out", stacklevel=2)
         return None
     return record
 

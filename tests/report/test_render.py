@@ -46,7 +46,13 @@ def test_a_job_prints_what_all_rows_share_once_and_the_last_step_alone():
         for site in ("embed", "block0")
     ]
     record = Record(
-        "abc", "t", {**config, "matcher": "none", "route": "endpoint"}, [*rows, {"metric": "x", "value": 7.0}], 3.2, {}
+        "abc",
+        "t",
+        {**config, "matcher": "none", "route": "endpoint"},
+        [*rows, {"metric": "x", "value": 7.0}],
+        3.2,
+        {},
+        2,
     )
     title, _, head, _, *body = summary(record).strip().splitlines()
     assert (

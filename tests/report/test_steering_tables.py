@@ -25,7 +25,7 @@ def record(arm, seed, effect=True, setting="default", **metrics):
         "profile": "mini", "setting": setting, "seed": seed, "model": {"name": "tinyllama"},
         "gauge": group, "matcher": matcher, "route": route, "training": {"run": {"lr": 0.015}},
     }  # fmt: skip
-    return Record(f"{arm}{seed}{setting}", "steering_sentiment", config, rows, 1.0, {})
+    return Record(f"{arm}{seed}{setting}", "steering_sentiment", config, rows, 1.0, {}, 3)
 
 
 def five_seeds(effect=True, reverse=False):

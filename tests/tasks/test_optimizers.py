@@ -138,7 +138,7 @@ def test_unknown_names_are_refused():
 def record(seed, rows):
     config = {"profile": "smoke", "model": {"name": "tinyllama"}, "seed": seed, "setting": "default"}
     config |= {"gauge": "signed_permutation", "matcher": "hungarian_abs", "route": "trajectory"}
-    return Record(str(seed), "optimizers", config, [{"model": "llama", **r} for r in rows], 0.0, {})
+    return Record(str(seed), "optimizers", config, [{"model": "llama", **r} for r in rows], 0.0, {}, 2)
 
 
 def test_the_table_names_theory_and_measurement():

@@ -29,11 +29,16 @@ def slot():
 
 def test_an_addition_is_signed_and_measured_from_rest(slot):
     v = torch.randn(32, generator=torch.Generator().manual_seed(1))
-    effect = addition(slot, 0.01)
+    effect, odd = addition(slot, 0.01)
     assert torch.equal(effect(v), slot.log_odds(adding(0.01 * v)) - slot.log_odds())
     assert torch.equal(effect(torch.zeros(32)), torch.zeros(6, dtype=torch.float64))
     forth, back = effect(v).mean(), effect(-v).mean()
     assert forth * back < 0 and abs(forth + back) < 0.2 * abs(forth), "small steps: odd in v"
+    assert torch.equal(odd(v), -odd(-v)) and odd(v).mean() == pytest.approx(float(forth - back) / 2)
+    far, far_odd = addition(slot, 3.0)
+    assert abs(far(v).mean() - far_odd(v).mean()) > 0.1 * abs(far(v).mean()), (
+        "large ones are not, but their odd part is"
+    )
 
 
 def test_an_ablation_is_even_and_independent_of_length(slot):

@@ -202,6 +202,8 @@ def test_sign_statistics_are_what_theory_says():
     sd = 0.5 / plants**0.5
     assert found["dropped"]["reversal_probability"] == pytest.approx(0.5, abs=4 * sd)
     assert found["raw"]["reversal_probability"] < 0.02
+    chance = 4 * 0.5 / CONTROLS**0.5
+    assert found["raw"]["reversal_probability_random"] == pytest.approx(0.5, abs=chance)
 
 
 def test_an_effect_no_larger_than_that_of_random_directions_is_no_effect():
@@ -220,6 +222,9 @@ def test_an_effect_no_larger_than_that_of_random_directions_is_no_effect():
     assert backwards["no_effect_to_transport"] == 1, "B's own direction steers the wrong way"
     drifted = metrics(transport_rows(effect, [v], v, w, controls))  # B's own steers, A's does nothing on B
     assert "retention_native" in drifted and "retention" not in drifted and "reversal_probability" not in drifted
+    same = metrics(transport_rows(lambda v: effect(w) + 1e-3 * effect(v), [v], w, w, controls))
+    assert same["effect_se_ratio"] > 5 and same["no_effect_to_transport"] == 1, "what every direction does is no effect"
+    assert same["effect_control_ratio"] == pytest.approx(1, abs=0.1)
     known = metrics(transport_rows(effect, [w], w, w, controls, "ablation_", even=True, silent=True))
     assert known["ablation_no_effect_to_transport"] == 1 and "ablation_retention" not in known
 

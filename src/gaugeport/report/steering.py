@@ -24,24 +24,25 @@ THEORY = {
     "O(d)": (1.0, 0.0),
     "oracle": (1.0, 0.0),
 }
-"""Retention and reversal probability on an identical target, signs planted uniformly (p = ½): 2p − 1 and ½ with signs
-dropped, p and hardly ever with raw matching."""
+"""Retention and reversal probability on an identical target of an effect that is odd in the vector, signs planted
+uniformly (p = ½): 2p − 1 and ½ with signs dropped, p and hardly ever with raw matching."""
 NOTHING = "no effect to transport"
 NO_VERDICT = f"no verdict ({NOTHING})"
 
 
 def tabulate(
-    table: str, records: Sequence[Record], paper: Mapping[tuple[str, str], Mapping[str, float]]
+    table: str, records: Sequence[Record], paper: Mapping[tuple[str, str], Mapping[str, float]], odd: str = ""
 ) -> pd.DataFrame:
     """Every measurement, its mean over seeds with theory and the paper's figures, and the judged contrasts.
 
-    ``paper`` maps (metric, target) to figures by arm. A seed without an effect to transport has no retention and no
+    ``paper`` maps (metric, target) to figures by arm, ``odd`` begins the names of the metrics of an effect that is odd
+    in the vector, which theory speaks of. A seed without an effect to transport has no retention and no
     reversal, so it is in no mean and no claim; a claim that is left with no seed at all says why.
     """
     rows = tidy(table, records, SETTINGS, EXTRA)
     means = named(aggregate(rows, EXTRA))
     for i, metric in enumerate(("retention", "reversal_probability")):
-        here = (means["metric"] == metric) & (means["target"] == "identical")
+        here = (means["metric"] == odd + metric) & (means["target"] == "identical")
         values = {arm: both[i] for arm, both in THEORY.items()}
         means.loc[here, "theory"] = means.loc[here, "arm"].map(values).astype(float)
     ours = (means["model"] == "tinyllama") & (means["setting"] == "default")
@@ -86,8 +87,8 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
 
 
 def plot(table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str, str], Mapping[str, float]]) -> Any:
-    """``metric`` by arm above (bars: its spread over plants; ticks: theory), the strength sweep below; a column per model,
-    setting and target."""
+    """``metric`` by arm above (bars: its spread over plants; hollow: of the odd part; ticks: theory), the strength sweep
+    below; a column per model, setting and target."""
     means = named(means_of(table))
     keys = ["model", "setting", "target"]
     order = {"default": 0, "tinyllama": 0, "identical": 0}
@@ -127,5 +128,9 @@ def _point(axis: Any, x: int, rows: pd.DataFrame, metric: str, colour: str) -> N
     value = found.at[metric, "value"]
     spread = found["value"].get(f"{metric}_plants_sd", 0.0)
     axis.errorbar([x], [value], [spread], fmt="o", color=colour, markersize=5, capsize=3)
-    if pd.notna(found.at[metric, "theory"]):
-        axis.plot([x - 0.3, x + 0.3], [found.at[metric, "theory"]] * 2, color="black", linewidth=1.2)
+    odd = f"odd_{metric}"
+    if odd in found.index:
+        axis.plot([x + 0.2], [found.at[odd, "value"]], "o", color=colour, markerfacecolor="white", markersize=5)
+    theory = found.at[odd if odd in found.index else metric, "theory"]
+    if pd.notna(theory):
+        axis.plot([x - 0.3, x + 0.3], [theory] * 2, color="black", linewidth=1.2)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from gaugeport.interventions import ablating, adding
 from gaugeport.tasks.slot import Slot
-from gaugeport.tasks.steering import Effect
+from gaugeport.tasks.steering import Effect, once
 
 
-def addition(harmless: Slot, strength: float) -> Effect:
+def addition(harmless: Slot, strength: float) -> tuple[Effect, Effect]:
     """The change of the log-odds of a refusal on harmless prompts when ``strength`` times v is added, in nats.
 
-    Signed: positive where v brings refusals about.
+    Signed: positive where v brings refusals about. Returned with its odd part, half of what adding v and adding −v
+    differ by: a change that comes with any vector of that length cancels there, and the theory of random signs holds.
     """
-    at_rest = harmless.log_odds()
-    return lambda v: harmless.log_odds(adding(strength * v)) - at_rest
+    at_rest, at = harmless.log_odds(), once(lambda v: harmless.log_odds(adding(strength * v)))
+    return lambda v: at(v) - at_rest, lambda v: (at(v) - at(-v)) / 2
 
 
 def ablation(harmful: Slot) -> Effect:

@@ -70,23 +70,26 @@ def transport_rows(
 
     ``effect`` is the mean over prompts and plants, ``effect_plants_sd`` its spread over plants, ``effect_oracle`` and
     ``effect_native`` are those of the two references. The standard errors of the native effect are over prompts
-    (``effect_se_ratio``) and over directions that mean nothing (``effect_control_ratio``: the first alone would call
-    almost any direction effective, for all prompts answer alike; it is at most √d where f is linear).
+    (``effect_se_ratio``) and in root mean squares of the effects of directions that mean nothing
+    (``effect_control_ratio``: the first alone would call almost any direction effective, for all prompts answer alike;
+    it is at most √d where f is linear, and 1 where all directions do the same).
     ``no_effect_to_transport`` is 1 where either ratio is below 5; then nothing else is said.
 
     ``retention_native``: Σ moved effects / Σ native effects over prompts, gauge error and drift together.
     ``retention``: / Σ oracle effects, gauge error alone (1 for the oracle by definition); the two agree where B is A.
     Each has its 95 % Fieller interval over prompts as ``_low`` and ``_high``, where it is bounded.
     ``retention_plants_sd``: spread of the retention over plants. ``reversal_probability``: the share of plants whose
-    effect has the opposite sign of the oracle's. What refers to the oracle's effect needs that to pass the same test.
+    effect has the opposite sign of the oracle's, beside that of the random directions (½ where the effect is odd in v:
+    what a gauge that knows nothing gives). What refers to the oracle's effect needs that to pass the same test.
 
     ``even`` marks an effect that is the same for v and −v: it has no reversal probability. ``silent`` says that the
     direction is known, from another effect, to have none.
     """
-    effect = _once(effect)
+    effect = once(effect)
     effects = torch.stack([effect(v) for v in moved])
     best, own = effect(oracle), effect(native)
-    noise = torch.stack([effect(v) for v in controls]).mean(1).std()
+    random = torch.stack([effect(v) for v in controls]).mean(1)
+    noise = random.square().mean().sqrt()
     means = effects.mean(1)
     ratios = _standard_errors(own, noise)
     found = {
@@ -104,7 +107,8 @@ def transport_rows(
             found |= _retention("retention", effects.mean(0), best)
             found["retention_plants_sd"] = _spread(means / best.mean())
             if not even:
-                found["reversal_probability"] = float((means * best.mean() < 0).double().mean())
+                found["reversal_probability"] = _reversed(means, best)
+                found["reversal_probability_random"] = _reversed(random, best)
     return [{"metric": prefix + name, "value": value} for name, value in found.items()]
 
 
@@ -112,7 +116,7 @@ def sweep_rows(slot: Slot, moved: Sequence[Tensor], strengths: Sequence[float]) 
     """The mean of f(αv) − f(0) over prompts and the first plants, in nats, for every α of ``strengths``."""
     at_rest, rows = slot.log_odds(), []
     for a in strengths:
-        shift = _once(lambda v, a=a: slot.log_odds(adding(a * v)) - at_rest)  # type: ignore[misc]
+        shift = once(lambda v, a=a: slot.log_odds(adding(a * v)) - at_rest)  # type: ignore[misc]
         value = float(torch.stack([shift(v) for v in moved[:SWEEP_PLANTS]]).mean())
         rows.append({"metric": "shift", "strength": a, "value": value})
     return rows
@@ -144,9 +148,13 @@ def _retention(name: str, x: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def _standard_errors(effects: Tensor, noise: Tensor) -> tuple[float, float]:
-    """The mean effect in standard errors over prompts, and in those of directions that mean nothing; signed."""
+    """The mean effect in standard errors over prompts, and in the size of what means nothing; signed."""
     over_prompts = effects.std() / len(effects) ** 0.5
     return tuple(float(effects.mean() / se.clamp_min(1e-12)) for se in (over_prompts, noise))  # type: ignore[return-value]
+
+
+def _reversed(effects: Tensor, oracle: Tensor) -> float:
+    return float((effects * oracle.mean() < 0).double().mean())
 
 
 def _spread(values: Tensor) -> float:
@@ -154,7 +162,8 @@ def _spread(values: Tensor) -> float:
     return float(values.std()) if len(values) > 1 else 0.0
 
 
-def _once(effect: Effect) -> Effect:
+def once(effect: Effect) -> Effect:
+    """``effect``, measured once for vectors that are equal."""
     known: dict[bytes, Tensor] = {}
 
     def measured(v: Tensor) -> Tensor:

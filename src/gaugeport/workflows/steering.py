@@ -79,15 +79,17 @@ def measure_sentiment(job: Job, store: Store) -> list[Row]:
 
 
 def measure_refusal(job: Job, store: Store) -> list[Row]:
-    """Rows of one arm of table a6, ablation apart, with its gauge accuracy and the models' losses."""
+    """Rows of one arm of table a6, the odd part and ablation apart, with its gauge accuracy and the models' losses."""
     arm = transfer(job, store)
     v = refusal(job, arm)
     moved, controls = [transport_direction(v.of_a, r) for r in arm.residuals()], random_controls(v)
     harmless, harmful = v.slot(arm.b, v.prompts.heldout_negative), v.slot(arm.b, v.prompts.heldout_positive)
-    added = transport_rows(addition(harmless, job.task["strength"]), moved, v.of_a, v.of_b, controls)
+    whole, odd = addition(harmless, job.task["strength"])
+    added = transport_rows(whole, moved, v.of_a, v.of_b, controls)
     none = any(r["metric"] == "no_effect_to_transport" and r["value"] for r in added)
+    signed = transport_rows(odd, moved, v.of_a, v.of_b, controls, "odd_", silent=none)
     ablated = transport_rows(ablation(harmful), moved, v.of_a, v.of_b, controls, "ablation_", even=True, silent=none)
-    return _with_gauge(arm, [*added, *ablated, *sweep_rows(harmless, moved, job.task["sweep"])])
+    return _with_gauge(arm, [*added, *signed, *ablated, *sweep_rows(harmless, moved, job.task["sweep"])])
 
 
 def _directions(
