@@ -122,10 +122,18 @@ def test_magnitudes_are_what_the_moved_tensors_would_give(cls):
         assert not torch.allclose(transport_direction(product, g), transport_magnitude(product, g))
 
 
-@pytest.mark.parametrize("g", [element(Orthogonal), element(MeanPreservingOrthogonal), element(AffineGauge)])
+@pytest.mark.parametrize("g", [element(Orthogonal), element(MeanPreservingOrthogonal)])
 def test_magnitudes_have_no_image_under_a_rotation(g):
     with pytest.raises(ValueError, match=r"group '.*orthogonal'.*allowed groups: permutation, global_sign"):
         transport_magnitude(draw(D), g)
+
+
+def test_magnitudes_have_no_image_under_a_shift():
+    g, x = AffineGauge(signed(), 3 + draw(D)), draw(50, D)
+    assert not torch.allclose(g.act(x).abs().mean(0), transport_magnitude(x.abs().mean(0), g.linear), rtol=0.1)
+    with pytest.raises(ValueError, match=r"group 'affine', whose shift .*variances: pass g.linear"):
+        transport_magnitude(draw(D), g)
+    torch.testing.assert_close(g.act(x).var(0), transport_magnitude(x.var(0), g.linear), rtol=1e-12, atol=0)
 
 
 def test_left_out_coordinates_are_zero_and_their_share_is_told():

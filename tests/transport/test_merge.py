@@ -174,6 +174,21 @@ def test_what_does_not_change_the_function_may_differ():
     a, b = tiny("llama"), tiny("llama", 1, eos_token_id=5, attention_dropout=0.1)
     b.config._name_or_path = "somewhere"
     merge([a, b], [None, None])
+    merge([a, tiny("llama", 2, max_position_embeddings=99)], [None, None])
+
+
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_lengths_that_rotary_embeddings_look_at_are_compared(rope):
+    scaling = {"rope_type": rope, "rope_theta": 1e4, "original_max_position_embeddings": 8}
+    scaling |= {"short_factor": [1.0] * 4, "long_factor": [1.0] * 4} if rope == "longrope" else {"factor": 2.0}
+    config = {"rope_parameters": scaling, "original_max_position_embeddings": 8}
+    a, b = (tiny("phi3" if rope == "longrope" else "llama", max_position_embeddings=n, **config) for n in (16, 64))
+    tokens = torch.randint(3, 60, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert (a(tokens).logits - b(tokens).logits).abs().max() > 0.1, "equal parameters, another function"
+    with pytest.raises(ValueError, match="max_position_embeddings: 16 and 64"):
+        merge([a, b], [None, None])
+    merge([a, tiny(a.config.model_type, 1, max_position_embeddings=16, **config)], [None, None])
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,14 @@ def test_an_empty_state_moves_to_an_empty_state():
 # names
 
 
+def as_its_parameter(g, model, name, optimizer):
+    """The first moment of a parameter, moved axis by axis as the chart says of its name."""
+    moved = optimizer.state[dict(model.named_parameters())[name]]["exp_avg"]
+    for axis, kind in enumerate(chart_of(model).axes(name)):
+        moved = {"vector": g.act, "gain": g.act_gain}.get(kind, lambda x, _: x)(moved, axis)
+    return moved
+
+
 def test_parameter_names_in_the_state_decide_over_the_models_order():
     """A state whose parameters come in another order is moved by its own ``param_names``, whatever their shapes."""
     model, batches, generator = setting()
@@ -203,21 +211,22 @@ def test_parameter_names_in_the_state_decide_over_the_models_order():
     train(model, {"adamw": optimizer}, batches[:2])
     g = SignedPermutation.random(D, generator)
     moved = transport_optimizer(optimizer.state_dict(), g, model)
-    for index, (name, p) in enumerate(pairs):
-        wanted = optimizer.state[p]["exp_avg"]
-        for axis, kind in enumerate(chart_of(model).axes(name)):
-            wanted = {"vector": g.act, "gain": g.act_gain}.get(kind, lambda x, _: x)(wanted, axis)
-        assert torch.equal(moved["state"][index]["exp_avg"], wanted), name
+    for index, (name, _) in enumerate(pairs):
+        assert torch.equal(moved["state"][index]["exp_avg"], as_its_parameter(g, model, name, optimizer)), name
 
 
 def test_frozen_parameters_are_skipped_in_the_default_order():
     model, batches, generator = setting()
     model.get_input_embeddings().weight.requires_grad_(False)
-    for parameters in ([p for p in model.parameters() if p.requires_grad], list(model.parameters())):
-        optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    named = dict(model.named_parameters())
+    for names in ([n for n, p in named.items() if p.requires_grad], list(named)):
+        optimizer = torch.optim.AdamW([named[n] for n in names], lr=1e-2)
         train(model, {"adamw": optimizer}, batches[:2])
-        moved = transport_optimizer(optimizer.state_dict(), SignedPermutation.random(D, generator), model)
-        assert moved["state"].keys() == optimizer.state_dict()["state"].keys()
+        g = SignedPermutation.random(D, generator)
+        moved = transport_optimizer(optimizer.state_dict(), g, model)["state"]
+        assert moved.keys() == optimizer.state_dict()["state"].keys()
+        for index, held in moved.items():
+            assert torch.equal(held["exp_avg"], as_its_parameter(g, model, names[index], optimizer)), names[index]
 
 
 def test_one_optimizer_may_join_muon_and_adam():

@@ -53,7 +53,7 @@ def smallest_common_group(g: Element, h: Element) -> type[Element]:
 
 
 def contains(group: str, element: type[Element] | Element) -> bool:
-    """Whether the named group holds ``element`` (a value, or every element of a class)."""
+    """Whether the named group holds every element of a class, or of the class of ``element`` (its values are not looked at)."""
     cls = element if isinstance(element, type) else type(element)
     if group not in GROUPS:
         raise ValueError(f"unknown group {group!r}; allowed: {', '.join(GROUPS)}")

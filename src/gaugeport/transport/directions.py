@@ -38,9 +38,14 @@ def transport_magnitude(m: Tensor, g: Element, axis: int = -1, *, out: Tensor | 
     For gradient×activation and other products, integrated gradients, mean absolute values, variances, second moments.
     ``m`` float[..., d, ...] and ``out`` as in :func:`transport_direction`.
 
-    Raises ``ValueError`` for a rotation, naming the groups under which a magnitude is covariant, and where
-    :func:`transport_direction` does.
+    Raises ``ValueError`` for a rotation, naming the groups under which a magnitude is covariant, for an affine gauge (its
+    shift changes all of these but the variances, which go by its linear part), and where :func:`transport_direction` does.
     """
+    if isinstance(g, AffineGauge):
+        raise ValueError(
+            f"a magnitude has no image under a gauge of group {g.group!r}, whose shift changes absolute values and "
+            "products; allowed groups: permutation, global_sign_permutation, signed_permutation (variances: pass g.linear)"
+        )
     return _moved(m, coordinatewise(g, "a magnitude (product, absolute value, variance)"), axis, out, signed=False)
 
 

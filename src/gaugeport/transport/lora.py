@@ -129,7 +129,7 @@ def fold_lora(
 
     Raises ``ValueError`` where :func:`transport_lora` and ``fold_gains`` do, and for what does not fold by itself:
     DoRA on a reader (its row norms change with the gains), gains trained with the adapter, and trained tokens that a
-    tied unembedding shares. Merging such an adapter into the model before folding always works.
+    tied unembedding shares (or that ``ensure_weight_tying`` makes it share). Merging such an adapter into the model before folding always works.
     """
     tensors, settings = _read(source, config)
     chart = chart_of(model)
@@ -145,7 +145,10 @@ def fold_lora(
         if chart.folded:
             continue
         dora = part == "lora_magnitude_vector" and ROLES[rule.role] == "read"
-        tied = chart.tied and (part == "token_adapter.trainable_tokens_delta" or settings.get("ensure_weight_tying"))
+        tied = chart.tied and (
+            part == "token_adapter.trainable_tokens_delta"
+            or (settings.get("ensure_weight_tying") and rule.role in ("embed", "unembed"))
+        )
         if rule.role == "gain" or dora or tied:
             raise ValueError(f"{key} does not fold by itself; merge the adapter into the model, then fold_gains")
         norm = rule.norm_of(target)

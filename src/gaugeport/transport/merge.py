@@ -23,10 +23,12 @@ SAME = 1e-6
 
 NOT_THE_FUNCTION = {
     "architectures", "chunk_size_feed_forward", "dtype", "id2label", "initializer_range", "label2id",
-    "max_position_embeddings", "pretraining_tp", "problem_type", "return_dict", "transformers_version", "use_cache",
+    "pretraining_tp", "problem_type", "return_dict", "transformers_version", "use_cache",
 }  # fmt: skip
 _ELSE = re.compile(r"_.*|output_.*|summary_.*|.*_token_id|.*dropout|.*_pdrop")
 """Entries of a config that do not change what a model computes from its parameters in evaluation mode."""
+LENGTHLESS = {"default", "linear", "llama3"}
+"""Rotary embeddings that do not look at ``max_position_embeddings`` (those of dynamic, yarn and longrope do)."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,7 @@ def _shares(weights: Sequence[float] | None, n: int, method: str) -> list[float]
 
 def _check_same(first: Any, other: Any) -> None:
     """Raise ``ValueError`` unless the two compute the same function of their parameters, and these have one shape."""
-    mine, theirs = (
-        {k: v for k, v in m.config.to_dict().items() if not (k in NOT_THE_FUNCTION or _ELSE.fullmatch(k))}
-        for m in (first, other)
-    )
+    mine, theirs = (_function(m.config.to_dict()) for m in (first, other))
     differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
     if differing:
         shown = "; ".join(f"{k}: {mine.get(k)!r} and {theirs.get(k)!r}" for k in differing[:6])
@@ -161,3 +160,19 @@ def _check_same(first: Any, other: Any) -> None:
     if wrong:
         shown = "; ".join(f"{n}: {shapes.get(n)} and {others.get(n)}" for n in wrong[:6])
         raise ValueError(f"models whose parameters differ cannot be merged: {shown}")
+
+
+def _function(config: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a config that decide what a model computes from its parameters."""
+    kept = {k: v for k, v in config.items() if not (k in NOT_THE_FUNCTION or _ELSE.fullmatch(k))}
+    if _rope_types(kept.get("rope_parameters")) <= LENGTHLESS:
+        kept.pop("max_position_embeddings", None)  # learned positions differ in shape as well
+    return kept
+
+
+def _rope_types(rope: Any) -> set[str]:
+    """The kinds of rotary embedding in a config: one, or one for each kind of layer."""
+    if not isinstance(rope, dict):
+        return set()
+    here = {rope["rope_type"]} if "rope_type" in rope else set()
+    return here.union(*map(_rope_types, rope.values()))

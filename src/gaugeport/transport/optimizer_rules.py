@@ -10,7 +10,10 @@ the moved gradient (g is orthogonal), so this is a statement about the optimizer
   trained. A gain multiplies coordinates one by one; in rotated coordinates its gradient is another vector than anything
   that permuting gives.
 
-Which elements leave the *function* alone is the chart's business; both have to hold.
+Which elements leave the *function* alone is the chart's business; both have to hold. All of this is algebra: an update
+of the size of the learning rate whatever the gradient's size (Lion's sign, Adafactor's quotient) turns rounding into
+steps where a gradient is exactly 0, as that of a key bias is that no rotary embedding follows (GPT-2; in part GPT-NeoX).
+There a run leaves any other of the same function, moved or not.
 """
 
 from __future__ import annotations

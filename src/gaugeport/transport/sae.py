@@ -152,7 +152,7 @@ def _check_covariance(sae: SAE[Any], g: Element, ends: set[str]) -> None:
         inside = "" if group == "orthogonal" else ", which holds 'permutation' and 'global_sign_permutation'"
         raise ValueError(
             f"normalize_activations={mode!r} is covariant under {group!r}{inside}; "
-            f"a gauge of group {g.group!r} would make another function"
+            f"a gauge of group {g.group!r} makes another function in general"
         )
     if isinstance(g, AffineGauge) and not cfg.apply_b_dec_to_input:
         raise ValueError(
