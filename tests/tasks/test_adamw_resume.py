@@ -228,7 +228,7 @@ def test_where_a_job_resumes():
 
 
 def test_a_job_goes_on_with_the_rows_its_run_saw(tmp_path, monkeypatch):
-    """The order of rows is made twice, by the run and by its resumption; run B's is another."""
+    """And not with run B's; its scratch folder is cleared away, as is one that a killed job left."""
     given, store = {}, Store(tmp_path)
     monkeypatch.setattr(stages, "load_model", lambda *a, **k: None)
     monkeypatch.setattr(stages, "base_stage", lambda *a: None)
@@ -236,9 +236,16 @@ def test_a_job_goes_on_with_the_rows_its_run_saw(tmp_path, monkeypatch):
     for run in stages.RUNS:
         stages.run_stage(job(), store, run)
     seen = {}
+
+    def measured(checkpoint, order, *_, scratch, **options):
+        seen.update(options, rows=order, scratch=scratch, found=list(scratch.iterdir()))
+        return []
+
     monkeypatch.setattr(workflow, "run_checkpoints", lambda *a: {10: tmp_path})
-    monkeypatch.setattr(workflow, "adamw_resume", lambda checkpoint, order, *a, **k: seen.update(k, rows=order) or [])
+    monkeypatch.setattr(workflow, "adamw_resume", measured)
     assert workflow.measure(job(), store) == []
+    (seen["scratch"] / "half written").mkdir(parents=True)
+    assert workflow.measure(job(), store) == [] and seen["found"] == []
     assert torch.equal(seen["rows"], given[0]) and not torch.equal(seen["rows"], given[1])
     assert seen["steps"] == 10, "as many as the run has left"
     assert not seen["scratch"].exists(), "and it is cleared away"

@@ -5,8 +5,7 @@ The job's gauge, matcher and route are not read: every arm needs the same refere
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import shutil
 from typing import Any
 
 from gaugeport import corpus
@@ -15,7 +14,7 @@ from gaugeport.seeds import derive
 from gaugeport.stages import LOSS_TOKENS
 from gaugeport.store import Store
 from gaugeport.tasks.adamw_resume import adamw_resume
-from gaugeport.training.stages import heldout_rows, run_checkpoints, run_rows
+from gaugeport.training.stages import contents, heldout_rows, run_checkpoints, run_rows
 
 RUN = "A"
 
@@ -35,7 +34,10 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
     calibration = fit[: -(-measurement.tokens // (fit.shape[1] - measurement.skip_first))]
     evaluation = test[: -(-LOSS_TOKENS // test.shape[1])]
     # beside the store, not in /tmp: a moved checkpoint is three times the size of its model
-    with tempfile.TemporaryDirectory(dir=store.root, prefix=".resume-") as scratch:
+    scratch = store.root / f".resume-{job.hash(contents(job))}"
+    shutil.rmtree(scratch, ignore_errors=True)  # a killed run left it
+    scratch.mkdir()
+    try:
         found = adamw_resume(
             checkpoint,
             run_rows(job, store, RUN),
@@ -45,8 +47,10 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
             at=job.task["at"],
             calibration=list(corpus.batches(calibration, measurement.batch_size)),
             evaluation=list(corpus.batches(evaluation, measurement.batch_size)),
-            scratch=Path(scratch),
+            scratch=scratch,
         )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return [{"resume_step": step, **row} for row in found]
 
 
