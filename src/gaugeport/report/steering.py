@@ -60,7 +60,7 @@ def tabulate(
 def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     """One row per model, target and arm; ``columns`` maps metrics to titles, ``theory:`` and ``paper:`` to theirs.
 
-    n counts the seeds with an effect to transport; where none had one, the first column says so.
+    n counts the seeds in the first column, those with an effect to transport; where none had one, it says so.
     """
     lines = []
     by = ["model", "setting", "target", "site", "arm"]
@@ -78,8 +78,8 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
                 line[title] = interval(found.at[metric, kind], float("nan"), float("nan"))
             else:
                 line[title] = interval(*found.loc[metric, ["value", "ci_low", "ci_high"]])
-        n = found.at["effect", "n"] - round(found.at["no_effect_to_transport", "value"] * found.at["effect", "n"])
-        lines.append({**line, "n": int(n)})
+        first = next(iter(columns))
+        lines.append({**line, "n": int(found.at[first, "n"]) if first in found.index else 0})
     wide = pd.DataFrame(lines)
     wide = wide.assign(order=wide["arm"].map(ORDER), same=wide["target"] != "identical")
     wide = wide.sort_values(["model", "setting", "same", "order"], kind="stable")
