@@ -24,7 +24,8 @@ def tabulate(records):
 def pivot(table):
     """One row per model, target, planted gauge and list; a column per arm, what chance gives beside the raw one.
 
-    The last row of a target is the arms' gauge accuracy. A list under the gauge that does not move it is the control.
+    The last row of a target is the arms' gauge accuracy. A list under the gauge that does not move it is the control,
+    invariant where the target is A itself.
     """
     lines = []
     for (model, target), part in named(means_of(table)).groupby(["model", "target"], sort=False):
@@ -34,11 +35,9 @@ def pivot(table):
         for (planted, name), rows in sorted(found, key=lambda g: (g[0][0] != "residual", list(LISTS).index(g[0][1]))):
             line = {"model": model, "target": target, "planted": planted, "list": LISTS[name]}
             raw = select(rows, {"named": "raw"})
-            line |= {
-                "chance": _overlap(raw.assign(value=raw["theory"], ci_low=None))
-                if _moved(planted, name)
-                else "invariant"
-            }
+            control = "invariant" if target == "identical" else "–"
+            chance = _overlap(raw.assign(value=raw["theory"], ci_low=None)) if _moved(planted, name) else control
+            line |= {"chance": chance}
             line |= {arm: _overlap(select(rows, {"arm": arm})) for arm in arms}
             lines.append({**line, "k": int(rows["k"].max()), "n": int(rows["n"].max())})
         gauge = select(part, {"metric": "index_accuracy"})

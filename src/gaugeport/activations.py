@@ -6,7 +6,7 @@ hooked because transformers' ``hidden_states[-1]`` is *after* the final norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,8 +72,13 @@ def streams_at(
 
     Runs in evaluation mode and puts the mode back. The first token carries massive activations (DESIGN §1); pass
     ``skip_first=0`` to keep it. On LayerNorm charts the component along the all-ones direction is unobservable and is
-    projected out of every row.
+    projected out of every row. Raises ``TypeError`` for a batch that is no mapping with ``input_ids``.
     """
+    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+        raise TypeError(
+            "batches are an iterable of {'input_ids': int64[b, t], 'attention_mask': …}, as a tokenizer returns them with "
+            f"return_tensors='pt'; found a {type(batch).__name__}{f' of {sorted(batch)}' if isinstance(batch, Mapping) else ''}"
+        )
     device = next(model.parameters()).device
     inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask") if k in batch}
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -31,6 +32,10 @@ DEFAULT_MATCHER = {
     "mean_preserving_orthogonal": "procrustes",
     "orthogonal": "procrustes",
 }
+
+
+UNRELATED = 1e-3
+"""A median margin below this says so in a warning."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def align(
             what accuracy which threshold buys.
 
     Raises ``ValueError`` on unknown names, incomparable models, a group larger than the chart's (unless allowed),
-    constant coordinates, activations that are not finite, and an ``abstain`` that is no finite number or leaves no
+    constant coordinates, activations that are not finite, batches that are none (``TypeError``), and an ``abstain`` that is no finite number or leaves no
     coordinate.
     """
     if evidence not in EVIDENCE:
@@ -130,6 +135,13 @@ def align(
     if evidence in ("weights", "both"):
         parts.append(weight_evidence(model_a, model_b, token_ids, cross=matcher == "procrustes"))
     found = match(reduce(both, parts), group, matcher)
+    if matcher != "procrustes" and float(found.margin.median()) < UNRELATED:
+        warnings.warn(
+            f"half of the coordinates have a margin below {UNRELATED}: their partners are hardly ahead of the runners-up. "
+            "Two models that share no base have no permutation gauge between them; runs that drifted far want align_along "
+            "their checkpoints",
+            stacklevel=2,
+        )
     return _some_kept(
         Alignment(found.gauge, found.margin, found.objective, group, matcher, evidence, tuple(used), abstain)
     )

@@ -71,7 +71,7 @@ def tables(
             console.print(found, markup=False)
         elif e.id in wanted:
             console.print(f"{e.id} {e.name}: no records; run `gaugeport tables {e.id} --profile {profile}`")
-    console.print(write_claims(tables, profile, outputs, variant), markup=False)
+    console.print(write_claims(tables, profile, outputs, variant, wanted if ids else list(jobs)), markup=False)
     console.print(f"tables in {outputs / 'tables' / variant}, figures in {outputs / 'figures' / variant}")
     for failure in failures:
         console.print(f"FAILED {failure.what}\n  {failure.error}", style="red", markup=False)

@@ -103,5 +103,8 @@ class Job:
         return {key: path for key, path in named.items() if path is not None}
 
     def hash(self, contents: dict[str, str]) -> str:
-        """The job's id. ``contents`` are digests of the local files it reads."""
-        return digest({**self.key(), "contents": contents})
+        """The job's id. ``contents`` are digests of the local files it reads; what a local model is called does not count."""
+        key = self.key()
+        if self.model.path is not None:
+            key["model"].pop("name")
+        return digest({**key, "contents": contents})

@@ -32,7 +32,8 @@ def run_job(job: Job, outputs: Path, tracker: str) -> Record:
         rows = WORKFLOWS[job.task["name"]].measure(job, Store(outputs / "store"))
         seconds = round(time.monotonic() - began, 2)
         task = job.task["name"]
-        record = Record(name, task, job.key(), rows, seconds, versions(), schema_of(task))
+        read = {key: f"{job.files()[key]} ({found})" for key, found in contents(job).items()}
+        record = Record(name, task, job.key(), rows, seconds, versions(), schema_of(task), read)
         write_record(folder, record)
     try:
         track(record, outputs, tracker)

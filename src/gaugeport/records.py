@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ never read into tables."""
 
 @dataclass(frozen=True)
 class Record:
-    """The result of one job: ``id`` is the job's hash, ``rows`` are flat measurements, ``seconds`` its wall time."""
+    """The result of one job: ``id`` is the job's hash, ``rows`` are flat measurements, ``seconds`` its wall time.
+
+    ``files`` are the local files and folders it read, with the digests of their contents, by config key.
+    """
 
     id: str
     task: str
@@ -27,6 +30,7 @@ class Record:
     seconds: float
     versions: dict[str, str]
     schema: int
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def schema_of(task: str) -> int:

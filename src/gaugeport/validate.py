@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers.trainer_utils import SchedulerType
 
 from gaugeport.activations import check_sites
 from gaugeport.align import DEFAULT_MATCHER
-from gaugeport.job import Job
+from gaugeport.job import Job, Model
 from gaugeport.matchers import COMBINATIONS
 from gaugeport.paths import data_dir
 from gaugeport.routes import ROUTES
@@ -51,7 +52,24 @@ def job_from(config: DictConfig) -> Job:
         if not Path(path).exists():
             kind = "a Hugging Face folder" if key == "model.path" else "a .jsonl, .csv, .txt or .parquet file"
             raise FileNotFoundError(f"{key}={path}: nothing there; {key} wants {kind}")
+    if job.model.path is not None:
+        job.model = _local(job.model.path)
+        if job.data.name == "mini":
+            warnings.warn(
+                f"model.path={job.model.path} is fine-tuned and measured on the synthetic mini corpus; its own kind of "
+                "text: data=text data.path=FILE",
+                stacklevel=2,
+            )
     return job
+
+
+def _local(path: str) -> Model:
+    """A model of the user's own: of the config group's only its folder is left to say what it is."""
+    folder = Path(path)
+    if not (folder / "config.json").exists():
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "a file"
+        raise FileNotFoundError(f"model.path={path}: no config.json there, found {found or 'nothing'}")
+    return Model(name=folder.resolve().name, path=path, hub_id="")
 
 
 def _check_names(job: Job) -> None:

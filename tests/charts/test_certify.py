@@ -80,8 +80,11 @@ def test_elements_below_one_are_refused():
 
 
 def test_bfloat16_models_certify():
-    c = certify(tiny("qwen2").bfloat16())
-    assert c.dtype == "bfloat16" and c.exact and c.outside_breaks
+    model = tiny("qwen2").bfloat16()
+    c = certify(model)
+    assert c == certify(tiny("qwen2").bfloat16().float()) and c.dtype == "float32"
+    assert c.exact and c.outside_breaks and c.yardstick > 0
+    assert next(model.parameters()).dtype == torch.bfloat16, "the model given is left as it is"
 
 
 def test_importing_the_package_gives_functions():

@@ -86,6 +86,21 @@ def test_an_unknown_table_names_the_known_ones():
         experiment("a99")
 
 
+def test_a_local_model_is_what_its_folder_says(tmp_path):
+    for name in ("mine", "copied", "no-model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("notes.txt" if name == "no-model" else "config.json")).write_text("{}")
+    (tmp_path / "a.txt").write_text("text")
+    data = ["data=text", f"data.path={tmp_path / 'a.txt'}"]
+    mine, copied = (composed([f"model.path={tmp_path / n}", *data]).job for n in ("mine", "copied"))
+    assert (mine.model.name, mine.model.architecture, mine.model.hub_id) == ("mine", {}, "")
+    assert mine.hash({"model.path": "aa"}) == copied.hash({"model.path": "aa"}) != mine.hash({"model.path": "bb"})
+    with pytest.warns(UserWarning, match="synthetic mini corpus; its own kind of text: data=text data.path=FILE"):
+        composed([f"model.path={tmp_path / 'mine'}"])
+    with pytest.raises(FileNotFoundError, match=r"no-model: no config.json there, found notes.txt"):
+        composed([f"model.path={tmp_path / 'no-model'}", *data])
+
+
 def test_paths_and_trackers_do_not_change_a_job(tmp_path):
     plain, other = composed([]), composed(["tracker=none", f"paths.outputs={tmp_path}"])
     assert plain.job.hash({}) == other.job.hash({}) and other.outputs == tmp_path

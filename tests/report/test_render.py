@@ -53,12 +53,11 @@ def test_a_job_prints_what_all_rows_share_once_and_the_last_step_alone():
         3.2,
         {},
         2,
+        {"model.path": "/m (ab)"},
     )
     title, _, head, _, *body = summary(record).strip().splitlines()
-    assert (
-        title
-        == "### t abc (3 s): profile mini, model qwen, seed 2, setting default, group identity, matcher none, route endpoint"
-    )
+    said = "profile mini, model qwen, seed 2, setting default, group identity, matcher none, route endpoint"
+    assert title == f"### t abc (3 s): {said}, model.path /m (ab)"
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in (head, *body)]
     assert cells[0] == ["site", "step", "metric", "value"]
     assert cells[1:] == [["–", "–", "x", "7"], ["block0", "2", "m", "0.6667"], ["embed", "2", "m", "0.6667"]]

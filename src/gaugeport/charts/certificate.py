@@ -85,6 +85,8 @@ def certify(
 ) -> Certificate:
     """Measure the chart's group on ``model``, which is left untouched (a working copy is made, dropout is off).
 
+    Models in 16 bits are measured in float32: the group is that of the function, not of how sums are rounded.
+
     ``generator`` draws elements and tokens (seed 0 if None); ``tokens`` int64[batch, length] replaces the random ones.
     Inside: ``elements`` random members of the group. Outside: Haar rotations for B_d, half of the signs flipped under
     LayerNorm, rotations that move the all-ones direction for folded LayerNorm, nothing for O(d). The yardstick is
@@ -95,6 +97,8 @@ def certify(
     if elements < 1:
         raise ValueError(f"elements must be at least 1, found {elements}")
     generator = generator or torch.Generator().manual_seed(0)
+    if chart_of(model).embedding(model).weight.dtype in (torch.float16, torch.bfloat16):
+        model = copy.deepcopy(model).float()
     chart = chart_of(model)
     tokens = random_tokens(model, generator) if tokens is None else tokens
     work = copy.deepcopy(model)

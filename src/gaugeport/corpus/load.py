@@ -157,7 +157,9 @@ def hub_corpus(
     """
     source = f"dataset {name!r} (" + (f"config {config!r}, " if config else "") + f"split {split!r})"
     documents = documents_from(
-        _hub_rows(source, field, path=name, name=config, split=split, streaming=streaming, revision=revision),
+        _hub_rows(
+            source, field, LOCAL[kind], path=name, name=config, split=split, streaming=streaming, revision=revision
+        ),
         source,
         field,
         kind,
@@ -167,7 +169,15 @@ def hub_corpus(
     return _split(documents, heldout, source)
 
 
-def _hub_rows(source: str, field: str, **wanted: Any) -> Iterator[Mapping[str, Any]]:
+LOCAL = {
+    "text": "data=text data.path=FILE data.field=",
+    "review": "task.reviews=FILE task.field=",
+    "request": "task.harmful=FILE task.harmless=FILE task.field=",
+}
+"""How local files take the place of a hub dataset, by what it is read for."""
+
+
+def _hub_rows(source: str, field: str, local: str, **wanted: Any) -> Iterator[Mapping[str, Any]]:
     try:
         yield from datasets.load_dataset(**wanted)
     except ValueError:  # an unknown split or config: the hub was reached, and the message names those there are
@@ -175,7 +185,7 @@ def _hub_rows(source: str, field: str, **wanted: Any) -> Iterator[Mapping[str, A
     except Exception as error:  # network and hub errors have no common class (httpx, datasets, OSError, RuntimeError)
         raise ConnectionError(
             f"{source}, field {field!r}, cannot be had from the Hugging Face hub ({type(error).__name__}: {error}). "
-            f"To use a local copy pass data=text data.path=FILE data.field={field}, where FILE ends in "
+            f"To use a local copy pass {local}{field}, where FILE ends in "
             f"{', '.join(FORMATS)}."
         ) from error
 

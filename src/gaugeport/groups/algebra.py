@@ -25,6 +25,13 @@ GROUPS: dict[str, type[Element]] = {
 }
 
 
+def check_is_element(g: object) -> None:
+    """Raise ``TypeError`` for what is no gauge element, telling where an alignment keeps its own."""
+    if not isinstance(g, SignedPermutation | Orthogonal | AffineGauge):
+        hint = " (pass its .gauge)" if hasattr(g, "gauge") else ""
+        raise TypeError(f"a gauge element is wanted, found {type(g).__name__}{hint}")
+
+
 def compose(g: Element, h: Element) -> Any:
     """The element with ``compose(g, h)·x = g·(h·x)``, in the smallest of our groups that holds both.
 

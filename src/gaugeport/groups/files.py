@@ -20,8 +20,8 @@ def load(path: str | Path, width: int | None = None) -> Element:
     width is not ``width``.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no gauge file at {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no gauge file at {path}{', which is a folder' if path.is_dir() else ''}")
     try:
         with safe_open(path, framework="pt") as f:
             metadata, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}

@@ -19,6 +19,7 @@ def summary(record: Record) -> str:
     text = frame.dropna(axis=1, how="all").drop(columns=["table"]).map(_text)
     shared = [c for c in text if c not in ("metric", "value") and text[c].nunique() == 1]
     said = ", ".join(f"{c} {text[c].iloc[0]}" for c in shared)
+    said = ", ".join([said, *(f"{key} {file}" for key, file in record.files.items())])
     order = [*(c for c in text if c not in ("metric", "value")), "metric", "value"]
     return markdown(
         f"{record.task} {record.id} ({record.seconds:.0f} s): {said}", text[[c for c in order if c not in shared]]

@@ -41,10 +41,12 @@ def write(name: str, table_id: str, tidy: pd.DataFrame, found: int, expected: in
     return markdown(module.TITLE, pivot, footer)
 
 
-def write_claims(tables: Mapping[str, pd.DataFrame], profile: str, outputs: Path, variant: str) -> str:
-    """Write and return the ``claims`` table: a row per declared claim, the paper's figure beside ours.
+def write_claims(
+    tables: Mapping[str, pd.DataFrame], profile: str, outputs: Path, variant: str, shown: Sequence[str]
+) -> str:
+    """Write the ``claims`` table, a row per declared claim, the paper's figure beside ours; return the rows ``shown``.
 
-    ``tables`` maps table ids to their tidy rows; a claim of a table that is not there was not run.
+    ``tables`` maps table ids to their tidy rows; a claim of a table that is not there was not run. ``shown`` are table ids.
     """
     lines, rows = [], []
     for claim in load_claims():
@@ -69,7 +71,7 @@ def write_claims(tables: Mapping[str, pd.DataFrame], profile: str, outputs: Path
     title = f"claims ({profile} profile; ours: means over n training seeds, and their paired difference)"
     tidy = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "claim", "left", "right"])
     write_table(outputs / "tables" / variant, "claims", title, tidy, pivot, INTERVALS)
-    return markdown(title, pivot, INTERVALS)
+    return markdown(title, pivot[pivot["table"].isin(shown)], INTERVALS)
 
 
 _NOT_RUN = {

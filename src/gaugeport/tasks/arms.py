@@ -127,5 +127,6 @@ def check_group(group: str, exact: str) -> None:
     if cls is not None and issubclass(cls, SignedPermutation) and not contains(exact, cls):
         raise ValueError(
             f"gauge={group} is larger than this model's exact gauge group {exact}; allowed: "
-            f"{', '.join(g for g in DEFAULT_MATCHER if contains(exact, GROUPS[g]))}, orthogonal, identity"
+            f"{', '.join(g for g in DEFAULT_MATCHER if contains(exact, GROUPS[g]))} (each with a matcher of its own, "
+            "hungarian_raw on a LayerNorm chart), identity, and orthogonal as a fit that is no gauge"
         )

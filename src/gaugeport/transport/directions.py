@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaugeport.groups import AffineGauge, Element, LinearGauge, Orthogonal, SignedPermutation
+from gaugeport.groups import AffineGauge, Element, LinearGauge, SignedPermutation, check_is_element
 from gaugeport.transport.axis import InPlace
 
 
@@ -63,10 +63,8 @@ def lost_share(v: Tensor, g: Element, kept: Tensor, axis: int = -1) -> Tensor:
 
 def linear_part(g: Element) -> LinearGauge:
     """``g``, or the linear part of an affine gauge. Raises ``TypeError`` for what is no gauge element."""
-    linear = g.linear if isinstance(g, AffineGauge) else g
-    if not isinstance(linear, SignedPermutation | Orthogonal):
-        raise TypeError(f"a gauge element is wanted, found {type(g).__name__}")
-    return linear
+    check_is_element(g)
+    return g.linear if isinstance(g, AffineGauge) else g  # type: ignore[return-value]
 
 
 def coordinatewise(g: Element, what: str) -> SignedPermutation:

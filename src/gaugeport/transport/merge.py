@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gaugeport.charts.chart import chart_of
-from gaugeport.groups import Element
+from gaugeport.groups import Element, check_is_element
 from gaugeport.transport.model import check_element, transport_model
 
 METHODS = ("average", "task_arithmetic")
@@ -79,7 +79,7 @@ def merge(
 
     Raises ``ValueError`` for an unknown method, a number of gauges or weights that does not fit, a base that is
     missing or without use, models whose configs or parameter shapes differ, a first gauge that moves, and with
-    ``strict`` a gauge outside the chart's group. Source: issue 3, table a7.
+    ``strict`` a gauge outside the chart's group; ``TypeError`` for what is no model or no gauge. Source: issue 3, table a7.
     """
     _check(models, gauges, method, base, base_gauge)
     shares = _shares(weights, len(models), method)
@@ -125,6 +125,14 @@ def _check(
         raise ValueError("nothing to merge: no models were given")
     if len(gauges) != len(models):
         raise ValueError(f"{len(models)} models want {len(models)} gauges, found {len(gauges)}")
+    for model in models:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"models are wanted first, then their gauges; found {type(model).__name__} among the models"
+            )
+    for gauge in gauges:
+        if gauge is not None:
+            check_is_element(gauge)
     first = gauges[0]
     if first is not None and first != type(first).identity(first.size):  # type: ignore[attr-defined]
         raise ValueError(

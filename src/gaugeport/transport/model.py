@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gaugeport.charts.chart import Chart, chart_of
-from gaugeport.groups import Element, Orthogonal, SignedPermutation, contains
+from gaugeport.groups import Element, Orthogonal, SignedPermutation, check_is_element, contains
 from gaugeport.transport.axis import InPlace
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -46,7 +46,9 @@ def transport_model(model: Model, g: Element, inplace: bool = False, strict: boo
 
 
 def check_element(chart: Chart, g: Element, strict: bool = True) -> None:
-    """Raise ``ValueError`` unless ``g`` is linear, of the chart's width and (``strict``) in the chart's group."""
+    """Raise ``ValueError`` unless ``g`` is linear, of the chart's width and (``strict``) in the chart's group, and
+    ``TypeError`` for what is no gauge element."""
+    check_is_element(g)
     if g.size != chart.width:
         raise ValueError(f"the gauge has width {g.size}; the residual stream of this {chart.model_type} {chart.width}")
     if not isinstance(g, SignedPermutation | Orthogonal):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gaugeport.charts.chart import chart_of
-from gaugeport.groups import Element, SignedPermutation
+from gaugeport.groups import Element, SignedPermutation, check_is_element
 from gaugeport.transport import optimizer_checks as checks
 from gaugeport.transport.axis import InPlace
 from gaugeport.transport.model import check_element, transport_model
@@ -54,13 +54,15 @@ def transport_optimizer(
     unknown or ambiguous optimizer, states that do not fit the named parameters (missing, reordered, of other shapes),
     8-bit, sharded or flattened states, adapters, dropout (unless ``allow_dropout``) and 16-bit parameters or states
     (unless ``allow_half``: they move exactly, but a run resumed in 16 bits rounds its sums as their order has it, and
-    only sign changes are sure to stay in step); ``FileNotFoundError`` and ``FileExistsError`` for folders. Source: DESIGN §1.
+    only sign changes are sure to stay in step); ``FileNotFoundError`` and ``FileExistsError`` for folders; ``TypeError`` for
+    what is no gauge element. Source: DESIGN §1.
     """
     folder = Path(state_dict) if isinstance(state_dict, str | os.PathLike) else None
     if out is not None:
         if folder is None:
             raise ValueError("out= wants a checkpoint folder to start from; a state dict is returned, not written")
         check_target(Path(out))
+    check_is_element(g)
     state: Any = state_dict
     if folder is not None:
         trained = model

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from gaugeport.groups import AffineGauge, Element, contains
+from gaugeport.groups import AffineGauge, Element, check_is_element, contains
 from gaugeport.transport.axis import InPlace
 from gaugeport.transport.sae_rules import ARCHITECTURES, COVARIANT_UNDER, OFF_STREAM, ON_STREAM, Axes
 
@@ -45,8 +45,14 @@ def transport_sae(
 
     Raises ``ValueError`` for an unknown architecture, parameter or hook name, a gauge of another width, a
     ``normalize_activations`` that does not commute with ``g``, whitening that is not folded, an affine gauge where the
-    encoder does not subtract ``b_dec``, a dtype that is no float, a provenance that is not JSON, and an unfit ``out``.
+    encoder does not subtract ``b_dec``, a dtype that is no float, a provenance that is not JSON, and an unfit ``out``;
+    ``TypeError`` for what is no SAE or no gauge element.
     """
+    if not hasattr(sae, "named_parameters"):
+        raise TypeError(
+            f"an SAE object is wanted, found {type(sae).__name__}; sae_lens.SAE.load_from_disk reads a folder"
+        )
+    check_is_element(g)
     tensors = {**dict(sae.named_parameters()), **dict(sae.named_buffers())}
     axes = _axes_of(sae, tensors)
     ends = _ends_on_stream(sae)

@@ -1,0 +1,65 @@
+"""The likeliest slips with the library get an error that says what was wanted."""
+
+import pytest
+import torch
+
+import gaugeport as gp
+from gaugeport.tasks.gauge_groups import tiny_model
+
+
+def tiny(seed=0):
+    return tiny_model("llama", torch.Generator().manual_seed(seed))
+
+
+def batches(n=3):
+    g = torch.Generator().manual_seed(9)
+    return [{"input_ids": torch.randint(3, 64, (8, 16), generator=g)} for _ in range(n)]
+
+
+def test_an_alignment_is_no_gauge_but_holds_one():
+    a = tiny()
+    found = gp.align(a, a, batches())
+    for move in (
+        lambda g: gp.transport_model(a, g),
+        lambda g: gp.transport_direction(torch.ones(32), g),
+        lambda g: gp.transport_indices([1], g),
+        lambda g: gp.merge([a, a], [None, g]),
+        lambda g: gp.transport_optimizer({"state": {}, "param_groups": []}, g, a),
+        lambda g: gp.transport_sae(torch.nn.Linear(2, 2), g),
+    ):
+        with pytest.raises(TypeError, match=r"a gauge element is wanted, found Alignment \(pass its .gauge\)"):
+            move(found)
+    assert gp.transport_model(a, found.gauge) is not a
+
+
+def test_swapped_arguments_are_named():
+    a, g = tiny(), gp.SignedPermutation.identity(32)
+    with pytest.raises(TypeError, match="an SAE object is wanted, found SignedPermutation"):
+        gp.transport_sae(g, a)
+    with pytest.raises(TypeError, match="an SAE object is wanted, found str; sae_lens.SAE.load_from_disk"):
+        gp.transport_sae("folder", g)
+    with pytest.raises(TypeError, match="models are wanted first, then their gauges; found NoneType"):
+        gp.merge([None, g], [a, a])
+    with pytest.raises(TypeError, match="a gauge element is wanted, found str"):
+        gp.transport_optimizer(g, "folder")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [(["a text"], "found a str"), (batches()[0], "found a str"), ([{"ids": 1}], r"found a dict of \['ids'\]")],
+)
+def test_what_is_no_list_of_batches_is_named(wrong, found):
+    with pytest.raises(TypeError, match=f"batches are an iterable of .'input_ids'.*{found}"):
+        gp.align(tiny(), tiny(), wrong)
+
+
+def test_a_gauge_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="which is a folder"):
+        gp.load_gauge(tmp_path)
+
+
+def test_models_that_share_no_base_draw_a_warning(recwarn):
+    gp.align(tiny(), tiny(), batches())
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="half of the coordinates have a margin below 0.001"):
+        gp.align(tiny(), tiny(1), batches())
