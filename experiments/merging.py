@@ -6,7 +6,7 @@ from gaugeport.report import figures as f
 from gaugeport.report.arms import ORDER, named, shown
 from gaugeport.report.claims import judged
 from gaugeport.report.render import cell
-from gaugeport.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.report.tidy import aggregate, main_model, means_of, select, tidy
 
 TITLE = (
     "a7 merging: loss barrier between A, carried to B's coordinates, and B, in nats per token (means over n training seeds; "
@@ -55,9 +55,10 @@ def pivot(table):
 
 
 def plot(table):
-    """Loss along the line from A' (α = 0) to B (α = 1), a panel per case of the first model."""
+    """Loss along the line from A' (α = 0) to B (α = 1), a panel per case."""
     means = select(named(means_of(table)), {"metric": "loss"})
-    means = means[means["model"] == means["model"].iloc[0]]
+    model = main_model(means)
+    means = select(means, {"model": model})
     cases = [case for case in PANELS if len(select(means, case))]
     figure, axes = f.panels(len(cases), width=4.2, columns=4)
     for axis, case in zip(axes, cases, strict=True):
@@ -74,7 +75,7 @@ def plot(table):
         what = {"default": "", "folded": ", gains folded", "reordered": ", neurons and heads reordered"}[
             case["setting"]
         ]
-        axis.set(title=f"{means['model'].iloc[0]}, {case['target']}{what}", xlabel="α: from A' (0) to B (1)")
+        axis.set(title=f"{model}, {case['target']}{what}", xlabel="α: from A' (0) to B (1)")
         axis.title.set_fontsize(8)
         axis.legend(fontsize=6)
     axes[0].set_ylabel("held-out loss (nats per token)")

@@ -6,7 +6,7 @@ from gaugeport.report import figures as f
 from gaugeport.report.arms import ORDER, named, shown
 from gaugeport.report.claims import judged
 from gaugeport.report.render import cell, interval
-from gaugeport.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.report.tidy import aggregate, main_model, means_of, select, tidy
 
 TITLE = (
     "a4 SAE transfer: share of the target's held-out variance an SAE of A leaves unexplained after transport (NMSE; "
@@ -72,7 +72,8 @@ def pivot(table):
 def plot(table):
     """NMSE by arm, a panel per target; filled: TopK, hollow: standard; the reference value as a tick, the paper's lines."""
     means = named(means_of(table))
-    means = means[(means["model"] == means["model"].iloc[0]) & (means["setting"] == "default")]
+    model = main_model(means)
+    means = select(means, {"model": model, "setting": "default"})
     targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
     figure, axes = f.panels(len(targets), width=5.2, height=3.8)
     for axis, target in zip(axes, targets, strict=True):
@@ -83,7 +84,7 @@ def plot(table):
                 for _, row in select(here, {"arm": arm.name, "architecture": architecture}).iterrows():
                     _point(axis, x + shift, row, arm.colour, fill)
         axis.set_xticks(range(len(arms)), [arm.name for arm in arms], rotation=30, ha="right", fontsize=7)
-        axis.set(title=f"{means['model'].iloc[0]}, target {target}", yscale="log")
+        axis.set(title=f"{model}, target {target}", yscale="log")
     axes[0].set_ylabel("NMSE, held-out tokens of the target")
     if targets[0] == "identical":
         for arm, text in (("S_d, signs dropped", "paper, S_d"), ("B_d", "paper, B_d")):

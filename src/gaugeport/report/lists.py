@@ -9,7 +9,7 @@ import pandas as pd
 
 from gaugeport.report import figures as f
 from gaugeport.report.arms import Arm, named
-from gaugeport.report.tidy import means_of, select
+from gaugeport.report.tidy import main_model, means_of, select
 
 LISTS = {
     "activation": "mean absolute activation",
@@ -25,7 +25,7 @@ def panels(table: pd.DataFrame, metric: str) -> tuple[Any, list[tuple[Any, pd.Da
     """A figure with an axis per target of the first model, each with that target's named means of ``metric``."""
     means = select(named(means_of(table)), {"metric": metric})
     means = means[means["list"].notna()]
-    model = "tinyllama" if "tinyllama" in set(means["model"]) else means["model"].iloc[0]
+    model = main_model(means)
     targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
     figure, axes = f.panels(len(targets), width=6.5, height=3.8)
     for axis, target in zip(axes, targets, strict=True):

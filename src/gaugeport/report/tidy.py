@@ -78,6 +78,11 @@ def select(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     return frame
 
 
+def main_model(frame: pd.DataFrame) -> str:
+    """The model a figure with room for one shows: tinyllama, which has every arm and seed, else the first there is."""
+    return "tinyllama" if "tinyllama" in set(frame["model"]) else frame["model"].iloc[0]
+
+
 def middle_site(sites: Sequence[str]) -> str:
     """The pre-declared site, block L/2, among the sites of a model."""
     depth = 1 + max(int(s.removeprefix("block")) for s in sites if str(s).startswith("block"))
