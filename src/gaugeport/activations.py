@@ -33,6 +33,11 @@ def check_sites(sites: str | Sequence[str], n_blocks: int) -> list[str]:
     return wanted
 
 
+def middle_site(model: nn.Module, chart: Chart) -> str:
+    """The pre-declared site, block L/2 (PAPER_CLAIMS)."""
+    return f"block{len(chart.blocks(model)) // 2}"
+
+
 @contextmanager
 def record(model: nn.Module, chart: Chart, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """While open, every forward pass of ``model`` leaves its streams in the yielded dict, site -> [batch, time, d]."""

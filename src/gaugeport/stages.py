@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from gaugeport import corpus
 from gaugeport.job import Job
@@ -43,30 +45,35 @@ def evidence_stage(job: Job, store: Store) -> Path:
             return load_model(path, dtype=torch.float32, device=device())
 
         calibration, evaluation = heldout_rows(job, store)
-        wanted = -(-job.measurement.tokens // (calibration.shape[1] - job.measurement.skip_first))
-        if wanted > len(calibration):
-            raise ValueError(
-                f"measurement.tokens={job.measurement.tokens} wants {wanted} held-out rows, there are {len(calibration)}: "
-                "allowed: fewer tokens, or more data.documents"
-            )
         seen = [load_file(run_stage(job, store, run) / "seen.safetensors")["seen"] for run in ("A", "B")]
         write_evidence(
             folder,
             links([walk(r, s, spacing) for r in ROUTES for s in steps]),
             checkpoint,
-            list(corpus.batches(calibration[:wanted], job.measurement.batch_size)),
+            list(calibration_batches(job, calibration)),
             sites=job.measurement.sites,
             skip_first=job.measurement.skip_first,
             seen=seen[0][torch.isin(seen[0], seen[1])],
             seed=job.seed,
             models_in_memory=job.measurement.models_in_memory,
         )
-        measured = evaluation[: -(-LOSS_TOKENS // evaluation.shape[1])]
-        batches = list(corpus.batches(measured, job.measurement.batch_size))
+        batches = list(corpus.batches(loss_rows(evaluation), job.measurement.batch_size))
         ends: dict[str, Node] = {"base": BASE, **{run: (run, saved[-1]) for run in runs}}
         write_json(folder / "losses.json", {n: heldout_loss(checkpoint(node), batches) for n, node in ends.items()})
 
     return store.ensure("evidence", evidence_key(job), build)
+
+
+def calibration_batches(job: Job, rows: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Batches of the first held-out ``rows`` that hold ``measurement.tokens``. Raises ``ValueError`` for too few rows."""
+    measurement = job.measurement
+    held = corpus.rows_holding(rows, measurement.tokens, measurement.skip_first, "measurement.tokens")
+    return corpus.batches(held, measurement.batch_size)
+
+
+def loss_rows(rows: Tensor) -> Tensor:
+    """The first held-out ``rows`` [n, length] that hold ``LOSS_TOKENS`` tokens, or all of them."""
+    return rows[: -(-LOSS_TOKENS // rows.shape[1])]
 
 
 def evidence_key(job: Job) -> dict[str, Any]:

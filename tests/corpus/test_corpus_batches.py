@@ -14,6 +14,7 @@ from gaugeport.corpus import (
     ordered_rows,
     pack,
     padded_batches,
+    rows_holding,
     seen_tokens,
     word_tokenizer,
 )
@@ -156,3 +157,13 @@ def test_domains_see_different_tokens() -> None:
     corpus, tokenizer = mini_corpus(2000, seed=0), mini_tokenizer()
     seen = [set(seen_tokens(pack(corpus.texts("train", d), tokenizer, 64)).tolist()) for d in (0, 1)]
     assert len(seen[0] - seen[1]) > 50 and len(seen[1] - seen[0]) > 50 and len(seen[0] & seen[1]) > 100
+
+
+def test_rows_that_hold_some_tokens():
+    rows = torch.arange(40).view(5, 8)
+    assert torch.equal(rows_holding(rows, 16), rows[:2]) and len(rows_holding(rows, 17)) == 3
+    assert len(rows_holding(rows, 14, skip_first=1)) == 2 and len(rows_holding(rows, 15, skip_first=1)) == 3
+    assert len(rows_holding(rows, 40)) == 5
+    for tokens, wanted in ((41, 6), (0, 0), (-9, -1)):
+        with pytest.raises(ValueError, match=rf"a\.b={tokens} wants {wanted} held-out rows of 8 .*1 to 5 rows"):
+            rows_holding(rows, tokens, key="a.b")

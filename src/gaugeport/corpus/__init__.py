@@ -1,6 +1,6 @@
 """Texts to train and measure on: the mini grammar, local files and hub datasets behind one interface."""
 
-from gaugeport.corpus.batches import batches, mixed_rows, ordered_rows, pack, padded_batches, seen_tokens
+from gaugeport.corpus.batches import batches, mixed_rows, ordered_rows, pack, padded_batches, rows_holding, seen_tokens
 from gaugeport.corpus.document import Document
 from gaugeport.corpus.grammar import generate, vocabulary
 from gaugeport.corpus.load import Corpus, hub_corpus, mini_corpus, prompt_corpus, text_corpus
@@ -38,6 +38,7 @@ __all__ = [
     "pack",
     "padded_batches",
     "prompt_corpus",
+    "rows_holding",
     "seen_tokens",
     "slot_prompt",
     "text_corpus",

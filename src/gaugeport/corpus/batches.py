@@ -40,6 +40,21 @@ def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, 
     return torch.cat([torch.tensor(prefix, dtype=torch.int64).expand(n, -1), rows], dim=1)
 
 
+def rows_holding(rows: Tensor, tokens: int, skip_first: int = 0, key: str = "tokens") -> Tensor:
+    """The first rows that hold `tokens` tokens, the first `skip_first` of each row not counted: [m, length].
+
+    Raises:
+        ValueError: `tokens` is not positive, or there are too few rows; names it by its config `key`.
+    """
+    wanted = -(-tokens // (rows.shape[1] - skip_first))
+    if not 0 < wanted <= len(rows):
+        raise ValueError(
+            f"{key}={tokens} wants {wanted} held-out rows of {rows.shape[1]} tokens; allowed: 1 to {len(rows)} rows "
+            "(more with data.documents)"
+        )
+    return rows[:wanted]
+
+
 def mixed_rows(rows: Tensor, n_rows: int, generator: torch.Generator) -> Tensor:
     """n_rows of the rows [n, length], shuffled, and shuffled anew each time they are exhausted: [n_rows, length].
 

@@ -11,7 +11,7 @@ from gaugeport.records import Record
 from gaugeport.report import figures as f
 from gaugeport.report.arms import BY_NAME, ORDER, named, shown
 from gaugeport.report.claims import claim_rows
-from gaugeport.report.render import interval
+from gaugeport.report.render import cell, interval
 from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 SETTINGS = {"lr": "training.run.lr"}
@@ -62,7 +62,7 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
 
     n counts the seeds in the first column, those with an effect to transport; where none had one, it says so.
     """
-    lines = []
+    lines, first = [], next(iter(columns))
     by = ["model", "setting", "target", "site", "arm"]
     for key, part in named(means_of(table)).groupby(by, sort=False, dropna=False):
         found: Any = part.drop_duplicates("metric").set_index("metric")
@@ -70,15 +70,12 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
         silent = found.at["no_effect_to_transport", "value"] == 1
         for name, title in columns.items():
             kind, _, metric = name.rpartition(":")
-            if silent and name == next(iter(columns)):
+            if silent and name == first:
                 line[title] = NOTHING
-            elif metric not in found.index:
-                line[title] = "–"
-            elif kind:
+            elif kind and metric in found.index:
                 line[title] = interval(found.at[metric, kind], float("nan"), float("nan"))
             else:
-                line[title] = interval(*found.loc[metric, ["value", "ci_low", "ci_high"]])
-        first = next(iter(columns))
+                line[title] = cell(select(part, {"metric": metric}))
         lines.append({**line, "n": int(found.at[first, "n"]) if first in found.index else 0})
     wide = pd.DataFrame(lines)
     wide = wide.assign(order=wide["arm"].map(ORDER), same=wide["target"] != "identical")

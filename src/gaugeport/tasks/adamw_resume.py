@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from gaugeport.activations import middle_site
 from gaugeport.align import align
 from gaugeport.charts import chart_of
 from gaugeport.groups import GROUPS, SignedPermutation
@@ -188,7 +189,7 @@ def moved_checkpoints(
     yield "permutation_only", moved(g, carried(dropped), dropped.group)
     yield "zeroed", moved(g, zeroed(state), g.group)
     yield "no_state", moved(g, {**copy.deepcopy(state), "state": {}}, g.group)
-    match = align(model, transport_model(model, g), calibration, sites=[f"block{len(chart.blocks(model)) // 2}"])
+    match = align(model, transport_model(model, g), calibration, sites=[middle_site(model, chart)])
     same = "signed" if match.gauge == g else None
     accuracy = score(match.gauge, g)
     yield "recovered", moved(g, carried(match.gauge), match.group, match.matcher, accuracy=accuracy, repeats=same)

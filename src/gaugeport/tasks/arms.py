@@ -7,7 +7,8 @@ Moving an object from A to B by ĝ in planted coordinates is the same as moving 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from statistics import fmean, stdev
 from typing import Any, Protocol
 
 import torch
@@ -105,6 +106,15 @@ def score(gauge: Element, truth: Element) -> dict[str, float]:
     if bool(index.any()):
         found["sign_accuracy"] = float(signed.sum() / index.sum())
     return found
+
+
+def over_plants(found: Sequence[dict[str, float]]) -> Iterator[tuple[str, float]]:
+    """``(metric, mean over the plants that have it)``, and ``(metric_plants_sd, spread)`` where there are several."""
+    for metric in dict.fromkeys(m for f in found for m in f):
+        values = [f[metric] for f in found if metric in f]
+        yield metric, fmean(values)
+        if len(values) > 1:
+            yield f"{metric}_plants_sd", stdev(values)
 
 
 def as_signed_permutation(gauge: Element) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gaugeport.groups import Element, SignedPermutation
-from gaugeport.tasks.importance import LISTS, Scores, agreement, over_plants
+from gaugeport.tasks.arms import over_plants
+from gaugeport.tasks.importance import LISTS, Scores, agreement
 from gaugeport.transport.directions import transport_direction, transport_magnitude
 
 Row = dict[str, Any]

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from gaugeport.groups import SignedPermutation
 from gaugeport.routes import Node, walk
-from gaugeport.tasks.arms import CONTROLS, Arm, Evidence, check_group, plant_group
-from gaugeport.tasks.importance import over_plants
+from gaugeport.tasks.arms import CONTROLS, Arm, Evidence, check_group, over_plants, plant_group
 
 Row = dict[str, Any]
 

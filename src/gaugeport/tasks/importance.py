@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import torch
@@ -227,12 +226,3 @@ def chance(metric: str, n: int, k: int) -> float:
     if metric == "jaccard":
         return float(sum(stats.hypergeom.pmf(m, n, k, k) * m / (2 * k - m) for m in range(k + 1)))
     return {"precision": k / n, "rank_correlation": 0.0, "sign_agreement": 0.5}[metric]
-
-
-def over_plants(found: Sequence[dict[str, float]]) -> Iterator[tuple[str, float]]:
-    """``(metric, mean over the plants that have it)``, and ``(metric_plants_sd, spread)`` where there are several."""
-    for metric in dict.fromkeys(m for f in found for m in f):
-        values = [f[metric] for f in found if metric in f]
-        yield metric, fmean(values)
-        if len(values) > 1:
-            yield f"{metric}_plants_sd", stdev(values)

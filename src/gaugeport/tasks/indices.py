@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gaugeport.groups import Element, SignedPermutation
-from gaugeport.tasks.importance import LISTS, Scores, agreement, over_plants
+from gaugeport.tasks.arms import over_plants
+from gaugeport.tasks.importance import LISTS, Scores, agreement
 
 Row = dict[str, Any]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from gaugeport.activations import streams_at
 from gaugeport.charts import Chart
 from gaugeport.groups import Element
 from gaugeport.interventions import Edit, edited
+from gaugeport.tasks.arms import over_plants
 from gaugeport.tasks.losses import heldout_loss
 from gaugeport.transport.sae import transport_sae
 
@@ -95,7 +95,7 @@ def sae_transfer(
                 "dead_latents": dead,
             }
         )
-    yield from _over_plants(found)
+    yield from ({"metric": m, "value": v} for m, v in over_plants(found))
     flat, bias = kept_b.flatten(0, 1).double(), sae.b_dec.detach().double().cpu()
     power = float((flat**2).sum()) + len(flat) * float((bias**2).sum())
     yield {"metric": "nmse_silent", "value": power / float(((flat - flat.mean(0)) ** 2).sum())}
@@ -130,11 +130,3 @@ def cross_entropy_recovered(
 
 def _beyond(skip_first: int, edit: Edit) -> Edit:
     return lambda x: torch.cat([x[:, :skip_first], edit(x[:, skip_first:])], 1)
-
-
-def _over_plants(found: Sequence[dict[str, float]]) -> Iterator[Row]:
-    for metric in found[0]:
-        values = [f[metric] for f in found]
-        yield {"metric": metric, "value": fmean(values)}
-        if len(values) > 1:
-            yield {"metric": f"{metric}_plants_sd", "value": stdev(values)}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gaugeport import corpus
-from gaugeport.activations import streams_at
+from gaugeport.activations import middle_site, streams_at
 from gaugeport.charts import chart_of
 from gaugeport.job import Job
 from gaugeport.loading import load_model
@@ -42,7 +42,7 @@ def sae_stage(job: Job, store: Store) -> Path:
         saved = run_checkpoints(job, store, "A")
         model = load_model(saved[max(saved)], dtype=torch.float32, device=device())
         chart = chart_of(model)
-        block = len(chart.blocks(model)) // 2
+        site = middle_site(model, chart)
         settings = sae_settings(job)
         rows = load_file(data_stage(job, store) / "rows.safetensors")
         train = torch.cat([rows["train_0"], rows["train_1"]])
@@ -51,13 +51,13 @@ def sae_stage(job: Job, store: Store) -> Path:
         chosen = corpus.mixed_rows(train, wanted, generator(job.seed, "sae", "rows"))
         activations = torch.cat(
             [
-                streams_at(model, chart, batch, [f"block{block}"], skip)[f"block{block}"].cpu()
+                streams_at(model, chart, batch, [site], skip)[site].cpu()
                 for batch in corpus.batches(chosen, job.measurement.batch_size)
             ]
         )
         metadata = {
             "model_name": job.model.name,
-            "hook_name": f"blocks.{block}.hook_resid_post",  # the name sae-lens knows the site by
+            "hook_name": f"blocks.{site.removeprefix('block')}.hook_resid_post",  # the name sae-lens knows the site by
             "context_size": train.shape[1],
             "prepend_bos": True,
         }

@@ -11,7 +11,7 @@ from typing import Any
 from gaugeport import corpus
 from gaugeport.job import Job
 from gaugeport.seeds import derive
-from gaugeport.stages import LOSS_TOKENS
+from gaugeport.stages import calibration_batches, loss_rows
 from gaugeport.store import Store
 from gaugeport.tasks.adamw_resume import adamw_resume
 from gaugeport.training.stages import contents, heldout_rows, run_checkpoints, run_rows
@@ -29,10 +29,8 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
     """The rows of every arm."""
     step = resume_step(job)
     checkpoint = run_checkpoints(job, store, RUN)[step]
-    schedule, measurement = job.training.run, job.measurement
+    schedule = job.training.run
     fit, test = heldout_rows(job, store)
-    calibration = fit[: -(-measurement.tokens // (fit.shape[1] - measurement.skip_first))]
-    evaluation = test[: -(-LOSS_TOKENS // test.shape[1])]
     # beside the store, not in /tmp: a moved checkpoint is three times the size of its model
     scratch = store.root / f".resume-{job.hash(contents(job))}"
     shutil.rmtree(scratch, ignore_errors=True)  # a killed run left it
@@ -45,8 +43,8 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
             seed=derive(job.seed, "run", RUN),
             steps=min(job.task["steps"], schedule.steps - step),
             at=job.task["at"],
-            calibration=list(corpus.batches(calibration, measurement.batch_size)),
-            evaluation=list(corpus.batches(evaluation, measurement.batch_size)),
+            calibration=list(calibration_batches(job, fit)),
+            evaluation=list(corpus.batches(loss_rows(test), job.measurement.batch_size)),
             scratch=scratch,
         )
     finally:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gaugeport import corpus
+from gaugeport.activations import middle_site
 from gaugeport.charts import chart_of
 from gaugeport.job import Job
 from gaugeport.loading import load_model
@@ -58,7 +59,7 @@ def measure_scores(model: Any, job: Job, store: Store) -> Scores:
     return importance(
         model,
         _batches(job, heldout_rows(job, store)[1]),
-        middle_of(model),
+        middle_site(model, chart_of(model)),
         ig_steps=job.task["ig_steps"],
         baseline=job.task["baseline"],
         skip_first=job.measurement.skip_first,
@@ -71,11 +72,6 @@ def scores_of(job: Job, store: Store) -> tuple[Scores, Scores]:
     if job.task["target"] == "identical":
         return a, a
     return a, load_file(lists_stage(job, store, "B") / "scores.safetensors")
-
-
-def middle_of(model: Any) -> str:
-    """The mid-stack site, block L/2."""
-    return f"block{len(chart_of(model).blocks(model)) // 2}"
 
 
 def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
@@ -97,10 +93,5 @@ def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
 
 
 def _batches(job: Job, rows: Tensor) -> Sequence[dict[str, Tensor]]:
-    wanted = -(-job.task["tokens"] // (rows.shape[1] - job.measurement.skip_first))
-    if wanted > len(rows):
-        raise ValueError(
-            f"task.tokens={job.task['tokens']} wants {wanted} held-out rows, there are {len(rows)}: allowed: fewer "
-            "tokens, or more data.documents"
-        )
-    return list(corpus.batches(rows[:wanted], job.measurement.batch_size))
+    held = corpus.rows_holding(rows, job.task["tokens"], job.measurement.skip_first, "task.tokens")
+    return list(corpus.batches(held, job.measurement.batch_size))

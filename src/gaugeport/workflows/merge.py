@@ -45,7 +45,7 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
         models["a"],
         models["b"],
         found.residuals(),
-        list(corpus.batches(found.rows_test[: -(-task["tokens"] // found.rows_test.shape[1])], 64)),
+        list(corpus.batches(corpus.rows_holding(found.rows_test, task["tokens"], key="task.tokens"), 64)),
         points=task["points"],
         planted=task["planted"],
         matched=task["matched"],

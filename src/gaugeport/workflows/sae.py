@@ -27,13 +27,8 @@ def measure(job: Job, store: Store) -> list[Row]:
     """
     sae_settings(job)  # a bad one is named before anything is trained
     arm, sae, size = transfer(job, store), load_sae(job, store), job.measurement.batch_size
-    wanted = -(-job.task["tokens"] // arm.rows_test.shape[1])
-    if not 0 < wanted <= len(arm.rows_test):
-        raise ValueError(
-            f"task.tokens={job.task['tokens']} wants {wanted} held-out rows; allowed: 1 to {len(arm.rows_test)} "
-            f"of {arm.rows_test.shape[1]} tokens (more with data.documents)"
-        )
-    rows, skip = arm.rows_test[:wanted], job.measurement.skip_first
+    rows = corpus.rows_holding(arm.rows_test, job.task["tokens"], key="task.tokens")
+    skip = job.measurement.skip_first
     x_a = stream_rows(arm.a, arm.chart, rows, arm.site, size)
     x_b = x_a if arm.a is arm.b else stream_rows(arm.b, arm.chart, rows, arm.site, size)
     found = list(sae_transfer(sae, arm.residuals(), x_a, x_b, skip))

@@ -13,12 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gaugeport import corpus
+from gaugeport.activations import middle_site
 from gaugeport.charts import Chart, chart_of
 from gaugeport.groups import Element
 from gaugeport.job import Job
 from gaugeport.loading import load_model, load_tokenizer
 from gaugeport.routes import Node, walk
-from gaugeport.stages import LOSS_TOKENS, device, evidence_stage
+from gaugeport.stages import calibration_batches, device, evidence_stage, loss_rows
 from gaugeport.store import Store
 from gaugeport.tasks.arms import Arm, check_group, plant_group, score
 from gaugeport.tasks.losses import heldout_loss
@@ -73,7 +74,7 @@ class Transfer(Ends):
         """Gauge accuracy (mean over plants), and held-out losses of A and B, to stand beside the effect."""
         scores = [score(*self.arm.gauge_and_truth(self.nodes, plant)) for plant in range(self.plants)]
         means = {m: fmean(s[m] for s in scores if m in s) for m in dict.fromkeys(k for s in scores for k in s)}
-        tokens = list(corpus.batches(self.rows_test[: -(-LOSS_TOKENS // self.rows_test.shape[1])], 64))
+        tokens = list(corpus.batches(loss_rows(self.rows_test), 64))
         losses = {"loss_A": heldout_loss(self.a, tokens)}
         losses["loss_B"] = losses["loss_A"] if self.a is self.b else heldout_loss(self.b, tokens)
         return [{**self.where, "metric": m, "value": v} for m, v in {**means, **losses}.items()]
@@ -99,7 +100,7 @@ def load_ends(job: Job, store: Store) -> Ends:
         b = load_model(path, dtype=torch.float32, device=device())
     chart = chart_of(a)
     tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
-    return Ends(a, b, chart, tokenizer, f"block{len(chart.blocks(a)) // 2}", step, *heldout_rows(job, store))
+    return Ends(a, b, chart, tokenizer, middle_site(a, chart), step, *heldout_rows(job, store))
 
 
 def stages_of(job: Job) -> tuple[str, ...]:
@@ -116,13 +117,10 @@ def transfer(job: Job, store: Store) -> Transfer:
     ends = load_ends(job, store)
     evidence: SelfEvidence | PlantedEvidence
     if task["target"] == "identical":
-        fit = ends.rows_fit
         evidence = SelfEvidence(
             ends.a,
             ends.step,
-            corpus.batches(
-                fit[: -(-measurement.tokens // (fit.shape[1] - measurement.skip_first))], measurement.batch_size
-            ),
+            calibration_batches(job, ends.rows_fit),
             sites=measurement.sites,
             skip_first=measurement.skip_first,
             seen=load_file(run_stage(job, store, "A") / "seen.safetensors")["seen"],

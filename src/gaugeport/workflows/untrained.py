@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gaugeport import corpus
-from gaugeport.activations import streams_at
+from gaugeport.activations import middle_site, streams_at
 from gaugeport.charts import chart_of
 from gaugeport.job import Job
 from gaugeport.loading import load_model
@@ -52,7 +52,7 @@ def _activations(job: Job, store: Store) -> tuple[torch.Tensor, torch.Tensor]:
     for path in (base_stage(job, store), run_checkpoints(job, store, "A")[first]):
         model = load_model(path, dtype=torch.float32, device=device())
         chart = chart_of(model)
-        site = f"block{len(chart.blocks(model)) // 2}"
+        site = middle_site(model, chart)
         batches = corpus.batches(rows, job.measurement.batch_size)
         parts = [streams_at(model, chart, b, [site], job.measurement.skip_first)[site] for b in batches]
         found.append(torch.cat(parts))
