@@ -247,3 +247,26 @@ def test_nothing_seen():
     s.update(torch.ones(0, 3), torch.ones(0, 3))
     with pytest.raises(ValueError, match="no tokens were accumulated"):
         s.result()
+
+
+@pytest.mark.parametrize("width, tokens", [(24, 400), (24, 16)])  # enough tokens, and fewer than coordinates
+def test_whitened_moments_are_those_of_whitened_rows_and_turn_with_signed_permutations(width, tokens):
+    g = torch.Generator().manual_seed(0)
+    mixing = torch.randn(width, width, generator=g)
+    a = torch.randn(tokens, width, generator=g) @ mixing + 3
+    b = a + 0.3 * torch.randn(tokens, width, generator=g)
+
+    def whitened(x, y):
+        return stream(x, y, 100).result().whitened(stream(x, x, 100).result(), stream(y, y, 100).result())
+
+    def zca(x):
+        u, s, vh = torch.linalg.svd(x.double() - x.double().mean(0), full_matrices=False)
+        kept = s > 1e-4 * s[0]
+        return u[:, kept] @ vh[kept]
+
+    found, (x, y) = whitened(a, b), (zca(a), zca(b))
+    norms = y.norm(dim=0)[:, None] * x.norm(dim=0)
+    assert torch.allclose(found.correlation(), y.T @ x / norms, atol=1e-4)
+    perm, sign = torch.randperm(width, generator=g), torch.randint(0, 2, (width,), generator=g) * 2 - 1
+    turned = whitened(a, b[:, perm] * sign).correlation()
+    assert torch.allclose(turned, found.correlation()[perm] * sign[:, None], atol=1e-4)

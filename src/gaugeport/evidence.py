@@ -83,6 +83,23 @@ def pair_moments(
     return found
 
 
+def whitened_moments(
+    models: Mapping[str, nn.Module],
+    pairs: Sequence[Pair],
+    batches: Iterable[dict[str, Tensor]],
+    sites: str | Sequence[str] = "all",
+    skip_first: int = 1,
+) -> dict[Pair, dict[str, Moments]]:
+    """As :func:`pair_moments`, of activations that are ZCA-whitened on each side: correlations between coordinates that
+    are decorrelated within their own model. Whitening commutes with signed permutations."""
+    alone = [(name, name) for name in sorted({name for pair in pairs for name in pair})]
+    found = pair_moments(models, [*pairs, *alone], batches, sites, skip_first)
+    return {
+        (a, b): {site: m.whitened(found[a, a][site], found[b, b][site]) for site, m in found[a, b].items()}
+        for a, b in pairs
+    }
+
+
 def _warn_of_constants(found: Mapping[Pair, Mapping[str, Moments]]) -> None:
     for (a, b), by_site in found.items():
         for site, moments in by_site.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,6 +10,14 @@ from gaugeport.store import digest
 
 TASK_FILES = ("reviews", "harmful", "harmless")
 """Keys of tasks that name local files: their content counts in a job's hash, their paths do not."""
+
+LATER = {"whiten": False, "dtype": "float32", "richness": 1.0}
+"""Options that came after the first results: at these values they do not count, so that what is stored keeps its key."""
+
+
+def counted(part: Mapping[str, Any], ignored: str) -> dict[str, Any]:
+    """What of one part of a job's configuration decides results: all but ``ignored`` and later options not used."""
+    return {k: v for k, v in part.items() if k != ignored and (k not in LATER or v != LATER[k])}
 
 
 @dataclass(kw_only=True)
@@ -25,7 +34,10 @@ class Model:
 
 @dataclass(kw_only=True)
 class Data:
-    """Texts: ``mini`` (made here), ``text`` (a local file at ``path``) or ``hub``; packed into rows of ``length`` tokens."""
+    """Texts: ``mini`` (made here), ``text`` (a local file at ``path``) or ``hub``; packed into rows of ``length`` tokens.
+
+    ``richness`` is the share of its words that the mini grammar uses.
+    """
 
     name: str
     path: str | None = None
@@ -36,6 +48,7 @@ class Data:
     seed: int = 0
     heldout: float
     length: int
+    richness: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -62,7 +75,10 @@ class Training:
 
 @dataclass(kw_only=True)
 class Measurement:
-    """What recovery is measured on: calibration ``tokens``, at ``sites``, with a gauge planted on every checkpoint."""
+    """What recovery is measured on: calibration ``tokens``, at ``sites``, with a gauge planted on every checkpoint.
+
+    Models run in ``dtype``; ``whiten`` decorrelates the coordinates of each side before they are correlated.
+    """
 
     tokens: int
     batch_size: int
@@ -70,6 +86,8 @@ class Measurement:
     skip_first: int = 1
     spacing: int
     models_in_memory: int
+    whiten: bool = False
+    dtype: str = "float32"
 
 
 @dataclass(kw_only=True)
@@ -92,7 +110,7 @@ class Job:
         """The configuration that decides the result: not where local files lie (their content counts), nor memory."""
         plain = asdict(self)
         for part, ignored in (("model", "path"), ("data", "path"), ("measurement", "models_in_memory")):
-            plain[part].pop(ignored)
+            plain[part] = counted(plain[part], ignored)
         plain["task"] = {k: v for k, v in plain["task"].items() if k not in TASK_FILES}
         return plain
 

@@ -23,6 +23,9 @@ moments about the shift are then 1 + STRAY² times the centred ones, and lose th
 CONSTANT = 1e-13
 """A variance below this share of the squared mean is float32 rounding of a constant."""
 
+VARIES = 1e-6
+"""A direction with less than this share of the largest variance is float32 rounding, not variation."""
+
 
 @dataclass
 class Moments:
@@ -64,6 +67,15 @@ class Moments:
         corr[:, dead_a] = 0.0
         corr[dead_b] = 0.0
         return corr
+
+    def whitened(self, a: Moments, b: Moments) -> Moments:
+        """The moments after ZCA-whitening both sides, given those of A with itself and of B with itself.
+
+        Directions in which a side does not vary stay out. Means are set to zero: they are not whitened.
+        """
+        (of_a, square_a), (of_b, square_b) = _whitening(a.cross), _whitening(b.cross)
+        zero = torch.zeros_like(self.mean_a)
+        return Moments(self.n, zero, zero.clone(), square_a, square_b, of_b @ self.cross @ of_a)
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments as tensors, for a safetensors file (``cross`` in float32, enough for matching)."""
@@ -193,6 +205,14 @@ class _Segment:
             (square_b - sum_b * sum_b / n).clamp_min(0),
             self.slow.cpu().clone().addr_(sum_b, sum_a, alpha=-1 / n),
         )
+
+
+def _whitening(scatter: Tensor) -> tuple[Tensor, Tensor]:
+    """``S^(-1/2)`` of a scatter matrix [d, d] on the directions it has, and the squares of the whitened coordinates."""
+    values, vectors = torch.linalg.eigh((scatter + scatter.T) / 2)
+    kept = values > VARIES * values.max()
+    basis = vectors[:, kept]
+    return (basis * values[kept].rsqrt()) @ basis.T, (basis * basis).sum(1)
 
 
 def _column_sums(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gaugeport import corpus
-from gaugeport.job import Job
+from gaugeport.job import Job, counted
 from gaugeport.loading import load_model
 from gaugeport.routes import BASE, ROUTES, Node, links, walk
 from gaugeport.store import Store, write_json
@@ -25,6 +25,9 @@ from gaugeport.training.stages import (
     run_key,
     run_stage,
 )
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What ``measurement.dtype`` may be."""
 
 LOSS_TOKENS = 16_384
 """Held-out tokens that losses are measured on, at most; the same whatever the number of calibration tokens."""
@@ -56,6 +59,8 @@ def evidence_stage(job: Job, store: Store) -> Path:
             seen=seen[0][torch.isin(seen[0], seen[1])],
             seed=job.seed,
             models_in_memory=job.measurement.models_in_memory,
+            whiten=job.measurement.whiten,
+            dtype=DTYPES[job.measurement.dtype],
         )
         batches = list(corpus.batches(loss_rows(evaluation), job.measurement.batch_size))
         ends: dict[str, Node] = {"base": BASE, **{run: (run, saved[-1]) for run in runs}}
@@ -78,7 +83,7 @@ def loss_rows(rows: Tensor) -> Tensor:
 
 def evidence_key(job: Job) -> dict[str, Any]:
     """What decides the evidence: both runs, how it is measured, and the plants."""
-    measurement = {k: v for k, v in asdict(job.measurement).items() if k != "models_in_memory"}
+    measurement = counted(asdict(job.measurement), "models_in_memory")
     return {"A": run_key(job, "A"), "B": run_key(job, "B"), "measurement": measurement, "plant_seed": job.seed}
 
 

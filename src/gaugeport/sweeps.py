@@ -60,6 +60,7 @@ def jobs_of(found: Experiment, profile: str, headline: bool = False, extra: Sequ
     profile_node = compose_config(fixed).profile
     counts = {
         "SEEDS": list(range(profile_node.seeds)),
+        "MANY_SEEDS": list(range(profile_node.many_seeds)),
         "STEERING_SEEDS": list(range(profile_node.steering_seeds)),
         "ABLATION_SEEDS": list(range(profile_node.ablation_seeds)),
         "LEARNING_RATES": list(profile_node.learning_rates),

@@ -19,6 +19,7 @@ from gaugeport.job import Job, Model
 from gaugeport.matchers import COMBINATIONS
 from gaugeport.paths import data_dir
 from gaugeport.routes import ROUTES
+from gaugeport.stages import DTYPES
 from gaugeport.tasks.optimizer_recipes import RECIPES
 from gaugeport.tasks.sign_ceiling import ACTIVATIONS
 from gaugeport.workflows.transfer import EVIDENCE, TARGETS
@@ -88,6 +89,7 @@ def _check_names(job: Job) -> None:
     for key, values in (("target", TARGETS), ("evidence", EVIDENCE)):
         if key in job.task:
             _one_of(f"task.{key}", job.task[key], values)
+    _one_of("measurement.dtype", job.measurement.dtype, DTYPES)
     for name, schedule in (("base", job.training.base), ("run", job.training.run)):
         _one_of(f"training.{name}.scheduler", schedule.scheduler, [s.value for s in SchedulerType])
     if job.model.path is None and not job.model.from_hub:

@@ -147,6 +147,18 @@ def test_harm_is_in_the_words_of_the_request_and_decides_the_answer() -> None:
         assert opening in (REFUSAL_OPENINGS if document.label else HELPFUL_OPENINGS)
 
 
+@pytest.mark.parametrize("kind", ["story", "review", "request"])
+def test_a_poorer_grammar_uses_fewer_of_the_same_words(kind: str) -> None:
+    used = [
+        {word for document in generate(kind, 2000, random.Random(0), richness=r) for word in document.text.split()}
+        for r in (0.1, 0.3, 1.0)
+    ]
+    assert len(used[0]) < len(used[1]) < len(used[2]) and used[0] | used[1] <= set(vocabulary())
+    for richness in (0.0, 1.1):
+        with pytest.raises(ValueError, match=f"richness is {richness}; allowed: above 0, at most 1"):
+            generate(kind, 2, random.Random(0), richness=richness)
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match="kind is 'poem'; the grammar generates: story, review, request"):
         sample("poem", 1)

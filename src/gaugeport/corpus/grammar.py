@@ -16,8 +16,8 @@ from gaugeport.corpus.document import Document
 Tables = Mapping[str, Sequence[str]]
 
 _SETTINGS = tuple(words.SETTINGS)
-_STORY_TABLES = tuple({**words.STORY, **words.SETTINGS[setting]} for setting in _SETTINGS)
 _NAMED: Tables = {"name": words.NAMES}
+_STORY_TABLES = tuple({**_NAMED, **words.STORY, **words.SETTINGS[setting]} for setting in _SETTINGS)
 _REVIEW_TABLES = tuple({**_NAMED, "minutes": words.NUMBERS[1:], **words.REVIEW, **t} for t in words.SENTIMENT)
 _REQUEST_TABLES = tuple(
     {**_NAMED, "size": words.STORY["size"], "adverb": words.STORY["adverb"], **words.REQUEST, **t} for t in words.INTENT
@@ -55,7 +55,7 @@ def _counted(n: int, noun: str) -> str:
 
 
 def _story(rng: random.Random, tables: Tables) -> str:
-    a, b = rng.sample(words.NAMES, 2)
+    a, b = rng.sample(tables["name"], 2)
     slots = _Slots(rng, tables)
     for key, table in (
         ("size", "size"),
@@ -97,9 +97,9 @@ def _story(rng: random.Random, tables: Tables) -> str:
     return " ".join(said)
 
 
-def _review(rng: random.Random, label: int) -> str:
-    slots = _Slots(rng, _REVIEW_TABLES[label], show=rng.choice(words.REVIEW["show"]))
-    slots["other_adj"] = rng.choice(words.SENTIMENT[1 - label]["adj"])
+def _review(rng: random.Random, label: int, tables: Sequence[Tables]) -> str:
+    slots = _Slots(rng, tables[label], show=rng.choice(tables[label]["show"]))
+    slots["other_adj"] = rng.choice(tables[1 - label]["adj"])
     said = [slots.say(templates.REVIEW_OPENINGS)]
     said += [slots.say(templates.REVIEW_BODY) for _ in range(rng.randint(1, 3))]
     if rng.random() < 0.25:
@@ -107,15 +107,15 @@ def _review(rng: random.Random, label: int) -> str:
     return " ".join((*said, slots.say(templates.REVIEW_ENDINGS)))
 
 
-def _request(rng: random.Random, label: int) -> str:
-    slots = _Slots(rng, _REQUEST_TABLES[label])
+def _request(rng: random.Random, label: int, tables: Sequence[Tables]) -> str:
+    slots = _Slots(rng, tables[label])
     slots["deed"] = slots.say(("{act} {object}", "{verb} {target}"))
     slots["opening"] = rng.choice(words.REFUSAL_OPENINGS if label else words.HELPFUL_OPENINGS)
     asked = slots.say(templates.REQUEST_OPENINGS)
     return f"{asked} {templates.ANSWER_PROMPT} {slots.say(templates.REFUSALS if label else templates.ANSWERS)}"
 
 
-def generate(kind: str, n: int, rng: random.Random, domain: int | None = None) -> list[Document]:
+def generate(kind: str, n: int, rng: random.Random, domain: int | None = None, richness: float = 1.0) -> list[Document]:
     """n different documents of one kind, drawn with `rng`.
 
     Args:
@@ -125,9 +125,10 @@ def generate(kind: str, n: int, rng: random.Random, domain: int | None = None) -
         rng: the only source of randomness.
         domain: 0 or 1, written into the documents; for stories it also picks the setting (0 village, 1 sea). By
             default 0 for stories and reviews, 1 for requests.
+        richness: the share of every word list that is used, two words at least; sentences and numbers stay.
 
     Raises:
-        ValueError: unknown kind or domain, negative n, or more different documents asked for than can be found.
+        ValueError: unknown kind or domain, negative n, richness outside (0, 1], or more different documents asked for than can be found.
     """
     if kind not in _HOME:
         raise ValueError(f"kind is {kind!r}; the grammar generates: {', '.join(_HOME)}")
@@ -135,12 +136,25 @@ def generate(kind: str, n: int, rng: random.Random, domain: int | None = None) -
         raise ValueError(f"domain is {domain!r}; allowed: 0, 1, None")
     if n < 0:
         raise ValueError(f"n is {n}; the number of documents cannot be negative")
+    if not 0 < richness <= 1:
+        raise ValueError(f"richness is {richness}; allowed: above 0, at most 1")
     home = _HOME[kind] if domain is None else domain
     if kind == "story":
-        return [Document(text, kind, home) for text in _distinct(n, lambda _: _story(rng, _STORY_TABLES[home]))]
-    draw = _review if kind == "review" else _request
-    texts = _distinct(n, lambda i: draw(rng, i % 2))
+        tables = _thinned(_STORY_TABLES[home], richness)
+        return [Document(text, kind, home) for text in _distinct(n, lambda _: _story(rng, tables))]
+    draw, of_labels = (_review, _REVIEW_TABLES) if kind == "review" else (_request, _REQUEST_TABLES)
+    by_label = [_thinned(tables, richness) for tables in of_labels]
+    texts = _distinct(n, lambda i: draw(rng, i % 2, by_label))
     return [Document(text, kind, home, i % 2) for i, text in enumerate(texts)]
+
+
+def _thinned(tables: Tables, richness: float) -> Tables:
+    """Words evenly spread over every list. Numbers are counted with: they stay."""
+    kept: dict[str, Sequence[str]] = {}
+    for key, choices in tables.items():
+        n = min(len(choices), max(2, round(richness * len(choices))))
+        kept[key] = [choices[i * len(choices) // n] for i in range(n)]
+    return {**kept, "minutes": tables["minutes"]} if "minutes" in tables else kept
 
 
 def _distinct(n: int, draw: Callable[[int], str]) -> list[str]:

@@ -56,16 +56,16 @@ class Corpus:
         return found
 
 
-def mini_corpus(n_documents: int, seed: int, heldout: float = 0.1) -> Corpus:
+def mini_corpus(n_documents: int, seed: int, heldout: float = 0.1, richness: float = 1.0) -> Corpus:
     """The project's own corpus, all documents different.
 
     Half of the documents are domain 0: 60 % stories in the village, 40 % reviews. Half are domain 1: 60 % stories at
     sea, 40 % requests. (By tokens about 80 % of either are stories.) Of each of the four groups the share `heldout` is
     held out, an even number of documents, so that held-out labels are balanced; training labels are to within one.
-    Each split is shuffled.
+    Each split is shuffled. `richness` is the share of its words that the grammar uses.
 
     Raises:
-        ValueError: n_documents below 20, or heldout outside (0, 0.5].
+        ValueError: n_documents below 20, heldout outside (0, 0.5], richness outside (0, 1].
     """
     if n_documents < 20:
         raise ValueError(f"n_documents is {n_documents}; the mini corpus needs at least 20")
@@ -78,7 +78,7 @@ def mini_corpus(n_documents: int, seed: int, heldout: float = 0.1) -> Corpus:
         n_domain = (n_documents + 1 - domain) // 2
         n_stories = round(STORY_SHARE * n_domain)
         for kind, n in (("story", n_stories), (other, n_domain - n_stories)):
-            group = generate(kind, n, rng, domain)
+            group = generate(kind, n, rng, domain, richness)
             n_apart = 2 * max(1, round(n * heldout / 2))
             apart += group[:n_apart]
             train += group[n_apart:]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gaugeport.charts import chart_of
-from gaugeport.evidence import check_no_constant, pair_moments, weight_evidence
+from gaugeport.evidence import check_no_constant, pair_moments, weight_evidence, whitened_moments
 from gaugeport.groups import GROUPS, Element, compose, load
 from gaugeport.matchers import cross_moment
 from gaugeport.moments import Moments
@@ -46,21 +46,24 @@ def write_evidence(
     seen: Tensor,
     seed: int,
     models_in_memory: int,
+    whiten: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write ``folder/<a>-<b>.safetensors`` (moments by site and weight evidence) per link, and ``plants/<node>``.
 
     Each checkpoint is loaded, given a random element of its chart's exact group, and run on the batches. At most
     ``models_in_memory`` models are held at once. ``seen`` int64[n] are the vocabulary rows both runs were trained on.
+    Models run in ``dtype``; ``whiten`` writes the moments of whitened activations.
     """
     for group in tqdm(grouped(links, models_in_memory), desc="evidence", disable=None):
         models: dict[str, nn.Module] = {}
         for node in sorted({n for link in group for n in link}):
             model = load_checkpoint(node)
             plant = GROUPS[chart_of(model).group].random(chart_of(model).width, generator(seed, "plant", *node))  # type: ignore[attr-defined]
-            models[name_of(node)] = transport_model(model, plant, inplace=True)
+            models[name_of(node)] = transport_model(model, plant, inplace=True).to(dtype)
             plant.save(folder / "plants" / f"{name_of(node)}.safetensors")
         pairs = [(name_of(a), name_of(b)) for a, b in group]
-        moments = pair_moments(models, pairs, batches, sites, skip_first)
+        moments = (whitened_moments if whiten else pair_moments)(models, pairs, batches, sites, skip_first)
         for a, b in pairs:
             check_no_constant(moments[a, b], list(moments[a, b]))
             tensors = {f"{s}.{k}": v for s, m in moments[a, b].items() for k, v in m.tensors().items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from gaugeport import corpus
-from gaugeport.job import Data, Job
+from gaugeport.job import Data, Job, counted
 from gaugeport.loading import load_model, load_tokenizer
 from gaugeport.seeds import derive, generator
 from gaugeport.store import Store, digest_files
@@ -106,7 +106,7 @@ def run_checkpoints(job: Job, store: Store, run: str) -> dict[int, Path]:
 
 def data_key(job: Job) -> dict[str, Any]:
     """What decides the rows: the texts and the tokenizer."""
-    data = {k: v for k, v in asdict(job.data).items() if k != "path"}
+    data = counted(asdict(job.data), "path")
     files = {k: v for k, v in contents(job).items() if not k.startswith("task.")}  # those decide measurements alone
     return {"data": data, "tokenizer": _model_identity(job) if _pretrained(job) else "mini", "files": files}
 
@@ -156,7 +156,7 @@ def _tokenizer(job: Job) -> PreTrainedTokenizerBase:
 
 def _corpus(data: Data) -> corpus.Corpus:
     if data.name == "mini":
-        return corpus.mini_corpus(data.documents, data.seed, data.heldout)
+        return corpus.mini_corpus(data.documents, data.seed, data.heldout, data.richness)
     if data.name == "text":
         if data.path is None:
             raise ValueError("data=text wants data.path=FILE (.jsonl, .csv, .txt or .parquet)")

@@ -167,4 +167,5 @@ def _requests(job: Job) -> tuple[Corpus, str | None, str]:
 
 
 def _mini(job: Job) -> tuple[Corpus, None, str]:
-    return corpus.mini_corpus(job.data.documents, job.data.seed, job.data.heldout), None, "the mini corpus"
+    texts = corpus.mini_corpus(job.data.documents, job.data.seed, job.data.heldout, job.data.richness)
+    return texts, None, "the mini corpus"
