@@ -1,82 +1,90 @@
-"""The command line: ``gaugeport run | tables | certify``."""
+"""The command line: ``gaugeport run | tables | status | report | certify``."""
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False, soft_wrap=True)
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-HYDRA_FLAGS = ("-m", "--multirun", "--help", "-h", "--cfg", "--info", "--hydra-help")
+HYDRA_HELP = ("--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p")
+
+Profile = Annotated[str, typer.Option(help="smoke, mini or paper.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A further Hydra override for every job.")]
 
 
 @app.command(context_settings=PASS_THROUGH)
 def run(context: typer.Context) -> None:
-    """Run one job, or a sweep with -m: Hydra overrides, e.g. model=qwen route=endpoint; --help lists the groups."""
-    from gaugeport.compose import compose_config
-    from gaugeport.paths import data_dir
-    from gaugeport.runner import run_config
+    """Run one job, or a sweep with -m: Hydra overrides, e.g. model=qwen route=endpoint; --help lists the groups.
 
-    if not any(a in context.args for a in HYDRA_FLAGS):
-        return run_config(compose_config(context.args))
-    import hydra
+    -m model=tinyllama,qwen seed=0,1 is four jobs, -m experiment=trajectory all those of a table; hydra/launcher=joblib
+    (or submitit_slurm, ray, …) says what runs them; --dry-run prints what would be run, and how long it would take.
+    """
+    from gaugeport.commands.run import run_one, run_sweep, show_config
 
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to main(), which prints them as one line
-    sys.argv = ["gaugeport run", *context.args]
-    hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")(run_config)()
+    if any(a in context.args for a in HYDRA_HELP):
+        return show_config(context.args)
+    dry_run = "--dry-run" in context.args
+    overrides = [a for a in context.args if a not in ("-m", "--multirun", "--dry-run")]
+    if "-m" in context.args or "--multirun" in context.args:
+        _end(*run_sweep(overrides, dry_run))
+    else:
+        _end(run_one(overrides, dry_run), [])
 
 
 @app.command()
 def tables(
     ids: Annotated[list[str] | None, typer.Argument(help="Table ids or names; all when omitted.")] = None,
-    profile: Annotated[str, typer.Option(help="smoke, mini or paper.")] = "mini",
+    profile: Profile = "mini",
     run: Annotated[bool, typer.Option(help="Run what is missing first; --no-run tabulates what is there.")] = True,
     headline: Annotated[
         bool, typer.Option(help="Only the headline jobs: one model, one training seed per claim.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs and an estimate; run nothing.")] = False,
     processes: Annotated[int | None, typer.Option(help="Jobs side by side; all cores when omitted.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A further Hydra override for every job.")] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="One of Hydra's launchers instead: joblib, submitit_slurm, ray, …")
+    ] = None,
+    set_: Set = None,
 ) -> None:
     """Make tables: run missing jobs, then write and print tables, figures and the claims summary."""
-    from gaugeport.jobs import job_id
-    from gaugeport.records import read_records
-    from gaugeport.report.tables import tabulate, write, write_claims
+    from gaugeport.commands.run import describe
+    from gaugeport.commands.tables import choose, made, write_tables
+    from gaugeport.launchers import by_hydra, local
     from gaugeport.runner import run_all
-    from gaugeport.sweeps import experiment, experiment_names, jobs_of, variant_of
 
-    extra = set_ or []
-    every = sorted((experiment(name) for name in experiment_names()), key=lambda e: e.id)
-    wanted = [experiment(i).id for i in ids] if ids else [e.id for e in every if e.headline or not headline]
-    jobs = {e.id: jobs_of(e, profile, extra=extra) for e in every}
-    asked = {i: jobs_of(experiment(i), profile, headline=True, extra=extra) if headline else jobs[i] for i in wanted}
-    distinct = {job_id(c.job): c for found in asked.values() for c in found}
-    outputs, variant = next(iter(distinct.values())).outputs, variant_of(profile, extra)
-    failures = run_all(list(distinct.values()), processes) if run else []
-    tables: dict[str, pd.DataFrame] = {}
-    for e in every:
-        records = read_records(outputs / "records", [job_id(c.job) for c in jobs[e.id]])
-        if records:
-            tables[e.id] = tabulate(e.name, records)
-        if records and e.id in wanted:
-            found = write(e.name, e.id, tables[e.id], len(records), len(jobs[e.id]), outputs, variant)
-            console.print(found, markup=False)
-        elif e.id in wanted:
-            console.print(f"{e.id} {e.name}: no records; run `gaugeport tables {e.id} --profile {profile}`")
-    console.print(write_claims(tables, profile, outputs, variant, wanted if ids else list(jobs)), markup=False)
-    console.print(f"tables in {outputs / 'tables' / variant}, figures in {outputs / 'figures' / variant}")
-    for failure in failures:
-        console.print(f"FAILED {failure.what}\n  {failure.error}", style="red", markup=False)
-    if failures:
-        raise typer.Exit(1)
+    chosen = choose(ids or [], profile, headline, set_ or [])
+    if dry_run:
+        return console.print(describe(chosen.asked, processes), markup=False)
+    launch = by_hydra([f"hydra/launcher={launcher}"]) if launcher else local(processes)
+    failures = run_all(chosen.asked, launch, processes) if run else []
+    for text in write_tables(chosen, made(chosen), chosen.wanted if ids else list(chosen.jobs)):
+        console.print(text, markup=False)
+    _end("", failures)
+
+
+@app.command()
+def status(
+    what: Annotated[list[str] | None, typer.Argument(help="Tables and sweeps; all of them when omitted.")] = None,
+    profile: Profile = "mini",
+    set_: Set = None,
+) -> None:
+    """List how many jobs of tables and sweeps are done, failed and missing, and what the store holds."""
+    from gaugeport.commands.status import status_text
+
+    console.print(status_text(what or [], profile, set_ or []), markup=False)
+
+
+@app.command()
+def report(profile: Profile = "mini", set_: Set = None) -> None:
+    """Write outputs/report/index.html: every claim, table and figure, with the command and config behind each."""
+    from gaugeport.commands.report import write_report
+
+    console.print(f"report in {write_report(profile, set_ or [])}", markup=False)
 
 
 @app.command()
@@ -97,6 +105,19 @@ def certify(
     if fold:
         loaded = fold_gains(loaded)
     console.print(str(certify_model(loaded, generator=torch.Generator().manual_seed(seed))), markup=False)
+
+
+def _end(text: str, failures: list) -> None:
+    """Print what came out, then what failed."""
+    if text:
+        console.print(text, markup=False)
+    for failure in failures:
+        console.print(f"FAILED {failure}", style="red", markup=False)
+    if failures:
+        console.print(
+            f"{len(failures)} failed; the same command runs again what is not done, and only that", style="red"
+        )
+        raise typer.Exit(1)
 
 
 def main() -> None:

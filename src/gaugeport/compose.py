@@ -19,17 +19,21 @@ from gaugeport.validate import job_from
 
 @dataclass(frozen=True)
 class Composed:
-    """A job with what is not part of its result: where outputs go, how it is tracked, the overrides that made it."""
+    """A job with what is not part of its result: where outputs go, how it is tracked and under which experiment's name
+    (its ``group``), the overrides that made it."""
 
     job: Job
     outputs: Path
     tracker: str
+    group: str
     overrides: tuple[str, ...]
 
 
 def from_config(config: DictConfig, overrides: Sequence[str]) -> Composed:
     """The job of a composed config. Raises ``ValueError`` naming a bad key or value and the allowed ones."""
-    return Composed(job_from(config), Path(config.paths.outputs), config.tracker.name, tuple(overrides))
+    job = job_from(config)
+    group = OmegaConf.select(config, "experiment.name") or job.task["name"]
+    return Composed(job, Path(config.paths.outputs), config.tracker.name, group, tuple(overrides))
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

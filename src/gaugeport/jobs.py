@@ -8,37 +8,43 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from gaugeport.compose import Composed
+from gaugeport.curves import training_curves
+from gaugeport.failures import note_path
 from gaugeport.job import Job
 from gaugeport.records import Record, read_record, record_path, schema_of, write_record
 from gaugeport.store import Store
-from gaugeport.tracking import track
+from gaugeport.tracking import track_job
 from gaugeport.training.stages import contents
 from gaugeport.versions import versions
 from gaugeport.workflows.registry import WORKFLOWS
 
 
-def run_job(job: Job, outputs: Path, tracker: str) -> Record:
+def run_job(c: Composed) -> Record:
     """The record of a job: read if it exists, else measured, written, then tracked.
 
     Two processes that run one job: one measures, the other waits and reads. Raises what the stages and the task raise.
     """
-    folder, name = outputs / "records", job_id(job)
+    job, folder, name = c.job, c.outputs / "records", job_id(c.job)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):
         existing = read_record(record_path(folder, name)) if record_path(folder, name).exists() else None
         if existing is not None:
             return existing
         began = time.monotonic()
-        rows = WORKFLOWS[job.task["name"]].measure(job, Store(outputs / "store"))
+        store = Store(c.outputs / "store")
+        rows = WORKFLOWS[job.task["name"]].measure(job, store)
         seconds = round(time.monotonic() - began, 2)
         task = job.task["name"]
         read = {key: f"{job.files()[key]} ({found})" for key, found in contents(job).items()}
         record = Record(name, task, job.key(), rows, seconds, versions(), schema_of(task), read)
         write_record(folder, record)
-    try:
-        track(record, outputs, tracker)
-    except Exception as e:  # whatever a tracker does, the measurement is safe in its record
-        warnings.warn(f"job {name} was measured and recorded, but tracking it failed: {e}", stacklevel=2)
+        note_path(c.outputs, name).unlink(missing_ok=True)
+    if c.tracker != "none":
+        try:
+            track_job(record, c.group, training_curves(job, store), c.outputs, c.tracker)
+        except Exception as e:  # whatever a tracker does, the measurement is safe in its record
+            warnings.warn(f"job {name} was measured and recorded, but tracking it failed: {e}", stacklevel=2)
     return record
 
 

@@ -52,19 +52,56 @@ def write_record(folder: Path, record: Record) -> Path:
 
 def read_record(path: Path) -> Record | None:
     """A record, or None with a warning naming the file when it is damaged or of another schema."""
+    found = _parsed(path)
+    if isinstance(found, Record):
+        return found
+    warnings.warn(f"record {path} {found}: left out", stacklevel=2)
+    return None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The records of some jobs, and how many of the jobs have none that can be read, by reason."""
+
+    records: list[Record]
+    damaged: int
+    outdated: int
+    missing: int
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs were asked for."""
+        return len(self.records) + self.damaged + self.outdated + self.missing
+
+    @property
+    def lacking(self) -> str:
+        """What is lacking, in words; empty where nothing is."""
+        reasons = {"damaged": self.damaged, "of another version": self.outdated, "not run": self.missing}
+        return ", ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
+
+
+def read_records(folder: Path, ids: Iterable[str]) -> Found:
+    """The records of some jobs, in the order of ``ids``. Damaged ones and those of another schema are warned of by name,
+    counted, and left out."""
+    records, reasons = [], []
+    for job_id in dict.fromkeys(ids):
+        path = record_path(folder, job_id)
+        found = _parsed(path) if path.exists() else "missing"
+        if isinstance(found, Record):
+            records.append(found)
+            continue
+        if found != "missing":
+            warnings.warn(f"record {path} {found}: left out", stacklevel=2)
+        reasons.append(found.split()[1] if found != "missing" else found)
+    return Found(records, reasons.count("damaged"), reasons.count("outdated"), reasons.count("missing"))
+
+
+def _parsed(path: Path) -> Record | str:
     try:
         record = Record(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as e:
-        warnings.warn(f"record {path} is damaged and left out: {e}", stacklevel=2)
-        return None
-    wanted = schema_of(record.task)
+        wanted = schema_of(record.task)
+    except (ValueError, TypeError, OSError) as e:
+        return f"is damaged ({e})"
     if record.schema != wanted:
-        warnings.warn(f"record {path} has schema {record.schema}, this version reads {wanted}: left out", stacklevel=2)
-        return None
+        return f"is outdated (schema {record.schema}, this version reads {wanted})"
     return record
-
-
-def read_records(folder: Path, ids: Iterable[str]) -> list[Record]:
-    """The records of some jobs that exist and can be read, in the order of ``ids``."""
-    found = (read_record(record_path(folder, i)) for i in dict.fromkeys(ids) if record_path(folder, i).exists())
-    return [r for r in found if r is not None]

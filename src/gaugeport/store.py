@@ -76,6 +76,14 @@ class Store:
         """Where a stage lies, or would."""
         return self.root / f"{kind}-v{SCHEMA.get(kind, 1)}" / digest(config)
 
+    def manifest_path(self, kind: str, config: dict[str, Any]) -> Path:
+        """The file that is there once a stage is built."""
+        return self.path(kind, config) / MANIFEST
+
+    def has(self, kind: str, config: dict[str, Any]) -> bool:
+        """Whether a stage is built and whole."""
+        return _is_whole(self.path(kind, config))
+
     def ensure(self, kind: str, config: dict[str, Any], build: Callable[[Path], None], resumable: bool = False) -> Path:
         """The folder of a stage, built by ``build(folder)`` if it is not there.
 

@@ -57,18 +57,37 @@ def variant_of(profile: str, extra: Sequence[str]) -> str:
 def jobs_of(found: Experiment, profile: str, headline: bool = False, extra: Sequence[str] = ()) -> list[Composed]:
     """Every job of a table (or of its headline part), each once, in the order of its sweeps."""
     fixed = [f"experiment={found.name}", f"profile={profile}", *extra]
-    profile_node = compose_config(fixed).profile
+    return _jobs(found.headline if headline else found.sweeps, fixed, profile)
+
+
+def sweep_jobs(overrides: Sequence[str]) -> list[Composed]:
+    """The jobs of a sweep given as on Hydra's command line: the product of its overrides.
+
+    With ``experiment=<table>`` they are the table's own, with the other overrides on top: a key given here takes the
+    place of what the table's lines say of it. Raises ``ValueError`` naming a bad override and what is allowed.
+    """
+    given = {o.partition("=")[0].lstrip("+~"): o.partition("=")[2] for o in overrides}
+    if "experiment" not in given:
+        return _jobs([tuple(overrides)], [], given.get("profile", "mini"))
+    found = experiment(given.pop("experiment"))
+    rest = [o for o in overrides if o.partition("=")[0] not in ("experiment", "+experiment")]
+    lines = [(*(o for o in line if o.partition("=")[0] not in given), *rest) for line in found.sweeps]
+    return _jobs(lines, [f"experiment={found.name}"], given.get("profile", "mini"))
+
+
+def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) -> list[Composed]:
+    node = compose_config([f"profile={profile.split(',')[0]}"]).profile
     counts = {
-        "SEEDS": list(range(profile_node.seeds)),
-        "MANY_SEEDS": list(range(profile_node.many_seeds)),
-        "STEERING_SEEDS": list(range(profile_node.steering_seeds)),
-        "ABLATION_SEEDS": list(range(profile_node.ablation_seeds)),
-        "LEARNING_RATES": list(profile_node.learning_rates),
+        "SEEDS": list(range(node.seeds)),
+        "MANY_SEEDS": list(range(node.many_seeds)),
+        "STEERING_SEEDS": list(range(node.steering_seeds)),
+        "ABLATION_SEEDS": list(range(node.ablation_seeds)),
+        "LEARNING_RATES": list(node.learning_rates),
     }
     jobs: dict[tuple[str, ...], Composed] = {}
     unseeded: dict[tuple[str, ...], Composed] = {}
-    for sweep in found.headline if headline else found.sweeps:
-        for overrides in expand([_with_counts(o, counts) for o in sweep]):
+    for line in lines:
+        for overrides in expand([_with_counts(o, counts) for o in line]):
             key = (*fixed, *overrides)
             if key not in jobs:
                 jobs[key] = _composed(key, unseeded)

@@ -24,7 +24,7 @@ from gaugeport.tasks.optimizer_recipes import RECIPES
 from gaugeport.tasks.sign_ceiling import ACTIVATIONS
 from gaugeport.workflows.transfer import EVIDENCE, TARGETS
 
-NOT_THE_JOB = ("paths", "tracker", "experiment", "hydra")
+NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
 """Config nodes that are not part of a job's result."""
 
 COUNTS = ("steps", "batch_size", "save_every")

@@ -16,14 +16,14 @@ def write_table(folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: 
     Each file is written aside and renamed; the same rows give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / f"{name}.csv", tidy.to_csv(index=False, float_format=FLOAT, lineterminator="\n"))
-    _replace(folder / f"{name}.md", markdown(title, pivot, footer))
-    _replace(folder / f"{name}.tex", latex(title, pivot, footer))
+    replace_text(folder / f"{name}.csv", tidy.to_csv(index=False, float_format=FLOAT, lineterminator="\n"))
+    replace_text(folder / f"{name}.md", markdown(title, pivot, footer))
+    replace_text(folder / f"{name}.tex", latex(title, pivot, footer))
 
 
 def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
     """The pivot as a Markdown table under its title."""
-    body = pivot.map(_text).rename(columns=_text).to_markdown(index=False, disable_numparse=True)
+    body = pivot.map(_markdown_cell).rename(columns=_markdown_cell).to_markdown(index=False, disable_numparse=True)
     return f"### {title}\n\n{body}\n" + (f"\n{footer}\n" if footer else "")
 
 
@@ -77,12 +77,18 @@ def _escape(value: object) -> str:
     return "".join(_LETTERS.get(c, c) for c in text)
 
 
-def _text(value: object) -> str:
+def plain(value: object) -> str:
+    """A cell as text; whole numbers without a decimal point."""
     whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if whole else value).replace("|", "\\|")  # type: ignore[call-overload]
+    return str(int(value) if whole else value)  # type: ignore[call-overload]
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     aside.write_text(text)
     os.replace(aside, path)
+
+
+def _markdown_cell(value: object) -> str:
+    return plain(value).replace("|", "\\|")

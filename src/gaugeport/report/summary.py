@@ -16,7 +16,7 @@ def summary(record: Record) -> str:
     frame = tidy(record.task, [record])
     if frame["step"].notna().any():
         frame = frame[frame["step"].isna() | (frame["step"] == frame["step"].max())]
-    text = frame.dropna(axis=1, how="all").drop(columns=["table"]).map(_text)
+    text = frame.dropna(axis=1, how="all").drop(columns=["table", "record"]).map(_text)
     shared = [c for c in text if c not in ("metric", "value") and text[c].nunique() == 1]
     said = ", ".join(f"{c} {text[c].iloc[0]}" for c in shared)
     said = ", ".join([said, *(f"{key} {file}" for key, file in record.files.items())])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gaugeport.paths import experiment_module
-from gaugeport.records import Record
+from gaugeport.records import Found
 from gaugeport.report import figures
 from gaugeport.report.claims import load_claims
 from gaugeport.report.render import interval, markdown, write_table
@@ -20,38 +21,58 @@ INTERVALS = (
 )
 
 
-def tabulate(name: str, records: Sequence[Record]) -> pd.DataFrame:
-    """The tidy rows of a table, from its records."""
-    return experiment_module(name).tabulate(records)
+@dataclass(frozen=True)
+class Table:
+    """One table of an experiment: its tidy rows, what of them is shown (``pivot``) under its ``title``, and a ``footer``."""
+
+    id: str
+    name: str
+    title: str
+    tidy: pd.DataFrame
+    pivot: pd.DataFrame
+    footer: str
+
+    def files(self, outputs: Path, variant: str) -> list[Path]:
+        """Where :func:`write` puts it: csv, md, tex and figure. ``variant`` is a folder for anything but the default, so
+        that a smaller run never replaces it."""
+        tables = [outputs / "tables" / variant / f"{self.id}.{kind}" for kind in ("csv", "md", "tex")]
+        return [*tables, outputs / "figures" / variant / f"{self.id}.png"]
 
 
-def write(name: str, table_id: str, tidy: pd.DataFrame, found: int, expected: int, outputs: Path, variant: str) -> str:
-    """Write a table's csv, md, tex and figure, and return it as Markdown.
-
-    ``found`` of ``expected`` declared jobs have a readable record; the footer says so where some are missing. ``variant`` is the
-    folder below ``tables/`` and ``figures/`` for anything but the default, so that a smaller run never replaces it.
-    """
+def make(table_id: str, name: str, found: Found) -> Table:
+    """The table of an experiment, from its records."""
     module = experiment_module(name)
-    pivot = module.pivot(tidy)
-    footer = INTERVALS
-    if found < expected:
-        footer += f" {found} of {expected} declared jobs have a readable record; `gaugeport tables {table_id}` runs the others."
-    write_table(outputs / "tables" / variant, table_id, module.TITLE, tidy, pivot, footer)
-    figures.save(module.plot(tidy), outputs / "figures" / variant / f"{table_id}.png")
-    return markdown(module.TITLE, pivot, footer)
+    tidy = module.tabulate(found.records)
+    return Table(table_id, name, module.TITLE, tidy, module.pivot(tidy), footer_of(table_id, found))
 
 
-def write_claims(
-    tables: Mapping[str, pd.DataFrame], profile: str, outputs: Path, variant: str, shown: Sequence[str]
-) -> str:
-    """Write the ``claims`` table, a row per declared claim, the paper's figure beside ours; return the rows ``shown``.
+def write(table: Table, outputs: Path, variant: str) -> str:
+    """Write a table's csv, md, tex and figure, and return it as Markdown."""
+    csv, *_, figure = table.files(outputs, variant)
+    write_table(csv.parent, table.id, table.title, table.tidy, table.pivot, table.footer)
+    figures.save(experiment_module(table.name).plot(table.tidy), figure)
+    return markdown(table.title, table.pivot, table.footer)
 
-    ``tables`` maps table ids to their tidy rows; a claim of a table that is not there was not run. ``shown`` are table ids.
+
+def footer_of(table_id: str, found: Found) -> str:
+    """What stands under a table: what its brackets are, and which of its jobs it lacks."""
+    if not found.lacking:
+        return INTERVALS
+    return (
+        f"{INTERVALS} {len(found.records)} of {found.jobs} declared jobs have a readable record ({found.lacking}); "
+        f"`gaugeport tables {table_id}` runs the others."
+    )
+
+
+def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
+    """The ``claims`` table, a row per declared claim, the paper's figure beside ours.
+
+    ``tables`` are those there are, by id; a claim of a table that is not there was not run.
     """
     lines, rows = [], []
     for claim in load_claims():
-        table = tables.get(claim.table, pd.DataFrame(columns=["metric"]))
-        mine = table[table["metric"] == claim.id].to_dict("records")
+        tidy = tables[claim.table].tidy if claim.table in tables else pd.DataFrame(columns=["metric"])
+        mine = tidy[tidy["metric"] == claim.id].to_dict("records")
         found: dict[str, Any] = {**_NOT_RUN, "profile": profile, **(mine[0] if mine else {})}  # type: ignore[dict-item]
         rows.append({**found, "table": claim.table, "metric": claim.id, "claim": claim.claim})
         sides = f"{found['left']:.3g}" + ("" if claim.right is None else f" vs {found['right']:.3g}")
@@ -67,11 +88,16 @@ def write_claims(
                 "verdict": found["verdict"],
             }
         )
-    pivot = pd.DataFrame(lines)
     title = f"claims ({profile} profile; ours: means over n training seeds, and their paired difference)"
-    tidy = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "claim", "left", "right"])
-    write_table(outputs / "tables" / variant, "claims", title, tidy, pivot, INTERVALS)
-    return markdown(title, pivot[pivot["table"].isin(shown)], INTERVALS)
+    frame = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "claim", "left", "right"])
+    return Table("claims", "claims", title, frame, pd.DataFrame(lines), INTERVALS)
+
+
+def write_claims(claims: Table, outputs: Path, variant: str, shown: Sequence[str]) -> str:
+    """Write the ``claims`` table; return its rows of the tables ``shown``, by id, as Markdown: nothing where there are none."""
+    write_table(outputs / "tables" / variant, claims.id, claims.title, claims.tidy, claims.pivot, claims.footer)
+    rows = claims.pivot[claims.pivot["table"].isin(shown)]
+    return markdown(claims.title, rows, claims.footer) if len(rows) else ""
 
 
 _NOT_RUN = {

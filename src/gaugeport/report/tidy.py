@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from gaugeport.job import LATER
 from gaugeport.records import Record
 
 COLUMNS = [
@@ -28,12 +29,12 @@ def tidy(
 
     ``settings`` maps the name of an ablation to the config path of what it varies (``{"lr": "training.run.lr"}``): its
     rows get ``setting`` ``lr=0.003``, and every row a column ``lr`` with the value it was run at. Measurements override
-    the job's own columns (a row may name its model).
+    the job's own columns (a row may name its model). The last column, ``record``, is the id of the record it is from.
     """
-    rows = [{**_job_columns(table, r, settings or {}), **row} for r in records for row in r.rows]
+    rows = [{**_job_columns(table, r, settings or {}), **row, "record": r.id} for r in records for row in r.rows]
     frame = pd.DataFrame(rows)
-    own = [c for c in dict.fromkeys([*frame.columns, *extra]) if c not in COLUMNS]
-    frame = frame.reindex(columns=[*COLUMNS, *own]).replace("", None)
+    own = [c for c in dict.fromkeys([*frame.columns, *extra]) if c not in (*COLUMNS, "record")]
+    frame = frame.reindex(columns=[*COLUMNS, *own, "record"]).replace("", None)
     order = [c for c in [*KEYS, *own, "seed"] if c in frame]
     return frame.sort_values(order, kind="stable", na_position="first").reset_index(drop=True)
 
@@ -98,7 +99,8 @@ def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dic
     config = record.config
     setting = config["setting"]
     if setting in settings:
-        setting = f"{setting}={_at(config, settings[setting]):g}"
+        value = _at(config, settings[setting])
+        setting = f"{setting}={value:g}" if isinstance(value, float | int) else f"{setting}={value}"
     columns = {"table": table, "profile": config["profile"], "model": config["model"]["name"], "seed": config["seed"]}
     columns |= {"setting": setting, **{c: config[k] for c, k in _COMBINATION.items()}}
     return {**columns, **{name: _at(config, path) for name, path in settings.items()}}
@@ -109,5 +111,5 @@ _COMBINATION = {"group": "gauge", "matcher": "matcher", "route": "route"}
 
 def _at(config: Any, path: str) -> Any:
     for key in path.split("."):
-        config = config[key]
+        config = config[key] if key in config else LATER[key]
     return config

@@ -66,25 +66,52 @@ WORKFLOWS = {
 }
 """Task name -> workflow."""
 
-STAGES: dict[str, tuple[Callable[[Job], dict[str, Any]], Callable[[Job, Store], Path]]] = {
-    "data": (data_key, data_stage),
-    "base": (base_key, base_stage),
-    "other": (lambda job: base_key(other_job(job)), lambda job, store: base_stage(other_job(job), store)),
-    "A": (lambda job: run_key(job, "A"), lambda job, store: run_stage(job, store, "A")),
-    "B": (lambda job: run_key(job, "B"), lambda job, store: run_stage(job, store, "B")),
-    "evidence": (evidence_key, evidence_stage),
-    "sae": (sae_key, sae_stage),
-    "lists_A": (lambda job: lists.lists_key(job, "A"), lambda job, store: lists.lists_stage(job, store, "A")),
-    "lists_B": (lambda job: lists.lists_key(job, "B"), lambda job, store: lists.lists_stage(job, store, "B")),
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its ``kind`` in the store, what it is ``called``, what decides it (``key``), and what builds it."""
+
+    kind: str
+    called: str
+    key: Callable[[Job], dict[str, Any]]
+    build: Callable[[Job, Store], Path]
+
+
+STAGES = {
+    "data": Stage("data", "corpus", data_key, data_stage),
+    "base": Stage("base", "base", base_key, base_stage),
+    "other": Stage(
+        "base",
+        "independent base",
+        lambda job: base_key(other_job(job)),
+        lambda job, store: base_stage(other_job(job), store),
+    ),
+    "A": Stage("run", "run A", lambda job: run_key(job, "A"), lambda job, store: run_stage(job, store, "A")),
+    "B": Stage("run", "run B", lambda job: run_key(job, "B"), lambda job, store: run_stage(job, store, "B")),
+    "evidence": Stage("evidence", "evidence", evidence_key, evidence_stage),
+    "sae": Stage("sae", "SAE", sae_key, sae_stage),
+    "lists_A": Stage(
+        "lists",
+        "lists of A",
+        lambda job: lists.lists_key(job, "A"),
+        lambda job, store: lists.lists_stage(job, store, "A"),
+    ),
+    "lists_B": Stage(
+        "lists",
+        "lists of B",
+        lambda job: lists.lists_key(job, "B"),
+        lambda job, store: lists.lists_stage(job, store, "B"),
+    ),
 }
-"""Stage name -> (what decides it, what builds it)."""
+"""Every stage by name."""
 
 
 def stage_keys(job: Job) -> dict[str, dict[str, Any]]:
-    """The stages a job stands on, in order, by what decides them."""
-    return {stage: STAGES[stage][0](job) for stage in WORKFLOWS[job.task["name"]].stages(job)}
+    """The stages a job stands on, in order, by what decides them; a base model of the user's own is no stage."""
+    stages = WORKFLOWS[job.task["name"]].stages(job)
+    return {stage: STAGES[stage].key(job) for stage in stages if not (stage == "base" and job.model.path is not None)}
 
 
 def build_stage(job: Job, store: Store, stage: str) -> Path:
     """Build one of the stages of :func:`stage_keys`, or find it built."""
-    return STAGES[stage][1](job, store)
+    return STAGES[stage].build(job, store)

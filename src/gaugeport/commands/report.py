@@ -1,0 +1,35 @@
+"""``gaugeport report``: the tables, and one page with all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gaugeport.commands.tables import choose, made, write_tables
+from gaugeport.jobs import job_id
+from gaugeport.paths import data_dir
+from gaugeport.report.page import Section, write_page
+from gaugeport.report.tables import claims_table
+
+
+def write_report(profile: str, extra: Sequence[str]) -> Path:
+    """Write every table that has records, and the page; returns the page."""
+    chosen = choose([], profile, False, extra)
+    tables = made(chosen)
+    for _ in write_tables(chosen, tables, ()):
+        pass
+    options = "" if profile == "mini" else f" --profile {profile}"
+    options += "".join(f" --set {o}" for o in extra)
+    sections = [
+        Section(
+            table,
+            table.files(chosen.outputs, chosen.variant)[-1],
+            f"./run.sh tables {i}{options}",
+            (data_dir("conf") / "experiment" / f"{table.name}.yaml").read_text(),
+            chosen.found(i).records,
+        )
+        for i, table in tables.items()
+    ]
+    commands = {job_id(c.job): f"./run.sh run {' '.join(c.overrides)}" for jobs in chosen.jobs.values() for c in jobs}
+    folder = chosen.outputs / "report" / chosen.variant
+    return write_page(folder / "index.html", claims_table(tables, profile), sections, commands, chosen.outputs)

@@ -1,0 +1,97 @@
+"""What a set of jobs still needs: the stages they share, each once, then the jobs; in waves that build on one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gaugeport.compose import Composed
+from gaugeport.jobs import is_done, job_id
+from gaugeport.records import record_path
+from gaugeport.store import Store, digest
+from gaugeport.workflows.registry import STAGES, stage_keys
+
+WAVES = {
+    "data": ("data",),
+    "base models": ("base", "other"),
+    "fine-tuning runs": ("A", "B"),
+    "SAEs": ("sae",),
+    "evidence": ("evidence",),
+    "importance lists": ("lists_A", "lists_B"),
+}
+"""Stages that are built side by side, in the order in which the waves build on one another; the jobs come last."""
+
+JOBS = "jobs"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: build a ``stage`` (of the first job that wants it), or run a job where ``stage`` is None.
+
+    ``made`` is the file that is there once it is done; ``shape`` is what decides how long it takes.
+    """
+
+    key: str
+    wave: str
+    stage: str | None
+    composed: Composed
+    made: Path
+    shape: dict[str, Any] = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        """What it is, in a few words."""
+        job = self.composed.job
+        arm = f" {job.gauge}/{job.matcher}/{job.route}" if self.stage is None else ""
+        what = job.task["name"] if self.stage is None else STAGES[self.stage].called
+        setting = "" if job.setting == "default" else f", {job.setting}"
+        return f"{what} of {job.model.name}{arm}, seed {job.seed}{setting}"
+
+    @property
+    def command(self) -> str:
+        """The command that does this and nothing else."""
+        stage = [] if self.stage is None else [f"stage={self.stage}"]
+        return " ".join(["gaugeport run", *self.composed.overrides, *stage])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Missing ``steps`` by key, in the order of their waves; ``needs`` maps each missing job's key to its stages' keys."""
+
+    steps: dict[str, Step]
+    needs: dict[str, tuple[str, ...]]
+
+    def without(self, failed: Iterable[str]) -> Plan:
+        """What is left to do when some steps failed: not them, not the jobs that stand on them, not their other stages."""
+        lost = set(failed)
+        needs = {job: stages for job, stages in self.needs.items() if job not in lost and not lost & set(stages)}
+        wanted = {key for job, stages in needs.items() for key in (job, *stages)}
+        return Plan({key: step for key, step in self.steps.items() if key in wanted}, needs)
+
+    def wave(self, name: str) -> list[Step]:
+        """The steps of one wave."""
+        return [s for s in self.steps.values() if s.wave == name]
+
+
+def plan(jobs: Sequence[Composed]) -> Plan:
+    """What the jobs need that is not there yet. Jobs with one id are one job."""
+    steps: dict[str, Step] = {}
+    needs: dict[str, tuple[str, ...]] = {}
+    for c in jobs:
+        job = job_id(c.job)
+        if job in needs or is_done(c.job, c.outputs):
+            continue
+        store, stages = Store(c.outputs / "store"), []
+        for stage, config in stage_keys(c.job).items():
+            kind = STAGES[stage].kind
+            key = digest([kind, config, str(store.root)])
+            stages.append(key)
+            if key not in steps and not store.has(kind, config):
+                wave = next(w for w, members in WAVES.items() if stage in members)
+                steps[key] = Step(key, wave, stage, c, store.manifest_path(kind, config), {"kind": kind, **config})
+        needs[job] = tuple(stages)
+        steps[job] = Step(job, JOBS, None, c, record_path(c.outputs / "records", job), c.job.key())
+    order = [*WAVES, JOBS]
+    return Plan(dict(sorted(steps.items(), key=lambda item: order.index(item[1].wave))), needs)

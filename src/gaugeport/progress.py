@@ -1,0 +1,74 @@
+"""One line per finished step, with its stage, its seconds and an estimate of what is left; nothing in CI.
+
+Steps are watched where they leave their results, so that the lines are the same whatever launched them, here or on
+another machine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from gaugeport.plan import Plan, Step
+from gaugeport.timings import Timings, clock
+
+EVERY = 0.5
+"""Seconds between looks."""
+
+
+class Progress:
+    """Lines about the steps of a plan, on stderr; ``processes`` is how many run side by side, as far as is known."""
+
+    def __init__(self, plan: Plan, processes: int):
+        self.quiet = "CI" in os.environ or not plan.steps
+        self.waiting = dict(plan.steps)
+        self.processes = processes
+        self.began = time.monotonic()
+        self.estimated = 0.0
+        if not self.quiet:
+            self.timings = Timings.recorded(next(iter(plan.steps.values())).composed.outputs)
+            self.say(f"{len(plan.needs)} jobs and {len(plan.steps) - len(plan.needs)} stages to do; {self.left()}")
+
+    @contextmanager
+    def watch(self, wave: str, steps: Sequence[Step]) -> Iterator[None]:
+        """While open, says of each of the steps when it is done."""
+        if self.quiet:
+            yield
+            return
+        over = threading.Event()
+        watcher = threading.Thread(target=self._look, args=(wave, steps, over), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    def left(self) -> str:
+        """How long what is left will take: by recorded timings, at the pace that they were met with so far."""
+        seconds, unknown = self.timings.total(self.waiting.values())
+        pace = self.estimated / (time.monotonic() - self.began) if self.estimated else float(self.processes)
+        some = f" and {unknown} steps that were never timed" if unknown else ""
+        return f"about {clock(seconds / pace)}{some} left"
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        print(line, file=sys.stderr, flush=True)
+
+    def _look(self, wave: str, steps: Sequence[Step], over: threading.Event) -> None:
+        pending = {s.key: s for s in steps}
+        while True:
+            last = over.wait(EVERY)
+            for key, step in list(pending.items()):
+                if step.made.exists():
+                    del pending[key], self.waiting[key]
+                    self.estimated += self.timings.of(step) or 0.0
+                    took = Timings.taken(step.made)
+                    done = len(steps) - len(pending)
+                    self.say(f"{wave} {done}/{len(steps)} · {step.label} · {clock(took)} · {self.left()}")
+            if last:
+                return

@@ -1,0 +1,54 @@
+"""The table of a sweep that belongs to no experiment: what each of its tasks measured, by what was swept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from gaugeport.records import Record
+from gaugeport.report.render import interval, markdown, write_table
+from gaugeport.report.tidy import KEYS, aggregate, select, tidy
+
+
+def write_sweep(folder: Path, records: Sequence[Record], swept: Mapping[str, str]) -> str:
+    """Write ``<task>.csv``, ``.md`` and ``.tex`` of every task among some records, and return them as Markdown.
+
+    ``swept`` maps what to call a swept value to its config path (``{"lr": "training.run.lr"}``). The csv has every
+    measurement and its mean over seeds; md and tex the means at the last step, a row per combination; curves
+    are left to the csv.
+    """
+    texts = []
+    for task in dict.fromkeys(r.task for r in records):
+        rows = tidy(task, [r for r in records if r.task == task], swept)
+        own = [str(c) for c in rows if c not in (*KEYS, *_MEASURED)]
+        means = aggregate(rows, own)
+        pivot = _pivot(means, own)
+        same = {c: pivot[c].iloc[0] for c in pivot if c in (*KEYS, *own) and pivot[c].nunique() == 1}
+        title = f"{task}: " + ", ".join(f"{c} {v}" for c, v in same.items() if v != "–")
+        pivot = pivot.drop(columns=list(same))
+        write_table(folder, task, title, pd.concat([rows, means], ignore_index=True), pivot, _FOOTER)
+        texts.append(markdown(title, pivot, _FOOTER))
+    return "\n".join(texts)
+
+
+_MEASURED = ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict", "record")
+MANY = 6
+"""A number that takes more values than this within a job is the axis of a curve: the csv has it, the page has not."""
+
+_FOOTER = "Means over n training seeds at the last step; brackets: 95 % t-interval."
+
+
+def _pivot(means: pd.DataFrame, own: Sequence[str]) -> pd.DataFrame:
+    last = means[means["step"].isna() | (means["step"] == means["step"].max())]
+    for curve in [c for c in own if pd.api.types.is_numeric_dtype(last[c]) and last[c].nunique() > MANY]:
+        last = last[last[curve].isna()]
+    by = [c for c in (*KEYS, *own) if c not in ("table", "step", "metric") and last[c].notna().any()]
+    lines = []
+    for key, part in last.groupby(by, sort=False, dropna=False):
+        line = {c: "–" if pd.isna(v) else v for c, v in zip(by, key, strict=True)} | {"n": int(part["n"].max())}
+        for metric in part["metric"].unique():
+            line[metric] = interval(*select(part, {"metric": metric})[["value", "ci_low", "ci_high"]].iloc[0])
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("–")
