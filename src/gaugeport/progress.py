@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from gaugeport.plan import Plan, Step
-from gaugeport.timings import Timings, clock
+from gaugeport.timings import Timings, clock, taken
 
 EVERY = 0.5
 """Seconds between looks."""
@@ -31,7 +31,8 @@ class Progress:
         self.estimated = 0.0
         if not self.quiet:
             self.timings = Timings.recorded(next(iter(plan.steps.values())).composed.outputs)
-            self.say(f"{len(plan.needs)} jobs and {len(plan.steps) - len(plan.needs)} stages to do; {self.left()}")
+            stages = len(plan.steps) - len(plan.needs)
+            self.say(f"to do: {counted(len(plan.needs), 'job')} and {counted(stages, 'stage')}; {self.left()}")
 
     @contextmanager
     def watch(self, wave: str, steps: Sequence[Step]) -> Iterator[None]:
@@ -50,10 +51,8 @@ class Progress:
 
     def left(self) -> str:
         """How long what is left will take: by recorded timings, at the pace that they were met with so far."""
-        seconds, unknown = self.timings.total(self.waiting.values())
         pace = self.estimated / (time.monotonic() - self.began) if self.estimated else float(self.processes)
-        some = f" and {unknown} steps that were never timed" if unknown else ""
-        return f"about {clock(seconds / pace)}{some} left"
+        return f"{self.timings.total(self.waiting.values(), pace)} left"
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -66,9 +65,15 @@ class Progress:
             for key, step in list(pending.items()):
                 if step.made.exists():
                     del pending[key], self.waiting[key]
+                    took = taken(step.made)
+                    self.timings.add(step.shape, took)
                     self.estimated += self.timings.of(step) or 0.0
-                    took = Timings.taken(step.made)
                     done = len(steps) - len(pending)
-                    self.say(f"{wave} {done}/{len(steps)} · {step.label} · {clock(took)} · {self.left()}")
+                    self.say(f"{wave} {done}/{len(steps)} · {step.label} · {clock(took or 0.0)} · {self.left()}")
             if last:
                 return
+
+
+def counted(n: int, noun: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -22,42 +22,53 @@ REFERENCE = "reference/mini/timings.json"
 class Timings:
     """Recorded seconds of stages and jobs, by what decides them; where nothing like it was recorded, by their kind."""
 
-    def __init__(self, seconds: Mapping[str, Iterable[float]]):
-        self.medians = {shape: median(found) for shape, found in seconds.items()}
+    def __init__(self, reference: Mapping[str, list[float]]):
+        self.reference = reference
+        self.seconds: dict[str, list[float]] = defaultdict(list)
 
     @classmethod
     def recorded(cls, outputs: Path) -> Timings:
         """What the manifests and records below ``outputs`` say; of anything else, what the reference run took."""
-        found: dict[str, list[float]] = defaultdict(list)
+        reference = data_dir("experiments") / REFERENCE
+        timings = cls(json.loads(reference.read_text()) if reference.exists() else {})
         for path in (outputs / "store").glob(f"*/*/{MANIFEST}"):
             stage = _read(path)
-            _add(found, {"kind": stage.get("kind"), **stage.get("config", {})}, stage)
+            timings.add({"kind": stage.get("kind"), **stage.get("config", {})}, stage.get("seconds"))
         for path in (outputs / "records").glob("*.json"):
             record = _read(path)
-            _add(found, record.get("config", {}), record)
-        reference = data_dir("experiments") / REFERENCE
-        if reference.exists():
-            found = {**json.loads(reference.read_text()), **found}
-        return cls(found)
+            timings.add(record.get("config", {}), record.get("seconds"))
+        return timings
 
-    @staticmethod
-    def taken(made: Path) -> float:
-        """Seconds that a step took, from the file it left."""
-        return _read(made).get("seconds", 0.0)
+    def add(self, config: Mapping[str, Any], seconds: float | None) -> None:
+        """Take note of how long a stage or job of some configuration took."""
+        for shape in shapes(config) if seconds is not None else ():
+            self.seconds[shape].append(seconds)  # type: ignore[arg-type]
 
     def of(self, step: Step) -> float | None:
         """Seconds that a step will take; None where nothing of its kind was ever recorded."""
-        return next((self.medians[s] for s in shapes(step.shape) if s in self.medians), None)
+        for shape in shapes(step.shape):
+            for known in (self.seconds, self.reference):
+                if shape in known:
+                    return median(known[shape])
+        return None
 
     def text(self, step: Step) -> str:
         """The same in words."""
         seconds = self.of(step)
         return "never timed" if seconds is None else clock(seconds)
 
-    def total(self, steps: Iterable[Step]) -> tuple[float, int]:
-        """Seconds that some steps take one after another, and how many of them were never timed."""
+    def total(self, steps: Iterable[Step], processes: float = 1.0) -> str:
+        """How long some steps take, ``processes`` of them at a time, in words."""
         found = [self.of(step) for step in steps]
-        return sum(s for s in found if s is not None), sum(s is None for s in found)
+        known = [s for s in found if s is not None]
+        untimed = len(found) - len(known)
+        text = f"about {clock(sum(known) / processes)}" if known else ""
+        return " and ".join(part for part in (text, f"{untimed} never timed" if untimed else "") if part) or "nothing"
+
+
+def taken(made: Path) -> float | None:
+    """Seconds that a step took, from the file it left."""
+    return _read(made).get("seconds")
 
 
 def shapes(config: Mapping[str, Any]) -> list[str]:
@@ -81,12 +92,6 @@ def _shape(config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     return {k: _shape(v) for k, v in config.items() if k not in NOT_THE_SHAPE}
-
-
-def _add(found: dict[str, list[float]], config: dict[str, Any], timed: dict[str, Any]) -> None:
-    if "seconds" in timed:
-        for shape in shapes(config):
-            found[shape].append(timed["seconds"])
 
 
 def _read(path: Path) -> dict[str, Any]:

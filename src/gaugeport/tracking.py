@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,7 +74,8 @@ def _run(
 
     for stale in (folder / "wandb").glob(f"offline-run-*-{run_id}"):
         shutil.rmtree(stale)  # an interrupted run of the same id
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))  # artifacts wait where their runs do
     run = wandb.init(
         project="gaugeport",
         id=run_id,

@@ -1,17 +1,28 @@
-"""Every table at smoke size. A file of its own, so that a worker of its own can run it."""
+"""Every table at smoke size, and the report of them. A file of its own, so that a worker of its own can run it."""
+
+import re
 
 import pandas as pd
 import pytest
-from test_tables import finish
+from processes import finish
 
 from gaugeport.sweeps import experiment_names
 
+SMOKE = ["--profile", "smoke", "--set", "tracker=none"]
+
 
 @pytest.mark.slow
-@pytest.mark.timeout(580)
+@pytest.mark.timeout(590)
 def test_every_table_at_smoke_size(tmp_path):
-    text = finish(["tables", "--profile", "smoke", "--set", "tracker=none"], tmp_path, seconds=560)
+    text = finish(["tables", *SMOKE], tmp_path, seconds=560)
     assert "FAILED" not in text
     assert len(list((tmp_path / "figures" / "smoke").glob("*.png"))) == len(experiment_names())
     claims = pd.read_csv(tmp_path / "tables" / "smoke" / "claims.csv")
     assert claims["verdict"].str.match(r"direction only|no verdict").all()
+    finish(["report", *SMOKE], tmp_path)
+    page = (tmp_path / "report" / "smoke" / "index.html").read_text()
+    sections = re.findall(r'<section id="([acd]\d+)">(.*?)</section>', page, re.DOTALL)
+    assert len(sections) == len(experiment_names())
+    for table, section in sections:
+        rows = len(re.findall(r"<tr><td", section))
+        assert rows and rows == section.count('class="records"'), f"every row of {table} leads to its records"

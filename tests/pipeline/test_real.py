@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_tables import finish
+from processes import finish
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 pytestmark = [

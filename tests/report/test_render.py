@@ -1,9 +1,13 @@
 """Tables as files: the same rows give the same bytes; special characters survive in Markdown and LaTeX."""
 
+import shutil
+import subprocess
+
 import pandas as pd
+import pytest
 
 from gaugeport.records import Record
-from gaugeport.report.render import interval, latex, markdown, with_intervals, write_table
+from gaugeport.report.render import PACKAGES, interval, latex, markdown, with_intervals, write_table
 from gaugeport.report.summary import summary
 
 PIVOT = pd.DataFrame({"claim": ["|C| beats 50 % of B_d", "x ≥ y"], "n": [5.0, 1.0]})
@@ -19,6 +23,32 @@ def test_latex_escapes_what_tex_would_read():
     text = latex("100 % of S_d", PIVOT, "a & b")
     assert r"$|$C$|$ beats 50 \% of B\_d" in text and r"100 \% of S\_d" in text and r"a \& b" in text
     assert r"x $\ge$ y & 1 \\" in text and r"\toprule" in text
+
+
+def test_latex_goes_on_over_pages_and_lies_across_them_and_keeps_what_never_varies_in_the_caption():
+    long = pd.DataFrame({"seed": range(100), "site": "block2", "value": "0.5 [0.4, 0.6]"})
+    text = latex("a3 shares", long, "")
+    assert text.count(r"\begin{tabular}") == 3 and text.count("a3, continued") == 2
+    assert "a3 shares. site: block2" in text and "block2 &" not in text and "0.5 [0.4, 0.6]" in text
+    assert r"\begin{landscape}" not in text
+    wide = pd.DataFrame([[f"{i}{j}" for j in range(12)] for i in range(2)])
+    assert latex("t", wide, "").count(r"\begin{landscape}") == 1
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not on this machine")
+def test_latex_compiles(tmp_path):
+    odd = "λ α² ‖Q−Q*‖/√(2d) ≥ ½ · {a} [b] 5 % of B_d & S_d # $ ~ ^ \\ é Ω 中 x→y … <i> “quoted”"
+    wide = pd.DataFrame({f"c_{i}": [odd[:30], "0.5 [0.4, 0.6]"] for i in range(12)})
+    long = pd.DataFrame({"word": [f"w{i}" for i in range(100)], "prose": "many words " * 8, odd: "1 %"})
+    for name, table in (("wide", wide), ("long", long)):
+        (tmp_path / f"{name}.tex").write_text(latex(f"{name} {odd}", table, odd))
+    body = "\\input{wide}\n\\input{long}"
+    document = f"\\documentclass{{article}}\\usepackage{{{PACKAGES}}}\\begin{{document}}{body}\\end{{document}}"
+    (tmp_path / "all.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
 
 
 def test_intervals():

@@ -107,7 +107,7 @@ def test_a_model_that_cannot_refuse_has_no_effect_to_transport(tmp_path_factory,
         *(f"model.path={REAL / 'models' / 'stories260K'}", f"data.path={REAL / 'text' / 'tinystories.jsonl'}"),
     ]
     c = from_config(compose_config([*stories, *task, f"paths.outputs={outputs}"]), ())
-    rows = {r["metric"]: r["value"] for r in run_job(c.job, c.outputs, c.tracker).rows}
+    rows = {r["metric"]: r["value"] for r in run_job(c).rows}
     assert rows["no_effect_to_transport"] == 1 and "retention" not in rows and "reversal_probability" not in rows
     assert abs(rows["effect_se_ratio"]) > 5 > rows["effect_control_ratio"], "over prompts alone it would be one"
     assert rows["index_accuracy"] < 0.2 and rows["loss_A"] < 3

@@ -30,6 +30,8 @@ def write_report(profile: str, extra: Sequence[str]) -> Path:
         )
         for i, table in tables.items()
     ]
-    commands = {job_id(c.job): f"./run.sh run {' '.join(c.overrides)}" for jobs in chosen.jobs.values() for c in jobs}
+    commands: dict[str, str] = {}
+    for c in (c for jobs in chosen.jobs.values() for c in jobs):
+        commands.setdefault(job_id(c.job), f"./run.sh run {' '.join(c.overrides)}")
     folder = chosen.outputs / "report" / chosen.variant
     return write_page(folder / "index.html", claims_table(tables, profile), sections, commands, chosen.outputs)

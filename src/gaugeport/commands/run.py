@@ -13,13 +13,14 @@ from gaugeport.launchers import by_hydra, cores, local
 from gaugeport.loading import quiet
 from gaugeport.paths import data_dir
 from gaugeport.plan import WAVES, plan
+from gaugeport.progress import counted
 from gaugeport.records import read_records
 from gaugeport.report.summary import summary
 from gaugeport.report.sweep import write_sweep
 from gaugeport.runner import run_all
 from gaugeport.store import Store, digest, write_json
 from gaugeport.sweeps import sweep_jobs
-from gaugeport.timings import Timings, clock
+from gaugeport.timings import Timings
 from gaugeport.workflows.registry import STAGES, build_stage
 
 COLUMNS_ALREADY = (
@@ -87,25 +88,18 @@ def run_sweep(overrides: Sequence[str], dry_run: bool) -> tuple[str, list[Failur
 
 def describe(jobs: Sequence[Composed], processes: int | None = None) -> str:
     """The jobs, which of them are done, the stages that are missing, and how long all that will take."""
-    todo, timings = plan(jobs), Timings.recorded(jobs[0].outputs)
+    todo, timings, n = plan(jobs), Timings.recorded(jobs[0].outputs), processes or cores()
     lines, distinct = [], {job_id(c.job): c for c in jobs}
     for name, c in distinct.items():
         state = f"to run, {timings.text(todo.steps[name])}" if name in todo.needs else "done"
-        lines.append(f"{state:<16} gaugeport run {' '.join(c.overrides)}")
+        lines.append(f"{state:<20} gaugeport run {' '.join(c.overrides)}")
     for wave in WAVES:
         steps = todo.wave(wave)
-        seconds, unknown = timings.total(steps)
         if steps:
-            lines.append(
-                f"{wave}: {len(steps)} to build, {clock(seconds)}{f', {unknown} never timed' if unknown else ''}"
-            )
-    seconds, unknown = timings.total(todo.steps.values())
-    n = processes or cores()
-    lines.append(
-        f"{len(distinct)} jobs, {len(todo.needs)} to run; about {clock(seconds / n)} on {n} "
-        f"processes by recorded timings{f', and {unknown} steps that were never timed' if unknown else ''}"
-    )
-    return "\n".join(lines)
+            lines.append(f"{wave}: {len(steps)} to build, {timings.total(steps)}")
+    left = timings.total(todo.steps.values(), n)
+    jobs_said = f"{counted(len(distinct), 'job')}, {len(todo.needs)} to run"
+    return "\n".join([*lines, f"{jobs_said}: {left}, by recorded timings, {n} at a time"])
 
 
 def _swept(jobs: Sequence[Composed]) -> dict[str, str]:

@@ -43,6 +43,7 @@ def write_page(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+    environment.tests["figure"] = lambda text: text.lstrip("-")[:1].isdigit() and len(text) < 32
     text = environment.get_template("page.html").render(
         claims=grid(claims.pivot),
         claims_title=claims.title,
@@ -78,7 +79,7 @@ def records_behind(pivot: pd.DataFrame, tidy: pd.DataFrame) -> list[list[str]]:
     rows = tidy[tidy["record"].notna()]
     rows = named(rows) if "arm" in pivot else rows
     shared = [c for c in pivot.columns if c in rows and c not in _MEASURED]
-    keys = rows[[*shared, "record"]].drop_duplicates()
+    keys = rows[[*shared, *({"seed"} - set(shared)), "record"]].drop_duplicates()
     texts = {c: keys[c].map(_key) for c in shared}
     known = {c: set(texts[c]) for c in shared}
     found = []
@@ -87,7 +88,7 @@ def records_behind(pivot: pd.DataFrame, tidy: pd.DataFrame) -> list[list[str]]:
         for c in shared:
             if _key(row[c]) in known[c]:
                 mask &= texts[c] == _key(row[c])
-        found.append(sorted(keys.loc[mask, "record"].unique()))
+        found.append(list(keys[mask].sort_values(["seed", "record"])["record"].unique()))
     return found
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
 
 FLOAT = "%.6g"
+PACKAGES = "booktabs,adjustbox,pdflscape"
+"""What a document needs that takes in one of the tex files."""
+WIDE = 8
+"""A LaTeX table of more columns lies across its page."""
+PROSE = 45
+"""A column with longer cells is set in lines."""
+ROWS = {False: 45, True: 30}
+"""Rows of a LaTeX table on a page: upright, and across."""
 
 
 def write_table(folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: pd.DataFrame, footer: str) -> None:
@@ -28,18 +37,38 @@ def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
 
 
 def latex(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
-    """The pivot as a booktabs table; text is escaped."""
-    escaped = pivot.map(lambda v: _escape(int(v) if isinstance(v, float) and v.is_integer() else v)).rename(
-        columns=_escape
-    )
-    lines = [" & ".join(map(str, escaped.columns)) + r" \\", r"\midrule"]
-    lines += [" & ".join(map(str, row)) + r" \\" for row in escaped.itertuples(index=False)]
+    """The pivot as booktabs tables that fit a page: long ones go on in a further table, wide ones lie across.
+
+    Columns that say the same in every row stand in the caption. Text is escaped. Needs :data:`PACKAGES`.
+    """
+    same = {c: plain(pivot[c].iloc[0]) for c in pivot if len(pivot) > 1 and pivot[c].nunique(dropna=False) == 1}
+    same = {c: text for c, text in same.items() if "[" not in text}  # measurements stay, alike or not
+    shown = pivot.drop(columns=list(same)).map(lambda v: _escape(plain(v))).rename(columns=_escape)
+    everywhere = "; ".join(f"{c}: {text}" for c, text in same.items() if text not in ("–", ""))
+    caption = ". ".join(part for part in (title, everywhere, footer) if part)
+    wide = len(shown.columns) > WIDE
+    parts = [shown[i : i + ROWS[wide]] for i in range(0, len(shown), ROWS[wide])]
+    tables = [
+        _tabular(part, _escape(caption) if i == 0 else f"{_escape(title.split(' ')[0])}, continued")
+        for i, part in enumerate(parts)
+    ]
+    body = "\\clearpage\n".join(tables)
+    if wide:
+        body = f"\\begin{{landscape}}\n{body}\\end{{landscape}}\n"
+    return f"% \\usepackage{{{PACKAGES}}}\n{body}"
+
+
+def _tabular(rows: pd.DataFrame, caption: str) -> str:
+    lines = [" & ".join(map(str, rows.columns)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(str, row)) + r" \\" for row in rows.itertuples(index=False)]
     body = "\n".join(lines)
-    columns = "l" * len(escaped.columns)
+    long = {c for c in rows if rows[c].map(len).max() > PROSE}
+    columns = "".join("p{6cm}" if c in long else "l" for c in rows)
     return (
-        "\\begin{table}\n\\centering\\small\n"
-        f"\\caption{{{_escape(title)}. {_escape(footer)}}}\n"
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+        f"\\begin{{table}}[p]\n\\centering\n\\caption{{{caption}}}\n"
+        "\\begin{adjustbox}{max width=\\linewidth,max totalheight=0.8\\textheight}\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+        "\\end{adjustbox}\n\\end{table}\n"
     )
 
 
@@ -68,13 +97,25 @@ def with_intervals(frame: pd.DataFrame, digits: int = 3) -> pd.Series:
 _SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "|": r"$|$"}
 _LETTERS = {
     "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "≥": r"$\ge$", "≤": r"$\le$", "→": r"$\to$", "…": r"\dots{}",
-    "‖": r"$\Vert$", "√": r"$\surd$", "<": "$<$", ">": "$>$", "π": r"$\pi$",
+    "‖": r"$\Vert$", "√": r"$\surd$", "<": "$<$", ">": "$>$", "²": "$^2$", "½": r"$\frac12$", "·": r"$\cdot$",
+    "∞": r"$\infty$", "ᵀ": r"$^\top$", "⁻": "$^-$", "¹": "$^1$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
 
 
 def _escape(value: object) -> str:
-    text = "".join(_SPECIAL.get(c, c) for c in str(value).replace("\\", "/"))
-    return "".join(_LETTERS.get(c, c) for c in text)
+    """Text that pdflatex can set; a letter it cannot is spelled out by its Unicode name."""
+    return "".join(map(_letter, str(value).replace("\\", "/")))
+
+
+def _letter(c: str) -> str:
+    if c in _SPECIAL or c in _LETTERS:
+        return _SPECIAL.get(c) or _LETTERS[c]
+    if ord(c) < 256:  # what the default encoding sets
+        return c
+    words = unicodedata.name(c, "unknown character").lower().split()
+    if words[:3] == ["greek", "small", "letter"]:
+        return f"$\\{words[3].replace('lamda', 'lambda')}$"
+    return f"({' '.join(words)})"
 
 
 def plain(value: object) -> str:

@@ -1,0 +1,138 @@
+"""Keep the results of a full mini run: python experiments/reference/make.py, after ./run.sh all.
+
+Writes beside itself, into ``mini/``: every record (``records.jsonl.xz``), of every table its means and verdicts (csv), its
+page (md) and figure, the claims, how long things take (``timings.json``), and what made all that (``README.md``); and the
+claims into the project's README.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import platform
+import re
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from gaugeport.commands.tables import Chosen, choose, made, write_tables
+from gaugeport.records import Record, write_record
+from gaugeport.report.render import FLOAT, markdown, replace_text
+from gaugeport.report.tables import Table, claims_table
+from gaugeport.timings import Timings, clock
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE / "mini"
+PROJECT_README = HERE.parent.parent / "README.md"
+MARKS = "<!-- claims: written by experiments/reference/make.py -->\n", "<!-- end of claims -->"
+
+
+def main() -> None:
+    """Make the reference from the outputs of this checkout. Raises ``ValueError`` where jobs are missing."""
+    chosen = choose([], "mini", False, ["tracker=none"])
+    records = {r.id: r for i in chosen.jobs for r in complete(chosen, i)}
+    tables = made(chosen)
+    for _ in write_tables(chosen, tables, ()):
+        pass
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
+    write_archive(FOLDER / "records.jsonl.xz", list(records.values()))
+    for table in [*tables.values(), claims_table(tables, "mini")]:
+        csv, md, _, figure = table.files(chosen.outputs, chosen.variant)
+        write_means(FOLDER / csv.name, table.tidy)
+        for file in (md, figure):
+            if file.exists():
+                shutil.copy(file, FOLDER)
+    write_timings(chosen.outputs)
+    replace_text(FOLDER / "README.md", about(list(records.values()), chosen))
+    write_readme(tables)
+
+
+def complete(chosen: Chosen, table_id: str) -> list[Record]:
+    """The records of a table, all of them."""
+    found = chosen.found(table_id)
+    if found.lacking:
+        raise ValueError(f"{table_id} lacks records ({found.lacking}): `./run.sh all` first")
+    return found.records
+
+
+def write_archive(path: Path, records: Sequence[Record]) -> None:
+    """All records, one a line, in the order of their ids; the same records give the same bytes."""
+    lines = [json.dumps(asdict(r), sort_keys=True) for r in sorted(records, key=lambda r: r.id)]
+    path.write_bytes(lzma.compress("\n".join(lines).encode(), preset=9))
+
+
+def unpack(path: Path, outputs: Path) -> None:
+    """Write the records of an archive below ``outputs``, where jobs leave theirs."""
+    for line in lzma.decompress(path.read_bytes()).decode().splitlines():
+        write_record(outputs / "records", Record(**json.loads(line)))
+
+
+def means(tidy: pd.DataFrame) -> pd.DataFrame:
+    """What the reference keeps of a table's rows: means over seeds, and verdicts. (The others are in the records.)"""
+    return tidy[tidy["seed"].isna()].drop(columns=["seed", "record"], errors="ignore").reset_index(drop=True)
+
+
+def write_means(path: Path, tidy: pd.DataFrame) -> None:
+    """The means and verdicts of a table as csv."""
+    means(tidy).to_csv(path, index=False, float_format=FLOAT, lineterminator="\n")
+
+
+def write_timings(outputs: Path) -> None:
+    """The median seconds of stages and jobs by what decides them, for estimates on machines that recorded none."""
+    seconds = {
+        shape: [round(float(pd.Series(found).median()), 1)]
+        for shape, found in Timings.recorded(outputs).seconds.items()
+    }
+    replace_text(FOLDER / "timings.json", json.dumps(dict(sorted(seconds.items())), indent=0) + "\n")
+
+
+def about(records: Sequence[Record], chosen: Chosen) -> str:
+    """What made the reference: machine, versions, commits, and how long it took."""
+    commits = Counter(r.versions["commit"] for r in records)
+    versions = {k: v for k, v in records[0].versions.items() if k not in ("commit", "machine", "gaugeport")}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    manifests = [json.loads(p.read_text()) for p in (chosen.outputs / "store").glob("*/*/manifest.json")]
+    jobs = sum(r.seconds for r in records)
+    return (
+        "# A full mini run\n\nWritten by `experiments/reference/make.py`; regenerate the run with `./run.sh all`.\n\n"
+        f"- {len(records)} jobs of {len(chosen.jobs)} tables, every seed and ablation: `records.jsonl.xz`. A test makes every table\n"
+        "  from them and compares it with the csv here, which hold means over seeds and verdicts (the complete ones are 20 MB).\n"
+        f"- Machine: {_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}; no GPU.\n"
+        f"- Versions: {', '.join(f'{k} {v}' for k, v in sorted(versions.items()))}.\n"
+        f"- Commits that measured them (jobs): {', '.join(f'`{c}` ({n})' for c, n in sorted(commits.items()))}.\n"
+        f"- Time of one process: jobs {clock(jobs)}, the stages they share "
+        f"{clock(sum(m['seconds'] for m in manifests))} ({len(manifests)} of them); two ran at a time, in parts, on a shared machine.\n"
+    )
+
+
+def readme_claims(claims: Table) -> str:
+    """The claims that the project's README shows: each table's first, and what was not reproduced."""
+    rows = claims.pivot
+    shown = rows[~rows["table"].duplicated() | (rows["verdict"] == "not reproduced")]
+    order = shown["table"].map(lambda i: (i[0], int(i[1:])))
+    return markdown(claims.title, shown.loc[order.sort_values(kind="stable").index])
+
+
+def write_readme(tables: Mapping[str, Table]) -> None:
+    """Put the claims between their marks in the project's README."""
+    begin, end = map(re.escape, MARKS)
+    block = MARKS[0] + readme_claims(claims_table(tables, "mini")) + MARKS[1]
+    text = PROJECT_README.read_text()
+    replace_text(PROJECT_README, re.sub(f"{begin}.*{end}", lambda _: block, text, flags=re.DOTALL))
+
+
+def _processor() -> str:
+    names = (
+        re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
+    )
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Sweeps: 3 models x 2 gauges x 4 tasks, killed and resumed, under every launcher."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import pandas as pd
+import pytest
+from processes import built, files, finish, gaugeport, kill_when
+
+MODELS, TASKS = "model=tinyllama,qwen,pythia", "task=recovery,merge,indices,sae"
+FIXED = ["run", "-m", "profile=smoke", "tracker=none", "matcher=hungarian_raw", "route=endpoint"]
+GAUGES = "gauge=permutation,global_sign_permutation"
+SWEEP = [*FIXED, MODELS, GAUGES, TASKS]
+SMALL = [*FIXED, "model=tinyllama,pythia", GAUGES]
+TABLES = "tables/sweeps/*/*"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("whole")
+    return outputs, finish([*SWEEP, "hydra/launcher=joblib"], outputs)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("small")
+    return outputs, finish(SMALL, outputs, ci=False)
+
+
+def assert_same_tables(outputs, reference):
+    assert files(outputs, TABLES) == files(reference, TABLES) != {}
+    assert len(built(outputs)) == len(set(built(outputs))), "no stage is built twice"
+    assert sorted(built(outputs)) == sorted(built(reference))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_sweep_has_all_its_jobs_and_a_table_a_task(whole):
+    outputs, text = whole
+    assert "24 of 24 jobs" in text and len(list((outputs / "records").glob("*.json"))) == 24
+    for task in ("recovery", "merge", "indices", "sae"):
+        (csv,) = outputs.glob(f"tables/sweeps/*/{task}.csv")
+        frame = pd.read_csv(csv)
+        combinations = frame.dropna(subset=["record"])[["model", "group"]].drop_duplicates()
+        assert len(combinations) == 6
+    # data 1, bases 3, runs 6, SAEs 3, evidence 3, lists of A 3
+    assert len(built(outputs)) == len(set(built(outputs))) == 19
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_whole_sweep_killed_twice_and_resumed_ends_at_the_same_tables(whole, tmp_path):
+    command = [*SWEEP, "hydra/launcher=joblib"]
+    kill_when(command, tmp_path, lambda: len(built(tmp_path)) >= 4)
+    kill_when(command, tmp_path, lambda: len(list((tmp_path / "records").glob("*.json"))) >= 5)
+    finish(command, tmp_path)
+    assert_same_tables(tmp_path, whole[0])
+
+
+def test_a_sweep_killed_twice_and_resumed_ends_at_the_same_tables(small, tmp_path):
+    command = [*SMALL, "hydra/launcher=joblib"]
+    kill_when(command, tmp_path, lambda: len(built(tmp_path)) >= 2)
+    kill_when(command, tmp_path, lambda: len(built(tmp_path)) >= 6)
+    finish(command, tmp_path)
+    assert_same_tables(tmp_path, small[0])
+
+
+@pytest.fixture(scope="module")
+def ray_address():
+    """A cluster of one node, as ``ray start`` starts one on a head node."""
+    ray, port = [os.path.join(os.path.dirname(sys.executable), "ray")], "26379"
+    folder = tempfile.mkdtemp(prefix="ray")  # pytest's folders are too long for its sockets
+    head = ["--head", "--num-cpus=2", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"]
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    subprocess.run([*ray, "start", *head], check=True, capture_output=True)
+    yield f"127.0.0.1:{port}"
+    subprocess.run([*ray, "stop", "--force"], capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    del os.environ["RAY_AUTH_MODE"]
+
+
+def through(launcher, request):
+    """The overrides that choose a launcher; a ray cluster is started first."""
+    if launcher == "ray_cluster":
+        return [
+            f"hydra.launcher.ray.init.address='{request.getfixturevalue('ray_address')}'",
+            "hydra/launcher=ray_cluster",
+        ]
+    return [f"hydra/launcher={launcher}", "hydra.sweeper.max_batch_size=2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["ray_cluster", "submitit_local"])
+def test_a_sweep_is_the_same_under_launchers_of_clusters(launcher, request, tmp_path):
+    sweep = [*FIXED, "model=tinyllama", GAUGES]
+    finish(sweep, tmp_path / "here")
+    finish([*sweep, *through(launcher, request)], tmp_path / "there")
+    assert_same_tables(tmp_path / "there", tmp_path / "here")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("launcher", ["ray", "ray_cluster", "submitit_local"])
+def test_the_whole_sweep_is_the_same_under_launchers_of_clusters(whole, launcher, request, tmp_path):
+    text = finish([*SWEEP, *through(launcher, request)], tmp_path, seconds=1700)
+    assert "24 of 24 jobs" in text
+    assert_same_tables(tmp_path, whole[0])
+
+
+def test_two_sweeps_at_once_share_one_store(small, tmp_path):
+    sweeps = [gaugeport(SMALL, tmp_path) for _ in range(2)]
+    texts = [sweep.communicate(timeout=280)[0] for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], texts
+    assert_same_tables(tmp_path, small[0])
+
+
+def test_progress_is_a_line_a_step_and_an_estimate(small):
+    lines = small[1].splitlines()
+    assert lines[0].startswith("to do: 4 jobs and 9 stages; ") and lines[0].endswith(" left")
+    assert any(line.startswith("base models 2/2 · base of ") for line in lines)
+    assert any(line.startswith("jobs 4/4 · recovery of ") and line.endswith(" left") for line in lines)
+
+
+def test_nothing_but_results_is_printed_in_ci(small):
+    text = finish(SMALL, small[0])
+    assert text.startswith("### recovery") and "to do" not in text
+
+
+def test_a_dry_run_says_what_is_done_and_how_long_the_rest_takes(small, tmp_path):
+    outputs, _ = small
+    before = files(outputs, "**/*")
+    text = finish([*SMALL, "seed=0,1", "--dry-run"], outputs)
+    lines = text.splitlines()
+    assert sum(line.startswith("done ") for line in lines) == sum(line.startswith("to run, ") for line in lines) == 4
+    assert "fine-tuning runs: 4 to build, about" in text and lines[-1].startswith("8 jobs, 4 to run: about ")
+    assert files(outputs, "**/*") == before, "nothing is run or written"
+
+
+def test_an_experiment_is_a_sweep_and_what_is_given_takes_the_place_of_its_lines(tmp_path):
+    both = [
+        finish(["run", "-m", plus, "profile=smoke", "seed=3,4", "--dry-run"], tmp_path).splitlines()
+        for plus in ("+experiment=sae_transfer", "experiment=a4")
+    ]
+    assert both[0] == both[1]
+    jobs = [line for line in both[0] if "gaugeport run" in line]
+    assert jobs and all("seed=3" in line or "seed=4" in line for line in jobs)
+    assert all("experiment=sae_transfer" in line for line in jobs)
