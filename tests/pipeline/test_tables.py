@@ -1,6 +1,7 @@
 """The pipeline end to end at smoke size: tables, resume, failures, records."""
 
 import json
+import subprocess
 
 import pandas as pd
 import pytest
@@ -28,7 +29,8 @@ def test_tables_have_the_declared_columns_and_controls(headline):
     assert set(signed["route"]) == {"endpoint", "via_base", "trajectory"}
     judged = frame[frame["verdict"].notna()]
     assert set(judged["verdict"]) == {"direction only (n = 1)"} and len(judged) == 2
-    assert "91.1 % vs 60.3 %" in text and "not run" not in text, "the claims of the tables asked for"
+    claims = text.split("### claims")[1]
+    assert "91.1 % vs 60.3 %" in claims and "not run" not in claims, "the claims of the tables asked for"
     assert "not run" in (outputs / "tables" / "smoke" / "claims.md").read_text(), "all claims"
 
 
@@ -79,6 +81,29 @@ def test_a_damaged_record_is_named_left_out_and_counted(headline):
         victim.write_text(whole)
 
 
+def test_a_record_of_another_version_is_named_left_out_and_counted(headline):
+    outputs, _ = headline
+    victim = next((outputs / "records").glob("*.json"))
+    whole = victim.read_text()
+    try:
+        victim.write_text(whole.replace('"schema": 2', '"schema": 1'))
+        text = finish([*HEADLINE, "--no-run"], outputs)
+        assert f"{victim.name} is outdated (schema 1, this version reads 2)" in text
+        assert "(1 of another version" in text
+        states = finish(["status", "a3", "c2", "--profile", "smoke"], outputs)
+        assert "1 of another version" in states
+    finally:
+        victim.write_text(whole)
+
+
+def test_a_measurement_names_its_record(headline):
+    outputs, _ = headline
+    frame = pd.read_csv(outputs / "tables" / "smoke" / "a3.csv")
+    for row in frame[frame["seed"].notna()].drop_duplicates("record").itertuples():
+        config = json.loads((outputs / "records" / f"{row.record}.json").read_text())["config"]
+        assert (config["gauge"], config["matcher"], config["route"]) == (row.group, row.matcher, row.route)
+
+
 def test_records_say_what_made_them(headline):
     outputs, _ = headline
     for path in (outputs / "records").glob("*.json"):
@@ -89,9 +114,38 @@ def test_records_say_what_made_them(headline):
 
 def test_one_failing_job_does_not_stop_the_others(tmp_path):
     text = finish([*HEADLINE, "--set", "measurement.tokens=1000000"], tmp_path, code=1)
-    assert "FAILED" in text and "measurement.tokens=1000000 wants" in text and "allowed: 1 to" in text
-    assert "gaugeport run" in text, "the command that runs it again"
+    assert text.count("FAILED") == 1 and "measurement.tokens=1000000 wants" in text and "allowed: 1 to" in text
+    assert "again: gaugeport run experiment=" in text and "the same command runs again what is not done" in text
     assert len(built(tmp_path)) == 4, "data, base model and both runs do not stand on what failed"
+    status = finish(["status", "a3", "--profile", "smoke", "--set", "measurement.tokens=1000000"], tmp_path)
+    (line,) = [line for line in status.splitlines() if "a3 trajectory" in line]
+    jobs, done, failed, missing = (int(cell) for cell in line.split("|")[2:6])
+    assert (done, failed) == (0, 7) and missing == jobs - 7 > 0, "the headline's seven stand on one stage"
+    assert "FAILED recovery of" in status and "store: " in status and "run-v1 2 (" in status
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of 3 MB, and what makes it larger."""
+
+    def mount(options, megabytes):
+        command = ["mount", "-t", "tmpfs", "-o", f"{options}size={megabytes}m", "tmpfs", str(tmp_path)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if not mount("", 3):
+        pytest.skip("this user may not mount a file system")
+    yield tmp_path, lambda: mount("remount,", 500)
+    subprocess.run(["umount", "-l", str(tmp_path)], capture_output=True)
+
+
+def test_a_full_disk_is_said_once_and_the_same_command_goes_on(small_disk, headline):
+    outputs, grow = small_disk
+    text = finish(HEADLINE, outputs, code=1)
+    assert text.count("the disk is full: free some of it") == 1 and "Traceback" not in text
+    assert grow()
+    finish(HEADLINE, outputs)
+    assert files(outputs, "tables/smoke/*") == files(headline[0], "tables/smoke/*")
+    assert len(built(outputs)) == len(set(built(outputs)))
 
 
 def test_one_job_with_its_tracker(headline):
@@ -125,6 +179,12 @@ def test_bad_overrides_exit_with_one_line(tmp_path):
     assert "error: model.path=/nope" in text and "Traceback" not in text
     assert "allowed" in finish(["tables", "a3", "--profile", "smoke", "--set", "modle=x"], tmp_path, code=2)
     assert "a1 (gauge_groups)" in finish(["tables", "a99"], tmp_path, code=2)
+    assert "a1 (gauge_groups)" in finish(["status", "a99"], tmp_path, code=2)
+    assert "allowed" in finish(["run", "-m", "modle=qwen,pythia"], tmp_path, code=2)
+    text = finish(["run", "-m", "profile=smoke", "seed=0,1", "hydra/launcher=slurmy"], tmp_path, code=2)
+    assert "error: hydra/launcher=slurmy" in text and "joblib" in text
+    text = finish(["run", "profile=smoke", "stage=bass"], tmp_path, code=2)
+    assert "stage=bass is unknown; allowed: data, base, other, A, B" in text
     assert not list(tmp_path.rglob("*.json"))
 
 
