@@ -31,13 +31,19 @@ def test_an_error_says_its_type_and_message_and_crosses_processes():
     [
         (OSError(errno.ENOSPC, "No space left on device", "/store/x"), None),
         (RuntimeError("could not save"), OSError(errno.ENOSPC, "No space left on device")),
-        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), None),
     ],
 )
 def test_a_full_disk_is_told_from_other_errors(error, cause):
     found = raised(error, cause)
     assert found.full_disk and "free some of it and give the same command" in found.message
     assert not raised(OSError(errno.EACCES, "Permission denied")).full_disk
+
+
+def test_a_writer_that_only_says_that_it_failed_is_asked_about_the_disk(tmp_path, monkeypatch):
+    error = RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    assert not Error.of(error, tmp_path).full_disk
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
+    assert Error.of(error, tmp_path).full_disk
 
 
 def jobs(tmp_path, *sweeps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated
 
 import typer
@@ -62,6 +63,8 @@ def tables(
         return console.print(describe(chosen.asked, processes), markup=False)
     launch = by_hydra([f"hydra/launcher={launcher}"]) if launcher else local(processes)
     failures = run_all(chosen.asked, launch, processes) if run else []
+    if any(failure.error.full_disk for failure in failures):
+        _end("", failures)  # no room for tables either
     for text in write_tables(chosen, made(chosen), chosen.wanted if ids else list(chosen.jobs)):
         console.print(text, markup=False)
     _end("", failures)
@@ -126,6 +129,13 @@ def main() -> None:
         app()
     except (ValueError, FileNotFoundError, ConnectionError) as e:
         console.print(f"error: {e}", style="red", markup=False)
+        raise SystemExit(2) from e
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        console.print(
+            f"error: {e}: the disk is full; free some of it and give the same command", style="red", markup=False
+        )
         raise SystemExit(2) from e
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from gaugeport.store import write_json
 
 if TYPE_CHECKING:
     from gaugeport.plan import Step
+
+NO_ROOM = 2**16
+"""Bytes: with less left, a disk is full."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,10 @@ class Error:
     full_disk: bool = False
 
     @classmethod
-    def of(cls, e: BaseException) -> Error:
-        """The error of a caught exception; of a full disk, whatever the exception that it came to."""
-        full = any(getattr(cause, "errno", None) == errno.ENOSPC or "os error 28" in str(cause) for cause in _causes(e))
+    def of(cls, e: BaseException, outputs: Path | None = None) -> Error:
+        """The error of a caught exception. A full disk is told by the exception, or by having no room at ``outputs``:
+        some writers say no more than that they failed."""
+        full = any(getattr(cause, "errno", None) == errno.ENOSPC for cause in _causes(e)) or _is_full(outputs)
         said = f"{type(e).__name__}: {e}"
         if full:
             said += "\n  the disk is full: free some of it and give the same command; what is stored is kept"
@@ -61,3 +66,7 @@ def note(job: Step, failure: Failure) -> None:
 
 def _causes(e: BaseException | None) -> list[BaseException]:
     return [] if e is None else [e, *_causes(e.__cause__ or e.__context__)]
+
+
+def _is_full(outputs: Path | None) -> bool:
+    return outputs is not None and outputs.exists() and shutil.disk_usage(outputs).free < NO_ROOM

@@ -85,7 +85,7 @@ def attempt(c: Composed, stage: str | None) -> Error | None:
     try:
         do(c, stage)
     except Exception as e:
-        return Error.of(e)
+        return Error.of(e, c.outputs)
     return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from gaugeport.compose import Composed
 from gaugeport.jobs import job_id
 from gaugeport.records import Found, read_records
+from gaugeport.report.claims import load_claims
 from gaugeport.report.tables import Table, claims_table, make, write, write_claims
 from gaugeport.sweeps import Experiment, experiment, experiment_names, jobs_of, variant_of
 from gaugeport.tracking import track_table
@@ -16,7 +17,7 @@ from gaugeport.tracking import track_table
 
 @dataclass(frozen=True)
 class Chosen:
-    """Tables by id, all of them with all their ``jobs``; the ids ``wanted``, and the jobs ``asked`` for (of the wanted
+    """Tables by id; all ``jobs`` of those wanted and of those that claims are made of; the ids ``wanted``, and the jobs ``asked`` for (of the wanted
     ones: all, or the headline's)."""
 
     experiments: dict[str, Experiment]
@@ -42,7 +43,8 @@ def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str
     found = sorted((experiment(name) for name in experiment_names()), key=lambda e: (e.id[0], int(e.id[1:])))
     every = {e.id: e for e in found}
     wanted = wanted or [e.id for e in found if e.headline or not headline]
-    jobs = {e.id: jobs_of(e, profile, extra=extra) for e in found}
+    needed = {*wanted, *(claim.table for claim in load_claims())}
+    jobs = {e.id: jobs_of(e, profile, extra=extra) for e in found if e.id in needed}
     asked = [c for i in wanted for c in (jobs_of(every[i], profile, True, extra) if headline else jobs[i])]
     return Chosen(every, jobs, wanted, asked, profile, variant_of(profile, extra))
 
