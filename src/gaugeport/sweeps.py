@@ -41,6 +41,10 @@ def experiment(name_or_id: str) -> Experiment:
         node = OmegaConf.load(data_dir("conf") / "experiment" / f"{name}.yaml").experiment  # type: ignore[union-attr]
         known[name] = Experiment(node.id, name, _sweeps(node.sweeps), _sweeps(node.headline))
     for found in known.values():
+        if not re.fullmatch(r"[a-z]\d+", found.id) or [e.id for e in known.values()].count(found.id) > 1:
+            raise ValueError(
+                f"conf/experiment/{found.name}.yaml: id {found.id!r}; allowed: a letter and a number that no other table has"
+            )
         if name_or_id in (found.id, found.name):
             return found
     listed = ", ".join(f"{e.id} ({e.name})" for e in sorted(known.values(), key=lambda e: e.id))

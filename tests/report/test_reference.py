@@ -1,0 +1,98 @@
+"""The kept results: tables made of their records are the tables kept, and a subset that is run again agrees."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from gaugeport.commands.tables import choose, made
+from gaugeport.report.tables import claims_table
+from gaugeport.report.tidy import select
+from gaugeport.runner import run_all
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "experiments" / "reference" / "mini"
+SAME = ["model", "setting", "group", "matcher", "route", "evidence", "site", "step", "metric"]
+
+
+@pytest.fixture(scope="module")
+def make():
+    spec = importlib.util.spec_from_file_location("make_reference", KEPT.parent / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def remade(make, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("reference")
+    make.unpack(KEPT / "records.jsonl.xz", outputs)
+    chosen = choose([], "mini", False, ["tracker=none", f"paths.outputs={outputs}"])
+    return chosen, made(chosen)
+
+
+def kept(name):
+    return pd.read_csv(KEPT / f"{name}.csv")
+
+
+@pytest.mark.slow
+def test_every_table_is_what_its_records_say(make, remade, tmp_path):
+    chosen, tables = remade
+    assert sorted(tables) == sorted(chosen.experiments) == sorted(p.stem for p in KEPT.glob("[a-d][0-9]*.csv"))
+    for table in [*tables.values(), claims_table(tables, "mini")]:
+        make.write_means(tmp_path / "means.csv", table.tidy)
+        ours, theirs = pd.read_csv(tmp_path / "means.csv"), kept(table.id)
+        numbers = [c for c in theirs.select_dtypes("number")]
+        assert_allclose(ours[numbers], theirs[numbers], rtol=1e-4, atol=1e-9, err_msg=table.id)
+        pd.testing.assert_frame_equal(ours.drop(columns=numbers), theirs.drop(columns=numbers))
+
+
+@pytest.mark.slow
+def test_the_claims_in_the_readme_are_those_kept(make, remade):
+    begin, end = make.MARKS
+    text = (ROOT / "README.md").read_text()
+    assert text.count(begin) == text.count(end) == 1
+    assert text.split(begin)[1].split(end)[0] == make.readme_claims(claims_table(remade[1], "mini"))
+
+
+def test_what_made_it_is_said():
+    text = (KEPT / "README.md").read_text()
+    for said in ("Machine: ", "torch 2.13", "transformers 5", "Commits that measured them", "cores"):
+        assert said in text
+    assert re.search(r"`[0-9a-f]{7,}` \(\d+\)", text)
+    assert json.loads((KEPT / "timings.json").read_text())["stage base"][0] > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["a1", "a2"])
+def test_a_subset_run_again_has_intervals_that_overlap_the_kept_ones(table, tmp_path):
+    """What trains nothing is run whole, every seed: a1, and a2 on synthetic activations."""
+    chosen = choose([table], "mini", False, ["tracker=none", f"paths.outputs={tmp_path}"])
+    jobs = [c for c in chosen.jobs[table] if not str(c.job.task.get("activations")).startswith("real")]
+    assert len(jobs) >= 5 and run_all(jobs, processes=1) == []
+    ours = made(chosen)[table].tidy
+    ours = ours[ours["seed"].isna() & ours["ci_low"].notna() & ours["verdict"].isna()]
+    theirs = kept(table)
+    keys = [c for c in [*SAME, "chart", "p", "inside"] if c in theirs and c in ours]
+    both = ours.merge(theirs[theirs["verdict"].isna()], on=keys, suffixes=("", "_kept"))
+    assert len(both) == len(ours) > 20
+    slack = 1e-12  # exact results: intervals of no width, at rounding level
+    apart = both[(both["ci_low"] > both["ci_high_kept"] + slack) | (both["ci_high"] < both["ci_low_kept"] - slack)]
+    assert apart.empty, apart[[*keys, "value", "value_kept"]]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_trained_seed_run_again_lies_where_the_kept_one_does(tmp_path, remade):
+    """Seed 0 of table a3's main arms, trained anew (minutes)."""
+    chosen = choose(["a3"], "mini", True, ["tracker=none", f"paths.outputs={tmp_path}"])
+    assert run_all(chosen.asked) == []
+    at = {"seed": 0, "setting": "default", "evidence": "site", "metric": "signed_accuracy", "model": "tinyllama"}
+    ours, theirs = (select(tables["a3"].tidy, at) for tables in (made(chosen), remade[1]))
+    both = ours.merge(theirs, on=SAME, suffixes=("", "_kept"))
+    assert len(both) == len(ours) > 100
+    assert_allclose(both["value"], both["value_kept"], atol=0.05)
