@@ -39,9 +39,12 @@ def test_data_travels_in_the_wheel(unpacked):
         "conf/config.yaml",
         "conf/experiment/trajectory.yaml",
         "experiments/trajectory.py",
+        "conf/hydra/launcher/ray_cluster.yaml",
         "experiments/claims.yaml",
     ):
         assert (package / data).read_bytes() == (ROOT / data).read_bytes()
+    templates = "report/templates/page.html"
+    assert (package / templates).read_bytes() == (ROOT / "src" / "gaugeport" / templates).read_bytes()
 
 
 def test_the_wheel_composes_and_lists_its_tables(unpacked, tmp_path):
