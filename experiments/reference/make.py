@@ -112,11 +112,10 @@ def about(records: Sequence[Record], chosen: Chosen) -> str:
 
 
 def readme_claims(claims: Table) -> str:
-    """The claims that the project's README shows: each table's first, and what was not reproduced."""
-    rows = claims.pivot
+    """The claims that the project's README shows: of tables that were run, each one's first, and what was not reproduced."""
+    rows = claims.pivot[claims.pivot["verdict"] != "not run"]
     shown = rows[~rows["table"].duplicated() | (rows["verdict"] == "not reproduced")]
-    order = shown["table"].map(lambda i: (i[0], int(i[1:])))
-    return markdown(claims.title, shown.loc[order.sort_values(kind="stable").index])
+    return markdown(claims.title, shown)
 
 
 def write_readme(tables: Mapping[str, Table]) -> None:

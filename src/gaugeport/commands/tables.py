@@ -11,6 +11,7 @@ from gaugeport.jobs import job_id
 from gaugeport.records import Found, read_records
 from gaugeport.report.claims import load_claims
 from gaugeport.report.tables import Table, claims_table, make, write, write_claims
+from gaugeport.report.tidy import by_number
 from gaugeport.sweeps import Experiment, experiment, experiment_names, jobs_of, variant_of
 from gaugeport.tracking import track_table
 
@@ -40,7 +41,7 @@ class Chosen:
 def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str]) -> Chosen:
     """Some tables, or all. Raises ``ValueError`` for one that is not there, naming those that are."""
     wanted = [experiment(i).id for i in ids]
-    found = sorted((experiment(name) for name in experiment_names()), key=lambda e: (e.id[0], int(e.id[1:])))
+    found = sorted((experiment(name) for name in experiment_names()), key=lambda e: by_number(e.id))
     every = {e.id: e for e in found}
     wanted = wanted or [e.id for e in found if e.headline or not headline]
     needed = {*wanted, *(claim.table for claim in load_claims())}

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from gaugeport.paths import data_dir
-from gaugeport.report.tidy import middle_site, select, t_interval
+from gaugeport.report.tidy import by_number, middle_site, select, t_interval
 
 DECLARED_UNITS = 5
 """Units below which only a direction is reported."""
@@ -48,8 +48,9 @@ class Claim:
 
 
 def load_claims() -> list[Claim]:
-    """Every declared claim, in the order of the file."""
-    return [Claim(**c) for c in yaml.safe_load((data_dir("experiments") / "claims.yaml").read_text())]
+    """Every declared claim, in the order of their tables, and of the file."""
+    found = [Claim(**c) for c in yaml.safe_load((data_dir("experiments") / "claims.yaml").read_text())]
+    return sorted(found, key=lambda claim: by_number(claim.table))
 
 
 def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, float, float, float, int]:
