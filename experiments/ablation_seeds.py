@@ -12,18 +12,19 @@ pivot = TABLE.pivot
 
 
 def tabulate(records):
-    """Every seed's measurements, and for each n the means over the first n seeds (``level``)."""
-    found = TABLE.measurements(records).drop(columns="level")
+    """For each n the measurements of the first n seeds, and their means."""
+    found = TABLE.measurements(records)
     seeds = sorted(found["seed"].unique())
-    first = [found[found["seed"].isin(seeds[:n])].assign(level=n) for n in range(1, len(seeds) + 1)]
-    return pd.concat([found, aggregate(pd.concat(first), ["level"])], ignore_index=True)
+    first = [found[found["seed"].isin(seeds[:n])].assign(**{TABLE.axis: n}) for n in range(1, len(seeds) + 1)]
+    found = pd.concat(first, ignore_index=True)
+    return pd.concat([found, aggregate(found, [TABLE.axis])], ignore_index=True)
 
 
 def plot(table):
     """The gap and its 95 % interval over the number of seeds."""
     figure, (axis,) = f.panels(1, width=5.4)
     means = select(means_of(table), {"metric": "gap_to_endpoint"})
-    f.line_with_band(axis, means, "level", f.BLUE, "mean and 95 % t-interval")
+    f.line_with_band(axis, means, TABLE.axis, f.BLUE, "mean and 95 % t-interval")
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set(xlabel="training seeds", ylabel="trajectory − endpoint (share of coordinates)")
     axis.legend(fontsize=7)

@@ -20,7 +20,7 @@ def tabulate(records):
     """Every measurement, its mean over seeds, theory (p) beside raw matching, and the judged ceiling."""
     rows = tidy("a2", records)
     synthetic = rows["setting"].isin(["default", "correlated"])
-    rows = rows.assign(route=None, model=rows["model"].mask(synthetic))
+    rows = rows.assign(route=None, model=rows["model"].mask(synthetic), activations=rows["setting"].map(NAMES))
     means = aggregate(rows, ["p"])
     raw = (means["matcher"] == "hungarian_raw") & (means["metric"] == "index_accuracy")
     means["theory"] = means["p"].where(raw)

@@ -21,7 +21,7 @@ from gaugeport.workflows.registry import WORKFLOWS
 
 
 def run_job(c: Composed) -> Record:
-    """The record of a job: read if it exists, else measured, written, then tracked.
+    """The record of a job: read if it exists, else measured, tracked, then written: a job killed in between is tracked anew.
 
     Two processes that run one job: one measures, the other waits and reads. Raises what the stages and the task raise.
     """
@@ -38,13 +38,13 @@ def run_job(c: Composed) -> Record:
         task = job.task["name"]
         read = {key: f"{job.files()[key]} ({found})" for key, found in contents(job).items()}
         record = Record(name, task, job.key(), rows, seconds, versions(), schema_of(task), read)
+        if c.tracker != "none":
+            try:
+                track_job(record, c.group, training_curves(job, store), c.outputs, c.tracker)
+            except Exception as e:  # whatever a tracker does, the measurement is recorded
+                warnings.warn(f"job {name} was measured, but tracking it failed: {e}", stacklevel=2)
         write_record(folder, record)
         note_path(c.outputs, name).unlink(missing_ok=True)
-    if c.tracker != "none":
-        try:
-            track_job(record, c.group, training_curves(job, store), c.outputs, c.tracker)
-        except Exception as e:  # whatever a tracker does, the measurement is safe in its record
-            warnings.warn(f"job {name} was measured and recorded, but tracking it failed: {e}", stacklevel=2)
     return record
 
 

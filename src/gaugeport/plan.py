@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,8 @@ JOBS = "jobs"
 class Step:
     """One thing to do: build a ``stage`` (of the first job that wants it), or run a job where ``stage`` is None.
 
-    ``made`` is the file that is there once it is done; ``shape`` is what decides how long it takes.
+    ``made`` is the file that is there once it is done, and was as ``before`` when this was planned; ``shape`` is what
+    decides how long it takes.
     """
 
     key: str
@@ -39,6 +41,12 @@ class Step:
     composed: Composed
     made: Path
     shape: dict[str, Any] = field(repr=False)
+    before: tuple[int, int] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether what it makes is there now and was not when it was planned (a damaged or outdated one may have been)."""
+        return stamp(self.made) not in (None, self.before)
 
     @property
     def label(self) -> str:
@@ -53,7 +61,7 @@ class Step:
     def command(self) -> str:
         """The command that does this and nothing else."""
         stage = [] if self.stage is None else [f"stage={self.stage}"]
-        return " ".join(["gaugeport run", *self.composed.overrides, *stage])
+        return shlex.join(["gaugeport", "run", *self.composed.overrides, *stage])
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,19 @@ def plan(jobs: Sequence[Composed]) -> Plan:
             stages.append(key)
             if key not in steps and not store.has(kind, config):
                 wave = next(w for w, members in WAVES.items() if stage in members)
-                steps[key] = Step(key, wave, stage, c, store.manifest_path(kind, config), {"kind": kind, **config})
+                made = store.manifest_path(kind, config)
+                steps[key] = Step(key, wave, stage, c, made, {"kind": kind, **config}, stamp(made))
         needs[job] = tuple(stages)
-        steps[job] = Step(job, JOBS, None, c, record_path(c.outputs / "records", job), c.job.key())
+        made = record_path(c.outputs / "records", job)
+        steps[job] = Step(job, JOBS, None, c, made, c.job.key(), stamp(made))
     order = [*WAVES, JOBS]
     return Plan(dict(sorted(steps.items(), key=lambda item: order.index(item[1].wave))), needs)
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another under its name; None where there is none."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_ino, about.st_mtime_ns

@@ -49,6 +49,10 @@ class Progress:
             over.set()
             watcher.join()
 
+    def expect(self, plan: Plan) -> None:
+        """From now on count on the steps of ``plan`` alone: others failed, or stand on what failed."""
+        self.waiting = {key: step for key, step in self.waiting.items() if key in plan.steps}
+
     def left(self) -> str:
         """How long what is left will take: by recorded timings, at the pace that they were met with so far."""
         pace = self.estimated / (time.monotonic() - self.began) if self.estimated else float(self.processes)
@@ -63,8 +67,9 @@ class Progress:
         while True:
             last = over.wait(EVERY)
             for key, step in list(pending.items()):
-                if step.made.exists():
-                    del pending[key], self.waiting[key]
+                if step.done:
+                    del pending[key]
+                    self.waiting.pop(key, None)
                     took = taken(step.made)
                     self.timings.add(step.shape, took)
                     self.estimated += self.timings.of(step) or 0.0

@@ -34,13 +34,31 @@ def run_all(jobs: Sequence[Composed], launch: Launch | None = None, processes: i
         if any(f.error.full_disk for f in failed.values()):
             break
         left = left.without(failed)
+        progress.expect(left)
     return failures
 
 
 def _failed(steps: Sequence[Step], launch: Launch) -> Iterator[Failure]:
+    """What failed of some steps. Where it is not a step that fails but what runs them (a killed worker, a job out of its
+    time), the steps that are left are launched one by one; where that fails twice running, they are given up."""
+    left, lost = list(steps), 0
     try:
         for step, error in zip(steps, launch(steps), strict=True):
+            left.remove(step)
             if error is not None:
                 yield Failure(step, error)
-    except Exception as e:  # not a step, but what runs them: a killed worker, a queue that is gone
-        yield from (Failure(step, Error.of(e)) for step in steps if not step.made.exists())
+        return
+    except Exception as e:
+        reason = Error.of(e, steps[0].composed.outputs)
+    for step in left:
+        if not step.done and len(steps) > 1 and lost < 2:
+            try:
+                (error,) = launch([step])
+                lost = 0
+            except Exception as e:
+                error, lost = Error.of(e, step.composed.outputs), lost + 1
+                reason = error
+        else:
+            error = None if step.done else reason
+        if error is not None:
+            yield Failure(step, error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +35,10 @@ def status_of(jobs: Sequence[Composed]) -> Status:
     found = read_records(outputs / "records", ids)
     done = {r.id for r in found.records}
     notes = [note_path(outputs, i) for i in ids if i not in done]
-    failed = [json.loads(path.read_text()) for path in notes if path.exists()]
+    failed = []
+    for path in notes:
+        with contextlib.suppress(FileNotFoundError):  # a run that goes on takes them away
+            failed.append(json.loads(path.read_text()))
     reasons = {"damaged": found.damaged, "of another version": found.outdated}
     unreadable = ", ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
     return Status(len(done), failed, len(ids) - len(done) - len(failed), unreadable)
@@ -47,11 +52,13 @@ def store_sizes(root: Path) -> dict[str, tuple[int, int]]:
     for stage in sorted(p for p in root.glob("*/*") if p.is_dir()):
         kind = stage.parent.name
         stages[kind] += not stage.name.startswith(".")
-        for file in stage.rglob("*"):
-            about = file.lstat()
-            if file.is_file() and (about.st_dev, about.st_ino) not in seen:
-                seen.add((about.st_dev, about.st_ino))
-                sizes[kind] += about.st_size
+        for folder, _, files in os.walk(stage):  # goes on where a run that is going takes a folder away
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    about = os.lstat(os.path.join(folder, file))
+                    if (about.st_dev, about.st_ino) not in seen:
+                        seen.add((about.st_dev, about.st_ino))
+                        sizes[kind] += about.st_size
     return {kind: (stages[kind], sizes[kind]) for kind in sorted(stages)}
 
 

@@ -70,17 +70,19 @@ def sweep_jobs(overrides: Sequence[str]) -> list[Composed]:
     With ``experiment=<table>`` they are the table's own, with the other overrides on top: a key given here takes the
     place of what the table's lines say of it. Raises ``ValueError`` naming a bad override and what is allowed.
     """
-    given = {o.partition("=")[0].lstrip("+~"): o.partition("=")[2] for o in overrides}
+    given = {_key(o): o.partition("=")[2] for o in overrides}
     if "experiment" not in given:
         return _jobs([tuple(overrides)], [], given.get("profile", "mini"))
     found = experiment(given.pop("experiment"))
-    rest = [o for o in overrides if o.partition("=")[0] not in ("experiment", "+experiment")]
-    lines = [(*(o for o in line if o.partition("=")[0] not in given), *rest) for line in found.sweeps]
+    rest = [o for o in overrides if _key(o) != "experiment"]
+    lines = [(*(o for o in line if _key(o) not in given), *rest) for line in found.sweeps]
     return _jobs(lines, [f"experiment={found.name}"], given.get("profile", "mini"))
 
 
 def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) -> list[Composed]:
-    node = compose_config([f"profile={profile.split(',')[0]}"]).profile
+    if "," in profile:
+        raise ValueError(f"profile={profile}: a sweep has one profile, which says how many seeds its tables have")
+    node = compose_config([f"profile={profile}"]).profile
     counts = {
         "SEEDS": list(range(node.seeds)),
         "MANY_SEEDS": list(range(node.many_seeds)),
@@ -92,10 +94,14 @@ def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) ->
     unseeded: dict[tuple[str, ...], Composed] = {}
     for line in lines:
         for overrides in expand([_with_counts(o, counts) for o in line]):
-            key = (*fixed, *overrides)
+            key = tuple({_key(o): o for o in (*fixed, *overrides)}.values())  # the last word on a key counts
             if key not in jobs:
                 jobs[key] = _composed(key, unseeded)
     return list(jobs.values())
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _composed(overrides: tuple[str, ...], unseeded: dict[tuple[str, ...], Composed]) -> Composed:

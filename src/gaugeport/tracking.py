@@ -14,14 +14,15 @@ from gaugeport.store import digest, digest_files
 
 TRACKERS = ("none", "offline", "online")
 
-NAMED_BY = ("model", "chart", "group", "matcher", "evidence", "site", "p", "metric")
-"""The columns of a row that tell it from the job's others; together they name its wandb series."""
+NOT_A_NAME = ("value", "step", "theory", "yardstick")
+"""What a row measured, and when; its other entries tell it from the job's others, and together name its wandb series."""
 
 
 def track_job(
     record: Record, group: str, curves: Mapping[str, Sequence[Mapping[str, float]]], folder: Path, tracker: str
 ) -> None:
-    """Log a record: its config, every row under ``evidence/site/metric`` (against ``step``, the last in the summary), and the
+    """Log a record: its config, every row under what tells it from
+    the others, ``evidence/site/metric`` (against ``step``, the last in the summary), and the
     training curves of the stages it stands on, as ``train/<stage>/loss`` against ``train/step``.
 
     ``tracker`` is ``none``, ``offline`` (files below ``folder``/wandb) or ``online``. The run's id is the job's hash, so a
@@ -38,7 +39,8 @@ def track_job(
                 run.log({"train/step": line["step"], **named})
         by_step: dict[int, dict[str, float]] = {}
         for row in record.rows:
-            name = "/".join(str(row[k]) for k in NAMED_BY if row.get(k) not in (None, ""))
+            parts = {k: v for k, v in row.items() if k not in NOT_A_NAME and v not in (None, "")}
+            name = "/".join(str(parts[k]) for k in sorted(parts, key=lambda k: (k == "metric", k)))
             by_step.setdefault(int(row.get("step") or 0), {})[name] = row["value"]
         for step in sorted(by_step):
             run.log({"step": step, **by_step[step]})
@@ -48,7 +50,8 @@ def track_table(name: str, files: Sequence[Path], folder: Path, tracker: str) ->
     """Log a table's files and figure as one artifact of its experiment. The run's id is that of the files' contents: what
     was logged already is not logged again."""
     run_id = f"table-{name}-{digest([digest_files(f) for f in files])}"
-    if any((folder / "wandb").glob(f"offline-run-*-{run_id}/*.wandb")):
+    logged = folder / "wandb" / "tables" / run_id
+    if logged.exists():
         return
     with _run(run_id, f"table {name}", name, "table", {}, folder, tracker) as run:
         if run is None:
@@ -59,6 +62,8 @@ def track_table(name: str, files: Sequence[Path], folder: Path, tracker: str) ->
         for file in files:
             artifact.add_file(str(file))
         run.log_artifact(artifact)
+    logged.parent.mkdir(parents=True, exist_ok=True)
+    logged.touch()  # after the run has ended: an interrupted one is logged anew
 
 
 @contextmanager

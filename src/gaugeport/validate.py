@@ -15,13 +15,14 @@ from transformers.trainer_utils import SchedulerType
 
 from gaugeport.activations import check_sites
 from gaugeport.align import DEFAULT_MATCHER
-from gaugeport.job import Job, Model
+from gaugeport.job import LATER, Job, Model
 from gaugeport.matchers import COMBINATIONS
 from gaugeport.paths import data_dir
 from gaugeport.routes import ROUTES
 from gaugeport.stages import DTYPES
 from gaugeport.tasks.optimizer_recipes import RECIPES
 from gaugeport.tasks.sign_ceiling import ACTIVATIONS
+from gaugeport.workflows.registry import WORKFLOWS
 from gaugeport.workflows.transfer import EVIDENCE, TARGETS
 
 NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
@@ -49,6 +50,7 @@ def job_from(config: DictConfig) -> Job:
     assert isinstance(job, Job)
     _check_names(job)
     _check_numbers(job)
+    _check_evidence(job)
     for key, path in job.files().items():
         if not Path(path).exists():
             kind = "a Hugging Face folder" if key == "model.path" else "a .jsonl, .csv, .txt or .parquet file"
@@ -89,6 +91,8 @@ def _check_names(job: Job) -> None:
     for key, values in (("target", TARGETS), ("evidence", EVIDENCE)):
         if key in job.task:
             _one_of(f"task.{key}", job.task[key], values)
+    if job.data.name != "mini" and job.data.richness != LATER["richness"]:
+        raise ValueError(f"data.richness={job.data.richness} with data={job.data.name}; allowed: 1.0, or data=mini")
     _one_of("measurement.dtype", job.measurement.dtype, DTYPES)
     for name, schedule in (("base", job.training.base), ("run", job.training.run)):
         _one_of(f"training.{name}.scheduler", schedule.scheduler, [s.value for s in SchedulerType])
@@ -120,6 +124,16 @@ def _check_numbers(job: Job) -> None:
             raise ValueError(f"{name}={value} must be positive{extra}")
     if job.measurement.skip_first < 0:
         raise ValueError(f"measurement.skip_first={job.measurement.skip_first} must be at least 0")
+
+
+def _check_evidence(job: Job) -> None:
+    used = {k: getattr(job.measurement, k) for k in ("whiten", "dtype") if getattr(job.measurement, k) != LATER[k]}
+    if used and "evidence" not in WORKFLOWS[job.task["name"]].stages(job):
+        target = f" with task.target={job.task['target']}" if "target" in job.task else ""
+        said = ", ".join(f"measurement.{k}={v}" for k, v in used.items())
+        raise ValueError(
+            f"{said}: task {job.task['name']}{target} measures no evidence between runs; allowed: recovery, confidence"
+        )
 
 
 def _task_keys(task: str) -> list[str]:

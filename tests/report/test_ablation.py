@@ -48,10 +48,10 @@ def records(**measurement):
 def test_levels_are_read_at_the_middle_site_and_the_last_step_and_the_gap_is_paired_by_seed():
     table = Ablation("d2", "calibration tokens", "measurement.tokens").tabulate([*records(), *records(tokens=1000)])
     means = means_of(table)
-    assert sorted(means["level"].unique()) == [1000, 16384]
-    at = select(means, {"level": 1000, "metric": "signed_accuracy"}).set_index("route")["value"]
+    assert sorted(means["calibration tokens"].unique()) == [1000, 16384]
+    at = select(means, {"calibration tokens": 1000, "metric": "signed_accuracy"}).set_index("route")["value"]
     assert at.to_dict() == pytest.approx({"endpoint": 0.435, "via_base": 0.69, "trajectory": 0.94})
-    gaps = select(table[table["seed"].notna()], {"level": 1000, "metric": "gap_to_endpoint"}).set_index("seed")["value"]
+    gaps = select(table[table["seed"].notna()], {"calibration tokens": 1000, "metric": "gap_to_endpoint"}).set_index("seed")["value"]
     assert gaps.to_dict() == pytest.approx({0: 0.5, 1: 0.51})
     shown = Ablation("d2", "calibration tokens", "measurement.tokens").pivot(table)
     assert list(shown.columns) == ["calibration tokens", "endpoint", "via base", "trajectory", "gap", "loss A", "n"]
@@ -60,7 +60,7 @@ def test_levels_are_read_at_the_middle_site_and_the_last_step_and_the_gap_is_pai
 
 def test_an_option_that_came_later_has_its_default_in_older_records():
     table = Ablation("d8", "precision", "measurement.dtype").tabulate([*records(), *records(dtype="bfloat16")])
-    assert sorted(means_of(table)["level"].unique()) == ["bfloat16", "float32"]
+    assert sorted(means_of(table)["precision"].unique()) == ["bfloat16", "float32"]
 
 
 def test_sites_and_kinds_of_evidence_are_levels_of_their_own():

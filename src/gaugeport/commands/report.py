@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +19,11 @@ def write_report(profile: str, extra: Sequence[str]) -> Path:
     tables = made(chosen)
     for _ in write_tables(chosen, tables, ()):
         pass
-    options = "" if profile == "mini" else f" --profile {profile}"
-    options += "".join(f" --set {o}" for o in extra)
     sections = [
         Section(
             table,
             table.files(chosen.outputs, chosen.variant)[-1],
-            f"./run.sh tables {i}{options}",
+            f"./run.sh tables {i} {chosen.options}".strip(),
             (data_dir("conf") / "experiment" / f"{table.name}.yaml").read_text(),
             chosen.found(i).records,
         )
@@ -32,6 +31,6 @@ def write_report(profile: str, extra: Sequence[str]) -> Path:
     ]
     commands: dict[str, str] = {}
     for c in (c for jobs in chosen.jobs.values() for c in jobs):
-        commands.setdefault(job_id(c.job), f"./run.sh run {' '.join(c.overrides)}")
+        commands.setdefault(job_id(c.job), shlex.join(["./run.sh", "run", *c.overrides]))
     folder = chosen.outputs / "report" / chosen.variant
     return write_page(folder / "index.html", claims_table(tables, profile), sections, commands, chosen.outputs)

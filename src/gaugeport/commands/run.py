@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -17,26 +18,15 @@ from gaugeport.progress import counted
 from gaugeport.records import read_records
 from gaugeport.report.summary import summary
 from gaugeport.report.sweep import write_sweep
+from gaugeport.report.tidy import COLUMNS
 from gaugeport.runner import run_all
 from gaugeport.store import Store, digest, write_json
 from gaugeport.sweeps import sweep_jobs
 from gaugeport.timings import Timings
-from gaugeport.workflows.registry import STAGES, build_stage
+from gaugeport.workflows.registry import build_stage, stage_keys
 
-COLUMNS_ALREADY = (
-    "model",
-    "gauge",
-    "matcher",
-    "route",
-    "task",
-    "seed",
-    "profile",
-    "setting",
-    "data",
-    "training",
-    "experiment",
-)
-"""What a table has a column for, or what is no one value: sweeps over other keys get a column each."""
+HAVE_COLUMNS = ("model", "gauge", "matcher", "route", "task", "seed", "profile", "setting", "experiment")
+"""What a table has a column for: sweeps over other keys get one each."""
 
 
 def show_config(arguments: Sequence[str]) -> None:
@@ -58,8 +48,9 @@ def run_one(overrides: Sequence[str], dry_run: bool) -> str:
     if dry_run:
         return describe([c], 1)
     if config.stage is not None:
-        if config.stage not in STAGES:
-            raise ValueError(f"stage={config.stage} is unknown; allowed: {', '.join(STAGES)}")
+        if config.stage not in stage_keys(c.job):
+            stands_on = ", ".join(stage_keys(c.job)) or "none"
+            raise ValueError(f"stage={config.stage}: the job stands on no such stage; allowed: {stands_on}")
         quiet()
         return f"{config.stage}: {build_stage(c.job, Store(c.outputs / 'store'), config.stage)}"
     for failure in run_all([c], local(1), 1):
@@ -69,18 +60,20 @@ def run_one(overrides: Sequence[str], dry_run: bool) -> str:
 
 def run_sweep(overrides: Sequence[str], dry_run: bool) -> tuple[str, list[Failure]]:
     """Run the jobs of a sweep; returns its tables, and what failed."""
-    of_hydra = [o for o in overrides if o.startswith("hydra")]
-    launch = by_hydra(of_hydra or ["hydra/launcher=basic"])
+    of_hydra = [o for o in overrides if o.lstrip("+~").startswith("hydra")]
     overrides = [o for o in overrides if o not in of_hydra]
+    if any(o.lstrip("+").startswith("stage=") for o in overrides):
+        raise ValueError("stage= builds one stage of one job: give it without -m")
+    launch, at_once = by_hydra(of_hydra), cores() if of_hydra else 1  # Hydra's basic launcher runs one at a time
     jobs = sweep_jobs(overrides)
     if dry_run:
-        return describe(jobs), []
+        return describe(jobs, at_once), []
     outputs, name = jobs[0].outputs, f"sweep-{digest(sorted(overrides))[:8]}"
     write_json(outputs / "sweeps" / f"{name}.json", list(overrides))
-    failures = run_all(jobs, launch)
+    failures = run_all(jobs, launch, at_once)
     found = read_records(outputs / "records", [job_id(c.job) for c in jobs])
     folder = outputs / "tables" / "sweeps" / name
-    text = write_sweep(folder, found.records, _swept(jobs)) if found.records else ""
+    text = write_sweep(folder, found, _swept(jobs)) if found.records else ""
     lacking = f" ({found.lacking})" if found.lacking else ""
     text += f"\n{name}: {len(found.records)} of {found.jobs} jobs{lacking}; tables in {folder}"
     return text, failures
@@ -88,11 +81,13 @@ def run_sweep(overrides: Sequence[str], dry_run: bool) -> tuple[str, list[Failur
 
 def describe(jobs: Sequence[Composed], processes: int | None = None) -> str:
     """The jobs, which of them are done, the stages that are missing, and how long all that will take."""
+    if not jobs:
+        return "0 jobs"
     todo, timings, n = plan(jobs), Timings.recorded(jobs[0].outputs), processes or cores()
     lines, distinct = [], {job_id(c.job): c for c in jobs}
     for name, c in distinct.items():
         state = f"to run, {timings.text(todo.steps[name])}" if name in todo.needs else "done"
-        lines.append(f"{state:<20} gaugeport run {' '.join(c.overrides)}")
+        lines.append(f"{state:<20} {shlex.join(['gaugeport', 'run', *c.overrides])}")
     for wave in WAVES:
         steps = todo.wave(wave)
         if steps:
@@ -104,10 +99,12 @@ def describe(jobs: Sequence[Composed], processes: int | None = None) -> str:
 
 def _swept(jobs: Sequence[Composed]) -> dict[str, str]:
     """What to call each value that differs between jobs and that tables have no column for -> its config path."""
-    values = {}
-    given = [dict(o.lstrip("+").split("=", 1) for o in c.overrides) for c in jobs]
-    for key in {key for one in given for key in one} - set(COLUMNS_ALREADY):
-        values[key] = {one.get(key, "") for one in given}
-    paths = sorted(key for key, found in values.items() if len(found) > 1)
-    short = [path.rsplit(".", 1)[-1] for path in paths]
-    return {name if short.count(name) == 1 else path: path for name, path in zip(short, paths, strict=True)}
+    given = [dict(o.lstrip("+").split("=", 1) for o in c.overrides if "=" in o) for c in jobs]
+    keys = sorted({key for one in given for key in one} - set(HAVE_COLUMNS))
+    differing = [key for key in keys if len({one.get(key, "") for one in given}) > 1]
+    short = [key.rsplit(".", 1)[-1] for key in differing]
+    named = {}
+    for name, key in zip(short, differing, strict=True):
+        path = key if "." in key else f"{key}.name"  # a group's choice: data=mini,text
+        named[name if short.count(name) == 1 and name not in (*COLUMNS, "record") else key] = path
+    return named

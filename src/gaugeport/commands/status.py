@@ -24,8 +24,12 @@ def status_text(what: Sequence[str], profile: str, extra: Sequence[str]) -> str:
     if tables or not what:
         chosen = choose(tables, profile, False, extra)
         jobs = {f"{i} {chosen.experiments[i].name}": chosen.jobs[i] for i in chosen.wanted}
-    jobs |= {name: sweep_jobs(sweeps[name]) for name in (known if what else sweeps)}
     lines, failures = [], []
+    for name in known if what else sweeps:
+        try:
+            jobs[name] = sweep_jobs(sweeps[name])
+        except (ValueError, FileNotFoundError) as e:  # its files are gone, or it was another version's
+            failures.append(f"{name} cannot be read: {e}")
     for name, found in jobs.items():
         s = status_of(found)
         lines.append((name, s.done + len(s.failed) + s.missing, s.done, len(s.failed), s.missing, s.unreadable))

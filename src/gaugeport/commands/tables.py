@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,18 @@ class Chosen:
     wanted: list[str]
     asked: list[Composed]
     profile: str
-    variant: str
+    extra: Sequence[str]
+
+    @property
+    def variant(self) -> str:
+        """The folder of these tables below those of the default profile."""
+        return variant_of(self.profile, self.extra)
+
+    @property
+    def options(self) -> str:
+        """The options of the command line that chose the profile and overrides."""
+        options = [] if self.profile == "mini" else ["--profile", self.profile]
+        return shlex.join([*options, *(part for o in self.extra for part in ("--set", o))])
 
     @property
     def outputs(self) -> Path:
@@ -45,15 +58,26 @@ def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str
     every = {e.id: e for e in found}
     wanted = wanted or [e.id for e in found if e.headline or not headline]
     needed = {*wanted, *(claim.table for claim in load_claims())}
-    jobs = {e.id: jobs_of(e, profile, extra=extra) for e in found if e.id in needed}
+    jobs = {}
+    for e in (e for e in found if e.id in needed):
+        try:
+            jobs[e.id] = jobs_of(e, profile, extra=extra)
+        except ValueError as error:
+            if ids and e.id in wanted:
+                raise
+            warnings.warn(f"table {e.id} ({e.name}) is left out: {error}", stacklevel=2)
+    if not jobs:
+        raise ValueError("no table can be made with these overrides: the warnings say why")
+    wanted = [i for i in wanted if i in jobs]
     asked = [c for i in wanted for c in (jobs_of(every[i], profile, True, extra) if headline else jobs[i])]
-    return Chosen(every, jobs, wanted, asked, profile, variant_of(profile, extra))
+    return Chosen(every, jobs, wanted, asked, profile, extra)
 
 
 def made(chosen: Chosen) -> dict[str, Table]:
     """The tables that have records, by id."""
     found = {i: chosen.found(i) for i in chosen.jobs}
-    return {i: make(i, chosen.experiments[i].name, records) for i, records in found.items() if records.records}
+    names = {i: chosen.experiments[i].name for i in found}
+    return {i: make(i, names[i], records, chosen.options) for i, records in found.items() if records.records}
 
 
 def write_tables(chosen: Chosen, tables: Mapping[str, Table], claims_of: Sequence[str]) -> Iterator[str]:
@@ -62,10 +86,13 @@ def write_tables(chosen: Chosen, tables: Mapping[str, Table], claims_of: Sequenc
         if table_id in tables:
             yield write(tables[table_id], chosen.outputs, chosen.variant)
             files = tables[table_id].files(chosen.outputs, chosen.variant)
-            track_table(tables[table_id].name, files, chosen.outputs, chosen.jobs[table_id][0].tracker)
+            try:
+                track_table(tables[table_id].name, files, chosen.outputs, chosen.jobs[table_id][0].tracker)
+            except Exception as e:  # whatever a tracker does, the table is written
+                warnings.warn(f"table {table_id} was written, but tracking it failed: {e}", stacklevel=2)
         else:
-            run = f"`gaugeport tables {table_id} --profile {chosen.profile}`"
-            yield f"{table_id} {chosen.experiments[table_id].name}: no records; run {run}"
+            run = f"gaugeport tables {table_id} {chosen.options}".strip()
+            yield f"{table_id} {chosen.experiments[table_id].name}: no records; run `{run}`"
     yield write_claims(claims_table(tables, chosen.profile), chosen.outputs, chosen.variant, claims_of)
     where = (chosen.outputs / kind / chosen.variant for kind in ("tables", "figures"))
     yield "tables in {}, figures in {}".format(*where)

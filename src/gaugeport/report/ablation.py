@@ -11,11 +11,10 @@ import pandas as pd
 from gaugeport.records import Record
 from gaugeport.report import figures as f
 from gaugeport.report.render import cell
-from gaugeport.report.tidy import aggregate, means_of, middle_site, select, tidy
+from gaugeport.report.tidy import KEYS, aggregate, means_of, middle_site, select, tidy
 
 ROUTES = {"endpoint": ("endpoint", f.RED), "via_base": ("via base", f.ORANGE), "trajectory": ("trajectory", f.BLUE)}
 LOSSES = ("loss_base", "loss_A", "loss_B")
-BY = ["level", "route"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,11 @@ class Ablation:
     def tabulate(self, records: Sequence[Record]) -> pd.DataFrame:
         """Every seed's :meth:`measurements`, and their means."""
         found = self.measurements(records)
-        return pd.concat([found, aggregate(found, ["level"])], ignore_index=True)
+        return pd.concat([found, aggregate(found, [c for c in (self.axis,) if c not in KEYS])], ignore_index=True)
 
     def measurements(self, records: Sequence[Record]) -> pd.DataFrame:
-        """Signed accuracy at the last step and held-out losses by ``level``, and the gap of each seed."""
-        rows = tidy(self.id, records, {"level": self.path} if self.path else {})
+        """Signed accuracy at the last step and held-out losses by level of the axis, and the gap of each seed."""
+        rows = tidy(self.id, records, {self.axis: self.path} if self.path else {})
         last = rows.groupby("record")["step"].transform("max")
         accuracy = rows[(rows["metric"] == "signed_accuracy") & (rows["step"] == last)]
         accuracy = accuracy[accuracy["evidence"].isin(self.kinds)]
@@ -59,15 +58,15 @@ class Ablation:
         losses = rows[rows["metric"].isin(LOSSES) & (rows["route"] == "endpoint") & (rows["matcher"] != "weights")]
         found = pd.concat([accuracy, losses], ignore_index=True)
         if not self.path:
-            found["level"] = found["site"] if self.everywhere else found["evidence"]
-        return pd.concat([found, _gaps(found)], ignore_index=True)
+            found[self.axis] = found["site"] if self.everywhere else found["evidence"]
+        return pd.concat([found, self._gaps(found)], ignore_index=True)
 
     def pivot(self, table: pd.DataFrame) -> pd.DataFrame:
         """A row per level: what each route recovers, the gap, and how well the models do."""
         means = means_of(table)
         lines = []
         for level in self._levels(means):
-            here = select(means, {"level": level})
+            here = select(means, {self.axis: level})
             line: dict[str, Any] = {self.axis: level}
             for route, (name, _) in ROUTES.items():
                 line[name] = cell(select(here, {"metric": "signed_accuracy", "route": route}))
@@ -83,7 +82,7 @@ class Ablation:
         figure, (axis,) = f.panels(1, width=5.4)
         means = select(means_of(table), {"metric": "signed_accuracy"})
         order = {level: i for i, level in enumerate(self._levels(means))}
-        means = means.assign(at=means["level"].map(order if not self.logarithmic else {k: k for k in order}))
+        means = means.assign(at=means[self.axis].map(order if not self.logarithmic else {k: k for k in order}))
         for route, (name, colour) in ROUTES.items():
             rows = select(means, {"route": route})
             if len(rows):
@@ -98,25 +97,26 @@ class Ablation:
         return figure
 
     def _levels(self, means: pd.DataFrame) -> list[Any]:
-        found = means["level"].dropna()
+        found = means[self.axis].dropna()
         if self.everywhere:
             return sorted(found.unique(), key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
         if not self.path:
             return [kind for kind in self.kinds if kind in set(found)]
         return sorted(found.unique())
 
+    def _gaps(self, found: pd.DataFrame) -> pd.DataFrame:
+        """Per seed and level, what the trajectory recovers more than the endpoint."""
+        accuracy = found[found["metric"] == "signed_accuracy"]
+        same = ["model", "seed", self.axis]
+        endpoint = accuracy[accuracy["route"] == "endpoint"].drop_duplicates(same).set_index(same)["value"]
+        ours = accuracy[accuracy["route"] == "trajectory"]
+        theirs = [endpoint.get(key) for key in map(tuple, ours[same].to_numpy())]
+        gaps = ours.assign(
+            metric="gap_to_endpoint", value=ours["value"] - pd.Series(theirs, index=ours.index, dtype=float)
+        )
+        return gaps.dropna(subset=["value"])
+
 
 def _middle(sites: pd.Series) -> str | None:
     named = [s for s in sites.dropna().unique() if s]
     return middle_site(named) if named else None
-
-
-def _gaps(found: pd.DataFrame) -> pd.DataFrame:
-    """Per seed and level, what the trajectory recovers more than the endpoint."""
-    accuracy = found[found["metric"] == "signed_accuracy"]
-    same = ["model", "seed", "level"]
-    endpoint = accuracy[accuracy["route"] == "endpoint"].drop_duplicates(same).set_index(same)["value"]
-    ours = accuracy[accuracy["route"] == "trajectory"]
-    theirs = [endpoint.get(key) for key in map(tuple, ours[same].to_numpy())]
-    gaps = ours.assign(metric="gap_to_endpoint", value=ours["value"] - pd.Series(theirs, index=ours.index, dtype=float))
-    return gaps.dropna(subset=["value"])

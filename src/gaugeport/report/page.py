@@ -75,19 +75,18 @@ def grid(pivot: pd.DataFrame, behind: Sequence[Sequence[str]] | None = None) -> 
 
 def records_behind(pivot: pd.DataFrame, tidy: pd.DataFrame) -> list[list[str]]:
     """For each row of a pivot, the ids of the records whose measurements it shows: those that agree with it in every column
-    that both have (an arm's name stands for its group, matcher and route)."""
+    that both have and that tells some of them apart (an arm's name stands for its group, matcher and route)."""
     rows = tidy[tidy["record"].notna()]
     rows = named(rows) if "arm" in pivot else rows
     shared = [c for c in pivot.columns if c in rows and c not in _MEASURED]
     keys = rows[[*shared, *({"seed"} - set(shared)), "record"]].drop_duplicates()
     texts = {c: keys[c].map(_key) for c in shared}
-    known = {c: set(texts[c]) for c in shared}
     found = []
     for _, row in pivot.iterrows():
         mask = pd.Series(True, index=keys.index)
         for c in shared:
-            if _key(row[c]) in known[c]:
-                mask &= texts[c] == _key(row[c])
+            agreeing = mask & (texts[c] == _key(row[c]))
+            mask = agreeing if agreeing.any() else mask
         found.append(list(keys[mask].sort_values(["seed", "record"])["record"].unique()))
     return found
 

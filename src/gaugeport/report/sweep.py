@@ -7,29 +7,29 @@ from pathlib import Path
 
 import pandas as pd
 
-from gaugeport.records import Record
+from gaugeport.records import Found
 from gaugeport.report.render import interval, markdown, write_table
 from gaugeport.report.tidy import KEYS, aggregate, select, tidy
 
 
-def write_sweep(folder: Path, records: Sequence[Record], swept: Mapping[str, str]) -> str:
-    """Write ``<task>.csv``, ``.md`` and ``.tex`` of every task among some records, and return them as Markdown.
+def write_sweep(folder: Path, found: Found, swept: Mapping[str, str]) -> str:
+    """Write ``<task>.csv``, ``.md`` and ``.tex`` of every task among the records found, and return them as Markdown.
 
     ``swept`` maps what to call a swept value to its config path (``{"lr": "training.run.lr"}``). The csv has every
     measurement and its mean over seeds; md and tex the means at the last step, a row per combination; curves
     are left to the csv.
     """
-    texts = []
-    for task in dict.fromkeys(r.task for r in records):
-        rows = tidy(task, [r for r in records if r.task == task], swept)
+    texts, footer = [], _FOOTER + (f" Of {found.jobs} jobs: {found.lacking}." if found.lacking else "")
+    for task in dict.fromkeys(r.task for r in found.records):
+        rows = tidy(task, [r for r in found.records if r.task == task], swept)
         own = [str(c) for c in rows if c not in (*KEYS, *_MEASURED)]
         means = aggregate(rows, own)
-        pivot = _pivot(means, own)
+        pivot = _pivot(rows, own, [c for c in own if c not in swept])
         same = {c: pivot[c].iloc[0] for c in pivot if c in (*KEYS, *own) and pivot[c].nunique() == 1}
         title = f"{task}: " + ", ".join(f"{c} {v}" for c, v in same.items() if v != "–")
         pivot = pivot.drop(columns=list(same))
-        write_table(folder, task, title, pd.concat([rows, means], ignore_index=True), pivot, _FOOTER)
-        texts.append(markdown(title, pivot, _FOOTER))
+        write_table(folder, task, title, pd.concat([rows, means], ignore_index=True), pivot, footer)
+        texts.append(markdown(title, pivot, footer))
     return "\n".join(texts)
 
 
@@ -40,14 +40,18 @@ MANY = 6
 _FOOTER = "Means over n training seeds at the last step; brackets: 95 % t-interval."
 
 
-def _pivot(means: pd.DataFrame, own: Sequence[str]) -> pd.DataFrame:
-    last = means[means["step"].isna() | (means["step"] == means["step"].max())]
-    for curve in [c for c in own if pd.api.types.is_numeric_dtype(last[c]) and last[c].nunique() > MANY]:
-        last = last[last[curve].isna()]
+def _pivot(rows: pd.DataFrame, own: Sequence[str], measured: Sequence[str]) -> pd.DataFrame:
+    """Means at each record's last step. Of the table's own columns, ``measured`` are those that jobs vary themselves."""
+    final = rows[rows["step"].isna() | (rows["step"] == rows.groupby("record")["step"].transform("max"))]
+    for curve in [c for c in measured if pd.api.types.is_numeric_dtype(final[c]) and final[c].nunique() > MANY]:
+        final = final[final[curve].isna()]
+    last = aggregate(final.assign(step=None), own)
     by = [c for c in (*KEYS, *own) if c not in ("table", "step", "metric") and last[c].notna().any()]
     lines = []
     for key, part in last.groupby(by, sort=False, dropna=False):
-        line = {c: "–" if pd.isna(v) else v for c, v in zip(by, key, strict=True)} | {"n": int(part["n"].max())}
+        line = {c: "–" if v is None or v != v else v for c, v in zip(by, key, strict=True)} | {
+            "n": int(part["n"].max())
+        }
         for metric in part["metric"].unique():
             line[metric] = interval(*select(part, {"metric": metric})[["value", "ci_low", "ci_high"]].iloc[0])
         lines.append(line)

@@ -39,11 +39,11 @@ class Table:
         return [*tables, outputs / "figures" / variant / f"{self.id}.png"]
 
 
-def make(table_id: str, name: str, found: Found) -> Table:
-    """The table of an experiment, from its records."""
+def make(table_id: str, name: str, found: Found, options: str = "") -> Table:
+    """The table of an experiment, from its records. ``options`` are those of the command that runs what is missing."""
     module = experiment_module(name)
     tidy = module.tabulate(found.records)
-    return Table(table_id, name, module.TITLE, tidy, module.pivot(tidy), footer_of(table_id, found))
+    return Table(table_id, name, module.TITLE, tidy, module.pivot(tidy), footer_of(table_id, found, options))
 
 
 def write(table: Table, outputs: Path, variant: str) -> str:
@@ -54,13 +54,13 @@ def write(table: Table, outputs: Path, variant: str) -> str:
     return markdown(table.title, table.pivot, table.footer)
 
 
-def footer_of(table_id: str, found: Found) -> str:
+def footer_of(table_id: str, found: Found, options: str = "") -> str:
     """What stands under a table: what its brackets are, and which of its jobs it lacks."""
     if not found.lacking:
         return INTERVALS
     return (
         f"{INTERVALS} {len(found.records)} of {found.jobs} declared jobs have a readable record ({found.lacking}); "
-        f"`gaugeport tables {table_id}` runs the others."
+        f"`{f'gaugeport tables {table_id} {options}'.strip()}` runs the others."
     )
 
 

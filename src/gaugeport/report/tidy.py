@@ -108,10 +108,21 @@ def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dic
         setting = f"{setting}={value:g}" if isinstance(value, float | int) else f"{setting}={value}"
     columns = {"table": table, "profile": config["profile"], "model": config["model"]["name"], "seed": config["seed"]}
     columns |= {"setting": setting, **{c: config[k] for c, k in _COMBINATION.items()}}
-    return {**columns, **{name: _at(config, path) for name, path in settings.items()}}
+    return {**columns, **{name: _swept(record, path) for name, path in settings.items()}}
 
 
 _COMBINATION = {"group": "gauge", "matcher": "matcher", "route": "route"}
+
+
+def _swept(record: Record, path: str) -> Any:
+    """The value at a config path; of a path to local files, the files; lists as text, so that they can be grouped by."""
+    if path in record.files:
+        return record.files[path]
+    try:
+        value = _at(record.config, path)
+    except (KeyError, TypeError):  # an option of other tasks, or one that counts in no result
+        return None
+    return str(value) if isinstance(value, list | dict) else value
 
 
 def _at(config: Any, path: str) -> Any:
