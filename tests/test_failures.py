@@ -79,6 +79,49 @@ def test_what_launches_may_fail_too(tmp_path):
     assert failure.step.stage == "data" and failure.error.message == "ConnectionError: the queue is gone"
 
 
+SYNTHETIC = "task=sign_ceiling task.activations=decorrelated seed="
+
+
+def test_a_worker_that_dies_takes_nothing_with_it_but_its_own_step(tmp_path):
+    """The first launch dies at seed 2, having told of seed 1's own error; alone, seed 2 kills its worker again."""
+    calls = []
+
+    def launch(steps):
+        seeds = [s.composed.job.seed for s in steps]
+        calls.append(seeds)
+        for s in steps:
+            if s.composed.job.seed == 2:
+                raise RuntimeError("worker killed")
+            yield raised(ValueError("the real reason")) if s.composed.job.seed == 1 else None
+
+    failures = run_all(jobs(tmp_path, *(SYNTHETIC + str(i) for i in range(5))), launch)
+    assert calls == [[0, 1, 2, 3, 4], [2], [3], [4]]
+    said = {f.step.composed.job.seed: f.error.message for f in failures}
+    assert said == {1: "ValueError: the real reason", 2: "RuntimeError: worker killed"}
+
+
+def test_what_launches_is_given_up_where_it_fails_twice_running(tmp_path):
+    calls = []
+
+    def launch(steps):
+        calls.append(len(steps))
+        raise RuntimeError("no such cluster")
+
+    assert len(run_all(jobs(tmp_path, *(SYNTHETIC + str(i) for i in range(5))), launch)) == 5
+    assert calls == [5, 1, 1]
+
+
+def test_an_outdated_record_is_no_sign_that_its_job_is_done(tmp_path):
+    found = jobs(tmp_path, SYNTHETIC + "0")
+    (step,) = plan(found).steps.values()
+    step.made.parent.mkdir(parents=True)
+    step.made.write_text('{"schema": 0}')
+    (step,) = plan(found).steps.values()
+    assert not step.done
+    assert len(run_all(found, lambda steps: (_ for _ in ()).throw(RuntimeError("worker killed")))) == 1
+    assert run_all(found, processes=1) == [] and step.done
+
+
 def test_a_full_disk_ends_it_all(tmp_path):
     tried = []
 

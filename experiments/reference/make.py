@@ -21,10 +21,13 @@ from pathlib import Path
 import pandas as pd
 
 from gaugeport.commands.tables import Chosen, choose, made, write_tables
+from gaugeport.jobs import job_id
 from gaugeport.records import Record, write_record
 from gaugeport.report.render import FLOAT, markdown, replace_text
 from gaugeport.report.tables import Table, claims_table
+from gaugeport.store import Store
 from gaugeport.timings import Timings, clock
+from gaugeport.workflows.registry import STAGES, stage_keys
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "mini"
@@ -97,7 +100,13 @@ def about(records: Sequence[Record], chosen: Chosen) -> str:
     commits = Counter(r.versions["commit"] for r in records)
     versions = {k: v for k, v in records[0].versions.items() if k not in ("commit", "machine", "gaugeport")}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    manifests = [json.loads(p.read_text()) for p in (chosen.outputs / "store").glob("*/*/manifest.json")]
+    store = Store(chosen.outputs / "store")
+    stages = {
+        store.manifest_path(STAGES[stage].kind, config)
+        for job in {job_id(c.job): c.job for found in chosen.jobs.values() for c in found}.values()
+        for stage, config in stage_keys(job).items()
+    }
+    manifests = [json.loads(path.read_text()) for path in stages]
     jobs = sum(r.seconds for r in records)
     return (
         "# A full mini run\n\nWritten by `experiments/reference/make.py`; regenerate the run with `./run.sh all`.\n\n"

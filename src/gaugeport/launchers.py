@@ -12,6 +12,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from joblib import Parallel, delayed
 from omegaconf import DictConfig
@@ -55,13 +56,10 @@ def by_hydra(overrides: Sequence[str]) -> Launch:
     ``hydra.sweeper.max_batch_size`` limits how many steps it gets at a time. Raises ``ValueError`` for a launcher that
     is not there.
     """
-    _config(overrides)  # what is wrong with the launcher is wrong once, not with every step
+    _launcher(overrides)  # what is wrong with the launcher is wrong once, not with every step
 
     def launch(steps: Sequence[Step]) -> Iterator[Error | None]:
-        config, context = _config([*overrides, f"paths.outputs='{steps[0].composed.outputs.resolve()}'"])
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=_attempt_config, config=config
-        )
+        launcher, config = _launcher([*overrides, f"paths.outputs='{steps[0].composed.outputs.resolve()}'"])
         size = config.hydra.sweeper.max_batch_size or len(steps)
         for first in range(0, len(steps), size):
             batch = [_overrides(step) for step in steps[first : first + size]]
@@ -101,13 +99,17 @@ def _overrides(step: Step) -> list[str]:
     return [*step.composed.overrides, f"paths.outputs='{step.composed.outputs.resolve()}'", *stage]
 
 
-def _config(overrides: Sequence[str]) -> tuple[DictConfig, HydraContext]:
-    """The config of a sweep, with Hydra's own part, and what its launchers compose each job by."""
-    with initialize_config_dir(str(data_dir("conf")), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        try:
+def _launcher(overrides: Sequence[str]) -> tuple[Launcher, DictConfig]:
+    """One of Hydra's launchers, and the config of the sweep, with Hydra's own part."""
+    try:
+        with initialize_config_dir(str(data_dir("conf")), version_base="1.3"):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
             config = hydra.compose_config("config", list(overrides), RunMode.MULTIRUN)
-        except HydraException as e:
-            raise ValueError(f"{' '.join(overrides)}: {e}") from e
-        return config, HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=_attempt_config, config=config
+        )
+    except HydraException as e:
+        raise ValueError(f"{' '.join(overrides)}: {e}") from e
+    return launcher, config

@@ -148,3 +148,37 @@ def test_an_experiment_is_a_sweep_and_what_is_given_takes_the_place_of_its_lines
     jobs = [line for line in both[0] if "gaugeport run" in line]
     assert jobs and all("seed=3" in line or "seed=4" in line for line in jobs)
     assert all("experiment=sae_transfer" in line for line in jobs)
+
+
+def test_a_table_of_every_profile_and_of_local_text_composes(tmp_path):
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "a"}')
+    for options in (["--profile", "paper"], ["--set", "data=text", "--set", f"data.path={text}"]):
+        said = finish(["status", *options], tmp_path)
+        assert "| d9 ablation_width" in said and "| d10 ablation_richness" in said, said
+
+
+@pytest.mark.parametrize(
+    "sweep, said",
+    [
+        (["seed=0,1", "stage=base"], "stage= builds one stage of one job: give it without -m"),
+        (["profile=smoke,mini"], "a sweep has one profile"),
+        (
+            ["measurement.whiten=false,true", "task=merge"],
+            "measurement.whiten=True: task merge with task.target=identical",
+        ),
+        (["data=text", "data.path=README.md", "data.richness=0.5,1"], "data.richness=0.5 with data=text; allowed: 1.0"),
+        (["seed=0,1", "+hydra.launcher.no_such_thing=1"], "no_such_thing"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_refused_before_anything_is_run(sweep, said, tmp_path):
+    profile = [] if any("profile" in o for o in sweep) else ["profile=smoke"]
+    text = finish(["run", "-m", *profile, "tracker=none", *sweep], tmp_path, code=2)
+    assert said in text and "Traceback" not in text and not list(tmp_path.rglob("*.json"))
+
+
+def test_status_goes_on_where_a_sweep_cannot_be_read(small, tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "sweep-0.json").write_text('["model.path=/gone", "seed=0,1"]')
+    text = finish(["status", "--profile", "smoke"], tmp_path)
+    assert "sweep-0 cannot be read: model.path=/gone" in text and "| a3 trajectory" in text

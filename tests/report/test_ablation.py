@@ -51,7 +51,9 @@ def test_levels_are_read_at_the_middle_site_and_the_last_step_and_the_gap_is_pai
     assert sorted(means["calibration tokens"].unique()) == [1000, 16384]
     at = select(means, {"calibration tokens": 1000, "metric": "signed_accuracy"}).set_index("route")["value"]
     assert at.to_dict() == pytest.approx({"endpoint": 0.435, "via_base": 0.69, "trajectory": 0.94})
-    gaps = select(table[table["seed"].notna()], {"calibration tokens": 1000, "metric": "gap_to_endpoint"}).set_index("seed")["value"]
+    gaps = select(table[table["seed"].notna()], {"calibration tokens": 1000, "metric": "gap_to_endpoint"}).set_index(
+        "seed"
+    )["value"]
     assert gaps.to_dict() == pytest.approx({0: 0.5, 1: 0.51})
     shown = Ablation("d2", "calibration tokens", "measurement.tokens").pivot(table)
     assert list(shown.columns) == ["calibration tokens", "endpoint", "via base", "trajectory", "gap", "loss A", "n"]
