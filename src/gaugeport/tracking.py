@@ -21,9 +21,9 @@ NOT_A_NAME = ("value", "step", "theory", "yardstick")
 def track_job(
     record: Record, group: str, curves: Mapping[str, Sequence[Mapping[str, float]]], folder: Path, tracker: str
 ) -> None:
-    """Log a record: its config, every row under what tells it from
-    the others, ``evidence/site/metric`` (against ``step``, the last in the summary), and the
-    training curves of the stages it stands on, as ``train/<stage>/loss`` against ``train/step``.
+    """Log a record: its config, every row under what tells it from the others (``site/block2/signed_accuracy``) against
+    ``step``, the last in the summary, and the training curves of the stages it stands on, as ``train/<stage>/loss``
+    against ``train/step``.
 
     ``tracker`` is ``none``, ``offline`` (files below ``folder``/wandb) or ``online``. The run's id is the job's hash, so a
     job that runs again continues its run instead of adding one.

@@ -40,6 +40,20 @@ def test_a_job_is_a_run_of_its_experiment_with_its_metrics_and_the_curves_behind
     assert any(h.get("train/base/learning_rate") == 0.1 for h in history)
 
 
+def test_rows_that_differ_in_anything_are_series_of_their_own(tmp_path):
+    rows = [
+        {"target": target, "k": k, "theory": 0.5, "metric": "overlap", "value": float(k)}
+        for target in ("identical", "finetuned")
+        for k in (8, 16)
+    ]
+    found = Record("0123456789abcdef", "indices", {}, rows, 1.0, {}, 2)
+    track_job(found, "index_transport", {}, tmp_path, "offline")
+    summary = read(only(tmp_path))[3]
+    assert {name: value for name, value in summary.items() if "overlap" in name} == {
+        f"{k}/{target}/overlap": float(k) for target in ("identical", "finetuned") for k in (8, 16)
+    }
+
+
 def test_a_job_that_runs_again_takes_the_place_of_its_run(tmp_path):
     for group in ("first", "second"):
         track_job(record(), group, {}, tmp_path, "offline")
