@@ -29,7 +29,7 @@ case "${1:-}" in
     $venv/bin/ruff format --check .
     $venv/bin/mypy
     # tiny models: a worker per core on one thread each is faster than one on all
-    OMP_NUM_THREADS=1 exec $venv/bin/pytest -n 2 --dist loadfile "$@"
+    OMP_NUM_THREADS=1 exec $venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
     ;;
   *) exec $venv/bin/gaugeport "$@" ;;
 esac

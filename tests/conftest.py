@@ -10,3 +10,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+LONGEST_FIRST = ("test_every_table.py", "test_sweeps.py", "test_tables.py", "test_reference.py", "test_new_table.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes first, so that no worker is left with one while the others are done."""
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)

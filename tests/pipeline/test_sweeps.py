@@ -1,6 +1,7 @@
 """Sweeps: 3 models x 2 gauges x 4 tasks, killed and resumed, under every launcher."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,10 @@ import tempfile
 import pandas as pd
 import pytest
 from processes import built, files, finish, gaugeport, kill_when
+
+from gaugeport.commands.run import run_sweep
+from gaugeport.commands.status import status_text
+from gaugeport.sweeps import experiment, jobs_of, sweep_jobs
 
 MODELS, TASKS = "model=tinyllama,qwen,pythia", "task=recovery,merge,indices,sae"
 FIXED = ["run", "-m", "profile=smoke", "tracker=none", "matcher=hungarian_raw", "route=endpoint"]
@@ -58,14 +63,6 @@ def test_the_whole_sweep_killed_twice_and_resumed_ends_at_the_same_tables(whole,
     kill_when(command, tmp_path, lambda: len(list((tmp_path / "records").glob("*.json"))) >= 5)
     finish(command, tmp_path)
     assert_same_tables(tmp_path, whole[0])
-
-
-def test_a_sweep_killed_twice_and_resumed_ends_at_the_same_tables(small, tmp_path):
-    command = [*SMALL, "hydra/launcher=joblib"]
-    kill_when(command, tmp_path, lambda: len(built(tmp_path)) >= 2)
-    kill_when(command, tmp_path, lambda: len(built(tmp_path)) >= 6)
-    finish(command, tmp_path)
-    assert_same_tables(tmp_path, small[0])
 
 
 @pytest.fixture(scope="module")
@@ -139,46 +136,47 @@ def test_a_dry_run_says_what_is_done_and_how_long_the_rest_takes(small, tmp_path
     assert files(outputs, "**/*") == before, "nothing is run or written"
 
 
-def test_an_experiment_is_a_sweep_and_what_is_given_takes_the_place_of_its_lines(tmp_path):
-    both = [
-        finish(["run", "-m", plus, "profile=smoke", "seed=3,4", "--dry-run"], tmp_path).splitlines()
-        for plus in ("+experiment=sae_transfer", "experiment=a4")
-    ]
-    assert both[0] == both[1]
-    jobs = [line for line in both[0] if "gaugeport run" in line]
-    assert jobs and all("seed=3" in line or "seed=4" in line for line in jobs)
-    assert all("experiment=sae_transfer" in line for line in jobs)
+def test_an_experiment_is_a_sweep_and_what_is_given_takes_the_place_of_its_lines():
+    plus, without = (
+        [c.overrides for c in sweep_jobs([named, "profile=smoke", "seed=3,4"])]
+        for named in ("+experiment=sae_transfer", "experiment=a4")
+    )
+    assert plus == without != []
+    assert all("experiment=sae_transfer" in o and ("seed=3" in o or "seed=4" in o) for o in plus)
 
 
-def test_a_table_of_every_profile_and_of_local_text_composes(tmp_path):
-    text = tmp_path / "text.jsonl"
-    text.write_text('{"text": "a"}')
-    for options in (["--profile", "paper"], ["--set", "data=text", "--set", f"data.path={text}"]):
-        said = finish(["status", *options], tmp_path)
-        assert "| d9 ablation_width" in said and "| d10 ablation_richness" in said, said
+@pytest.mark.parametrize("extra", [["data=text", "data.path=FILE"], []])
+def test_a_table_of_every_profile_and_of_local_text_composes(extra, tmp_path):
+    (tmp_path / "text.jsonl").write_text('{"text": "a"}')
+    given = [o.replace("FILE", str(tmp_path / "text.jsonl")) for o in extra]
+    profile = "mini" if extra else "paper"
+    for table in ("d9", "d10"):
+        assert jobs_of(experiment(table), profile, extra=given)
 
 
 @pytest.mark.parametrize(
     "sweep, said",
     [
-        (["seed=0,1", "stage=base"], "stage= builds one stage of one job: give it without -m"),
+        (["profile=smoke", "seed=0,1", "stage=base"], "stage= builds one stage of one job: give it without -m"),
         (["profile=smoke,mini"], "a sweep has one profile"),
         (
             ["measurement.whiten=false,true", "task=merge"],
             "measurement.whiten=True: task merge with task.target=identical",
         ),
         (["data=text", "data.path=README.md", "data.richness=0.5,1"], "data.richness=0.5 with data=text; allowed: 1.0"),
-        (["seed=0,1", "+hydra.launcher.no_such_thing=1"], "no_such_thing"),
+        (["profile=smoke", "seed=0,1", "+hydra.launcher.no_such_thing=1"], "no_such_thing"),
     ],
 )
-def test_a_sweep_that_makes_no_sense_is_refused_before_anything_is_run(sweep, said, tmp_path):
-    profile = [] if any("profile" in o for o in sweep) else ["profile=smoke"]
-    text = finish(["run", "-m", *profile, "tracker=none", *sweep], tmp_path, code=2)
-    assert said in text and "Traceback" not in text and not list(tmp_path.rglob("*.json"))
+def test_a_sweep_that_makes_no_sense_is_refused_before_anything_is_run(sweep, said, monkeypatch, tmp_path):
+    monkeypatch.setenv("GAUGEPORT_OUTPUTS", str(tmp_path))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        run_sweep([*sweep, "tracker=none"], False)
+    assert not list(tmp_path.iterdir())
 
 
-def test_status_goes_on_where_a_sweep_cannot_be_read(small, tmp_path):
+def test_status_goes_on_where_a_sweep_cannot_be_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("GAUGEPORT_OUTPUTS", str(tmp_path))
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "sweep-0.json").write_text('["model.path=/gone", "seed=0,1"]')
-    text = finish(["status", "--profile", "smoke"], tmp_path)
-    assert "sweep-0 cannot be read: model.path=/gone" in text and "| a3 trajectory" in text
+    text = status_text(["sweep-0"], "smoke", [])
+    assert "sweep-0 cannot be read: model.path=/gone" in text and "store: 0 B: empty" in text
