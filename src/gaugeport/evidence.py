@@ -57,13 +57,18 @@ def pair_moments(
     batches: Iterable[dict[str, Tensor]],
     sites: str | Sequence[str] = "all",
     skip_first: int = 1,
+    whiten: bool = False,
 ) -> dict[Pair, dict[str, Moments]]:
     """Moments of each pair ``(a, b)`` of named models over the same batches, by site.
+
+    ``whiten`` gives those of activations that are ZCA-whitened on each side: correlations between coordinates that are
+    decorrelated within their own model. Whitening commutes with signed permutations.
 
     One forward pass per model and batch, however many pairs share it. Memory O(pairs · sites · d²). Warns when there
     are fewer tokens than coordinates; raises ``ValueError`` on incomparable models and on activations that are not finite.
     """
-    names = sorted({name for pair in pairs for name in pair})
+    asked, names = pairs, sorted({name for pair in pairs for name in pair})
+    pairs = [*asked, *((name, name) for name in names)] if whiten else asked
     charts = {name: chart_of(models[name]) for name in names}
     for a, b in pairs:
         check_comparable(models[a], models[b])
@@ -80,23 +85,11 @@ def pair_moments(
         warnings.warn(
             f"only {tokens} tokens for {width} coordinates: correlations are noisy and margins unreliable", stacklevel=2
         )
-    return found
-
-
-def whitened_moments(
-    models: Mapping[str, nn.Module],
-    pairs: Sequence[Pair],
-    batches: Iterable[dict[str, Tensor]],
-    sites: str | Sequence[str] = "all",
-    skip_first: int = 1,
-) -> dict[Pair, dict[str, Moments]]:
-    """As :func:`pair_moments`, of activations that are ZCA-whitened on each side: correlations between coordinates that
-    are decorrelated within their own model. Whitening commutes with signed permutations."""
-    alone = [(name, name) for name in sorted({name for pair in pairs for name in pair})]
-    found = pair_moments(models, [*pairs, *alone], batches, sites, skip_first)
+    if not whiten:
+        return found
     return {
         (a, b): {site: m.whitened(found[a, a][site], found[b, b][site]) for site, m in found[a, b].items()}
-        for a, b in pairs
+        for a, b in asked
     }
 
 

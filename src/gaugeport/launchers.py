@@ -68,20 +68,15 @@ def by_hydra(overrides: Sequence[str]) -> Launch:
     return launch
 
 
-def do(c: Composed, stage: str | None) -> None:
-    """Build a stage of a job, or run the job, on one thread. Raises whatever goes wrong."""
+def attempt(c: Composed, stage: str | None) -> Error | None:
+    """Build a stage of a job, or run the job, on one thread. What goes wrong is returned: it must not stop other steps."""
     quiet()
     torch.set_num_threads(1)
-    if stage is None:
-        run_job(c)
-    else:
-        build_stage(c.job, Store(c.outputs / "store"), stage)
-
-
-def attempt(c: Composed, stage: str | None) -> Error | None:
-    """:func:`do`, where one step's failure must not stop the others: what went wrong is returned."""
     try:
-        do(c, stage)
+        if stage is None:
+            run_job(c)
+        else:
+            build_stage(c.job, Store(c.outputs / "store"), stage)
     except Exception as e:
         return Error.of(e, c.outputs)
     return None

@@ -32,7 +32,7 @@ class Progress:
         if not self.quiet:
             self.timings = Timings.recorded(next(iter(plan.steps.values())).composed.outputs)
             stages = len(plan.steps) - len(plan.needs)
-            self.say(f"to do: {counted(len(plan.needs), 'job')} and {counted(stages, 'stage')}; {self.left()}")
+            self.say(f"to do: {plural(len(plan.needs), 'job')} and {plural(stages, 'stage')}; {self.left()}")
 
     @contextmanager
     def watch(self, wave: str, steps: Sequence[Step]) -> Iterator[None]:
@@ -79,6 +79,6 @@ class Progress:
                 return
 
 
-def counted(n: int, noun: str) -> str:
+def plural(n: int, noun: str) -> str:
     """``1 job``, ``2 jobs``."""
     return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -47,7 +47,7 @@ def test_every_table_is_what_its_records_say(make, remade, tmp_path):
         make.write_means(tmp_path / "means.csv", table.tidy)
         ours, theirs = pd.read_csv(tmp_path / "means.csv"), kept(table.id)
         numbers = [c for c in theirs.select_dtypes("number")]
-        assert_allclose(ours[numbers], theirs[numbers], rtol=1e-4, atol=1e-9, err_msg=table.id)
+        assert_allclose(ours[numbers], theirs[numbers], rtol=1e-5, err_msg=table.id)  # six digits
         pd.testing.assert_frame_equal(ours.drop(columns=numbers), theirs.drop(columns=numbers))
 
 
@@ -87,12 +87,16 @@ def test_a_subset_run_again_has_intervals_that_overlap_the_kept_ones(table, tmp_
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a_trained_seed_run_again_lies_where_the_kept_one_does(tmp_path, remade):
+def test_a_trained_seed_run_again_lies_where_the_kept_ones_do(tmp_path, remade):
     """Seed 0 of table a3's main arms, trained anew (minutes)."""
     chosen = choose(["a3"], "mini", True, ["tracker=none", f"paths.outputs={tmp_path}"])
     assert run_all(chosen.asked) == []
-    at = {"seed": 0, "setting": "default", "evidence": "site", "metric": "signed_accuracy", "model": "tinyllama"}
+    at = {"setting": "default", "evidence": "site", "metric": "signed_accuracy", "model": "tinyllama"}
     ours, theirs = (select(tables["a3"].tidy, at) for tables in (made(chosen), remade[1]))
-    both = ours.merge(theirs, on=SAME, suffixes=("", "_kept"))
-    assert len(both) == len(ours) > 100
-    assert_allclose(both["value"], both["value_kept"], atol=0.05)
+    ours, theirs = (found[found["seed"].notna()] for found in (ours, theirs))
+    span = theirs.groupby(SAME)["value"].agg(["min", "max"])
+    both = ours.set_index(SAME).join(span)
+    assert len(both) == len(ours) > 100 and both["min"].notna().all()
+    slack = both["max"] - both["min"] + 1 / 128  # as far again as the kept seeds lie apart, and one coordinate
+    apart = both[(both["value"] < both["min"] - slack) | (both["value"] > both["max"] + slack)]
+    assert apart.empty, apart

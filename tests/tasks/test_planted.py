@@ -10,6 +10,7 @@ from gaugeport.charts import fold_gains
 from gaugeport.evidence import pair_moments, weight_evidence
 from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation, compose
 from gaugeport.matchers import cross_moment, hungarian_abs
+from gaugeport.moments import VARIES
 from gaugeport.routes import BASE, ROUTES, links, loop, walk
 from gaugeport.tasks.gauge_groups import tiny_model
 from gaugeport.tasks.planted import (
@@ -54,7 +55,7 @@ def checkpoints(family):
 NODES = links([walk(r, s, 100) for r in ROUTES for s in (100, 200)])
 
 
-def write(folder, family, models_in_memory=3, seed=7):
+def write(folder, family, models_in_memory=3, seed=7, **options):
     folder.mkdir(exist_ok=True)
     write_evidence(
         folder,
@@ -66,6 +67,7 @@ def write(folder, family, models_in_memory=3, seed=7):
         seen=torch.arange(40),
         seed=seed,
         models_in_memory=models_in_memory,
+        **options,
     )
     return PlantedEvidence(folder)
 
@@ -237,6 +239,31 @@ def test_a_dead_coordinate_is_named(tmp_path):
             seed=0,
             models_in_memory=9,
         )
+
+
+def test_models_run_in_the_precision_that_is_asked_for(planted, tmp_path):
+    family, full = planted
+    half = write(tmp_path / "bf16", family, dtype=torch.bfloat16)
+    a, b = NODES[0]
+    found, wanted = (e.between(a, b, "block1") for e in (half, full))
+    assert 1e-5 < (found - wanted).abs().max() < 0.1, "bfloat16 keeps 8 bits: it is seen, and it is no other evidence"
+
+
+def test_whitened_evidence_is_that_of_decorrelated_coordinates(planted, tmp_path):
+    """With one model on both ends of a link, whitened coordinates correlate with themselves alone; others do not."""
+    family, full = planted
+    same = checkpoints(family)(NODES[0][0])
+    streams = pair_moments({"m": same}, [("m", "m")], batches_of(), ["block1"], whiten=True)
+    plain = pair_moments({"m": same}, [("m", "m")], batches_of(), ["block1"])
+    rank_one_less = family == "gpt_neox"  # the mean is projected out: 1/d is missing everywhere
+    identity = torch.eye(D, dtype=torch.float64) - rank_one_less / D
+    identity = identity / identity.diagonal().mean()
+    found, before = (m["m", "m"]["block1"].correlation() for m in (streams, plain))
+    rounding = 1e-7 / VARIES  # float32 products, against the least variance that counts
+    assert (found - identity).abs().max() < rounding < 0.3 < (before - identity).abs().max()
+    a, b = NODES[0]
+    whitened = write(tmp_path / "white", family, whiten=True).between(a, b, "block1")
+    assert (whitened - full.between(a, b, "block1")).abs().max() > 0.01
 
 
 def test_folded_checkpoints_are_planted_with_rotations(tmp_path):

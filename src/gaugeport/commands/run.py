@@ -14,7 +14,7 @@ from gaugeport.launchers import by_hydra, cores, local
 from gaugeport.loading import quiet
 from gaugeport.paths import data_dir
 from gaugeport.plan import WAVES, plan
-from gaugeport.progress import counted
+from gaugeport.progress import plural
 from gaugeport.records import read_records
 from gaugeport.report.summary import summary
 from gaugeport.report.sweep import write_sweep
@@ -93,7 +93,7 @@ def describe(jobs: Sequence[Composed], processes: int | None = None) -> str:
         if steps:
             lines.append(f"{wave}: {len(steps)} to build, {timings.total(steps)}")
     left = timings.total(todo.steps.values(), n)
-    jobs_said = f"{counted(len(distinct), 'job')}, {len(todo.needs)} to run"
+    jobs_said = f"{plural(len(distinct), 'job')}, {len(todo.needs)} to run"
     return "\n".join([*lines, f"{jobs_said}: {left}, by recorded timings, {n} at a time"])
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gaugeport.charts import chart_of
-from gaugeport.evidence import check_no_constant, pair_moments, weight_evidence, whitened_moments
+from gaugeport.evidence import check_no_constant, pair_moments, weight_evidence
 from gaugeport.groups import GROUPS, Element, compose, load
 from gaugeport.matchers import cross_moment
 from gaugeport.moments import Moments
@@ -63,7 +63,7 @@ def write_evidence(
             models[name_of(node)] = transport_model(model, plant, inplace=True).to(dtype)
             plant.save(folder / "plants" / f"{name_of(node)}.safetensors")
         pairs = [(name_of(a), name_of(b)) for a, b in group]
-        moments = (whitened_moments if whiten else pair_moments)(models, pairs, batches, sites, skip_first)
+        moments = pair_moments(models, pairs, batches, sites, skip_first, whiten)
         for a, b in pairs:
             check_no_constant(moments[a, b], list(moments[a, b]))
             tensors = {f"{s}.{k}": v for s, m in moments[a, b].items() for k, v in m.tensors().items()}
