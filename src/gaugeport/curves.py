@@ -9,7 +9,7 @@ from gaugeport.store import Store
 from gaugeport.training.trainer import checkpoints
 from gaugeport.workflows.registry import STAGES, stage_keys
 
-TRAINED = ("base", "A", "B")
+TRAINED = ("base", "A", "B", "anchor", "replica")
 
 
 def training_curves(job: Job, store: Store) -> dict[str, list[dict[str, float]]]:

@@ -16,6 +16,8 @@ from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+import gaugeport.rotation.dyck_model  # noqa: F401  (registers dyck3 with transformers' Auto classes)
+
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",

@@ -21,6 +21,8 @@ WAVES = {
     "SAEs": ("sae",),
     "evidence": ("evidence",),
     "importance lists": ("lists_A", "lists_B"),
+    "anchors": ("anchor",),
+    "replicas": ("replica",),
 }
 """Stages that are built side by side, in the order in which the waves build on one another; the jobs come last."""
 
@@ -52,10 +54,11 @@ class Step:
     def label(self) -> str:
         """What it is, in a few words."""
         job = self.composed.job
-        arm = f" {job.gauge}/{job.matcher}/{job.route}" if self.stage is None else ""
+        cohort = f", cohort {job.task['cohort']}" if "cohort" in job.task else ""
+        arm = f" {job.gauge}/{job.matcher}/{job.route}" if self.stage is None and not cohort else ""
         what = job.task["name"] if self.stage is None else STAGES[self.stage].called
         setting = "" if job.setting == "default" else f", {job.setting}"
-        return f"{what} of {job.model.name}{arm}, seed {job.seed}{setting}"
+        return f"{what} of {job.model.name}{arm}{cohort}, seed {job.seed}{setting}"
 
     @property
     def command(self) -> str:

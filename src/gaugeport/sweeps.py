@@ -89,6 +89,11 @@ def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) ->
         "STEERING_SEEDS": list(range(node.steering_seeds)),
         "ABLATION_SEEDS": list(range(node.ablation_seeds)),
         "LEARNING_RATES": list(node.learning_rates),
+        "DYCK_A": list(range(node.dyck.seeds_a)),
+        "DYCK_A_PAIRS": list(range(1, node.dyck.seeds_a)),
+        "DYCK_B": list(range(node.dyck.seeds_b)),
+        "DYCK_B_PAIRS": list(range(1, node.dyck.seeds_b)),
+        "DYCK_MANY_SAMPLES": [node.dyck.many_samples],
     }
     jobs: dict[tuple[str, ...], Composed] = {}
     unseeded: dict[tuple[str, ...], Composed] = {}
@@ -152,7 +157,13 @@ def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     choices: list[list[str]] = []
     for parsed in OverridesParser.create().parse_overrides(list(overrides)):
         if parsed.is_sweep_override():
-            choices.append([f"{parsed.get_key_element()}={v}" for v in parsed.sweep_string_iterator()])
+            values = list(map(str, parsed.sweep_string_iterator()))
+            twice = [v for v in values if values.count(v) > 1]
+            if twice:
+                raise ValueError(
+                    f"{parsed.get_key_element()}={','.join(values)} names {twice[0]} twice; allowed: each once"
+                )
+            choices.append([f"{parsed.get_key_element()}={v}" for v in values])
         else:
             assert parsed.input_line is not None
             choices.append([parsed.input_line])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gaugeport.charts import gemma, gpt2, gpt_neox, llama, olmo2, phi3, qwen
+from gaugeport.charts import dyck, gemma, gpt2, gpt_neox, llama, olmo2, phi3, qwen
 from gaugeport.charts.rules import STREAM_MATRICES, Family, Rule
 
 FAMILIES: tuple[Family, ...] = (
@@ -20,6 +20,7 @@ FAMILIES: tuple[Family, ...] = (
     phi3.FAMILY,
     gpt_neox.FAMILY,
     gpt2.FAMILY,
+    dyck.FAMILY,
 )
 """The architectures known here. A new one is a new file in ``charts/`` and a line in this tuple."""
 

@@ -19,12 +19,12 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 )  # fmt: skip
 
 
-def panels(n: int, width: float = 4.2, height: float = 3.4, columns: int = 6) -> tuple[Figure, list[Any]]:
-    """``n`` axes sharing y, at most ``columns`` in a row; sizes are inches per panel."""
+def panels(n: int, width: float = 4.2, height: float = 3.4, columns: int = 6, sharey: bool = True) -> tuple[Figure, list[Any]]:
+    """``n`` axes, sharing y unless told otherwise, at most ``columns`` in a row; sizes are inches per panel."""
     across = min(n, columns)
     down = -(-n // across)
     figure, grid = plt.subplots(
-        down, across, figsize=(width * across, height * down), sharey=True, squeeze=False, constrained_layout=True
+        down, across, figsize=(width * across, height * down), sharey=sharey, squeeze=False, constrained_layout=True
     )
     axes = list(grid.flat)
     for unused in axes[n:]:

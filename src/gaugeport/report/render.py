@@ -81,6 +81,15 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def scientific(value: float, low: float, high: float) -> str:
+    """As :func:`interval`, for values over several orders of magnitude: ``1.7e-04 [1.2e-04, 2.3e-04]``."""
+    if pd.isna(value):
+        return "–"
+    if pd.isna(low):
+        return f"{value:.2e}"
+    return f"{value:.2e} [{low:.2e}, {high:.2e}]"
+
+
 def cell(rows: pd.DataFrame, digits: int = 3) -> str:
     """The first of some aggregate rows as :func:`interval`; – where there is none."""
     if rows.empty:

@@ -35,26 +35,26 @@ class Rows(Dataset):
 
 def train(
     model: PreTrainedModel,
-    rows: Tensor,
+    rows: Tensor | Dataset,
     folder: Path,
     schedule: Schedule,
     seed: int,
     keep: int | None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train ``model`` on ``rows`` [steps · batch_size, length] in the given order; checkpoints land in ``folder``.
 
-    A run that was killed goes on from its last whole checkpoint and ends at the same weights. ``keep`` limits how many
-    checkpoints stay (None: all); each holds the ``tokenizer`` too, where one is given. Training runs on one CPU thread (results then do not depend on the machine's load,
-    and two runs share two cores) or on the GPU where there is one.
+    ``rows`` may also be a dataset of examples as the model takes them. A run that was killed goes on from its last whole
+    checkpoint and ends at the same weights. ``keep`` limits how many checkpoints stay (None: all); each holds the
+    ``tokenizer`` too, where one is given. ``callbacks`` watch and may stop it. Training runs on one CPU thread (results
+    then do not depend on the machine's load, and two runs share two cores) or on the GPU where there is one.
 
     Raises ``ValueError`` when there are fewer rows than the schedule reads.
     """
-    if len(rows) < schedule.steps * schedule.batch_size:
-        raise ValueError(f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(rows)} given")
     drop_broken_checkpoints(folder)
     arguments = _arguments(folder, schedule, seed, keep)
-    _run(model, rows, arguments, bool(checkpoints(folder)), tokenizer=tokenizer)
+    _run(model, rows, schedule, arguments, bool(checkpoints(folder)), callbacks, tokenizer)
 
 
 def resume(
@@ -74,20 +74,24 @@ def resume(
 
     Raises ``ValueError`` when there are fewer rows than the schedule reads.
     """
-    if len(rows) < schedule.steps * schedule.batch_size:
-        raise ValueError(f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(rows)} given")
     arguments = _arguments(scratch, schedule, seed, None, save_strategy="no")
-    _run(model, rows, arguments, str(checkpoint), callbacks)
+    _run(model, rows, schedule, arguments, str(checkpoint), callbacks)
 
 
 def _run(
     model: PreTrainedModel,
-    rows: Tensor,
+    rows: Tensor | Dataset,
+    schedule: Schedule,
     arguments: TrainingArguments,
     resume_from: bool | str,
-    callbacks: Sequence[TrainerCallback] = (),
+    callbacks: Sequence[TrainerCallback],
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
+    examples: Any = Rows(rows) if isinstance(rows, Tensor) else rows
+    if len(examples) < schedule.steps * schedule.batch_size:
+        raise ValueError(
+            f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(examples)} given"
+        )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -95,7 +99,7 @@ def _run(
             trainer = Trainer(
                 model=model,
                 args=arguments,
-                train_dataset=Rows(rows),
+                train_dataset=examples,
                 data_collator=default_data_collator,  # rows are full: no padding, which some tokenizers cannot do
                 processing_class=tokenizer,
                 callbacks=list(callbacks),
@@ -130,6 +134,10 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
+MIN_LR_RATE = 0.02
+"""What ``cosine_with_min_lr`` ends at, over the peak learning rate (paper B, section 4.3)."""
+
+
 def _arguments(folder: Path, schedule: Schedule, seed: int, keep: int | None, **changes: Any) -> TrainingArguments:
     fixed: dict[str, Any] = {
         "report_to": [],
@@ -141,6 +149,8 @@ def _arguments(folder: Path, schedule: Schedule, seed: int, keep: int | None, **
         "log_level": "warning",
         **changes,
     }
+    if schedule.scheduler == "cosine_with_min_lr":
+        fixed["lr_scheduler_kwargs"] = {"min_lr_rate": MIN_LR_RATE}
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=schedule.steps,

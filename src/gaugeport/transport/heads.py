@@ -36,6 +36,7 @@ HEADS: dict[str, tuple[Part, ...]] = {
         Part(f"{_ATTENTION}.k_norm.weight", 0, "kv"),
     ),
     "phi3": (Part(f"{_ATTENTION}.qkv_proj.weight", 0, "q kv kv"), Part(f"{_ATTENTION}.o_proj.weight", 1, "q")),
+    "dyck": _SEPARATE,
     "gpt_neox": (
         Part("gpt_neox.layers.*.attention.query_key_value.{weight,bias}", 0, "qkv"),
         Part("gpt_neox.layers.*.attention.dense.weight", 1, "q"),

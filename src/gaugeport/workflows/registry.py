@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gaugeport.job import Job
+from gaugeport.rotation.cohorts import ANCHOR, model_key, model_stage
 from gaugeport.stages import evidence_key, evidence_stage
 from gaugeport.store import Store
 from gaugeport.training.saes import sae_key, sae_stage
@@ -16,6 +17,7 @@ from gaugeport.workflows import (
     adamw_resume,
     audit,
     confidence,
+    dyck,
     head_to_head,
     indices,
     lists,
@@ -63,6 +65,9 @@ WORKFLOWS = {
     "refusal": Workflow(stages_of, steering.measure_refusal),
     "confidence": Workflow(lambda job: (*_runs(job), "evidence"), confidence.measure),
     "head_to_head": Workflow(head_to_head.stages, head_to_head.measure),
+    "bars": Workflow(dyck.own_stages, dyck.measure_bars),
+    "patching": Workflow(dyck.own_stages, dyck.measure_patching),
+    "lengths": Workflow(dyck.own_stages, dyck.measure_lengths),
 }
 """Task name -> workflow."""
 
@@ -90,6 +95,18 @@ STAGES = {
     "B": Stage("run", "run B", lambda job: run_key(job, "B"), lambda job, store: run_stage(job, store, "B")),
     "evidence": Stage("evidence", "evidence", evidence_key, evidence_stage),
     "sae": Stage("sae", "SAE", sae_key, sae_stage),
+    "anchor": Stage(
+        "dyck",
+        "anchor",
+        lambda job: model_key(job, ANCHOR),
+        lambda job, store: model_stage(job, store, ANCHOR),
+    ),
+    "replica": Stage(
+        "dyck",
+        "replica",
+        lambda job: model_key(job, job.seed),
+        lambda job, store: model_stage(job, store, job.seed),
+    ),
     "lists_A": Stage(
         "lists",
         "lists of A",

@@ -1,0 +1,103 @@
+"""Table b1: the four bars of every Dyck-3 model against its own folded specification, beside its decoy's."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
+from gaugeport.report.render import scientific
+from gaugeport.report.tidy import aggregate, means_of, select, tidy
+
+TITLE = (
+    "b1 bars within seed: Bar B in nats per prediction (−log p of the true label), P as the largest mean squared difference "
+    "of a tensor, C and Pr as Pearson of predicted with measured effects. P, C and Pr are trivial by construction here: the "
+    "specification is the folded model itself, and integrated gradients are complete"
+)
+EXTRA = ["cohort", "variant", "head", "split", "samples", "tensor", "status"]
+BY = ["cohort", "variant", "head", "split", "samples"]
+PAPER = {0: 1.74e-4, 1: 3.20e-4, 2: 4.40e-4, 3: 1.81e-4, 4: 2.23e-4}
+"""Bar B of the paper's cohort A, by seed (appendix C)."""
+TRIVIAL = " (trivial)"
+
+
+def tabulate(records):
+    """Every measurement, its mean over seeds with the paper's, and the judged contrast with the decoy."""
+    rows = tidy("b1", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
+    means = aggregate(rows, BY)
+    main = (means["metric"] == "bar_b") & (means["cohort"] == "A") & (means["variant"] == "real")
+    means.loc[main & (means["setting"] == "default"), "paper"] = sum(PAPER.values()) / len(PAPER)
+    return judged("b1", rows, means)
+
+
+def pivot(table):
+    """One row per model: the bars with their status, Bar B by head and split, the decoy's, accuracies; then the means."""
+    lines = []
+    seeds = table[table["seed"].notna()]
+    for (setting, cohort, seed), part in seeds.groupby(["setting", "cohort", "seed"], sort=False):
+        one = {"cohort": cohort, "seed": f"{seed:.0f}", "setting": setting}
+        lines.append({**one, **_line(part, lambda r: f"{r['value']:.3g}{_status(r)}")})
+    means = means_of(table)
+    for (setting, cohort), part in means[means["setting"] == "default"].groupby(["setting", "cohort"], sort=False):
+        n = int(part["n"].max())
+        one = {"cohort": cohort, "seed": f"mean of {n}", "setting": setting}
+        lines.append({**one, **_line(part, lambda r: scientific(r["value"], r["ci_low"], r["ci_high"]))})
+    return pd.DataFrame(lines)
+
+
+def plot(table):
+    """Bar B by output head and by split, real and decoy, a dot a seed; the threshold and the paper's values as lines."""
+    seeds = table[table["seed"].notna() & (table["setting"] == "default")]
+    figure, axes = f.panels(3, width=3.6, height=3.4)
+    for axis, (metric, by) in zip(
+        axes, (("bar_b", None), ("bar_b_head", "head"), ("bar_b_split", "split")), strict=True
+    ):
+        part = select(seeds, {"metric": metric})
+        names = ["all"] if by is None else list(dict.fromkeys(part[by]))
+        for x, name in enumerate(names):
+            here = part if by is None else select(part, {by: name})
+            for variant, colour in (("real", f.BLUE), ("decoy", f.RED)):
+                for cohort, marker in (("A", "o"), ("B", "^")):
+                    dots = select(here, {"variant": variant, "cohort": cohort})["value"]
+                    axis.plot([x] * len(dots), dots, marker, color=colour, markersize=4, alpha=0.7, linestyle="")
+        axis.set_xticks(range(len(names)), names)
+        axis.set(
+            yscale="log",
+            xlim=(-0.5, len(names) - 0.5),
+            title={None: "Bar B", "head": "by head", "split": "by split"}[by],
+        )
+        axis.axhline(1e-4, color=f.GREY, linestyle="--", linewidth=1)
+    f.paper_line(axes[0], PAPER[0], f.PURPLE, "paper, seed 0")
+    axes[0].set_ylabel("nats per prediction (blue real, red decoy; ● A, ▲ B)")
+    return figure
+
+
+def _line(part, shown):
+    def value(metric, **where):
+        found = select(part, {"metric": metric, **where})
+        return shown(found.iloc[0]) if len(found) else "–"
+
+    line = {"B": value("bar_b", variant="real")}
+    line |= {f"B, {head}": value("bar_b_head", variant="real", head=head) for head in ("token", "depth", "valid")}
+    line |= {
+        f"B, {split}": value("bar_b_split", variant="real", split=split) for split in ("train", "compositional", "long")
+    }
+    real, fake = (
+        select(part, {"metric": "bar_b", "variant": "real"}),
+        select(part, {"metric": "bar_b", "variant": "decoy"}),
+    )
+    line |= {"B, decoy": value("bar_b", variant="decoy"), "decoy/real": f"{_mean(fake) / _mean(real):.0f}"}
+    line |= {"P": value("bar_p", variant="real"), "P, decoy": value("bar_p", variant="decoy")}
+    line |= {"C": value("bar_c_pearson"), "C, edges": value("bar_c_edges_pearson"), "Pr": value("bar_pr_pearson")}
+    line |= {f"{head} accuracy": value(f"accuracy_{head}") for head in ("depth", "valid")}
+    paper = PAPER.get(part["seed"].iloc[0]) if part["seed"].notna().all() and part["cohort"].iloc[0] == "A" else None
+    return {**line, "paper's B": f"{paper:.3g}" if paper else "–"}
+
+
+def _mean(rows):
+    return rows["value"].mean()
+
+
+def _status(row):
+    if not isinstance(row.get("status"), str):
+        return ""
+    trivial = row["metric"] != "bar_b" and row["variant"] != "decoy"
+    return f" {row['status']}{TRIVIAL if trivial else ''}"
