@@ -19,7 +19,9 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 )  # fmt: skip
 
 
-def panels(n: int, width: float = 4.2, height: float = 3.4, columns: int = 6, sharey: bool = True) -> tuple[Figure, list[Any]]:
+def panels(
+    n: int, width: float = 4.2, height: float = 3.4, columns: int = 6, sharey: bool = True
+) -> tuple[Figure, list[Any]]:
     """``n`` axes, sharing y unless told otherwise, at most ``columns`` in a row; sizes are inches per panel."""
     across = min(n, columns)
     down = -(-n // across)

@@ -7,7 +7,7 @@ of predicted with measured effects of patches and of ablations.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,18 @@ def bar_b(models: Mapping[str, DyckModel], batches: Iterator[tuple[str, dict[str
     Rows: ``bar_b``; by ``head`` (``bar_b_head``); by ``split`` (``bar_b_split``); over the first ``samples``, doubling
     (``bar_b_after``), which says whether the number has settled. Column ``variant`` is the model's name.
     """
-    return _running({name: _label_losses(model) for name, model in models.items()}, batches, "bar_b")
+
+    def per_position(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        streams: dict[int, Tensor] = {}  # a decoy's stream is its model's: computed once
+        found = {}
+        for name, model in models.items():
+            trunk = id(model.model)
+            if trunk not in streams:
+                streams[trunk] = model.model(rows["input_ids"]).last_hidden_state
+            found[name] = losses(model.unembed(streams[trunk]), rows["labels"])
+        return found
+
+    return _running(tuple(models), per_position, batches)
 
 
 @torch.no_grad()
@@ -88,20 +99,24 @@ def divergence(
     Forward: unbounded where the second gives no mass to what the first prefers (section 2.1).
     """
 
-    def per_position(rows: dict[str, Tensor]) -> Tensor:
+    def per_position(rows: dict[str, Tensor]) -> dict[str, Tensor]:
         pairs = zip(by_head(first(rows["input_ids"]).logits), by_head(second(rows["input_ids"]).logits), strict=True)
         parts = []
         for p, q in pairs:
             log_p = p.float().log_softmax(-1)
             parts.append((log_p.exp() * (log_p - q.float().log_softmax(-1))).sum(-1))
-        return torch.stack(parts, -1).masked_fill(rows["labels"] == strings.IGNORED, 0.0)
+        return {"real": torch.stack(parts, -1).masked_fill(rows["labels"] == strings.IGNORED, 0.0)}
 
-    return _running({"real": per_position}, batches, "bar_b")
+    return _running(("real",), per_position, batches)
 
 
 def decoy(model: DyckModel) -> DyckModel:
-    """A copy whose depth unembedding is averaged in pairs of rows (0 with 1, 2 with 3, …), section 6: not the same model."""
-    fake = copy.deepcopy(model)
+    """``model`` with another depth unembedding, its rows averaged in pairs (0 with 1, 2 with 3, …): section 6.
+
+    All else is shared with ``model``, not copied.
+    """
+    fake = copy.copy(model)
+    fake._modules = {**model._modules, "depth_head": copy.deepcopy(model.depth_head)}
     with torch.no_grad():
         weight: Any = fake.depth_head.weight
         pairs = len(weight) // 2 * 2
@@ -123,37 +138,33 @@ def pearson(predicted: Sequence[float], measured: Sequence[float]) -> float:
     return float(np.corrcoef(predicted, measured)[0, 1])
 
 
-def _label_losses(model: DyckModel) -> Any:
-    return lambda rows: losses(model(rows["input_ids"]).logits, rows["labels"])
-
-
 def _running(
-    measures: Mapping[str, Any], batches: Iterator[tuple[str, dict[str, Tensor]]], metric: str
+    names: Sequence[str],
+    measure: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
+    batches: Iterator[tuple[str, dict[str, Tensor]]],
 ) -> list[dict[str, Any]]:
-    """Means of ``measure(rows) -> [b, t, heads]`` over all batches, in the rows that :func:`bar_b` describes."""
+    """Means of ``measure(rows)[name]`` [b, t, heads] over all batches, in the rows that :func:`bar_b` describes."""
     nothing = torch.zeros(len(strings.HEADS), dtype=torch.float64)
-    sums = {(name, split): nothing.clone() for name in measures for split in strings.SPLITS}
+    sums = {(name, split): nothing.clone() for name in names for split in strings.SPLITS}
     counts = dict.fromkeys(strings.SPLITS, 0)
     found: list[dict[str, Any]] = []
     seen, next_mark = 0, BATCH * len(strings.SPLITS)
     for split, rows in batches:
-        for name, measure in measures.items():
-            sums[name, split] += measure(rows).double().sum((0, 1)).cpu()
+        for name, values in measure(rows).items():
+            sums[name, split] += values.double().sum((0, 1)).cpu()
         counts[split] += int((rows["labels"][..., 0] != strings.IGNORED).sum())
         seen += len(rows["labels"])
         if seen >= next_mark:
             next_mark *= 2
-            for name in measures:
+            for name in names:
                 total = sum((sums[name, s] for s in strings.SPLITS), nothing) / sum(counts.values())
-                found.append(
-                    {"metric": f"{metric}_after", "variant": name, "samples": seen, "value": float(total.mean())}
-                )
-    for name in measures:
+                found.append({"metric": "bar_b_after", "variant": name, "samples": seen, "value": float(total.mean())})
+    for name in names:
         total = sum((sums[name, s] for s in strings.SPLITS), nothing) / sum(counts.values())
-        found.append({"metric": metric, "variant": name, "samples": seen, "value": float(total.mean())})
+        found.append({"metric": "bar_b", "variant": name, "samples": seen, "value": float(total.mean())})
         for head, value in zip(strings.HEADS, total.tolist(), strict=True):
-            found.append({"metric": f"{metric}_head", "variant": name, "head": head, "value": value})
+            found.append({"metric": "bar_b_head", "variant": name, "head": head, "value": value})
         for split in (s for s in strings.SPLITS if counts[s]):
             value = float((sums[name, split] / counts[split]).mean())
-            found.append({"metric": f"{metric}_split", "variant": name, "split": split, "value": value})
+            found.append({"metric": "bar_b_split", "variant": name, "split": split, "value": value})
     return found

@@ -113,9 +113,7 @@ def run(
         if mlp not in wrote:
             wrote[mlp] = layer.mlp(layer.post_attention_layernorm(read(mlp, before)))
         before.append(mlp)
-    x = model.model.norm(read(OUTPUT, before))
-    logits = torch.cat([head(x) for head in (model.lm_head, model.depth_head, model.valid_head)], -1)
-    return Run(logits, wrote)
+    return Run(model.unembed(model.model.norm(read(OUTPUT, before))), wrote)
 
 
 def upstream(model: DyckModel, wrote: Mapping[str, Tensor], edge: Edge) -> dict[str, Tensor]:

@@ -187,6 +187,10 @@ class DyckModel(DyckPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed_tokens
 
+    def unembed(self, x: Tensor) -> Tensor:
+        """The logits [..., 51] of a normed stream [..., d]."""
+        return torch.cat([head(x) for head in (self.lm_head, self.depth_head, self.valid_head)], -1)
+
     def forward(
         self,
         input_ids: Tensor,
@@ -195,8 +199,7 @@ class DyckModel(DyckPreTrainedModel):
         use_cache: bool | None = None,
     ) -> DyckOutput:
         """``loss`` is the mean over heads and positions that are no padding, given ``labels`` int64[b, t, 3]."""
-        x = self.model(input_ids, attention_mask).last_hidden_state
-        logits = torch.cat([head(x) for head in (self.lm_head, self.depth_head, self.valid_head)], -1)
+        logits = self.unembed(self.model(input_ids, attention_mask).last_hidden_state)
         if labels is None:
             return DyckOutput(logits=logits)
         counted = (labels != IGNORED).sum().clamp(min=1)

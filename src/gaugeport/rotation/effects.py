@@ -44,6 +44,16 @@ def measured(
     return found
 
 
+@torch.no_grad()
+def ablated_together(
+    model: DyckModel, ids: Tensor, labels: Tensor, sources: Sequence[str], means: Mapping[str, Tensor]
+) -> float:
+    """Rise of the mean loss in nats when all of some components are clamped to their means at once."""
+    before = mean_loss(run(model, ids).logits, labels)
+    after = mean_loss(run(model, ids, {(s, ALL): means[s] for s in sources}).logits, labels)
+    return float(after - before)
+
+
 def attribution_patching(
     model: DyckModel, ids: Tensor, labels: Tensor, patched: Sequence[Edge], means: Mapping[str, Tensor]
 ) -> dict[Edge, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,29 @@ def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata
     One CPU thread (or the GPU where there is one) and seeded: the same arguments give the same weights. The caller's
     random state is left alone. Raises ``ValueError`` for fewer activations than one batch.
     """
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.training import sae_trainer
+    from sae_lens.training.sae_trainer import SAETrainer
 
     if len(activations) < settings["batch_size"]:
         raise ValueError(f"{len(activations)} activations do not fill one batch of {settings['batch_size']}")
+    config = trainer_config(settings)
+    mean = activations.mean(0)
+    scale = activations.shape[1] ** 0.5 / float(activations.norm(dim=1).mean())
+    with seeded_training(seed):
+        sae = _untrained(settings, activations.shape[1], config.lr_warm_up_steps, metadata)
+        with torch.no_grad():
+            sae.b_dec.copy_(mean * scale)
+        data = shuffled(activations, settings["batch_size"], generator(seed, "order"))
+        trainer: Any = SAETrainer(config, sae, data)
+        trainer.activation_scaler.scaling_factor = scale  # of all activations, not the trainer's estimate from a few
+        return trainer.fit().eval()
+
+
+def trainer_config(settings: dict[str, Any]) -> Any:
+    """sae-lens's ``SAETrainerConfig`` for ``settings`` (keys of ``conf/task/sae.yaml``)."""
+    from sae_lens.config import SAETrainerConfig
+
     steps = settings["tokens"] // settings["batch_size"]
-    config = SAETrainerConfig(
+    return SAETrainerConfig(
         total_training_samples=steps * settings["batch_size"],
         train_batch_size_samples=settings["batch_size"],
         lr=settings["lr"],
@@ -129,23 +146,20 @@ def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata
         dead_feature_window=max(1, steps // 5),
         device=device(),
     )
-    mean = activations.mean(0)
-    scale = activations.shape[1] ** 0.5 / float(activations.norm(dim=1).mean())
+
+
+@contextmanager
+def seeded_training(seed: int) -> Iterator[None]:
+    """While open: one CPU thread, torch's generator at ``seed``, and sae-lens's bar only on a terminal; put back after."""
+    from sae_lens.training import sae_trainer
+
     threads, bar = torch.get_num_threads(), sae_trainer.tqdm
     torch.set_num_threads(1)
     try:
         sae_trainer.tqdm = functools.partial(bar, disable=None)  # no bar in a log; sae-lens has no setting for it
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            sae = _untrained(settings, activations.shape[1], int(WARMUP * steps), metadata)
-            with torch.no_grad():
-                sae.b_dec.copy_(mean * scale)
-            data = _batches(activations, settings["batch_size"], generator(seed, "order"))
-            trainer: Any = sae_trainer.SAETrainer(config, sae, data)
-            trainer.activation_scaler.scaling_factor = (
-                scale  # of all activations, not the trainer's estimate from a few
-            )
-            return trainer.fit().eval()
+            yield
     finally:
         sae_trainer.tqdm = bar
         torch.set_num_threads(threads)
@@ -175,7 +189,7 @@ def _untrained(settings: dict[str, Any], width: int, warmup: int, metadata: dict
     )
 
 
-def _batches(activations: Tensor, size: int, order: torch.Generator) -> Iterator[Tensor]:
+def shuffled(activations: Tensor, size: int, order: torch.Generator) -> Iterator[Tensor]:
     """Full batches, shuffled anew in every pass, without end."""
     while True:
         passed = torch.randperm(len(activations), generator=order)

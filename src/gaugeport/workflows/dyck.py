@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gaugeport.charts import fold_gains
 from gaugeport.job import Job
 from gaugeport.rotation import bars, components, effects, strings
 from gaugeport.rotation.cohorts import ANCHOR, COHORTS, accuracy, check_frozen, frozen, load_seed, longest_trained
+from gaugeport.rotation.components import Edge
 from gaugeport.rotation.dyck_model import DyckModel
 from gaugeport.seeds import derive
 from gaugeport.store import Store
@@ -98,16 +100,19 @@ def _correlations(job: Job, model: DyckModel, limits: bars.Thresholds) -> list[R
         mean = components.means(model, seen["input_ids"])
         predicted = effects.integrated_gradients(model, seen["input_ids"], seen["labels"], patched, mean)
         measured = effects.measured(model, seen["input_ids"], seen["labels"], patched, mean)
-        rows.append(_correlation(metric, "c", predicted, measured, limits))
+        rows.append(correlation(metric, "c", predicted, measured, limits))
         if metric == "bar_c":
             fresh = heldout(job, job.task[size], "ablation losses")
             ablated = effects.measured(model, fresh["input_ids"], fresh["labels"], patched, mean)
-            rows.append(_correlation("bar_pr", "pr", predicted, ablated, limits))
+            rows.append(correlation("bar_pr", "pr", predicted, ablated, limits))
     return rows
 
 
-def _correlation(metric: str, bar: str, predicted: Any, measured: Any, limits: bars.Thresholds) -> Row:
-    r = bars.pearson(list(predicted.values()), list(measured.values()))
+def correlation(
+    metric: str, bar: str, predicted: Mapping[Edge, float], measured: Mapping[Edge, float], limits: bars.Thresholds
+) -> Row:
+    """The row of one bar that is a Pearson correlation, with its status."""
+    r = bars.pearson(list(predicted.values()), [measured[edge] for edge in predicted])
     return {"metric": f"{metric}_pearson", "value": r, "status": limits.status(bar, r)}
 
 

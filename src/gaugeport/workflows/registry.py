@@ -18,6 +18,8 @@ from gaugeport.workflows import (
     audit,
     confidence,
     dyck,
+    dyck_lenses,
+    dyck_pairs,
     head_to_head,
     indices,
     lists,
@@ -67,6 +69,10 @@ WORKFLOWS = {
     "head_to_head": Workflow(head_to_head.stages, head_to_head.measure),
     "bars": Workflow(dyck.own_stages, dyck.measure_bars),
     "patching": Workflow(dyck.own_stages, dyck.measure_patching),
+    "cross_seed": Workflow(dyck_pairs.stages, dyck_pairs.measure_cross_seed),
+    "joint_alignment": Workflow(dyck_pairs.stages, dyck_pairs.measure_joint),
+    "lenses": Workflow(dyck.own_stages, dyck_lenses.measure_lenses),
+    "dictionaries": Workflow(dyck.own_stages, dyck_lenses.measure_dictionaries),
     "lengths": Workflow(dyck.own_stages, dyck.measure_lengths),
 }
 """Task name -> workflow."""

@@ -1,0 +1,141 @@
+"""Table b2: the four bars between Dyck-3 models and seed 0 of their cohort, by what the alignment may move."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
+from gaugeport.report.render import scientific
+from gaugeport.report.tidy import aggregate, means_of, select, tidy
+
+TITLE = (
+    "b2 bars across seeds, against seed 0 of the cohort: Bar B as KL(seed 0 ‖ seed), nats; P as the largest mean squared "
+    "difference of a tensor after aligning heads, neurons and the residual stream by the named group; floor: what no "
+    "element of the group can get below; quotient: of products that no rotation changes; C, Pr: Pearson of effects"
+)
+EXTRA = ["cohort", "alignment", "head", "split", "samples", "tensor", "status"]
+BY = ["cohort", "alignment", "head", "split", "samples"]
+ALIGNMENTS = {
+    "identity": "heads and neurons",
+    "permutation": "S_d",
+    "signed_permutation": "B_d",
+    "orthogonal": "O(d)",
+    "cayley": "O(d), Cayley",
+}
+PAPER = {"orthogonal": 0.547, "cayley": 0.280}
+"""Largest mean squared difference of cohort A, means over its four pairs (appendix C)."""
+PAPER_CORRELATION = 0.598
+"""C and Pr of cohort A, the mean over its four pairs (section 7)."""
+
+
+def tabulate(records):
+    """Every measurement, its mean over pairs with the paper's, the share of the distance that each group explains, claims."""
+    rows = tidy("b2", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
+    tensors = rows["metric"] == "bar_p_tensor"
+    means = pd.concat([aggregate(rows[~tensors], BY), aggregate(rows[tensors], [*BY, "tensor"])], ignore_index=True)
+    main = (means["metric"] == "bar_p_max_mse") & (means["cohort"] == "A")
+    means.loc[main, "paper"] = means.loc[main, "alignment"].map(PAPER)
+    effects = means["metric"].isin(["bar_c_pearson", "bar_pr_pearson"]) & (means["cohort"] == "A")
+    means.loc[effects & (means["alignment"] == "cayley"), "paper"] = PAPER_CORRELATION
+    return judged("b2", rows, means)
+
+
+def pivot(table):
+    """One row per pair with each bar's status, then the means of each cohort."""
+    lines = []
+    for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"], sort=False):
+        lines.append(
+            {"cohort": cohort, "pair": f"0, {seed:.0f}", **_line(part, lambda r: f"{r['value']:.3g}{_status(r)}")}
+        )
+    for cohort, part in means_of(table).groupby("cohort", sort=False):
+        n = f"mean of {int(part['n'].max())}"
+        lines.append(
+            {"cohort": cohort, "pair": n, **_line(part, lambda r: scientific(r["value"], r["ci_low"], r["ci_high"]))}
+        )
+    papers = {
+        "B": "3 of 4 pass",
+        "P, O(d)": "0.49–0.58",
+        "P, O(d), Cayley": "0.264–0.298",
+        "C": "0.52–0.69",
+        "Pr": "0.52–0.69",
+    }
+    lines.append({"cohort": "A", "pair": "paper", **papers})
+    return pd.DataFrame(lines).fillna("–")
+
+
+def plot(table):
+    """Bar P by alignment, folded and raw; Bar P by tensor after the best alignment; predicted effects."""
+    seeds = table[table["seed"].notna()]
+    figure, axes = f.panels(3, width=4.6, height=3.8, sharey=False)
+    marks = {"A": ("o", f.BLUE), "B": ("^", f.ORANGE)}
+    for cohort, (marker, colour) in marks.items():
+        mine = select(seeds, {"cohort": cohort})
+        for metric, fill, shift in (("bar_p_max_mse", colour, -0.12), ("bar_p_raw_max_mse", "white", 0.12)):
+            for x, alignment in enumerate(ALIGNMENTS):
+                values = select(mine, {"metric": metric, "alignment": alignment})["value"]
+                axes[0].plot(
+                    [x + shift] * len(values), values, marker, color=colour, markerfacecolor=fill, markersize=5
+                )
+        worst = (
+            select(mine, {"metric": "bar_p_tensor", "alignment": "cayley"})
+            .groupby("tensor", sort=False)["value"]
+            .mean()
+        )
+        names = [name.removeprefix("model.").removesuffix(".weight") for name in worst.index]
+        axes[1].plot(worst, range(len(worst)), marker, color=colour, markersize=5, label=f"cohort {cohort}")
+        axes[1].set_yticks(range(len(worst)), names, fontsize=6)
+        for x, metric in enumerate(("bar_c_pearson", "bar_c_edges_pearson", "bar_pr_pearson")):
+            values = select(mine, {"metric": metric, "alignment": "cayley"})["value"]
+            axes[2].plot([x] * len(values), values, marker, color=colour, markersize=5)
+    axes[0].set_xticks(range(len(ALIGNMENTS)), ALIGNMENTS.values(), rotation=25, ha="right", fontsize=7)
+    axes[0].set(yscale="log", ylabel="largest mean squared difference", title="Bar P (hollow: gains in place)")
+    for alignment, text in (("orthogonal", "paper, baseline"), ("cayley", "paper, Cayley")):
+        f.paper_line(axes[0], PAPER[alignment], f.PURPLE, text)
+    axes[0].axhline(1e-4, color=f.GREY, linestyle="--", linewidth=1)
+    axes[1].set(xscale="log", xlabel="mean squared difference", title="by tensor, after Cayley")
+    axes[1].legend(fontsize=7)
+    axes[2].set_xticks(range(3), ["C", "C, edges", "Pr, cumulative"], fontsize=7)
+    axes[2].set(ylabel="Pearson of predicted and measured", title="Bars C and Pr")
+    axes[2].axhline(0.99, color=f.GREY, linestyle="--", linewidth=1)
+    f.paper_line(axes[2], PAPER_CORRELATION, f.PURPLE, "paper")
+    return figure
+
+
+def explained(part, form):
+    """Share of the pooled squared difference left by heads and neurons alone that a group takes away, by alignment."""
+    metric = {"folded": "bar_p_global_mse", "raw": "bar_p_raw_global_mse"}[form]
+    left = select(part, {"metric": metric}).groupby("alignment")["value"].mean()
+    return {a: 1 - left[a] / left["identity"] for a in ("signed_permutation", "orthogonal") if a in left}
+
+
+def _line(part, shown):
+    def value(metric, **where):
+        found = select(part, {"metric": metric, **where})
+        return shown(found.iloc[0]) if len(found) else "–"
+
+    line = {"B": value("bar_b")}
+    line |= {f"P, {name}": value("bar_p_max_mse", alignment=a) for a, name in ALIGNMENTS.items()}
+    worst = select(part, {"metric": "bar_p_max_mse", "alignment": "cayley"})["tensor"].iloc[0]
+    line["worst tensor"] = worst if isinstance(worst, str) else "–"
+    line |= {"P, floor": value("bar_p_floor"), "P, quotient (relative)": value("bar_p_quotient_relative")}
+    for form in ("folded", "raw"):
+        share = explained(part, form)
+        line[f"explained, {form}: B_d / O(d)"] = " / ".join(f"{share[a]:.2f}" for a in share)
+    line["configurations"] = f"{_mean(part, 'configurations_least'):.3g}–{_mean(part, 'configurations_largest'):.3g}"
+    line |= {"planted, recovered to": value("self_alignment_mse"), "uniqueness": value("uniqueness_factor")}
+    line |= {
+        "C": value("bar_c_pearson", alignment="cayley"),
+        "C, edges": value("bar_c_edges_pearson", alignment="cayley"),
+    }
+    return {
+        **line,
+        "Pr": value("bar_pr_pearson", alignment="cayley"),
+        "C, heads as they are": value("bar_c_pearson", alignment="none"),
+    }
+
+
+def _mean(part, metric):
+    return select(part, {"metric": metric})["value"].mean()
+
+
+def _status(row):
+    return f" {row['status']}" if isinstance(row.get("status"), str) else ""

@@ -1,0 +1,105 @@
+"""Table b10: one residual rotation for weights and activations: what each λ gives, by Cayley + Adam and exactly."""
+
+import numpy as np
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
+from gaugeport.report.render import scientific
+from gaugeport.report.tidy import aggregate, means_of, select, tidy
+
+TITLE = (
+    "b10 joint alignment: residual rotation R minimising weight mismatch + λ · activation mismatch. Exact: the Procrustes "
+    "solution, the best of all; Cayley: Adam on a Cayley transform from three starts. P: largest mean squared difference of a "
+    "tensor; activations: unexplained share of the variance; excess: the objective above the best of the same determinant; "
+    "barrier: rise of the objective on the geodesic between the two optima (means over n pairs, cohort A)"
+)
+EXTRA = ["cohort", "lam", "method", "start"]
+PAPER = 0.281
+"""Largest mean squared difference at λ = 0 (appendix C, after Cayley); at every λ > 0 the paper finds worse on both."""
+STARTS = {"weights": f.BLUE, "activations": f.ORANGE, "identity": f.GREEN}
+
+
+def tabulate(records):
+    """Every measurement, its mean over pairs with the paper's, and the judged claim that no λ clears the bar."""
+    rows = tidy("b10", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
+    means = aggregate(rows, EXTRA)
+    at_zero = (means["metric"] == "weight_max_mse") & (means["lam"] == "0") & (means["method"] == "cayley")
+    means.loc[at_zero & (means["start"] == "weights") & (means["cohort"] == "A"), "paper"] = PAPER
+    return judged("b10", rows, means)
+
+
+def pivot(table):
+    """One row per cohort, λ and way of optimising."""
+    means, lines = means_of(table), []
+    order = {"exact": 0, "cayley": 1, "geodesic": 2}
+    for (cohort, lam, method, start), part in means[means["lam"].notna()].groupby(["cohort", "lam", "method", "start"]):
+        if method == "geodesic":
+            continue
+        found = part.drop_duplicates("metric").set_index("metric")
+        line = {"cohort": cohort, "λ": lam, "method": method, "start": start}
+        for metric, name in (
+            ("weight_max_mse", "P"),
+            ("weight_global_mse", "weights, pooled"),
+            ("activation_nmse", "activations"),
+            ("from_weights", "‖R − R_w‖"),
+            ("from_activations", "‖R − R_a‖"),
+            ("determinant", "determinant"),
+            ("excess", "excess"),
+        ):
+            row = found.loc[metric]
+            line[name] = scientific(row["value"], row["ci_low"], row["ci_high"])
+        path = select(means, {"cohort": cohort, "lam": lam, "method": "geodesic"}).set_index("metric")["value"]
+        line |= {"barrier": f"{path['barrier']:.1e}", "same determinant": f"{path['same_component']:.2f}"}
+        paper = found.at["weight_max_mse", "paper"]
+        lines.append({**line, "paper's P": "–" if pd.isna(paper) else f"{paper:.3f}", "n": int(found["n"].max())})
+    wide = pd.DataFrame(lines)
+    keys = [wide["cohort"], wide["λ"].map(float), wide["method"].map(order), wide["start"]]
+    return wide.loc[np.lexsort([k.to_numpy() for k in reversed(keys)])].reset_index(drop=True)
+
+
+def plot(table):
+    """What is left of the weights against what is left of the activations: the exact front, and where Cayley + Adam ends."""
+    means = means_of(table)
+    cohorts = sorted(means["cohort"].unique())
+    figure, axes = f.panels(len(cohorts) + 1, width=4.6, height=3.8, sharey=False)
+    for axis, cohort in zip(axes, cohorts, strict=False):
+        mine = select(means, {"cohort": cohort})
+        front = _points(select(mine, {"method": "exact", "start": "global"}))
+        axis.plot(
+            front["activation_nmse"], front["weight_max_mse"], "o-", color="black", markersize=4, label="exact, by λ"
+        )
+        for lam, row in front.iterrows():
+            axis.annotate(
+                f"{lam:g}",
+                (row["activation_nmse"], row["weight_max_mse"]),
+                fontsize=6,
+                xytext=(3, 3),
+                textcoords="offset points",
+            )
+        for start, colour in STARTS.items():
+            ends = _points(select(mine, {"method": "cayley", "start": start}))
+            axis.plot(
+                ends["activation_nmse"], ends["weight_max_mse"], "x", color=colour, label=f"Cayley + Adam from {start}"
+            )
+        axis.set(title=f"cohort {cohort}", xlabel="activations: unexplained share of variance", yscale="log")
+        axis.axhline(1e-4, color=f.GREY, linestyle="--", linewidth=1)
+        f.paper_line(axis, PAPER, f.PURPLE, "paper, λ = 0")
+    axes[0].set_ylabel("Bar P: largest mean squared difference")
+    axes[0].legend(fontsize=7)
+    last = axes[-1]
+    for start, colour in STARTS.items():
+        ends = _points(select(select(means, {"cohort": cohorts[0]}), {"method": "cayley", "start": start}))
+        last.plot(range(len(ends)), ends["excess"].clip(lower=1e-12), "x-", color=colour, label=f"from {start}")
+    last.set_xticks(range(len(ends)), [f"{lam:g}" for lam in ends.index])
+    last.set(
+        yscale="log", xlabel="λ", ylabel="objective above the best of its determinant", title=f"cohort {cohorts[0]}"
+    )
+    return figure
+
+
+def _points(rows):
+    """The metrics of one way of optimising, a row per λ in its order."""
+    wide = rows.pivot_table(index="lam", columns="metric", values="value", sort=False)
+    wide.index = wide.index.map(float)
+    return wide.sort_index()

@@ -1,0 +1,129 @@
+"""Table b4: what five lenses say of every component of a Dyck-3 model, and where they disagree."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
+from gaugeport.report.render import cell
+from gaugeport.report.tidy import aggregate, means_of, select, tidy
+
+TITLE = (
+    "b4 five lenses on Dyck-3, gains folded. Lens 1: norms of QK and OV, attention entropy (1: uniform); 3: rise of the loss "
+    "under mean ablation (nats), kept by path patching and by ACDC; 4: activation patterns of an MLP; 5: the task feature "
+    "raised most; 2: dictionaries at a site. Components of the primary seed, then counts over all seeds"
+)
+EXTRA = ["cohort", "lens", "component", "expansion", "role", "feature", "destination", "note", "tokens", "cell"]
+BY = ["cohort", "lens", "component", "expansion"]
+PAPER_HEADS = 6.0
+COUNTED = {
+    ("path_patching", "heads_kept"): "path patching",
+    ("acdc", "heads_kept"): "ACDC",
+    ("crosslens", "disagreements"): "disagreements",
+}
+
+
+def tabulate(records):
+    """Every measurement, the means over seeds of those without text, and the judged number of heads kept."""
+    rows = tidy("b4", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
+    plain = rows[["feature", "destination", "tokens", "cell"]].isna().all(axis=1) & (rows["metric"] != "role")
+    means = aggregate(rows[plain], BY)
+    kept = (means["metric"] == "heads_kept") & (means["cohort"] == "A")
+    means.loc[kept, "paper"] = PAPER_HEADS
+    return judged("b4", rows, means)
+
+
+def pivot(table):
+    """The cross-lens table of the primary seed, its dictionaries, then the counts of each cohort."""
+    seeds = table[table["seed"].notna()]
+    primary = select(seeds, {"cohort": "A", "seed": seeds["seed"].min()})
+    components = list(dict.fromkeys(select(primary, {"metric": "ablation_effect"})["component"]))
+    lines = [{"seed": "A 0", "component": c, **_component(select(primary, {"component": c}))} for c in components]
+    for (component, expansion), part in select(primary, {"lens": "dictionaries"}).groupby(
+        ["component", "expansion"], sort=False
+    ):
+        value = part.set_index("metric")["value"]
+        name = f"{component}, {'transcoder' if component.endswith('M') else 'SAE'} {expansion:.0f} ×"
+        measured = {
+            "EV": f"{value['explained_variance']:.3f}",
+            "L0": f"{value['l0']:.1f}",
+            "dead": f"{value['dead_share']:.2f}",
+        }
+        lines.append({"seed": "A 0", "component": name, **measured})
+    means = means_of(table)
+    for cohort, part in select(means, {"component": "model"}).groupby("cohort", sort=False):
+        line = {"seed": f"{cohort}, mean of {int(part['n'].max())}", "component": "heads kept; disagreements"}
+        for (lens, metric), column in COUNTED.items():
+            line[column] = cell(select(part, {"lens": lens, "metric": metric}), digits=2)
+        flags = select(means, {"cohort": cohort, "lens": "crosslens"})
+        for flag in ("unused", "vestigial"):
+            found = select(flags, {"metric": f"flag_{flag}"})
+            line[flag] = f"{found['value'].sum():.2f}"
+        lines.append(line)
+    lines.append({"seed": "A, paper", "component": "heads kept", "ACDC": "6 of 8", "vestigial": "2 (L1H0, L1H3)"})
+    return pd.DataFrame(lines).fillna("–")
+
+
+def plot(table):
+    """OV norm against the cost of ablation, every head of every seed; features raised by the primary seed's components."""
+    seeds = table[table["seed"].notna()]
+    figure, axes = f.panels(2, width=5.6, height=4.4, sharey=False)
+    for cohort, marker in (("A", "o"), ("B", "^")):
+        mine = select(seeds, {"cohort": cohort, "lens": "crosslens"})
+        keys = ["seed", "component"]
+        cost = select(mine, {"metric": "ablation_effect"}).set_index(keys)["value"]
+        norm = select(mine, {"metric": "weights_ov_frobenius"}).set_index(keys)["value"]
+        kept = select(mine, {"metric": "acdc_kept"}).set_index(keys)["value"].reindex(norm.index)
+        for on, colour in ((1.0, f.BLUE), (0.0, f.RED)):
+            here = norm[kept == on]
+            label = f"{'kept' if on else 'dropped'} by ACDC" if cohort == "A" else None
+            axes[0].plot(
+                here,
+                cost.reindex(here.index).clip(lower=1e-6),
+                marker,
+                color=colour,
+                markersize=5,
+                alpha=0.8,
+                label=label,
+            )
+    axes[0].set(
+        yscale="log",
+        xlabel="OV norm (Frobenius)",
+        ylabel="mean ablation: rise of the loss, nats",
+        title="heads of all seeds",
+    )
+    axes[0].legend(fontsize=7)
+    primary = select(seeds, {"cohort": "A", "lens": "roles", "metric": "raised", "seed": seeds["seed"].min()})
+    grid = primary.pivot_table(index="component", columns="feature", values="value", sort=False)
+    image = axes[1].imshow(grid.to_numpy(), cmap="cividis", aspect="auto", vmin=0, vmax=1)
+    axes[1].set_xticks(range(grid.shape[1]), grid.columns, rotation=90, fontsize=6)
+    axes[1].set_yticks(range(grid.shape[0]), grid.index, fontsize=7)
+    axes[1].set_title("rise of a feature's held-out R², primary seed")
+    figure.colorbar(image, ax=axes[1])
+    return figure
+
+
+def _component(rows):
+    """One component's line: numbers and words of every lens."""
+    cross = select(rows, {"lens": "crosslens"}).drop_duplicates("metric").set_index("metric")
+
+    def number(metric, form):
+        return format(cross.at[metric, "value"], form) if metric in cross.index else "–"
+
+    def flag(metric):
+        return ("yes" if cross.at[metric, "value"] else "no") if metric in cross.index else "–"
+
+    role = cross.loc["roles_role"]
+    return {
+        "lens 1": cross.at["weights_role", "role"] if "weights_role" in cross.index else "–",
+        "QK": number("weights_qk_frobenius", ".2f"),
+        "OV": number("weights_ov_frobenius", ".2f"),
+        "entropy": number("weights_attention_entropy", ".2f"),
+        "ablation": number("ablation_effect", ".2g"),
+        "path patching": flag("path_patching_kept"),
+        "ACDC": flag("acdc_kept"),
+        "patterns": number("regions_cells", ".0f"),
+        "lens 5": f"{role['feature']} (+{role['value']:.2f})" if isinstance(role["feature"], str) else "–",
+        "unused": flag("flag_unused"),
+        "vestigial": flag("flag_vestigial"),
+        "disagreements": cross.at["disagreements", "note"] if cross.at["disagreements", "value"] else "–",
+    }

@@ -1,0 +1,108 @@
+"""The cross-lens table: one record per component with what every lens says, and where lenses disagree (paper B, section 3.6).
+
+A function of the other lenses' rows and of the measured mean-ablation effects; it runs no model. Rules:
+
+- *unused*: mean ablation costs less than the threshold, and neither path patching nor ACDC keeps it.
+- *vestigial*: an unused head whose OV norm is at least the median head's. High norm does not imply use (section 5).
+- *role*: lens 1 says counter or lookup, and what lens 5 sees raised most is of no kind that such attention makes.
+- *paths_acdc*: path patching keeps it and ACDC does not, or the other way round.
+- *ablation_acdc*: its ablation costs the threshold or more and ACDC drops it, or less and ACDC keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gaugeport.rotation.components import is_mlp
+from gaugeport.rotation.lenses.circuits import ACDC, PATHS
+from gaugeport.rotation.lenses.regions import LENS as REGIONS
+from gaugeport.rotation.lenses.roles import LENS as ROLES
+from gaugeport.rotation.lenses.roles import NONE
+from gaugeport.rotation.lenses.weights import LENS as WEIGHTS
+from gaugeport.rotation.lenses.weights import Row, median_ov
+
+LENS = "crosslens"
+RULES = ("vestigial", "role", "paths_acdc", "ablation_acdc")
+"""What counts as a disagreement; *unused* alone is none."""
+
+MAKES = {"counter": ("count", "validity", "position"), "lookup": ("match", "token")}
+"""Head role of lens 1 -> the kinds of features of lens 5 that it makes: averages over the past, or something retrieved."""
+
+HEAD_NUMBERS = ("qk_frobenius", "ov_frobenius", "ov_share", "attention_entropy")
+MLP_NUMBERS = ("cells", "neurons_alive", "neurons_switching")
+
+
+def cross_rows(
+    weights: Sequence[Row],
+    ablation: Mapping[str, float],
+    paths: Sequence[Row],
+    acdc: Sequence[Row],
+    roles: Sequence[Row],
+    regions: Sequence[Row],
+    threshold: float,
+    transcoders: Mapping[str, float] | None = None,
+) -> list[Row]:
+    """Rows of every component in ``ablation`` (component -> measured effect in nats): its record, then its flags.
+
+    The others are the rows of ``weight_rows``, ``path_rows``, ``acdc_rows``, ``role_rows`` and ``region_rows``;
+    ``transcoders`` is MLP -> explained variance. Record rows have the lens's metric and text; every flag of :data:`RULES`
+    and ``unused`` is 0 or 1 with a text column ``note`` that says what was seen; ``disagreements`` counts them, per component
+    and for the ``model``. Raises ``ValueError`` for a component that a lens does not describe, or a bad threshold.
+    """
+    if not 0 < threshold < float("inf"):
+        raise ValueError(f"threshold={threshold} nats; allowed: positive numbers")
+    found, total, median = [], 0, median_ov(list(weights))
+    for c, effect in ablation.items():
+        record = [_row(c, "ablation_effect", effect), _copy(c, paths, PATHS, "kept"), _copy(c, acdc, ACDC, "kept")]
+        role = _copy(c, roles, ROLES, "role")
+        record.append(role)
+        if is_mlp(c):
+            record += [_copy(c, regions, REGIONS, metric) for metric in MLP_NUMBERS]
+            if transcoders and c in transcoders:
+                record.append(_row(c, "transcoder_explained_variance", transcoders[c]))
+            looks, norm = NONE, 0.0
+        else:
+            record += [_copy(c, weights, WEIGHTS, metric) for metric in ("role", *HEAD_NUMBERS)]
+            looks, norm = (_pick(c, weights, "role")["role"], _pick(c, weights, "ov_frobenius")["value"])
+        by_paths, by_acdc = record[1]["value"] > 0, record[2]["value"] > 0
+        costs, unused = effect >= threshold, effect < threshold and not by_paths and not by_acdc
+        raises = f"raises {role['feature']} by {role['value']:.2f}" if role["role"] != NONE else "raises nothing"
+        kept = f"paths {'keep' if by_paths else 'drop'} it, ACDC {'keeps' if by_acdc else 'drops'} it"
+        flags = {
+            "unused": (unused, f"ablation costs {effect:.2g} nats; {kept}"),
+            "vestigial": (unused and not is_mlp(c) and norm >= median, f"OV norm {norm:.2f}, median {median:.2f}"),
+            "role": (looks in MAKES and role["role"] not in (*MAKES[looks], NONE), f"lens 1: {looks}; {raises}"),
+            "paths_acdc": (by_paths != by_acdc, kept),
+            "ablation_acdc": (costs != by_acdc, f"ablation costs {effect:.2g} nats; {kept}"),
+        }
+        disagree = [rule for rule in RULES if flags[rule][0]]
+        total += len(disagree)
+        found += record + [_row(c, f"flag_{rule}", float(on), note=note) for rule, (on, note) in flags.items()]
+        found.append(_row(c, "disagreements", len(disagree), note=", ".join(disagree) or NONE))
+    return [*found, _row("model", "disagreements", total)]
+
+
+def disagreements(rows: Sequence[Row]) -> list[str]:
+    """One line per disagreement in rows of :func:`cross_rows`: component, rule, what was seen."""
+    flagged = [r for r in rows if r["metric"].removeprefix("flag_") in RULES and r["metric"].startswith("flag_")]
+    return [f"{r['component']} {r['metric'].removeprefix('flag_')}: {r['note']}" for r in flagged if r["value"] > 0]
+
+
+def _pick(component: str, rows: Sequence[Row], metric: str) -> Row:
+    for row in rows:
+        if row["component"] == component and row["metric"] == metric:
+            return row
+    described = sorted({r["component"] for r in rows if r["metric"] == metric})
+    raise ValueError(
+        f"no {metric} of {component} among the rows of a lens; described: {', '.join(described) or 'none'}"
+    )
+
+
+def _copy(component: str, rows: Sequence[Row], lens: str, metric: str) -> Row:
+    """A lens's row under this one's name, its metric prefixed with the lens."""
+    row = _pick(component, rows, metric)
+    return {**row, "lens": LENS, "metric": f"{lens}_{metric}"}
+
+
+def _row(component: str, metric: str, value: float, **text: str) -> Row:
+    return {"lens": LENS, "component": component, "metric": metric, "value": float(value), **text}
