@@ -98,7 +98,8 @@ def _correlations(job: Job, model: DyckModel, limits: bars.Thresholds) -> list[R
     for metric, size, patched in parts:
         seen = heldout(job, job.task[size], "effects")
         mean = components.means(model, seen["input_ids"])
-        predicted = effects.integrated_gradients(model, seen["input_ids"], seen["labels"], patched, mean)
+        points = job.task["points"]
+        predicted = effects.integrated_gradients(model, seen["input_ids"], seen["labels"], patched, mean, points)
         measured = effects.measured(model, seen["input_ids"], seen["labels"], patched, mean)
         rows.append(correlation(metric, "c", predicted, measured, limits))
         if metric == "bar_c":
@@ -125,7 +126,7 @@ def measure_patching(job: Job, store: Store) -> list[Row]:
     mean = components.means(model, ids)
     measured = effects.measured(model, ids, labels, patched, mean)
     predictions = {
-        "integrated_gradients": effects.integrated_gradients(model, ids, labels, patched, mean),
+        "integrated_gradients": effects.integrated_gradients(model, ids, labels, patched, mean, job.task["points"]),
         "attribution_patching": effects.attribution_patching(model, ids, labels, patched, mean),
     }
     rows: list[Row] = [{"metric": "effect", "component": e[0], "value": v} for e, v in measured.items()]
@@ -134,7 +135,7 @@ def measure_patching(job: Job, store: Store) -> list[Row]:
         r = bars.pearson(list(predicted.values()), list(measured.values()))
         rows.append({"metric": "predictor_pearson", "predictor": name, "value": r})
     error = max(abs(predictions["integrated_gradients"][e] - measured[e]) for e in patched)
-    rows.append({"metric": "completeness_error_32", "value": error})
+    rows.append({"metric": "prediction_error", "points": job.task["points"], "value": error})
     few = heldout(job, job.task["path_rows"], "effects")
     ids, labels = few["input_ids"], few["labels"]
     measured = effects.measured(model, ids, labels, patched, mean)

@@ -73,7 +73,7 @@ def measure_joint(job: Job, store: Store) -> list[Row]:
     # of the least sum over tensors, which is what is minimised here; the bar's own choice is by the worst tensor
     baseline = replace(search, symmetry=min(search.configurations, key=lambda c: c.objective).symmetry)
     lambdas = [float(lam) for lam in job.task["lambdas"]]
-    found = joint_alignment(folded, specification, baseline, mine, theirs, lambdas)
+    found = joint_alignment(folded, specification, baseline, mine, theirs, lambdas, job.task["refine_steps"])
     rows = [{**row, "lam": f"{row['lam']:g}"} for row in found]  # JSON has no infinity
     best = min(row["value"] for row in rows if row["metric"] == "weight_max_mse")
     rows.append({"metric": "bar_p_max_mse_best", "value": best})
@@ -83,7 +83,7 @@ def measure_joint(job: Job, store: Store) -> list[Row]:
 def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, Alignment]:
     """By name: as they stand, the best in every group, and the rotation refined by Cayley and Adam."""
     found = {name: _search_from(job, model, reference, name) for name in GROUPS}
-    return {**found, "cayley": refine(model, reference, found["orthogonal"])}
+    return {**found, "cayley": refine(model, reference, found["orthogonal"], job.task["refine_steps"])}
 
 
 def _search_from(job: Job, model: DyckModel, reference: DyckModel, residual: str, strict: bool = True) -> Alignment:
@@ -130,7 +130,7 @@ def _correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Th
     ids, labels = seen["input_ids"], seen["labels"]
     patched = effects.component_edges(anchor)
     theirs, mine = components.means(anchor, ids), components.means(model, ids)
-    predicted = effects.integrated_gradients(anchor, ids, labels, patched, theirs)
+    predicted = effects.integrated_gradients(anchor, ids, labels, patched, theirs, job.task["points"])
     rows = [correlation("bar_c", "c", predicted, effects.measured(model, ids, labels, patched, mine), limits)]
     edges = components.edges(anchor)
     first, second = (effects.measured(m, ids, labels, edges, x) for m, x in ((anchor, theirs), (model, mine)))
