@@ -106,3 +106,9 @@ def test_paths_and_trackers_do_not_change_a_job(tmp_path):
     assert plain.job.hash({}) == other.job.hash({}) and other.outputs == tmp_path
     assert plain.job.hash({}) != composed(["seed=1"]).job.hash({})
     assert plain.job.hash({"data.path": "aa"}) != plain.job.hash({"data.path": "bb"}), "contents of local files count"
+
+
+@pytest.mark.parametrize("line", ["seed=0,1,0", "model=qwen,qwen"])
+def test_a_choice_named_twice_is_refused(line):
+    with pytest.raises(ValueError, match=r"names (0|qwen) twice; allowed: each once"):
+        expand([line])

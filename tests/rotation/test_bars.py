@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from test_components import small_model
+from dyck_models import generic
 
 from gaugeport.charts import certify, fold_gains
 from gaugeport.rotation import bars, cohorts
@@ -15,7 +15,7 @@ from gaugeport.rotation.strings import IGNORED, heldout
 
 @pytest.fixture(scope="module")
 def model():
-    return small_model()
+    return generic()
 
 
 def batches(n=96):
@@ -118,7 +118,7 @@ def test_the_chart_certifies_signed_permutations_raw_and_rotations_folded(model)
 
 
 def test_a_cohort_whose_boundary_differs_is_refused(model):
-    other = small_model(1)
+    other = generic(1)
     cohorts.freeze(other, model)
     cohorts.check_frozen({"seed 0": model, "seed 1": other})
     assert not other.lm_head.weight.requires_grad and other.model.norm.weight.requires_grad

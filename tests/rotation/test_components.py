@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dyck_models import generic
 
 from gaugeport.charts import fold_gains
 from gaugeport.charts.measure import norms_in_float64
@@ -11,17 +12,6 @@ from gaugeport.rotation.effects import attribution_patching, component_edges, in
 from gaugeport.rotation.strings import draw
 
 
-def small_model(seed=0, **sizes):
-    torch.manual_seed(seed)
-    config = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 20}
-    model = DyckModel(DyckConfig(**{**config, **sizes}, initializer_range=0.4))
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "norm" in name:
-                p.uniform_(0.5, 1.5)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def rows():
     return draw(12, (2, 18), 20, torch.Generator().manual_seed(1))
@@ -29,7 +19,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def model():
-    return small_model().double()
+    return generic(scale=0.4).double()
 
 
 def test_sizes_and_names():
@@ -97,7 +87,7 @@ def test_completeness_grows_with_the_number_of_steps(model, rows):
 
 def test_both_predictors_are_exact_where_the_loss_is_linear(model, rows, monkeypatch):
     """A loss linear in the logits, patched at an edge behind which nothing is curved but the final norm, made linear too."""
-    linear = small_model().double()
+    linear = generic(scale=0.4).double()
     monkeypatch.setattr(linear.model.norm, "forward", lambda x: x)
     weights = torch.randn(51, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     monkeypatch.setattr("gaugeport.rotation.effects.mean_loss", lambda logits, labels: (logits @ weights).mean())

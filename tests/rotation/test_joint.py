@@ -3,14 +3,13 @@
 import copy
 import math
 
+import dyck_models
 import pytest
 import torch
 from scipy.linalg import fractional_matrix_power
 
-from gaugeport.charts import fold_gains
 from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.rotation.alignment import align_symmetry, tensor_mse
-from gaugeport.rotation.dyck_model import DyckConfig, DyckModel
 from gaugeport.rotation.joint import (
     Mismatch,
     activation_mismatch,
@@ -34,12 +33,7 @@ def generator(seed=0):
 
 
 def generic(seed=0, folded=True):
-    model, noise = DyckModel(DyckConfig(**SIZES)).eval(), generator(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            drawn = torch.randn(p.shape, generator=noise)
-            p.copy_(0.3 * drawn if p.dim() > 1 else 1 + 0.3 * drawn)
-    return fold_gains(model) if folded else model
+    return dyck_models.generic(seed, folded, **SIZES)
 
 
 def rotation(seed=0, size=0.3):

@@ -1,56 +1,22 @@
-"""The lenses see what was planted in a small model, and do not see it where it was not."""
+"""Lenses 1, 3 and 5, and the cross-lens table, see what was planted in a small model, and not where it was not."""
 
 import math
 
-import numpy as np
+import dyck_models
 import pytest
 import torch
-from scipy.optimize import linprog
+from dyck_models import head_rows, silence, value
 
-from gaugeport.charts import fold_gains
 from gaugeport.rotation import components as c
-from gaugeport.rotation.dyck_model import DyckConfig, DyckModel, by_head
+from gaugeport.rotation.dyck_model import by_head
 from gaugeport.rotation.effects import component_edges, measured
 from gaugeport.rotation.lenses import circuits, crosslens, regions, roles, weights
 from gaugeport.rotation.strings import CLOSE, IGNORED, OPEN, draw, invalid
-from gaugeport.seeds import generator
 
 
-def small_model(seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        config = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 20}
-        model = DyckModel(DyckConfig(**config, initializer_range=0.4)).double().eval()
-        for name, p in model.named_parameters():
-            if "norm" in name:
-                p.data.uniform_(0.5, 1.5)
-    return fold_gains(model)
-
-
-def silence(model, *names):
-    """Nothing that these components would write arrives."""
-    with torch.no_grad():
-        for name in names:
-            layer = model.model.layers[c.layer_of(name)]
-            if c.is_mlp(name):
-                layer.mlp.down_proj.weight.zero_()
-            else:
-                layer.self_attn.o_proj.weight.chunk(2, 1)[int(name[-1])].zero_()
-    return model
-
-
-def head_rows(model, name, projection):
-    """The head's rows of q_proj, k_proj or v_proj."""
-    return getattr(model.model.layers[c.layer_of(name)].self_attn, projection).weight.data.chunk(2)[int(name[-1])]
-
-
-def value(rows, component, metric, text="value", **where):
-    (found,) = [
-        r
-        for r in rows
-        if r["component"] == component and r["metric"] == metric and all(r.get(k) == v for k, v in where.items())
-    ]
-    return found[text]
+def generic(seed=0):
+    """Folded and in float64, as the lenses read it."""
+    return dyck_models.generic(seed, folded=True, scale=0.4).double()
 
 
 def sure_of_itself(model, rows):
@@ -70,7 +36,7 @@ def rows():
 @pytest.fixture(scope="module")
 def counting():
     """Head L0H1 averages openers minus closers over the past into one coordinate; nothing else writes anything."""
-    model = small_model()
+    model = generic()
     silence(model, *(x for x in c.components(model) if x != "L0H1"))
     with torch.no_grad():
         embedding = model.model.embed_tokens.weight.zero_()
@@ -85,9 +51,6 @@ def counting():
     return model
 
 
-# lens 1
-
-
 def test_spectra_are_those_of_the_products():
     gen = torch.Generator().manual_seed(0)
     left, right = (torch.randn(*s, generator=gen, dtype=torch.float64) for s in ((16, 4), (4, 12)))
@@ -99,7 +62,7 @@ def test_spectra_are_those_of_the_products():
 
 
 def test_entropy_of_uniform_and_of_sharp_attention(rows):
-    model = small_model()
+    model = generic()
     head_rows(model, "L0H0", "q_proj").zero_()
     head_rows(model, "L0H1", "q_proj").mul_(1e4)
     found = weights.attention_entropy(model, rows["input_ids"])
@@ -111,14 +74,14 @@ def test_entropy_of_uniform_and_of_sharp_attention(rows):
 
 
 def test_a_silent_head_is_weak_and_its_peer_writes_all(rows):
-    found = weights.weight_rows(silence(small_model(), "L0H0"), rows)
+    found = weights.weight_rows(silence(generic(), "L0H0"), rows)
     assert value(found, "L0H0", "ov_frobenius") == value(found, "L0H0", "ov_share") == 0
     assert value(found, "L0H0", "role", "role") == "weak" and value(found, "L0H1", "ov_share") == 1
     assert value(found, "L1H0", "ov_share") + value(found, "L1H1", "ov_share") == pytest.approx(1)
 
 
 def test_dead_neurons_and_the_share_of_the_largest():
-    model = small_model()
+    model = generic()
     model.model.layers[1].mlp.down_proj.weight.data[:, :5] = 0
     found = weights.neuron_rows(model)
     assert value(found, "L1M", "neurons_alive") == 19 and value(found, "L0M", "neurons_alive") == 24
@@ -128,161 +91,13 @@ def test_dead_neurons_and_the_share_of_the_largest():
 
 
 def test_gains_in_place_are_refused(rows):
-    model = small_model()
+    model = generic()
     model.model.layers[0].input_layernorm.weight.data[3] = 2
     for lens in (weights.weight_rows, roles.role_rows, roles.tensor_rows):
         with pytest.raises(ValueError, match="fold_gains"):
             lens(model, rows)
     with pytest.raises(ValueError, match="no query"):
         weights.attention_entropy(model, torch.ones(3, 1, dtype=torch.long))
-
-
-# lens 3
-
-
-def test_path_patching_sees_nothing_behind_a_silent_head(rows):
-    model = silence(small_model(), "L0H1")
-    effects = circuits.path_effects(model, sure_of_itself(model, rows))
-    assert max(abs(effect) for (source, _), effect in effects.items() if source == "L0H1") < 1e-12
-    assert max(abs(effect) for (source, _), effect in effects.items() if source == "L0H0") > 1e-3
-    kept = circuits.kept_by_paths(effects, 1e-6)
-    assert not kept["L0H1"] and kept["L0H0"] and kept["L1M"]
-    found = circuits.path_rows(effects, 1e-6)
-    assert value(found, "model", "heads_kept") == 3
-    assert value(found, "L0H0", "direct_effect") == effects["L0H0", c.OUTPUT]
-    assert value(found, "L0H0", "strongest_edge") == max(v for (s, _), v in effects.items() if s == "L0H0")
-
-
-@pytest.mark.parametrize("by", circuits.COSTS)
-def test_acdc_keeps_exactly_the_edges_that_carry_something(rows, by):
-    model, working = small_model(), ["L0H1", "L1M"]
-    silence(model, *(x for x in c.components(model) if x not in working))
-    known = sure_of_itself(model, rows)
-    carrying = {(s, "L0H1") for s in c.INPUTS} | {(s, "L1M") for s in (*c.INPUTS, "L0H1")}
-    carrying |= {(s, c.OUTPUT) for s in (*c.INPUTS, *working)}
-    found = circuits.acdc(model, known, 1e-5, by)
-    assert set(found.kept) == carrying
-    assert found.loss == found.clean_loss and found.kl == 0
-    table = circuits.acdc_rows(found, model)
-    assert value(table, "model", "edges_kept") == len(carrying) and value(table, "model", "heads_kept") == 1
-    assert {x for x in c.components(model) if value(table, x, "kept")} == set(working)
-    assert circuits.acdc(model, known, 1e6, by).kept == [], "a threshold above everything leaves nothing"
-
-
-def test_acdc_without_shortcuts_finds_the_same(rows):
-    """Every edge tried by a whole forward pass, none dropped unseen."""
-    model, ids = small_model(3), rows["input_ids"]
-    with torch.no_grad():
-        mean, clean = c.means(model, ids), c.run(model, ids).logits
-        cost, cut = 0.0, {}
-        for destination in [c.OUTPUT, *reversed(c.components(model))]:
-            for edge in reversed([e for e in c.edges(model) if e[1] == destination]):
-                patches = {**cut, edge: mean[edge[0]]}
-                charged = circuits.kl(clean, c.run(model, ids, patches).logits, rows["labels"])
-                if charged - cost < 5e-3:
-                    cut, cost = patches, charged
-    found = circuits.acdc(model, rows, 5e-3)
-    assert found.kept == [e for e in c.edges(model) if e not in cut] and 0 < len(cut) < len(c.edges(model))
-    assert found.kl == pytest.approx(cost, abs=1e-12) and found.kl > 0
-
-
-def test_thresholds_and_costs_are_checked(rows):
-    model = small_model()
-    for bad in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="threshold"):
-            circuits.acdc(model, rows, bad)
-        with pytest.raises(ValueError, match="threshold"):
-            circuits.kept_by_paths({("L0H0", c.OUTPUT): 1.0}, bad)
-    with pytest.raises(ValueError, match="allowed: kl, loss"):
-        circuits.acdc(model, rows, 1e-3, "accuracy")
-
-
-# lens 4
-
-
-@pytest.mark.parametrize(("n", "d"), [(5, 2), (6, 3), (7, 3), (6, 4)])
-def test_counted_cells_are_those_of_the_arrangement(n, d):
-    """Every one of the 2^n sign patterns asked of a linear program; the points it finds counted by the lens."""
-    normals = torch.randn(n, d, generator=torch.Generator().manual_seed(n + d), dtype=torch.float64)
-    points = []
-    for k in range(2**n):
-        signs = 1.0 - 2 * np.array([k >> i & 1 for i in range(n)])
-        solved = linprog(np.zeros(d), -signs[:, None] * normals.numpy(), -np.ones(n), bounds=(None, None))
-        points += [solved.x] if solved.status == 0 else []
-    assert len(points) == regions.cells_of_arrangement(n, d) < 2**n
-    inside = torch.from_numpy(np.stack(points))
-    repeats = torch.arange(len(points)) % 3 + 1
-    found = regions.cells(regions.pack(inside.repeat_interleave(repeats, 0) @ normals.T))
-    assert sorted(found.counts, reverse=True) == list(found.counts) and sorted(found.counts) == sorted(repeats.tolist())
-    cloud = torch.randn(100_000, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    seen = regions.cells(regions.pack(cloud @ normals.T))
-    assert len(seen.counts) <= len(points) and seen.counts.sum() == 100_000
-    assert d > 2 or len(seen.counts) == len(points)
-
-
-def test_cells_of_an_arrangement_in_closed_form():
-    assert [regions.cells_of_arrangement(n, 1) for n in (1, 5)] == [2, 2]
-    assert [regions.cells_of_arrangement(n, 2) for n in (1, 2, 7)] == [2, 4, 14]
-    assert regions.cells_of_arrangement(4, 9) == 2**4
-    for n, d in ((0, 3), (3, 0)):
-        with pytest.raises(ValueError, match="allowed: 1 or more"):
-            regions.cells_of_arrangement(n, d)
-
-
-def test_patterns_differing_in_the_last_of_many_neurons_are_different_cells():
-    pre = -torch.ones(5, 11)
-    pre[1:3, 10] = 1
-    pre[4, 0] = 1
-    found = regions.cells(regions.pack(pre))
-    assert list(found.counts) == [2, 2, 1] and list(found.of_token[[0, 1, 4]]) == [0, 1, 2]
-    assert (found.patterns[found.of_token] == regions.pack(pre)).all()
-    with pytest.raises(ValueError, match="at least one token"):
-        regions.cells(np.zeros((0, 2), dtype=np.uint8))
-
-
-def test_the_map_of_a_cell_is_the_mlp_there(rows):
-    model, ids = small_model(), rows["input_ids"]
-    patterns = regions.activation_patterns(model, rows, 1)
-    assert len(patterns) == int(rows["attention_mask"].sum())
-    with torch.no_grad():
-        wrote = c.run(model, ids).wrote
-        mid = sum(wrote[s] for s in (*c.INPUTS, "L0H0", "L0H1", "L0M", "L1H0", "L1H1"))
-        x = model.model.layers[1].post_attention_layernorm(mid)[ids != 0]
-        for k in range(0, len(x), 37):
-            there = regions.cell_map(model, 1, patterns[k])
-            assert (there @ x[k] - wrote["L1M"][ids != 0][k]).abs().max() < 1e-12
-            other = int((patterns != patterns[k]).any(1).argmax())
-            assert (there @ x[other] - wrote["L1M"][ids != 0][other]).abs().max() > 1e-6, "another cell's map differs"
-
-
-def test_cells_that_differ_in_dead_neurons_share_a_map(rows):
-    model = small_model()
-    model.model.layers[0].mlp.down_proj.weight.data[:, ::3] = 0
-    found = regions.cells(regions.activation_patterns(model, rows, 0))
-    maps = torch.stack([regions.cell_map(model, 0, p) for p in found.patterns]).flatten(1)
-    brute = len(np.unique(maps.numpy().round(9), axis=0))
-    assert regions.distinct_maps(model, 0, found) == brute < len(found.counts)
-    assert regions.independent(model, 0)
-    for p in (model.model.layers[0].mlp.up_proj.weight.data, model.model.layers[0].mlp.down_proj.weight.data.T):
-        p[1] = p[2]
-    assert not regions.independent(model, 0)
-
-
-def test_region_rows_and_the_growth_of_the_count(rows):
-    found = regions.region_rows(small_model(), rows, seed=0)
-    tokens, count = (value(found, "L0M", metric) for metric in ("tokens", "cells"))
-    curve = {int(r["tokens"]): r["value"] for r in found if r["component"] == "L0M" and r["metric"] == "cells_seen"}
-    assert curve[1] == 1 and curve[int(tokens)] == count and sorted(curve.values()) == list(curve.values())
-    assert set(curve) == {2**k for k in range(9)} | {int(tokens)}
-    seen = regions.cells(regions.activation_patterns(small_model(), rows, 0))
-    shuffled = seen.of_token[torch.randperm(int(tokens), generator=generator(0, "regions", 0)).numpy()]
-    assert curve == {m: len(set(shuffled[:m])) for m in curve}
-    assert value(found, "L0M", "share_of_1000_largest") == 1 >= value(found, "L0M", "share_of_1_largest")
-    assert value(found, "L1M", "cell_tokens", cell="0") >= value(found, "L1M", "cell_tokens", cell="1")
-    assert value(found, "L0M", "neurons_switching") <= value(found, "L0M", "neurons_ever_on") <= 24
-
-
-# lens 5
 
 
 def test_features_against_a_stack(rows):
@@ -358,9 +173,6 @@ def test_a_planted_counter_is_what_every_lens_says(counting, rows):
     assert value(tensors, "model.layers.1.mlp.down_proj.weight", "writes", "feature") == roles.NONE
 
 
-# across lenses
-
-
 def every_lens(model, rows, threshold=1e-3, **more):
     ids = rows["input_ids"]
     ablation = measured(model, ids, rows["labels"], component_edges(model), c.means(model, ids))
@@ -377,7 +189,7 @@ def every_lens(model, rows, threshold=1e-3, **more):
 
 
 def test_a_loud_head_that_reads_an_empty_coordinate_is_vestigial(rows):
-    model = small_model()
+    model = generic()
     known = sure_of_itself(model, rows)
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 0] = 0

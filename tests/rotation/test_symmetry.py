@@ -2,13 +2,13 @@
 
 import itertools
 
+import dyck_models
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import linear_sum_assignment
 
-from gaugeport.charts import fold_gains
 from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation
 from gaugeport.rotation.alignment import (
@@ -19,7 +19,6 @@ from gaugeport.rotation.alignment import (
     residual_step,
     tensor_mse,
 )
-from gaugeport.rotation.dyck_model import DyckConfig, DyckModel
 from gaugeport.rotation.refine import cayley, refine
 from gaugeport.rotation.symmetry import Symmetry, part, stream_rows
 from gaugeport.tasks.gauge_groups import tiny_model
@@ -37,12 +36,7 @@ def generator(seed=0):
 
 def generic(seed=0, chart="folded", **sizes):
     """A small model with random weights and gains, these folded or in place."""
-    model, noise = DyckModel(DyckConfig(**SIZES | sizes)).eval(), generator(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            drawn = torch.randn(p.shape, generator=noise)
-            p.copy_(0.3 * drawn if p.dim() > 1 else 1 + 0.3 * drawn)
-    return fold_gains(model) if chart == "folded" else model
+    return dyck_models.generic(seed, chart == "folded", **SIZES | sizes)
 
 
 def bar(model, reference):
