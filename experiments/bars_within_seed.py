@@ -9,8 +9,9 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "b1 bars within seed: Bar B in nats per prediction (−log p of the true label), P as the largest mean squared difference "
-    "of a tensor, C and Pr as Pearson of predicted with measured effects. P, C and Pr are trivial by construction here: the "
-    "specification is the folded model itself, and integrated gradients are complete"
+    "of a tensor, C and Pr as Pearson of predicted with measured effects; last doubling: change of B when the strings last "
+    "doubled. P, C and Pr are trivial by construction here: the specification is the folded model itself, and integrated "
+    "gradients are complete"
 )
 EXTRA = ["cohort", "variant", "head", "split", "samples", "tensor", "status"]
 BY = ["cohort", "variant", "head", "split", "samples"]
@@ -80,6 +81,8 @@ def _line(part, shown):
     line |= {
         f"B, {split}": value("bar_b_split", variant="real", split=split) for split in ("train", "compositional", "long")
     }
+    after = select(part, {"metric": "bar_b_after", "variant": "real"}).sort_values("samples")["value"].tolist()
+    line["last doubling"] = f"{after[-1] / after[-2] - 1:+.1%}" if len(after) > 1 else "–"
     real, fake = (
         select(part, {"metric": "bar_b", "variant": "real"}),
         select(part, {"metric": "bar_b", "variant": "decoy"}),

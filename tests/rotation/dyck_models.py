@@ -4,7 +4,8 @@ import torch
 
 from gaugeport.charts import fold_gains
 from gaugeport.rotation import components as c
-from gaugeport.rotation.dyck_model import DyckConfig, DyckModel
+from gaugeport.rotation.dyck_model import DyckConfig, DyckModel, by_head
+from gaugeport.rotation.strings import IGNORED
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 20}
 
@@ -29,6 +30,15 @@ def silence(model, *names):
             else:
                 layer.self_attn.o_proj.weight.chunk(2, 1)[int(name[-1])].zero_()
     return model
+
+
+def sure_of_itself(model, rows):
+    """Rows whose labels are the model's own answers, given with certainty: every cut that does something costs loss."""
+    with torch.no_grad():
+        for head in (model.lm_head, model.depth_head, model.valid_head):
+            head.weight.mul_(50)
+        answers = torch.stack([z.argmax(-1) for z in by_head(c.run(model, rows["input_ids"]).logits)], -1)
+    return {**rows, "labels": answers.masked_fill(rows["labels"] == IGNORED, IGNORED)}
 
 
 def head_rows(model, name, projection):

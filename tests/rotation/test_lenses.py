@@ -5,27 +5,17 @@ import math
 import dyck_models
 import pytest
 import torch
-from dyck_models import head_rows, silence, value
+from dyck_models import head_rows, silence, sure_of_itself, value
 
 from gaugeport.rotation import components as c
-from gaugeport.rotation.dyck_model import by_head
 from gaugeport.rotation.effects import component_edges, measured
 from gaugeport.rotation.lenses import circuits, crosslens, regions, roles, weights
-from gaugeport.rotation.strings import CLOSE, IGNORED, OPEN, draw, invalid
+from gaugeport.rotation.strings import CLOSE, OPEN, draw, invalid
 
 
 def generic(seed=0):
     """Folded and in float64, as the lenses read it."""
     return dyck_models.generic(seed, folded=True, scale=0.4).double()
-
-
-def sure_of_itself(model, rows):
-    """Rows whose labels are the model's own answers, given with certainty: every cut that does something costs loss."""
-    with torch.no_grad():
-        for head in (model.lm_head, model.depth_head, model.valid_head):
-            head.weight.mul_(50)
-        answers = torch.stack([z.argmax(-1) for z in by_head(c.run(model, rows["input_ids"]).logits)], -1)
-    return {**rows, "labels": answers.masked_fill(rows["labels"] == IGNORED, IGNORED)}
 
 
 @pytest.fixture(scope="module")
