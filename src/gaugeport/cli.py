@@ -65,7 +65,7 @@ def tables(
     failures = run_all(chosen.asked, launch, processes) if run else []
     if any(failure.error.full_disk for failure in failures):
         _end("", failures)  # no room for tables either
-    for text in write_tables(chosen, made(chosen), chosen.wanted if ids else list(chosen.jobs)):
+    for text in write_tables(chosen, made(chosen), chosen.wanted if ids else list(chosen.experiments)):
         console.print(text, markup=False)
     _end("", failures)
 

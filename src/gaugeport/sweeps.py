@@ -8,6 +8,7 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -36,10 +37,7 @@ def experiment_names() -> list[str]:
 
 def experiment(name_or_id: str) -> Experiment:
     """A table's experiment by name or id. Raises ``ValueError`` naming the known ones."""
-    known = {}
-    for name in experiment_names():
-        node = OmegaConf.load(data_dir("conf") / "experiment" / f"{name}.yaml").experiment  # type: ignore[union-attr]
-        known[name] = Experiment(node.id, name, _sweeps(node.sweeps), _sweeps(node.headline))
+    known = _experiments(data_dir("conf"))
     for found in known.values():
         if not re.fullmatch(r"[a-z]\d+", found.id) or [e.id for e in known.values()].count(found.id) > 1:
             raise ValueError(
@@ -49,6 +47,15 @@ def experiment(name_or_id: str) -> Experiment:
             return found
     listed = ", ".join(f"{e.id} ({e.name})" for e in sorted(known.values(), key=lambda e: e.id))
     raise ValueError(f"unknown table {name_or_id!r}; allowed: {listed}")
+
+
+@functools.cache
+def _experiments(conf: Path) -> dict[str, Experiment]:
+    known = {}
+    for name in experiment_names():
+        node = OmegaConf.load(conf / "experiment" / f"{name}.yaml").experiment  # type: ignore[union-attr]
+        known[name] = Experiment(node.id, name, _sweeps(node.sweeps), _sweeps(node.headline))
+    return known
 
 
 def variant_of(profile: str, extra: Sequence[str]) -> str:

@@ -79,7 +79,7 @@ def _local(path: str) -> Model:
 def _check_names(job: Job) -> None:
     task = str(job.task.get("name"))
     _one_of("task.name", task, [p.stem for p in (data_dir("conf") / "task").glob("*.yaml")])
-    _known(f"key of task {task}", job.task, _task_keys(task))
+    _known(f"key of task {task}", job.task, _task_keys(data_dir("conf") / "task", task))
     if "cohort" in job.task:
         dyck.check(job)
     elif "dyck3" in (job.model.name, job.data.name):
@@ -143,12 +143,13 @@ def _check_evidence(job: Job) -> None:
         )
 
 
-def _task_keys(task: str) -> list[str]:
+@functools.cache
+def _task_keys(folder: Path, task: str) -> list[str]:
     """The keys of a task's file, and of those it takes over from other tasks (its defaults)."""
-    node = OmegaConf.to_container(OmegaConf.load(data_dir("conf") / "task" / f"{task}.yaml"))
+    node = OmegaConf.to_container(OmegaConf.load(folder / f"{task}.yaml"))
     assert isinstance(node, dict)
     others = [d for d in node.pop("defaults", []) if d != "_self_"]
-    return [*map(str, node), *(k for other in others for k in _task_keys(other))]
+    return [*map(str, node), *(k for other in others for k in _task_keys(folder, other))]
 
 
 @functools.cache

@@ -20,8 +20,7 @@ from gaugeport.tracking import track_table
 
 @dataclass(frozen=True)
 class Chosen:
-    """Tables by id; all ``jobs`` of those wanted and of those that claims are made of; the ids ``wanted``, and the jobs ``asked`` for (of the wanted
-    ones: all, or the headline's)."""
+    """Tables by id: all ``jobs`` of those ``wanted``, and the jobs ``asked`` for (all of theirs, or the headline's)."""
 
     experiments: dict[str, Experiment]
     jobs: dict[str, list[Composed]]
@@ -53,19 +52,11 @@ class Chosen:
 
 def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str]) -> Chosen:
     """Some tables, or all. Raises ``ValueError`` for one that is not there, naming those that are."""
-    wanted = [experiment(i).id for i in ids]
+    named = [experiment(i).id for i in ids]
     found = sorted((experiment(name) for name in experiment_names()), key=lambda e: by_number(e.id))
     every = {e.id: e for e in found}
-    wanted = wanted or [e.id for e in found if e.headline or not headline]
-    needed = {*wanted, *(claim.table for claim in load_claims())}
-    jobs = {}
-    for e in (e for e in found if e.id in needed):
-        try:
-            jobs[e.id] = jobs_of(e, profile, extra=extra)
-        except ValueError as error:
-            if ids and e.id in wanted:
-                raise
-            warnings.warn(f"table {e.id} ({e.name}) is left out: {error}", stacklevel=2)
+    wanted = list(dict.fromkeys(named)) or [e.id for e in found if e.headline or not headline]
+    jobs = _composed([every[i] for i in wanted], profile, extra, strict=bool(ids))
     if not jobs:
         raise ValueError("no table can be made with these overrides: the warnings say why")
     wanted = [i for i in wanted if i in jobs]
@@ -74,10 +65,33 @@ def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str
 
 
 def made(chosen: Chosen) -> dict[str, Table]:
-    """The tables that have records, by id."""
-    found = {i: chosen.found(i) for i in chosen.jobs}
-    names = {i: chosen.experiments[i].name for i in found}
-    return {i: make(i, names[i], records, chosen.options) for i, records in found.items() if records.records}
+    """The wanted tables that have records, by id, and the others that claims are made of."""
+    jobs, folder = dict(chosen.jobs), chosen.outputs / "records"
+    mine = {job_id(c.job) for found in jobs.values() for c in found}
+    if any(p.stem not in mine for p in folder.glob("*.json")):  # else no other table has a record: not worth composing
+        others = {claim.table for claim in load_claims()} & set(chosen.experiments) - set(jobs)
+        jobs |= _composed([chosen.experiments[i] for i in others], chosen.profile, chosen.extra, strict=False)
+    tables = {}
+    for i in sorted(jobs, key=by_number):
+        found = read_records(folder, [job_id(c.job) for c in jobs[i]])
+        if found.records:
+            tables[i] = make(i, chosen.experiments[i].name, found, chosen.options)
+    return tables
+
+
+def _composed(
+    wanted: Sequence[Experiment], profile: str, extra: Sequence[str], strict: bool
+) -> dict[str, list[Composed]]:
+    """The jobs of tables by id; one that cannot be composed raises (``strict``), or is left out with a warning."""
+    jobs = {}
+    for e in wanted:
+        try:
+            jobs[e.id] = jobs_of(e, profile, extra=extra)
+        except ValueError as error:
+            if strict:
+                raise
+            warnings.warn(f"table {e.id} ({e.name}) is left out: {error}", stacklevel=3)
+    return jobs
 
 
 def write_tables(chosen: Chosen, tables: Mapping[str, Table], claims_of: Sequence[str]) -> Iterator[str]:

@@ -21,6 +21,9 @@ from gaugeport.rotation.strings import CLASSES, IGNORED, VOCABULARY
 
 POSITION_FEATURES = 6
 
+GROUPS = 4
+"""Groups of like length that a batch is trained in."""
+
 
 class DyckConfig(PreTrainedConfig):
     """Sizes of paper B, section 4.1; the unembeddings have 40 + 9 + 2 rows."""
@@ -198,12 +201,32 @@ class DyckModel(DyckPreTrainedModel):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
     ) -> DyckOutput:
-        """``loss`` is the mean over heads and positions that are no padding, given ``labels`` int64[b, t, 3]."""
+        """``loss`` is the mean over heads and positions that are no padding, given ``labels`` int64[b, t, 3].
+
+        In training mode, given labels, that is all: no logits.
+        """
+        if labels is not None and self.training:
+            return DyckOutput(loss=self._by_length(input_ids, labels))
         logits = self.unembed(self.model(input_ids, attention_mask).last_hidden_state)
-        if labels is None:
-            return DyckOutput(logits=logits)
-        counted = (labels != IGNORED).sum().clamp(min=1)
-        return DyckOutput(loss=losses(logits, labels).sum() / counted, logits=logits)
+        loss = None if labels is None else losses(logits, labels).sum() / _counted(labels)
+        return DyckOutput(loss=loss, logits=logits)
+
+    def _by_length(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss, strings of like length together: what lies behind the longest of a group is not computed.
+
+        Half of a batch is padding, which nothing before it sees.
+        """
+        size = (labels[..., 0] != IGNORED).sum(1)
+        total = torch.zeros((), device=ids.device)
+        for group in size.argsort().chunk(GROUPS):
+            length = int(size[group].max())
+            logits = self.unembed(self.model(ids[group, :length]).last_hidden_state)
+            total = total + losses(logits, labels[group, :length]).sum()
+        return total / _counted(labels)
+
+
+def _counted(labels: Tensor) -> Tensor:
+    return (labels != IGNORED).sum().clamp(min=1)
 
 
 AutoConfig.register("dyck3", DyckConfig, exist_ok=True)
