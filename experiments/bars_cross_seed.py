@@ -8,12 +8,15 @@ from gaugeport.report.render import scientific
 from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
-    "b2 bars across seeds, against seed 0 of the cohort: Bar B as KL(seed 0 ‖ seed), nats; P as the largest mean squared "
-    "difference of a tensor after aligning heads, neurons and the residual stream by the named group; floor: what no "
-    "element of the group can get below; quotient: of products that no rotation changes; C, Pr: Pearson of effects"
+    "b2 bars across seeds, against seed 0 of the cohort. B: KL(seed 0 ‖ seed), nats. P: largest mean squared difference of a "
+    "tensor after aligning heads, neurons and the stream by the named group (starts without rotation all end at one point); "
+    "floor: what no element of the group gets below; quotient: of products that no rotation changes; explained: share of the "
+    "sum over tensors that heads and neurons leave (raw, O(d) is no symmetry). C: Pearson of component effects; any order: "
+    "its mean over all orders of the heads. Pr, cumulative: of ablating the k most important components together; the "
+    "paper's Pr is its C"
 )
-EXTRA = ["cohort", "alignment", "head", "split", "samples", "tensor", "status"]
-BY = ["cohort", "alignment", "head", "split", "samples"]
+EXTRA = ["cohort", "alignment", "component", "head", "split", "samples", "tensor", "status"]
+BY = ["cohort", "alignment", "component", "head", "split", "samples"]
 ALIGNMENTS = {
     "identity": "heads and neurons",
     "permutation": "S_d",
@@ -24,7 +27,14 @@ ALIGNMENTS = {
 PAPER = {"orthogonal": 0.547, "cayley": 0.280}
 """Largest mean squared difference of cohort A, means over its four pairs (appendix C)."""
 PAPER_CORRELATION = 0.598
-"""C and Pr of cohort A, the mean over its four pairs (section 7)."""
+"""Bar C of cohort A, the mean over its four pairs (section 7)."""
+PAPERS = {
+    "A": {"B": "3 of 4 pass", "P, O(d)": "0.49–0.58", "P, O(d), Cayley": "0.264–0.298", "C": "0.52–0.69"},
+    "B": {"B": "3 of 4 pass", "P, O(d)": "6.8–8.6", "worst tensor": "embedding, unembeddings"},
+}
+"""What the paper says of each cohort (sections 7, 8.4, appendix B); 32 configurations, uniqueness lost."""
+UNUSED = 0.01
+"""Nats of the mean loss: a head of seed 0 whose ablation costs less is unused."""
 
 
 def tabulate(records):
@@ -34,31 +44,22 @@ def tabulate(records):
     means = pd.concat([aggregate(rows[~tensors], BY), aggregate(rows[tensors], [*BY, "tensor"])], ignore_index=True)
     main = (means["metric"] == "bar_p_max_mse") & (means["cohort"] == "A")
     means.loc[main, "paper"] = means.loc[main, "alignment"].map(PAPER)
-    effects = means["metric"].isin(["bar_c_pearson", "bar_pr_pearson"]) & (means["cohort"] == "A")
+    effects = (means["metric"] == "bar_c_pearson") & (means["cohort"] == "A")
     means.loc[effects & (means["alignment"] == "cayley"), "paper"] = PAPER_CORRELATION
     return judged("b2", rows, means)
 
 
 def pivot(table):
-    """One row per pair with each bar's status, then the means of each cohort."""
+    """One row per pair with each bar's status, then the means of each cohort, and what the paper says of it."""
     lines = []
     for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"], sort=False):
         lines.append(
             {"cohort": cohort, "pair": f"0, {seed:.0f}", **_line(part, lambda r: f"{r['value']:.3g}{_status(r)}")}
         )
     for cohort, part in means_of(table).groupby("cohort", sort=False):
-        n = f"mean of {int(part['n'].max())}"
-        lines.append(
-            {"cohort": cohort, "pair": n, **_line(part, lambda r: scientific(r["value"], r["ci_low"], r["ci_high"]))}
-        )
-    papers = {
-        "B": "3 of 4 pass",
-        "P, O(d)": "0.49–0.58",
-        "P, O(d), Cayley": "0.264–0.298",
-        "C": "0.52–0.69",
-        "Pr": "0.52–0.69",
-    }
-    lines.append({"cohort": "A", "pair": "paper", **papers})
+        shown = _line(part, lambda r: scientific(r["value"], r["ci_low"], r["ci_high"]))
+        lines.append({"cohort": cohort, "pair": f"mean of {int(part['n'].max())}", **shown})
+        lines.append({"cohort": cohort, "pair": "paper", **PAPERS[cohort]})
     return pd.DataFrame(lines).fillna("–")
 
 
@@ -101,10 +102,18 @@ def plot(table):
 
 
 def explained(part, form):
-    """Share of the pooled squared difference left by heads and neurons alone that a group takes away, by alignment."""
-    metric = {"folded": "bar_p_global_mse", "raw": "bar_p_raw_global_mse"}[form]
+    """Share of the objective that heads and neurons alone leave and a group takes away, by alignment."""
+    metric = {"folded": "bar_p_objective", "raw": "bar_p_raw_objective"}[form]
     left = select(part, {"metric": metric}).groupby("alignment")["value"].mean()
     return {a: 1 - left[a] / left["identity"] for a in ("signed_permutation", "orthogonal") if a in left}
+
+
+def of_heads(part):
+    """Mean squared difference of the heads that seed 0 uses and of those it does not; None where there are none."""
+    cost = select(part, {"metric": "effect_predicted"}).groupby("component")["value"].mean()
+    squares = select(part, {"metric": "bar_p_head"}).groupby("component")["value"].mean()
+    used = cost.reindex(squares.index) >= UNUSED
+    return [squares[kept].mean() if kept.any() else None for kept in (used, ~used)]
 
 
 def _line(part, shown):
@@ -116,7 +125,12 @@ def _line(part, shown):
     line |= {f"P, {name}": value("bar_p_max_mse", alignment=a) for a, name in ALIGNMENTS.items()}
     worst = select(part, {"metric": "bar_p_max_mse", "alignment": "cayley"})["tensor"].iloc[0]
     line["worst tensor"] = worst if isinstance(worst, str) else "–"
-    line |= {"P, floor": value("bar_p_floor"), "P, quotient (relative)": value("bar_p_quotient_relative")}
+    tensors = select(part, {"metric": "bar_p_tensor", "alignment": "cayley"}).groupby("tensor")["value"].mean()
+    boundary = tensors[[t for t in tensors.index if "embed" in t or "head" in t]].sum() / tensors.sum()
+    line["share in (un)embeddings"] = f"{boundary:.2f}"
+    line["heads used / unused"] = " / ".join("–" if v is None else f"{v:.3g}" for v in of_heads(part))
+    line |= {"P, floor": value("bar_p_floor"), "P, quotient": value("bar_p_quotient")}
+    line["P, quotient, relative"] = value("bar_p_quotient_relative")
     for form in ("folded", "raw"):
         share = explained(part, form)
         line[f"explained, {form}: B_d / O(d)"] = " / ".join(f"{share[a]:.2f}" for a in share)
@@ -124,13 +138,12 @@ def _line(part, shown):
     line |= {"planted, recovered to": value("self_alignment_mse"), "uniqueness": value("uniqueness_factor")}
     line |= {
         "C": value("bar_c_pearson", alignment="cayley"),
-        "C, edges": value("bar_c_edges_pearson", alignment="cayley"),
+        "C, any order": value("bar_c_any_order", alignment="cayley"),
     }
-    return {
-        **line,
-        "Pr": value("bar_pr_pearson", alignment="cayley"),
-        "C, heads as they are": value("bar_c_pearson", alignment="none"),
-    }
+    line |= {"C, heads alone": value("bar_c_heads_pearson", alignment="cayley")}
+    line |= {"C, edges": value("bar_c_edges_pearson", alignment="cayley")}
+    line |= {"C, heads as they are": value("bar_c_pearson", alignment="none")}
+    return {**line, "Pr, cumulative": value("bar_pr_pearson", alignment="cayley")}
 
 
 def _mean(part, metric):

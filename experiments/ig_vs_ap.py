@@ -10,7 +10,7 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 TITLE = (
     "b3 integrated gradients or attribution patching: Pearson of predicted with measured effects of mean-ablating each of "
     "the ten components (rise of the mean loss, nats); completeness error: largest difference of prediction and effect, by "
-    "points on the path"
+    "points on the path. Dyck-3; the language model's half of the claim waits for table b5's models"
 )
 EXTRA = ["cohort", "component", "predictor", "points"]
 NAMES = {"integrated_gradients": "integrated gradients", "attribution_patching": "attribution patching"}

@@ -10,11 +10,16 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 TITLE = (
     "b4 five lenses on Dyck-3, gains folded. Lens 1: norms of QK and OV, attention entropy (1: uniform); 3: rise of the loss "
     "under mean ablation (nats), kept by path patching and by ACDC; 4: activation patterns of an MLP; 5: the task feature "
-    "raised most; 2: dictionaries at a site. Components of the primary seed, then counts over all seeds"
+    "raised most; 2: explained variance of dictionaries (of a head: those of its layer's attention). Components of the primary seed, then counts over all seeds"
 )
 EXTRA = ["cohort", "lens", "component", "expansion", "role", "feature", "destination", "note", "tokens", "cell"]
 BY = ["cohort", "lens", "component", "expansion"]
 PAPER_HEADS = 6.0
+"""Heads that the paper's ACDC keeps."""
+LEAST = 1e-6
+"""Nats that the figure, on a logarithmic axis, draws smaller and negative effects at."""
+PAPER_PATTERNS = {"L0M": 67_313, "L1M": 145_834}
+"""Activation patterns on 220,738 samples (section 3.4)."""
 COUNTED = {
     ("path_patching", "heads_kept"): "path patching",
     ("acdc", "heads_kept"): "ACDC",
@@ -27,7 +32,7 @@ def tabulate(records):
     rows = tidy("b4", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     plain = rows[["feature", "destination", "tokens", "cell"]].isna().all(axis=1) & (rows["metric"] != "role")
     means = aggregate(rows[plain], BY)
-    kept = (means["metric"] == "heads_kept") & (means["cohort"] == "A")
+    kept = (means["metric"] == "heads_kept") & (means["cohort"] == "A") & (means["lens"] == "acdc")
     means.loc[kept, "paper"] = PAPER_HEADS
     return judged("b4", rows, means)
 
@@ -37,7 +42,14 @@ def pivot(table):
     seeds = table[table["seed"].notna()]
     primary = select(seeds, {"cohort": "A", "seed": seeds["seed"].min()})
     components = list(dict.fromkeys(select(primary, {"metric": "ablation_effect"})["component"]))
-    lines = [{"seed": "A 0", "component": c, **_component(select(primary, {"component": c}))} for c in components]
+    seen = {r["component"]: r["value"] for _, r in select(primary, {"metric": "explained_variance"}).iterrows()}
+    lines = []
+    for c in components:
+        line = _component(select(primary, {"component": c}))
+        site = c if c.endswith("M") else f"attn_out_{c[1]}"
+        name = "transcoder" if c.endswith("M") else site
+        line["lens 2"] = f"{seen[site]:.3f} ({name})" if site in seen else "–"
+        lines.append({"seed": "A 0", "component": c, **line})
     for (component, expansion), part in select(primary, {"lens": "dictionaries"}).groupby(
         ["component", "expansion"], sort=False
     ):
@@ -60,6 +72,8 @@ def pivot(table):
             line[flag] = f"{found['value'].sum():.2f}"
         lines.append(line)
     lines.append({"seed": "A, paper", "component": "heads kept", "ACDC": "6 of 8", "vestigial": "2 (L1H0, L1H3)"})
+    lines += [{"seed": "A, paper", "component": c, "patterns": f"{n}"} for c, n in PAPER_PATTERNS.items()]
+    lines.append({"seed": "A, paper", "component": "depth counter (L0H2)", "ablation": "23.00"})
     return pd.DataFrame(lines).fillna("–")
 
 
@@ -78,7 +92,7 @@ def plot(table):
             label = f"{'kept' if on else 'dropped'} by ACDC" if cohort == "A" else None
             axes[0].plot(
                 here,
-                cost.reindex(here.index).clip(lower=1e-6),
+                cost.reindex(here.index).clip(lower=LEAST),
                 marker,
                 color=colour,
                 markersize=5,
@@ -88,7 +102,7 @@ def plot(table):
     axes[0].set(
         yscale="log",
         xlabel="OV norm (Frobenius)",
-        ylabel="mean ablation: rise of the loss, nats",
+        ylabel="mean ablation: rise of the loss, nats (at least 1e-6)",
         title="heads of all seeds",
     )
     axes[0].legend(fontsize=7)

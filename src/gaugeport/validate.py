@@ -22,7 +22,7 @@ from gaugeport.routes import ROUTES
 from gaugeport.stages import DTYPES
 from gaugeport.tasks.optimizer_recipes import RECIPES
 from gaugeport.tasks.sign_ceiling import ACTIVATIONS
-from gaugeport.workflows import dyck
+from gaugeport.workflows import dyck_check
 from gaugeport.workflows.registry import WORKFLOWS
 from gaugeport.workflows.transfer import EVIDENCE, TARGETS
 
@@ -81,7 +81,7 @@ def _check_names(job: Job) -> None:
     _one_of("task.name", task, [p.stem for p in (data_dir("conf") / "task").glob("*.yaml")])
     _known(f"key of task {task}", job.task, _task_keys(data_dir("conf") / "task", task))
     if "cohort" in job.task:
-        dyck.check(job)
+        dyck_check.check(job)
     elif "dyck3" in (job.model.name, job.data.name):
         raise ValueError(
             f"task={task} with model={job.model.name} data={job.data.name}: Dyck-3 models are no language models"

@@ -9,6 +9,7 @@ from dyck_models import generic
 
 from gaugeport.charts import certify, fold_gains
 from gaugeport.rotation import bars, cohorts
+from gaugeport.rotation.alignment import comparable_rows, tensor_mse
 from gaugeport.rotation.dyck_model import DyckConfig, DyckModel, by_head, losses
 from gaugeport.rotation.strings import IGNORED, heldout
 
@@ -67,12 +68,28 @@ def test_divergence_is_zero_of_a_model_from_itself_in_any_coordinates_and_grows_
             for p in other.parameters():
                 p.add_(size * torch.randn(p.shape, generator=noise))
     found = [values(bars.divergence(model, m, batches()), metric="bar_b")[0] for m in (near, far)]
-    assert abs(values(same, metric="bar_b")[0]) < 1e-6 < found[0] < found[1]
+    assert abs(values(same, metric="bar_b")[0]) < torch.finfo(torch.float32).eps < found[0] < found[1]
+
+
+def test_divergence_is_forward_from_the_first_model(model, monkeypatch):
+    """Against −log of what the second gives, weighted by what the first does, head by head, by hand."""
+    monkeypatch.setattr("gaugeport.rotation.strings.LONG", (12, 18))
+    other, held = generic(1), heldout("train", 40, 18, 20, 0)
+    found = values(bars.divergence(model, other, iter([("train", held)])), metric="bar_b")[0]
+    with torch.no_grad():
+        pair = [by_head(m(held["input_ids"]).logits) for m in (model, other)]
+    kept = held["labels"][..., 0] != IGNORED
+
+    def forward(first, second):
+        return sum(float((p[kept].softmax(-1) * (p[kept].log_softmax(-1) - q[kept].log_softmax(-1))).sum(-1).mean())
+                   for p, q in zip(first, second, strict=True)) / 3  # fmt: skip
+
+    assert found == pytest.approx(forward(*pair), rel=1e-5) and found != pytest.approx(forward(*pair[::-1]), rel=1e-2)
 
 
 def test_the_decoy_differs_in_its_depth_unembedding_alone(model):
     fake = bars.decoy(model)
-    tensors = bars.bar_p(fake, model)
+    tensors = tensor_mse(*comparable_rows(fake, model))
     assert [n for n, v in tensors.items() if v > 0] == ["depth_head.weight"]
     w, theirs = fake.depth_head.weight, model.depth_head.weight
     assert (
@@ -97,11 +114,18 @@ def test_status(bar, value, status):
     assert bars.Thresholds().status(bar, value) == status
 
 
-@pytest.mark.parametrize("wrong", [{"b": -1e-4}, {"p": 0.0}, {"c": 1.5}, {"pr": -0.99}, {"near": 0.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"b": -1e-4}, {"p": 0.0}, {"c": 1.5}, {"pr": -0.99}, {"near": 0.5}, {"b": float("inf")}]
+)
 def test_thresholds_of_the_wrong_sign_are_refused(wrong):
     (name, value), *_ = wrong.items()
     with pytest.raises(ValueError, match=f"threshold {name}={value}; allowed"):
         bars.Thresholds(**wrong)
+
+
+def test_a_threshold_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="threshold b='abc'; allowed: a finite number"):
+        bars.Thresholds(b="abc")
 
 
 def test_pearson_of_constants_is_none_at_all():

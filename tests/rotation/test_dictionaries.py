@@ -77,7 +77,7 @@ def test_sites_hold_what_the_model_computes(model, rows):
         assert found.shape == (int(kept.sum()), 24 if site[:5] in ("mlp_p",) else 16), site
         assert torch.allclose(found, wanted[kept], atol=1e-5), site
     assert not torch.allclose(d.activations_at(model, rows, "resid_pre_1"), seen["resid_post_1"][kept], atol=1e-2)
-    assert len(d.sites(model)) == 12 and set(d.sites(model)) > set(hooks) - {"mlp_in_1", "mlp_out_1"}
+    assert len(d.sites_of(2)) == 12 and set(d.sites_of(2)) > set(hooks) - {"mlp_in_1", "mlp_out_1"}
     wrote = run(model, rows["input_ids"]).wrote
     for bad in ("resid_pre_2", "resid_pre", "logits_0", "resid_pre_-1"):
         with pytest.raises(ValueError, match="unknown site"):

@@ -41,6 +41,22 @@ def test_labels_are_those_of_a_stack(seed):
     assert found["labels"][..., 1].max() == 8
 
 
+def test_depth_is_the_height_of_a_plain_stack_until_something_is_invalid():
+    """Behind that it is openers minus closers, and the paper's "unmatched openers" would be more in places."""
+    found = s.draw(2000, (2, 62), 64, torch.Generator().manual_seed(0))
+    differ = total = 0
+    for ids, labels in zip(found["input_ids"].tolist(), found["labels"].tolist(), strict=True):
+        unmatched = 0
+        for token, (_, depth, bad) in zip(ids, labels, strict=True):
+            if depth == s.IGNORED:
+                break
+            unmatched += 1 if token in (3, 4, 5) else -1 if token in (6, 7, 8) and unmatched else 0
+            total += 1
+            differ += depth != min(unmatched, 8)
+            assert bad or depth == min(unmatched, 8)
+    assert 0.2 < differ / total < 0.35, "three positions in ten, as the docstring says"
+
+
 def test_half_of_a_draw_is_valid_and_lengths_are_uniform():
     found = s.draw(20_000, (2, 62), 64, torch.Generator().manual_seed(0))
     ids = found["input_ids"]

@@ -24,8 +24,16 @@ from torch import Tensor, nn
 from gaugeport import assignment
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation
 from gaugeport.matchers import procrustes
-from gaugeport.rotation.cohorts import check_sizes
-from gaugeport.rotation.symmetry import Rows, Symmetry, act_on_stream, check_dyck, check_residual, part, stream_rows
+from gaugeport.rotation.symmetry import (
+    Rows,
+    Symmetry,
+    act_on_stream,
+    check_dyck,
+    check_residual,
+    check_sizes,
+    part,
+    stream_rows,
+)
 from gaugeport.transport.heads import HeadGauge
 from gaugeport.transport.model import check_element
 from gaugeport.transport.neurons import NeuronGauge

@@ -7,8 +7,9 @@ of predicted with measured effects of patches and of ablations.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gaugeport.rotation import strings
-from gaugeport.rotation.dyck_model import DyckModel, by_head, losses
+from gaugeport.rotation.dyck_model import DyckModel, by_head, losses, wide
 from gaugeport.seeds import derive
 
 BATCH = 256
@@ -39,6 +40,9 @@ class Thresholds:
     near: float = 10.0
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"threshold {name}={value!r}; allowed: a finite number")
         for name in ("b", "p"):
             if not getattr(self, name) > 0:
                 raise ValueError(
@@ -60,7 +64,7 @@ class Thresholds:
 def heldout_batches(samples: int, longest: int, rows: int, seed: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """``samples`` held-out rows, the splits in turn, in batches ``(split, rows)`` that no other seed shares.
 
-    Every split gives the same number of rows but for a last, smaller batch.
+    No split gives more than one batch more than another.
     """
     left, k = samples, 0
     while left > 0:
@@ -103,8 +107,8 @@ def divergence(
         pairs = zip(by_head(first(rows["input_ids"]).logits), by_head(second(rows["input_ids"]).logits), strict=True)
         parts = []
         for p, q in pairs:
-            log_p = p.float().log_softmax(-1)
-            parts.append((log_p.exp() * (log_p - q.float().log_softmax(-1))).sum(-1))
+            log_p = wide(p).log_softmax(-1)
+            parts.append((log_p.exp() * (log_p - wide(q).log_softmax(-1))).sum(-1))
         return {"real": torch.stack(parts, -1).masked_fill(rows["labels"] == strings.IGNORED, 0.0)}
 
     return _running(("real",), per_position, batches)
@@ -122,13 +126,6 @@ def decoy(model: DyckModel) -> DyckModel:
         pairs = len(weight) // 2 * 2
         weight[:pairs] = weight[:pairs].unflatten(0, (-1, 2)).mean(1, keepdim=True).expand(-1, 2, -1).flatten(0, 1)
     return fake
-
-
-def bar_p(model: DyckModel, reference: DyckModel) -> dict[str, float]:
-    """Mean squared difference per entry of every parameter of two models, as they stand; the bar is the largest."""
-    theirs = dict(reference.named_parameters())
-    with torch.no_grad():
-        return {n: float((p.double() - theirs[n].double()).pow(2).mean()) for n, p in model.named_parameters()}
 
 
 def pearson(predicted: Sequence[float], measured: Sequence[float]) -> float:

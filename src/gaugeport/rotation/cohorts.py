@@ -19,9 +19,10 @@ from gaugeport.job import Job
 from gaugeport.loading import load_model
 from gaugeport.rotation import strings
 from gaugeport.rotation.dyck_model import DyckConfig, DyckModel, by_head
+from gaugeport.rotation.symmetry import check_sizes
 from gaugeport.seeds import derive
 from gaugeport.store import Store
-from gaugeport.training.trainer import train
+from gaugeport.training.trainer import checkpoints, drop_broken_checkpoints, train
 
 COHORTS = ("A", "B")
 ANCHOR = 0
@@ -56,7 +57,14 @@ def model_stage(job: Job, store: Store, seed: int) -> Path:
             schedule.steps, schedule.batch_size, longest, min(rows, longest + 2), derive(seed, *purpose, "data")
         )
         stop = StopWhenAccurate(longest, rows, job.data.seed)
-        train(model, data, folder / "training", schedule, derive(seed, *purpose), keep=1, callbacks=[stop])
+        drop_broken_checkpoints(folder / "training")
+        saved = checkpoints(folder / "training")
+        last = load_model(saved[max(saved)], dtype=torch.float32) if saved else None
+        if last is not None and stop.reached(last):  # killed after the save that ended it
+            model = last
+        else:
+            train(model, data, folder / "training", schedule, derive(seed, *purpose), keep=1, callbacks=[stop])
+        model.cpu()
         if anchor is not None:
             check_frozen({"seed 0": anchor, f"seed {seed}": model})
         model.save_pretrained(folder)
@@ -80,6 +88,11 @@ def model_key(job: Job, seed: int) -> dict[str, Any]:
 def load_seed(job: Job, store: Store, seed: int) -> DyckModel:
     """A trained model of the job's cohort, in evaluation mode."""
     return load_model(model_stage(job, store, seed), dtype=torch.float32)
+
+
+def steps_trained(job: Job, store: Store, seed: int) -> int:
+    """The step at which a seed of the job's cohort stopped."""
+    return max(checkpoints(model_stage(job, store, seed) / "training"))
 
 
 def longest_trained(job: Job) -> int:
@@ -118,26 +131,13 @@ def check_frozen(models: Mapping[str, nn.Module]) -> None:
                 )
 
 
-def check_sizes(models: Mapping[str, nn.Module]) -> None:
-    """Raises ``ValueError`` naming the first parameter whose shape is not the same in all of ``models``, by name."""
-    (first, reference), *others = models.items()
-    shapes = {n: tuple(p.shape) for n, p in reference.named_parameters()}
-    for name, model in others:
-        found = {n: tuple(p.shape) for n, p in model.named_parameters()}
-        for parameter in [*shapes, *(set(found) - set(shapes))]:
-            if shapes.get(parameter) != found.get(parameter):
-                raise ValueError(
-                    f"{parameter} has shape {found.get(parameter)} in {name} and {shapes.get(parameter)} in {first}: "
-                    "models of one architecture and size are wanted"
-                )
-
-
 @torch.no_grad()
 def accuracy(model: nn.Module, rows: Mapping[str, torch.Tensor], batch_size: int = 256) -> dict[str, float]:
     """Share of positions, padding excluded, at which each of :data:`strings.HEADS` is right."""
     right, counted = torch.zeros(len(strings.HEADS)), 0
+    where = next(model.parameters()).device
     for ids, labels in zip(rows["input_ids"].split(batch_size), rows["labels"].split(batch_size), strict=True):
-        found = torch.stack([z.argmax(-1) for z in by_head(model(ids).logits)], -1)
+        found = torch.stack([z.argmax(-1) for z in by_head(model(ids.to(where)).logits)], -1).cpu()
         kept = labels[..., 0] != strings.IGNORED
         right += (found == labels)[kept].sum(0)
         counted += int(kept.sum())
@@ -151,11 +151,13 @@ class StopWhenAccurate(TrainerCallback):
         splits = [s for s in strings.SPLITS if s != "long" or longest >= strings.LONG[1]]
         self.heldout = [strings.heldout(split, STOP_ROWS, longest, rows, seed) for split in splits]
 
+    def reached(self, model: nn.Module) -> bool:
+        """Whether ``model``, in evaluation mode, is accurate enough."""
+        return min(min(accuracy(model, rows).values()) for rows in self.heldout) >= STOP_AT
+
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> Any:
-        least = min(min(accuracy(model.eval(), rows).values()) for rows in self.heldout)
+        control.should_training_stop |= self.reached(model.eval())
         model.train()
-        if least >= STOP_AT:
-            control.should_training_stop = True
         return control
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gaugeport.rotation.dyck_model import DyckModel, losses
-from gaugeport.rotation.strings import IGNORED
+from gaugeport.rotation.strings import IGNORED, PAD
 
 Edge = tuple[str, str]
 """A source and a destination; the destination ``ALL`` stands for every one: the patch of a component."""
@@ -176,7 +176,7 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 @torch.no_grad()
 def means(model: DyckModel, ids: Tensor) -> dict[str, Tensor]:
     """Source -> the mean [d] of what it writes over samples and positions of ``ids``, padding excluded."""
-    kept = ids != 0
+    kept = ids != PAD
     return {source: x[kept].mean(0) for source, x in run(model, ids).wrote.items()}
 
 

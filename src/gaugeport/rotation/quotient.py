@@ -27,7 +27,7 @@ from gaugeport.rotation.symmetry import Rows, Symmetry, check_dyck
 class Quotient:
     """Mean squared differences per entry of the products of two models, by the names of the two tensors.
 
-    ``relative`` are the same over the mean square of the reference's product (0 where both are 0). ``pair`` has the
+    ``relative`` are the same over the mean square of the reference's product, where that is not 0. ``pair`` has the
     largest difference, ``max_mse``. ``global_mse`` pools the entries of all pairs, each pair once.
     """
 
@@ -58,7 +58,8 @@ def quotient_bar(model: nn.Module, reference: nn.Module, symmetry: Symmetry | No
         products[i, j] = theirs[i] @ theirs[j].T
         square = float(products[i, j].square().mean())
         per_pair[i, j] = float((mine[i] @ mine[j].T - products[i, j]).square().mean())
-        relative[i, j] = per_pair[i, j] / square if per_pair[i, j] else 0.0
+        if square > 0:
+            relative[i, j] = per_pair[i, j] / square
     pair = max(per_pair, key=lambda p: per_pair[p])
     entries = {p: product.numel() for p, product in products.items()}
     pooled = sum(mse * entries[p] for p, mse in per_pair.items()) / sum(entries.values())

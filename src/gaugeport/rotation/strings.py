@@ -18,7 +18,6 @@ OPEN, CLOSE = 3, 6
 FAMILIES = 3
 VOCABULARY = 40
 """Size of the vocabulary; the first 9 ids have a meaning."""
-MEANINGFUL = CLOSE + FAMILIES
 MAX_DEPTH = 8
 """Depth that valid strings stay within, and that labels are clamped to."""
 HEADS = ("token", "depth", "valid")
@@ -35,7 +34,8 @@ IGNORED = -100
 def draw(n: int, lengths: tuple[int, int], length: int, gen: torch.Generator) -> dict[str, Tensor]:
     """``n`` strings, half of them Dyck-valid and half uniform over the six brackets, lengths uniform in ``lengths``.
 
-    Complete Dyck words have an even length: theirs is rounded down (up at an odd shortest). Rows of ``length`` tokens as
+    Complete Dyck words have an even length: theirs is rounded down (up at an odd shortest), so that an even longest length
+    has half the weight of the others. Rows of ``length`` tokens as
     :func:`rows` returns them. Raises ``ValueError`` for lengths that are no range or do not fit the row.
     """
     shortest, longest = lengths
@@ -97,10 +97,12 @@ def rows(brackets: Tensor, size: Tensor, length: int) -> dict[str, Tensor]:
 
 
 def depths(ids: Tensor) -> Tensor:
-    """Openers minus closers so far, clamped to [0, 8]: the height of the stack until something is invalid. int64[n, t]
+    """Openers minus closers so far, clamped to [0, 8]. int64[n, t]
 
-    What the paper's constructive specification computes (section 5: the causal average of is_open − is_close, times the
-    position, quantised); its words in 4.2, "count of unmatched openers", differ from that only after an invalidity.
+    The height of the stack until something is invalid, and from there on what the paper's constructive specification
+    computes (section 5: the causal average of is_open − is_close, times the position, quantised). Its words in 4.2,
+    "count of unmatched openers", say something else behind an invalidity, where a closer without partner changes no
+    such count: of the training distribution that is three positions in ten.
     """
     return (is_open(ids).long() - is_close(ids).long()).cumsum(1).clamp(0, MAX_DEPTH)
 

@@ -12,6 +12,7 @@ and, in the raw model, factors that pass from a gain to its readers (folding tak
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -179,6 +180,20 @@ def act_on_stream(g: SignedPermutation | Orthogonal, rows: Rows) -> Rows:
 def part(layer: int, kind: str) -> str:
     """The parameter of a layer: ``kind`` is one of q, k, v, o, up, down."""
     return f"model.layers.{layer}.{'mlp' if kind in ('up', 'down') else 'self_attn'}.{kind}_proj.weight"
+
+
+def check_sizes(models: Mapping[str, nn.Module]) -> None:
+    """Raises ``ValueError`` naming the first parameter whose shape is not the same in all of ``models``, by name."""
+    (first, reference), *others = models.items()
+    shapes = {n: tuple(p.shape) for n, p in reference.named_parameters()}
+    for name, model in others:
+        found = {n: tuple(p.shape) for n, p in model.named_parameters()}
+        for parameter in [*shapes, *(set(found) - set(shapes))]:
+            if shapes.get(parameter) != found.get(parameter):
+                raise ValueError(
+                    f"{parameter} has shape {found.get(parameter)} in {name} and {shapes.get(parameter)} in {first}: "
+                    "models of one architecture and size are wanted"
+                )
 
 
 def check_residual(residual: str) -> str:

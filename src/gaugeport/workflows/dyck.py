@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from gaugeport.charts import fold_gains
 from gaugeport.job import Job
 from gaugeport.rotation import bars, components, effects, strings
-from gaugeport.rotation.cohorts import ANCHOR, COHORTS, accuracy, check_frozen, frozen, load_seed, longest_trained
+from gaugeport.rotation.alignment import comparable_rows, tensor_mse
+from gaugeport.rotation.cohorts import (
+    ANCHOR,
+    accuracy,
+    check_frozen,
+    frozen,
+    load_seed,
+    longest_trained,
+    steps_trained,
+)
 from gaugeport.rotation.components import Edge
 from gaugeport.rotation.dyck_model import DyckModel
 from gaugeport.seeds import derive
 from gaugeport.store import Store
+from gaugeport.workflows.dyck_check import thresholds
 
 Row = dict[str, Any]
+
+ACCURACY_ROWS = 1024
+"""Held-out rows of each split that accuracies are reported on."""
 
 
 def own_stages(job: Job) -> tuple[str, ...]:
@@ -24,42 +38,16 @@ def own_stages(job: Job) -> tuple[str, ...]:
     return ("anchor", "replica") if frozen(job, job.seed) else ("replica",)
 
 
-def check(job: Job) -> None:
-    """Raises ``ValueError`` naming what of a job on Dyck-3 models is wrong, and what is allowed."""
-    task, context = job.task["name"], job.model.architecture.get("max_position_embeddings", 0)
-    if job.model.name != "dyck3" or job.data.name != "dyck3":
-        raise ValueError(
-            f"task={task} with model={job.model.name} data={job.data.name}; allowed: model=dyck3 data=dyck3 training=dyck3"
-        )
-    if job.task["cohort"] not in COHORTS:
-        raise ValueError(f"task.cohort={job.task['cohort']!r}; allowed: {', '.join(COHORTS)}")
-    if not 2 * strings.MAX_DEPTH + 2 <= job.data.length <= context:
-        raise ValueError(
-            f"data.length={job.data.length}; allowed: {2 * strings.MAX_DEPTH + 2} (a nest of the full depth) to "
-            f"{context} (model.architecture.max_position_embeddings)"
-        )
-    if "thresholds" in job.task:
-        thresholds(job)
-
-
-def thresholds(job: Job) -> bars.Thresholds:
-    """The bars' thresholds. Raises ``ValueError`` naming a bad one."""
-    given, known = job.task["thresholds"], bars.Thresholds.__dataclass_fields__
-    unknown = [k for k in given if k not in known]
-    if unknown:
-        raise ValueError(f"unknown key of task.thresholds {', '.join(unknown)}; allowed: {', '.join(known)}")
-    return bars.Thresholds(**given)
-
-
 def heldout(job: Job, n: int, purpose: str, split: str = "train") -> dict[str, Any]:
-    """``n`` held-out rows of the length the models were trained on, others for every purpose."""
-    length = job.data.length
+    """``n`` held-out rows, others for every purpose; strings are as long as those trained on, but for the long split."""
+    length = job.model.architecture["max_position_embeddings"] if split == "long" else job.data.length
     return strings.heldout(split, n, longest_trained(job), length, derive(job.data.seed, purpose))
 
 
 def batches(job: Job) -> Any:
     """The held-out strings of Bar B."""
-    return bars.heldout_batches(job.data.documents, longest_trained(job), job.data.length, job.data.seed)
+    context = job.model.architecture["max_position_embeddings"]  # long strings fit, whatever was trained on
+    return bars.heldout_batches(job.data.documents, longest_trained(job), context, job.data.seed)
 
 
 def trained(job: Job, store: Store) -> DyckModel:
@@ -79,15 +67,16 @@ def measure_bars(job: Job, store: Store) -> list[Row]:
     rows = bars.bar_b(variants, batches(job))
     for row in (r for r in rows if r["metric"] == "bar_b"):
         row["status"] = limits.status("b", row["value"])
-    for variant, other in variants.items():
-        tensors = bars.bar_p(fold_gains(other), specification)
+    for variant, other in variants.items():  # as they stand: nothing is aligned
+        tensors = tensor_mse(*comparable_rows(fold_gains(other), specification))
         worst = max(tensors, key=lambda name: tensors[name])
         status = limits.status("p", tensors[worst])
         rows.append({"metric": "bar_p", "variant": variant, "tensor": worst, "value": tensors[worst], "status": status})
     rows += _correlations(job, specification, limits)
-    rows += [
-        {"metric": f"accuracy_{h}", "value": v} for h, v in accuracy(model, heldout(job, 1024, "accuracy")).items()
-    ]
+    rows.append({"metric": "steps_trained", "value": steps_trained(job, store, job.seed)})
+    for split in strings.SPLITS:
+        found = accuracy(model, heldout(job, ACCURACY_ROWS, "accuracy", split))
+        rows += [{"metric": f"accuracy_{head}", "split": split, "value": value} for head, value in found.items()]
     return [{"cohort": job.task["cohort"], **row} for row in rows]
 
 
@@ -112,8 +101,10 @@ def _correlations(job: Job, model: DyckModel, limits: bars.Thresholds) -> list[R
 def correlation(
     metric: str, bar: str, predicted: Mapping[Edge, float], measured: Mapping[Edge, float], limits: bars.Thresholds
 ) -> Row:
-    """The row of one bar that is a Pearson correlation, with its status."""
+    """The row of one bar that is a Pearson correlation, with its status; no value where one side is constant."""
     r = bars.pearson(list(predicted.values()), [measured[edge] for edge in predicted])
+    if math.isnan(r):
+        return {"metric": f"{metric}_pearson_undefined", "value": 1.0, "status": limits.status(bar, r)}
     return {"metric": f"{metric}_pearson", "value": r, "status": limits.status(bar, r)}
 
 
@@ -133,7 +124,8 @@ def measure_patching(job: Job, store: Store) -> list[Row]:
     for name, predicted in predictions.items():
         rows += [{"metric": "effect", "component": e[0], "predictor": name, "value": v} for e, v in predicted.items()]
         r = bars.pearson(list(predicted.values()), list(measured.values()))
-        rows.append({"metric": "predictor_pearson", "predictor": name, "value": r})
+        if not math.isnan(r):
+            rows.append({"metric": "predictor_pearson", "predictor": name, "value": r})
     error = max(abs(predictions["integrated_gradients"][e] - measured[e]) for e in patched)
     rows.append({"metric": "prediction_error", "points": job.task["points"], "value": error})
     few = heldout(job, job.task["path_rows"], "effects")

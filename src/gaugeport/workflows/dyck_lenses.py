@@ -23,15 +23,18 @@ def measure_lenses(job: Job, store: Store) -> list[Row]:
     seen = heldout(job, job.task["rows"], "effects")
     ids, labels = seen["input_ids"], seen["labels"]
     many = heldout(job, job.task["region_rows"], "regions")
+    fewer = heldout(
+        job, max(1, job.task["region_rows"] // 3), "regressions"
+    )  # all sources of all of them are in memory
     ablation = effects.measured(model, ids, labels, effects.component_edges(model), components.means(model, ids))
     norms = weights.weight_rows(model, seen)
     paths = circuits.path_rows(circuits.path_effects(model, seen), threshold)
     acdc = circuits.acdc_rows(circuits.acdc(model, seen, threshold, job.task["acdc_cost"]), model)
     cells = regions.region_rows(model, many, derive(job.seed, "regions"))
-    annotated = roles.role_rows(model, many)
+    annotated = roles.role_rows(model, fewer)
     named = {source: effect for (source, _), effect in ablation.items()}
     cross = crosslens.cross_rows(norms, named, paths, acdc, annotated, cells, threshold)
-    found = [*norms, *paths, *acdc, *cells, *annotated, *roles.tensor_rows(model, many), *cross]
+    found = [*norms, *paths, *acdc, *cells, *annotated, *roles.tensor_rows(model, fewer), *cross]
     return [{"cohort": job.task["cohort"], **row} for row in found]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from gaugeport.charts import fold_gains
 from gaugeport.job import Job
 from gaugeport.rotation import bars, components, effects
-from gaugeport.rotation.alignment import Alignment, align_symmetry
+from gaugeport.rotation.alignment import Alignment, align_symmetry, comparable_rows
 from gaugeport.rotation.cohorts import ANCHOR, load_seed
 from gaugeport.rotation.components import ALL, Edge
 from gaugeport.rotation.dyck_model import DyckModel
@@ -17,10 +21,11 @@ from gaugeport.rotation.joint import joint_alignment
 from gaugeport.rotation.lenses.dictionaries import activations_at
 from gaugeport.rotation.quotient import floors, quotient_bar
 from gaugeport.rotation.refine import refine
-from gaugeport.rotation.symmetry import Symmetry
+from gaugeport.rotation.symmetry import Symmetry, part
 from gaugeport.seeds import generator
 from gaugeport.store import Store
-from gaugeport.workflows.dyck import batches, correlation, heldout, thresholds, trained
+from gaugeport.workflows.dyck import batches, correlation, heldout, trained
+from gaugeport.workflows.dyck_check import thresholds
 
 Row = dict[str, Any]
 
@@ -59,8 +64,10 @@ def measure_cross_seed(job: Job, store: Store) -> list[Row]:
     quotient = quotient_bar(folded, specification, best)
     rows.append({"metric": "bar_p_quotient", "tensor": " · ".join(quotient.pair), "value": quotient.max_mse})
     rows.append({"metric": "bar_p_quotient_relative", "value": max(quotient.relative.values())})
-    for name, other in (("none", folded), ("cayley", best.apply(folded))):
-        rows += [{"alignment": name, **row} for row in _correlations(job, specification, other, limits)]
+    aligned = best.apply(folded)
+    for name, other in (("none", folded), ("cayley", aligned)):
+        rows += [{"alignment": name, **row} for row in correlations(job, specification, other, limits)]
+    rows += [{"alignment": "cayley", "component": head, **row} for head, row in head_mse(aligned, specification)]
     return [{"cohort": job.task["cohort"], **row} for row in rows]
 
 
@@ -81,7 +88,7 @@ def measure_joint(job: Job, store: Store) -> list[Row]:
 
 
 def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, Alignment]:
-    """By name: as they stand, the best in every group, and the rotation refined by Cayley and Adam."""
+    """By name: the best in every group of residual elements, with heads and neurons; and the rotation refined."""
     found = {name: _search_from(job, model, reference, name) for name in GROUPS}
     return {**found, "cayley": refine(model, reference, found["orthogonal"], job.task["refine_steps"])}
 
@@ -97,6 +104,7 @@ def _bar_p(alignment: Alignment, limits: bars.Thresholds) -> list[Row]:
     status = limits.status("p", alignment.max_mse)
     rows: list[Row] = [{"metric": "bar_p_max_mse", "tensor": worst, "value": alignment.max_mse, "status": status}]
     rows.append({"metric": "bar_p_global_mse", "value": alignment.global_mse})
+    rows.append({"metric": "bar_p_objective", "value": _least_objective(alignment)})
     return rows + [{"metric": "bar_p_tensor", "tensor": name, "value": value} for name, value in tensors.items()]
 
 
@@ -105,9 +113,23 @@ def _raw_groups(job: Job, model: DyckModel, reference: DyckModel) -> list[Row]:
     rows = []
     for name in GROUPS:
         found = _search_from(job, model, reference, name, strict=False)
-        for metric, value in (("bar_p_raw_max_mse", found.max_mse), ("bar_p_raw_global_mse", found.global_mse)):
+        for metric, value in (("bar_p_raw_max_mse", found.max_mse), ("bar_p_raw_objective", _least_objective(found))):
             rows.append({"metric": metric, "alignment": name, "value": value})
     return rows
+
+
+def _least_objective(alignment: Alignment) -> float:
+    """Of all configurations, the least sum over tensors: what is descended on, and what a larger group can only lower."""
+    return min((c.objective for c in alignment.configurations), default=sum(alignment.per_tensor.values()))
+
+
+def head_mse(model: DyckModel, reference: DyckModel) -> Iterator[tuple[str, Row]]:
+    """Mean squared difference per entry of each head's four matrices, aligned models given."""
+    rows, target = comparable_rows(model, reference)
+    for head in components.heads(reference):
+        layer, own = components.layer_of(head), int(head.rpartition("H")[2])
+        squares = [(rows[n][own] - target[n][own]).square().mean() for n in (part(layer, kind) for kind in "qkvo")]
+        yield head, {"metric": "bar_p_head", "value": float(torch.stack(squares).mean())}
 
 
 def _search(job: Job, baseline: Alignment, refined: Alignment, reference: DyckModel) -> list[Row]:
@@ -124,20 +146,38 @@ def _search(job: Job, baseline: Alignment, refined: Alignment, reference: DyckMo
     ]
 
 
-def _correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thresholds) -> list[Row]:
+def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thresholds) -> list[Row]:
     """Effects that the anchor predicts against those measured on the model: components, edges, and cumulative ablation."""
     seen = heldout(job, job.task["rows"], "effects")
     ids, labels = seen["input_ids"], seen["labels"]
     patched = effects.component_edges(anchor)
     theirs, mine = components.means(anchor, ids), components.means(model, ids)
     predicted = effects.integrated_gradients(anchor, ids, labels, patched, theirs, job.task["points"])
-    rows = [correlation("bar_c", "c", predicted, effects.measured(model, ids, labels, patched, mine), limits)]
+    measured = effects.measured(model, ids, labels, patched, mine)
+    rows = [correlation("bar_c", "c", predicted, measured, limits), *_null(anchor, predicted, measured, limits)]
+    rows += [{"metric": "effect", "component": edge[0], "value": rise} for edge, rise in measured.items()]
+    rows += [{"metric": "effect_predicted", "component": edge[0], "value": rise} for edge, rise in predicted.items()]
     edges = components.edges(anchor)
     first, second = (effects.measured(m, ids, labels, edges, x) for m, x in ((anchor, theirs), (model, mine)))
     rows.append(correlation("bar_c_edges", "c", first, second, limits))
     order = sorted(patched, key=lambda edge: -predicted[edge])
     first, second = (_cumulative(m, seen, order, x) for m, x in ((anchor, theirs), (model, mine)))
     return [*rows, correlation("bar_pr", "pr", first, second, limits)]
+
+
+def _null(
+    anchor: DyckModel, predicted: Mapping[Edge, float], measured: Mapping[Edge, float], limits: bars.Thresholds
+) -> list[Row]:
+    """What Bar C is with the heads of each layer in any order: MLPs apart from heads alone make it large; and heads alone."""
+    heads = [(head, ALL) for head in components.heads(anchor)]
+    layers = [[e for e in heads if components.layer_of(e[0]) == n] for n in range(anchor.config.num_hidden_layers)]
+    found = []
+    for orders in itertools.product(*(itertools.permutations(layer) for layer in layers)):
+        renamed = dict(zip(itertools.chain(*layers), itertools.chain(*orders), strict=True))
+        found.append(bars.pearson(list(predicted.values()), [measured[renamed.get(edge, edge)] for edge in predicted]))
+    null = [r for r in found if not math.isnan(r)]
+    rows: list[Row] = [{"metric": "bar_c_any_order", "value": sum(null) / len(null)}] if null else []
+    return [*rows, correlation("bar_c_heads", "c", {e: predicted[e] for e in heads}, measured, limits)]
 
 
 def _cumulative(

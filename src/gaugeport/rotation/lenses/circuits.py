@@ -27,7 +27,7 @@ from gaugeport.rotation.components import (
 )
 from gaugeport.rotation.dyck_model import DyckModel, by_head
 from gaugeport.rotation.effects import measured
-from gaugeport.rotation.lenses.weights import Row
+from gaugeport.rotation.lenses.rows import Row, row
 from gaugeport.rotation.strings import HEADS, IGNORED
 
 PATHS, ACDC = "path_patching", "acdc"
@@ -72,12 +72,12 @@ def path_rows(effects: Mapping[Edge, float], threshold: float) -> list[Row]:
     """
     kept, found = kept_by_paths(effects, threshold), []
     for (source, destination), effect in effects.items():
-        found.append(_row(PATHS, source, "edge_effect", effect, destination=destination))
+        found.append(row(PATHS, source, "edge_effect", effect, destination=destination))
     for component, edge in _strongest(effects).items():
-        found.append(_row(PATHS, component, "strongest_edge", effects[edge], destination=edge[1]))
-        found.append(_row(PATHS, component, "direct_effect", effects[component, OUTPUT], destination=OUTPUT))
-        found.append(_row(PATHS, component, "kept", float(kept[component])))
-    return [*found, _row(PATHS, "model", "heads_kept", _heads_among(kept))]
+        found.append(row(PATHS, component, "strongest_edge", effects[edge], destination=edge[1]))
+        found.append(row(PATHS, component, "direct_effect", effects[component, OUTPUT], destination=OUTPUT))
+        found.append(row(PATHS, component, "kept", float(kept[component])))
+    return [*found, row(PATHS, "model", "heads_kept", _heads_among(kept))]
 
 
 @torch.no_grad()
@@ -123,8 +123,8 @@ def kept_by_acdc(circuit: Circuit, among: Sequence[str]) -> dict[str, bool]:
 def acdc_rows(circuit: Circuit, model: DyckModel) -> list[Row]:
     """Every edge's and component's ``kept``; of the ``model``: edges, heads, loss (also of all edges) and KL of the circuit."""
     every, kept = edges(model), kept_by_acdc(circuit, components(model))
-    found = [_row(ACDC, s, "edge_kept", float((s, d) in circuit.kept), destination=d) for s, d in every]
-    found += [_row(ACDC, c, "kept", float(k)) for c, k in kept.items()]
+    found = [row(ACDC, s, "edge_kept", float((s, d) in circuit.kept), destination=d) for s, d in every]
+    found += [row(ACDC, c, "kept", float(k)) for c, k in kept.items()]
     whole = {
         "edges": len(every),
         "edges_kept": len(circuit.kept),
@@ -133,7 +133,7 @@ def acdc_rows(circuit: Circuit, model: DyckModel) -> list[Row]:
         "clean_loss": circuit.clean_loss,
         "kl": circuit.kl,
     }
-    return found + [_row(ACDC, "model", metric, float(value)) for metric, value in whole.items()]
+    return found + [row(ACDC, "model", metric, float(value)) for metric, value in whole.items()]
 
 
 def kl(clean: Tensor, other: Tensor, labels: Tensor) -> float:
@@ -163,10 +163,6 @@ def _strongest(effects: Mapping[Edge, float]) -> dict[str, Edge]:
 
 def _heads_among(kept: Mapping[str, bool]) -> float:
     return float(sum(k for c, k in kept.items() if not is_mlp(c)))
-
-
-def _row(lens: str, component: str, metric: str, value: float, **text: str) -> Row:
-    return {"lens": lens, "component": component, "metric": metric, "value": value, **text}
 
 
 def _check_threshold(threshold: float) -> None:

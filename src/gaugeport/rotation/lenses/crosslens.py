@@ -18,8 +18,9 @@ from gaugeport.rotation.lenses.circuits import ACDC, PATHS
 from gaugeport.rotation.lenses.regions import LENS as REGIONS
 from gaugeport.rotation.lenses.roles import LENS as ROLES
 from gaugeport.rotation.lenses.roles import NONE
+from gaugeport.rotation.lenses.rows import Row, row
 from gaugeport.rotation.lenses.weights import LENS as WEIGHTS
-from gaugeport.rotation.lenses.weights import Row, median_ov
+from gaugeport.rotation.lenses.weights import median_ov
 
 LENS = "crosslens"
 RULES = ("vestigial", "role", "paths_acdc", "ablation_acdc")
@@ -40,12 +41,11 @@ def cross_rows(
     roles: Sequence[Row],
     regions: Sequence[Row],
     threshold: float,
-    transcoders: Mapping[str, float] | None = None,
 ) -> list[Row]:
     """Rows of every component in ``ablation`` (component -> measured effect in nats): its record, then its flags.
 
-    The others are the rows of ``weight_rows``, ``path_rows``, ``acdc_rows``, ``role_rows`` and ``region_rows``;
-    ``transcoders`` is MLP -> explained variance. Record rows have the lens's metric and text; every flag of :data:`RULES`
+    The others are the rows of ``weight_rows``, ``path_rows``, ``acdc_rows``, ``role_rows`` and ``region_rows``. Lens 2 describes sites
+    and MLPs, in records of its own: table b4 puts it beside. Record rows have the lens's metric and text; every flag of :data:`RULES`
     and ``unused`` is 0 or 1 with a text column ``note`` that says what was seen; ``disagreements`` counts them, per component
     and for the ``model``. Raises ``ValueError`` for a component that a lens does not describe, or a bad threshold.
     """
@@ -53,13 +53,11 @@ def cross_rows(
         raise ValueError(f"threshold={threshold} nats; allowed: positive numbers")
     found, total, median = [], 0, median_ov(list(weights))
     for c, effect in ablation.items():
-        record = [_row(c, "ablation_effect", effect), _copy(c, paths, PATHS, "kept"), _copy(c, acdc, ACDC, "kept")]
+        record = [row(LENS, c, "ablation_effect", effect), _copy(c, paths, PATHS, "kept"), _copy(c, acdc, ACDC, "kept")]
         role = _copy(c, roles, ROLES, "role")
         record.append(role)
         if is_mlp(c):
             record += [_copy(c, regions, REGIONS, metric) for metric in MLP_NUMBERS]
-            if transcoders and c in transcoders:
-                record.append(_row(c, "transcoder_explained_variance", transcoders[c]))
             looks, norm = NONE, 0.0
         else:
             record += [_copy(c, weights, WEIGHTS, metric) for metric in ("role", *HEAD_NUMBERS)]
@@ -77,21 +75,15 @@ def cross_rows(
         }
         disagree = [rule for rule in RULES if flags[rule][0]]
         total += len(disagree)
-        found += record + [_row(c, f"flag_{rule}", float(on), note=note) for rule, (on, note) in flags.items()]
-        found.append(_row(c, "disagreements", len(disagree), note=", ".join(disagree) or NONE))
-    return [*found, _row("model", "disagreements", total)]
-
-
-def disagreements(rows: Sequence[Row]) -> list[str]:
-    """One line per disagreement in rows of :func:`cross_rows`: component, rule, what was seen."""
-    flagged = [r for r in rows if r["metric"].removeprefix("flag_") in RULES and r["metric"].startswith("flag_")]
-    return [f"{r['component']} {r['metric'].removeprefix('flag_')}: {r['note']}" for r in flagged if r["value"] > 0]
+        found += record + [row(LENS, c, f"flag_{rule}", float(on), note=note) for rule, (on, note) in flags.items()]
+        found.append(row(LENS, c, "disagreements", len(disagree), note=", ".join(disagree) or NONE))
+    return [*found, row(LENS, "model", "disagreements", total)]
 
 
 def _pick(component: str, rows: Sequence[Row], metric: str) -> Row:
-    for row in rows:
-        if row["component"] == component and row["metric"] == metric:
-            return row
+    for found in rows:
+        if found["component"] == component and found["metric"] == metric:
+            return found
     described = sorted({r["component"] for r in rows if r["metric"] == metric})
     raise ValueError(
         f"no {metric} of {component} among the rows of a lens; described: {', '.join(described) or 'none'}"
@@ -102,7 +94,3 @@ def _copy(component: str, rows: Sequence[Row], lens: str, metric: str) -> Row:
     """A lens's row under this one's name, its metric prefixed with the lens."""
     row = _pick(component, rows, metric)
     return {**row, "lens": LENS, "metric": f"{lens}_{metric}"}
-
-
-def _row(component: str, metric: str, value: float, **text: str) -> Row:
-    return {"lens": LENS, "component": component, "metric": metric, "value": float(value), **text}

@@ -17,7 +17,7 @@ from torch.nn import functional
 from gaugeport.assignment import solve
 from gaugeport.rotation.components import components, is_mlp, layer_of, run
 from gaugeport.rotation.dyck_model import DyckModel
-from gaugeport.rotation.lenses.weights import ROWS_AT_ONCE, Row
+from gaugeport.rotation.lenses.rows import ROWS_AT_ONCE, Row
 from gaugeport.rotation.strings import PAD
 from gaugeport.seeds import derive, generator
 from gaugeport.tasks.sae import CHUNK, nmse
@@ -34,9 +34,9 @@ ENDS = ("mlp_in", "mlp_out")
 """What a transcoder maps between: the normed stream that the MLP reads, and what it writes."""
 
 
-def sites(model: DyckModel) -> list[str]:
-    """``resid_pre_0`` … ``mlp_post_1``: the sites that have SAEs."""
-    return [f"{place}_{layer}" for layer in range(model.config.num_hidden_layers) for place in PLACES]
+def sites_of(layers: int) -> list[str]:
+    """``resid_pre_0`` … ``mlp_post_1``: the sites of a model of so many layers that may have SAEs."""
+    return [f"{place}_{layer}" for layer in range(layers) for place in PLACES]
 
 
 def value_at(model: DyckModel, wrote: Mapping[str, Tensor], site: str) -> Tensor:

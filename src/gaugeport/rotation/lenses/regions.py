@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gaugeport.rotation.dyck_model import DyckModel
 from gaugeport.rotation.lenses.dictionaries import chunks_at
-from gaugeport.rotation.lenses.weights import Row, alive, effective_rank, neuron_norms
+from gaugeport.rotation.lenses.rows import Row, row
+from gaugeport.rotation.lenses.weights import alive, effective_rank, neuron_norms
 from gaugeport.seeds import generator
 
 LENS = "regions"
@@ -142,17 +143,15 @@ def region_rows(model: DyckModel, rows: Mapping[str, Tensor], seed: int) -> list
         }
         values |= {f"share_of_{k}_largest": float(visited.counts[:k].sum()) / tokens for k in LARGEST}
         mlp = f"L{layer}M"
-        found += [_row(mlp, metric, value) for metric, value in values.items()]
+        found += [row(LENS, mlp, metric, value) for metric, value in values.items()]
         curve = growth(visited, generator(seed, "regions", layer))
-        found += [_row(mlp, "cells_seen", n, tokens=str(m)) for m, n in curve.items()]
+        found += [row(LENS, mlp, "cells_seen", n, tokens=str(m)) for m, n in curve.items()]
         for k in range(min(DESCRIBED, len(visited.counts))):
             s = torch.linalg.svdvals(cell_map(model, layer, visited.patterns[k]))
             rank = int((s > s.max() * len(s) * torch.finfo(s.dtype).eps).sum()) if s.max() > 0 else 0
             described = {"tokens": visited.counts[k], "frobenius": s.norm(), "spectral": s.max(), "rank": rank}
             described["effective_rank"] = effective_rank(s)
-            found += [_row(mlp, f"cell_{metric}", float(value), cell=str(k)) for metric, value in described.items()]
+            found += [
+                row(LENS, mlp, f"cell_{metric}", float(value), cell=str(k)) for metric, value in described.items()
+            ]
     return found
-
-
-def _row(component: str, metric: str, value: float, **text: str) -> Row:
-    return {"lens": LENS, "component": component, "metric": metric, "value": float(value), **text}

@@ -19,7 +19,8 @@ from torch import Tensor
 from gaugeport.rotation.components import components, is_mlp, layer_of, run
 from gaugeport.rotation.dyck_model import DyckModel, by_head
 from gaugeport.rotation.lenses.dictionaries import value_at
-from gaugeport.rotation.lenses.weights import Row, require_folded
+from gaugeport.rotation.lenses.rows import Row, row
+from gaugeport.rotation.lenses.weights import require_folded
 from gaugeport.rotation.strings import BOS, CLOSE, EOS, FAMILIES, IGNORED, MAX_DEPTH, OPEN, is_close, is_open
 
 LENS = "roles"
@@ -144,14 +145,14 @@ def role_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
         stream = {place: value_at(model, wrote, f"resid_{place}_{layer}") for place in ("pre", "mid", "post")}
         known = {place: r2(x) for place, x in stream.items()}
         for place, values in known.items():
-            found += [_row(f"resid_{place}_{layer}", "r2", v, feature=f) for f, v in values.items()]
+            found += [row(LENS, f"resid_{place}_{layer}", "r2", v, feature=f) for f, v in values.items()]
         for c in (c for c in components(model) if layer_of(c) == layer):
             reads, behind = ("mid", "post") if is_mlp(c) else ("pre", "mid")
             with_it, without = r2(stream[reads] + wrote[c]), r2(stream[behind] - wrote[c])
             raised[c] = {f: v - known[reads][f] for f, v in with_it.items()}
-            found += [_row(c, "r2_output", v, feature=f) for f, v in r2(wrote[c]).items()]
-            found += [_row(c, "raised", v, feature=f) for f, v in raised[c].items()]
-            found += [_row(c, "lost", known[behind][f] - v, feature=f) for f, v in without.items()]
+            found += [row(LENS, c, "r2_output", v, feature=f) for f, v in r2(wrote[c]).items()]
+            found += [row(LENS, c, "raised", v, feature=f) for f, v in raised[c].items()]
+            found += [row(LENS, c, "lost", known[behind][f] - v, feature=f) for f, v in without.items()]
     for c, rises in raised.items():
         peers = [p for p in raised if p != c and layer_of(p) == layer_of(c) and not is_mlp(p)] if not is_mlp(c) else []
         above = {f: v - sum(raised[p][f] for p in peers) / max(len(peers), 1) for f, v in rises.items()}
@@ -184,7 +185,7 @@ def tensor_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
         for name, x in tensors.items():
             r2 = scores(x, features, kept)
             carried = sorted((f for f in r2 if r2[f] >= CARRIED), key=lambda f: -r2[f])
-            found.append(_row(name, metric, len(carried), feature=", ".join(carried) or NONE))
+            found.append(row(LENS, name, metric, len(carried), feature=", ".join(carried) or NONE))
     return found
 
 
@@ -193,8 +194,4 @@ def _best(component: str, metric: str, rises: Mapping[str, float]) -> Row:
     value = rises[feature]
     if value < RAISED:
         feature = NONE
-    return _row(component, metric, value, feature=feature, role=KIND.get(feature, NONE))
-
-
-def _row(component: str, metric: str, value: float, **text: str) -> Row:
-    return {"lens": LENS, "component": component, "metric": metric, "value": float(value), **text}
+    return row(LENS, component, metric, value, feature=feature, role=KIND.get(feature, NONE))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from gaugeport.charts import chart_of
 from gaugeport.rotation.components import attention_weights, heads, layer_of
 from gaugeport.rotation.dyck_model import DyckModel
+from gaugeport.rotation.lenses.rows import ROWS_AT_ONCE, Row, row
 from gaugeport.rotation.strings import PAD
 
 LENS = "weights"
@@ -36,10 +36,6 @@ TOP = 0.1
 """The part of the neurons whose share of the product norm says how concentrated a layer is (``TOP`` itself if it is even)."""
 
 ROLES = ("counter", "lookup", "weak", "mixed")
-ROWS_AT_ONCE = 256
-
-Row = dict[str, Any]
-"""One measurement: ``lens``, ``component``, ``metric``, ``value``, and text columns beside."""
 
 
 def weight_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
@@ -61,8 +57,8 @@ def weight_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
         values["ov_share"] = ov_share(spectra, head)
         values["attention_entropy"] = entropy[head]
         role = head_role(entropy[head], values["ov_share"], model.config.num_attention_heads)
-        found += [{"lens": LENS, "component": head, "metric": m, "value": v} for m, v in values.items()]
-        found.append({"lens": LENS, "component": head, "metric": "role", "value": 1.0, "role": role})
+        found += [row(LENS, head, m, v) for m, v in values.items()]
+        found.append(row(LENS, head, "role", 1.0, role=role))
     return found + neuron_rows(model)
 
 
@@ -80,7 +76,7 @@ def neuron_rows(model: DyckModel) -> list[Row]:
             "product_norm_max": float(norms.max()),
             "top_tenth_share": float(norms.sort(descending=True).values[:top].sum()) / total if total > 0 else 0.0,
         }
-        found += [{"lens": LENS, "component": f"L{layer}M", "metric": m, "value": v} for m, v in values.items()]
+        found += [row(LENS, f"L{layer}M", m, v) for m, v in values.items()]
     return found
 
 
