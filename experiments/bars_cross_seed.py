@@ -52,7 +52,7 @@ def tabulate(records):
 def pivot(table):
     """One row per pair with each bar's status, then the means of each cohort, and what the paper says of it."""
     lines = []
-    for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"], sort=False):
+    for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"]):
         lines.append(
             {"cohort": cohort, "pair": f"0, {seed:.0f}", **_line(part, lambda r: f"{r['value']:.3g}{_status(r)}")}
         )

@@ -31,7 +31,7 @@ def tabulate(records):
 def pivot(table):
     """One row per model, then the means of each cohort: both correlations and the completeness errors."""
     lines = []
-    for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"], sort=False):
+    for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"]):
         lines.append({"cohort": cohort, "seed": f"{seed:.0f}", **_line(part)})
     for cohort, part in means_of(table).groupby("cohort", sort=False):
         lines.append({"cohort": cohort, "seed": f"mean of {int(part['n'].max())}", **_line(part)})

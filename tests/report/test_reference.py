@@ -59,6 +59,17 @@ def test_the_claims_in_the_readme_are_those_kept(make, remade):
     assert text.split(begin)[1].split(end)[0] == make.readme_claims(claims_table(remade[1], "mini"))
 
 
+@pytest.mark.slow
+def test_every_decoy_costs_a_tenth_of_a_nat_and_no_real_model_does(remade):
+    table = remade[1]["b1"].tidy
+    bars = table[(table["metric"] == "bar_b") & table["seed"].notna() & (table["setting"] == "default")]
+    wide = bars.pivot(index=["cohort", "seed"], columns="variant", values="value")
+    assert len(wide) == 9 and (wide["decoy"] >= 0.1).all() and (wide["real"] < 0.1).all()
+    pivot = remade[1]["b1"].pivot.set_index(["cohort", "seed", "setting"])["decoy/real"]
+    for (cohort, seed), row in wide.iterrows():
+        assert float(pivot[cohort, f"{seed:.0f}", "default"]) == pytest.approx(row["decoy"] / row["real"], abs=0.5)
+
+
 def test_what_made_it_is_said():
     text = (KEPT / "README.md").read_text()
     for said in ("Machine: ", "torch 2.13", "transformers 5", "Commits that measured them", "cores"):
