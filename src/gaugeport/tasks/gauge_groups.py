@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gaugeport.charts import dyck
 from gaugeport.charts.chart import FAMILIES, Chart, chart_of
 from gaugeport.charts.fold import fold_gains
 from gaugeport.charts.measure import change_under, norms_in_float64, random_tokens, yardstick_for
@@ -20,8 +21,8 @@ from gaugeport.groups import (
     contains,
 )
 
-MODEL_TYPES: tuple[str, ...] = tuple(t for f in FAMILIES for t in f.model_types)
-"""Every architecture of the table."""
+MODEL_TYPES: tuple[str, ...] = tuple(t for f in FAMILIES if f is not dyck.FAMILY for t in f.model_types)
+"""Every architecture of the table: all that are language models, which paper B's toy is not."""
 
 ELEMENTS: tuple[type[SignedPermutation | Orthogonal], ...] = (
     Permutation,
