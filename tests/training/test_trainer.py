@@ -1,6 +1,7 @@
 """Training survives SIGKILL: the same command goes on from the last whole checkpoint and ends at the same weights."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from gaugeport.job import Schedule
 from gaugeport.training.trainer import checkpoints, drop_broken_checkpoints, train
@@ -78,6 +79,25 @@ def test_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, uninterrupte
     assert 100 not in checkpoints(tmp_path)
     train(model(), rows(), tmp_path, schedule(), seed=3, keep=None)
     assert_same(final_weights(tmp_path), final_weights(uninterrupted))
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "gpt2"])
+def test_a_cut_run_of_any_family_takes_all_of_its_weights_from_the_checkpoint(tmp_path, family):
+    def fresh():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            tied = {"tie_word_embeddings": family != "gpt_neox", "num_key_value_heads": 1}
+            return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL, **tied), dtype=torch.float32)
+
+    short = Schedule(**{**vars(schedule()), "steps": 20})
+    train(fresh(), rows(), tmp_path / "whole", short, seed=3, keep=None)
+    shutil.copytree(checkpoints(tmp_path / "whole")[10], tmp_path / "cut" / "checkpoint-10")
+    train(fresh(), rows(), tmp_path / "cut", short, seed=3, keep=None)
+    whole, cut = (AutoModelForCausalLM.from_pretrained(checkpoints(tmp_path / f)[20]) for f in ("whole", "cut"))
+    assert_same(cut.state_dict(), whole.state_dict())
 
 
 @pytest.mark.parametrize("damage", ["no state", "half a state", "truncated weights"])

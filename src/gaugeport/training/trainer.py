@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gaugeport.job import Schedule
+from gaugeport.loading import load_model
 from gaugeport.seeds import derive
 
 
@@ -53,8 +54,12 @@ def train(
     Raises ``ValueError`` when there are fewer rows than the schedule reads.
     """
     drop_broken_checkpoints(folder)
-    arguments = _arguments(folder, schedule, seed, keep)
-    _run(model, rows, schedule, arguments, bool(checkpoints(folder)), callbacks, tokenizer)
+    arguments, saved = _arguments(folder, schedule, seed, keep), checkpoints(folder)
+    if saved:
+        # Trainer matches names in the file with those of the model, which differ where transformers has renamed a layer
+        # (GPT-NeoX: embed_out is lm_head), and leaves what it does not find as it is
+        model.load_state_dict(load_model(saved[max(saved)], dtype=torch.float32).state_dict())
+    _run(model, rows, schedule, arguments, bool(saved), callbacks, tokenizer)
 
 
 def resume(
@@ -68,7 +73,7 @@ def resume(
 ) -> None:
     """Go on from a ``checkpoint`` folder as the run of :func:`train` that wrote it would have.
 
-    ``model`` takes the checkpoint's weights and is trained in place. ``rows`` are all rows of that run, those of the
+    ``model`` has the checkpoint's weights, and is trained in place. ``rows`` are all rows of that run, those of the
     steps before the checkpoint included. ``callbacks`` watch and may stop it; nothing is saved. ``scratch`` is a folder
     for what Trainer may leave.
 
