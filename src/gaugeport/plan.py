@@ -16,13 +16,13 @@ from gaugeport.workflows.registry import STAGES, stage_keys
 
 WAVES = {
     "data": ("data",),
-    "base models": ("base", "other"),
+    "base models": ("base", "other", "pretraining_anchor", "pretraining"),
     "fine-tuning runs": ("A", "B"),
-    "SAEs": ("sae",),
-    "evidence": ("evidence",),
-    "importance lists": ("lists_A", "lists_B"),
     "anchors": ("anchor",),
     "replicas": ("replica",),
+    "SAEs": ("sae", "anchor_saes", "other_saes"),
+    "evidence": ("evidence",),
+    "importance lists": ("lists_A", "lists_B"),
 }
 """Stages that are built side by side, in the order in which the waves build on one another; the jobs come last."""
 

@@ -96,6 +96,8 @@ def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) ->
         "STEERING_SEEDS": list(range(node.steering_seeds)),
         "ABLATION_SEEDS": list(range(node.ablation_seeds)),
         "LEARNING_RATES": list(node.learning_rates),
+        "NEOX": list(range(node.neox_seeds)),
+        "NEOX_PAIRS": list(range(1, node.neox_seeds)),
         "DYCK_A": list(range(node.dyck.seeds_a)),
         "DYCK_A_PAIRS": list(range(1, node.dyck.seeds_a)),
         "DYCK_B": list(range(node.dyck.seeds_b)),

@@ -22,7 +22,7 @@ from gaugeport.routes import ROUTES
 from gaugeport.stages import DTYPES
 from gaugeport.tasks.optimizer_recipes import RECIPES
 from gaugeport.tasks.sign_ceiling import ACTIVATIONS
-from gaugeport.workflows import dyck_check
+from gaugeport.workflows import dyck_check, subject_check
 from gaugeport.workflows.registry import WORKFLOWS
 from gaugeport.workflows.transfer import EVIDENCE, TARGETS
 
@@ -80,7 +80,9 @@ def _check_names(job: Job) -> None:
     task = str(job.task.get("name"))
     _one_of("task.name", task, [p.stem for p in (data_dir("conf") / "task").glob("*.yaml")])
     _known(f"key of task {task}", job.task, _task_keys(data_dir("conf") / "task", task))
-    if "cohort" in job.task:
+    if task in subject_check.TASKS:
+        subject_check.check(job)
+    elif "cohort" in job.task:
         dyck_check.check(job)
     elif "dyck3" in (job.model.name, job.data.name):
         raise ValueError(

@@ -96,8 +96,20 @@ def by_number(table_id: str) -> tuple[str, int]:
 
 
 def by_depth(sites: pd.Series) -> pd.Series:
-    """Sort key of a site column: embed, then blocks by number."""
-    return sites.map(lambda s: -1 if s == "embed" else int(str(s).removeprefix("block")))
+    """Sort key of a site column: embed, then blocks by number; or a layer's resid_pre, resid_mid, resid_post, by layer."""
+    return sites.map(_depth)
+
+
+def _depth(site: str) -> float:
+    if site == "embed":
+        return -1
+    if site.startswith("block"):
+        return int(site.removeprefix("block"))
+    place, _, layer = site.rpartition("_")
+    return int(layer) + _PLACES.index(place) / len(_PLACES)
+
+
+_PLACES = ("resid_pre", "resid_mid", "resid_post")
 
 
 def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dict[str, Any]:

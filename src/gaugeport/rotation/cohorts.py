@@ -39,15 +39,15 @@ STOP_ROWS = 512
 def model_stage(job: Job, store: Store, seed: int) -> Path:
     """The folder of one seed of the job's cohort, as ``save_pretrained`` writes it; trained if it is not there.
 
+    ``training/checkpoint-<step>/`` are the checkpoints of its run.
+
     Raises ``ValueError`` where a frozen tensor is not bit-identical to the anchor's at the end.
     """
 
     def build(folder: Path) -> None:
         schedule, longest = job.training.base, longest_trained(job)
         purpose = ("dyck", job.task["cohort"])
-        with torch.random.fork_rng():
-            torch.manual_seed(derive(seed, *purpose, "init"))
-            model = DyckModel(_config(job))
+        model = initialised(job, seed)
         anchor = None
         if frozen(job, seed):
             anchor = load_model(model_stage(job, store, ANCHOR), dtype=torch.float32)
@@ -63,13 +63,20 @@ def model_stage(job: Job, store: Store, seed: int) -> Path:
         if last is not None and stop.reached(last):  # killed after the save that ended it
             model = last
         else:
-            train(model, data, folder / "training", schedule, derive(seed, *purpose), keep=1, callbacks=[stop])
+            train(model, data, folder / "training", schedule, derive(seed, *purpose), keep=None, callbacks=[stop])
         model.cpu()
         if anchor is not None:
             check_frozen({"seed 0": anchor, f"seed {seed}": model})
         model.save_pretrained(folder)
 
     return store.ensure("dyck", model_key(job, seed), build, resumable=True)
+
+
+def initialised(job: Job, seed: int) -> DyckModel:
+    """Step 0 of a seed of the job's cohort, before cohort A's anchor gives it :data:`SHARED`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "dyck", job.task["cohort"], "init"))
+        return DyckModel(_config(job))
 
 
 def model_key(job: Job, seed: int) -> dict[str, Any]:

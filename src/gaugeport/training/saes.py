@@ -131,6 +131,13 @@ def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata
         return trainer.fit().eval()
 
 
+def untrained_sae(settings: dict[str, Any], width: int, seed: int) -> Any:
+    """What :func:`train_sae` with that ``seed`` starts from, but for its ``b_dec``: the data's mean there, 0 here."""
+    config = trainer_config(settings)
+    with seeded_training(seed):
+        return _untrained(settings, width, config.lr_warm_up_steps, {}).eval()
+
+
 def trainer_config(settings: dict[str, Any]) -> Any:
     """sae-lens's ``SAETrainerConfig`` for ``settings`` (keys of ``conf/task/sae.yaml``)."""
     from sae_lens.config import SAETrainerConfig

@@ -49,22 +49,25 @@ def base_stage(job: Job, store: Store) -> Path:
         load_model(job.model.hub_id, revision=job.model.revision).save_pretrained(folder)
         load_tokenizer(job.model.hub_id, revision=job.model.revision).save_pretrained(folder)
 
-    def from_scratch(folder: Path) -> None:
-        data = data_stage(job, store)
-        tokenizer, rows = load_tokenizer(data / "tokenizer"), load_file(data / "rows.safetensors")
-        schedule = job.training.base
-        order = corpus.mixed_rows(
-            torch.cat([rows["train_0"], rows["train_1"]]),
-            schedule.steps * schedule.batch_size,
-            generator(job.seed, "base", "data"),
-        )
-        model = _initialise(job, tokenizer)
-        train(model, order, folder / "training", schedule, derive(job.seed, "base"), keep=1, tokenizer=tokenizer)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    build = from_hub if job.model.from_hub else from_scratch
+    build = from_hub if job.model.from_hub else lambda folder: _pretrain(job, store, folder, keep=1)
     return store.ensure("base", base_key(job), build, resumable=True)
+
+
+def pretraining_stage(job: Job, store: Store) -> Path:
+    """The base model with every checkpoint of its training from scratch: ``training/checkpoint-<step>/`` beside it.
+
+    The model is bit for bit that of :func:`base_stage`. Raises ``ValueError`` for a model that is not trained here.
+    """
+    if _pretrained(job):
+        raise ValueError(f"model={job.model.name} is not trained here: its run has no checkpoints of its own to keep")
+    return store.ensure(
+        "pretraining", base_key(job), lambda folder: _pretrain(job, store, folder, keep=None), resumable=True
+    )
+
+
+def initialised(job: Job, store: Store) -> PreTrainedModel:
+    """The model that :func:`pretraining_stage` starts from, step 0 of the run."""
+    return _initialise(job, load_tokenizer(data_stage(job, store) / "tokenizer"))
 
 
 def run_stage(job: Job, store: Store, run: str) -> Path:
@@ -168,6 +171,21 @@ def _corpus(data: Data) -> corpus.Corpus:
     raise ValueError(
         f"data.name={data.name!r}, data.hub_id={data.hub_id!r}; allowed: mini, text (data.path), hub (data.hub_id)"
     )
+
+
+def _pretrain(job: Job, store: Store, folder: Path, keep: int | None) -> None:
+    data = data_stage(job, store)
+    tokenizer, rows = load_tokenizer(data / "tokenizer"), load_file(data / "rows.safetensors")
+    schedule = job.training.base
+    order = corpus.mixed_rows(
+        torch.cat([rows["train_0"], rows["train_1"]]),
+        schedule.steps * schedule.batch_size,
+        generator(job.seed, "base", "data"),
+    )
+    model = _initialise(job, tokenizer)
+    train(model, order, folder / "training", schedule, derive(job.seed, "base"), keep=keep, tokenizer=tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _initialise(job: Job, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -21,7 +21,7 @@ from gaugeport.rotation.lenses.rows import ROWS_AT_ONCE, Row
 from gaugeport.rotation.strings import PAD
 from gaugeport.seeds import derive, generator
 from gaugeport.tasks.sae import CHUNK, nmse
-from gaugeport.training.saes import ARCHITECTURES, NUMBERS, train_sae
+from gaugeport.training.saes import ARCHITECTURES, NUMBERS, train_sae, untrained_sae
 
 LENS = "dictionaries"
 EXPANSIONS = (4, 16)
@@ -107,14 +107,21 @@ def expanded(settings: Mapping[str, Any], width: int, expansion: int) -> dict[st
     return found
 
 
-def train_dictionary(x: Tensor, settings: Mapping[str, Any], expansion: int, seed: int, site: str) -> Any:
+def train_dictionary(
+    x: Tensor, settings: Mapping[str, Any], expansion: int, seed: int, site: str, model: str = "dyck3"
+) -> Any:
     """An SAE of ``expansion`` times the width on ``settings["activations"]`` of the tokens ``x`` [n, width] (or all).
 
     Raises ``ValueError`` for bad settings, and for fewer tokens than one batch.
     """
     chosen = expanded(settings, x.shape[1], expansion)
-    metadata = {"model_name": "dyck3", "hook_name": site, "prepend_bos": True}
+    metadata = {"model_name": model, "hook_name": site, "prepend_bos": True}
     return train_sae(some(x, chosen, seed), chosen, derive(seed, "dictionary"), metadata)
+
+
+def untrained_dictionary(settings: Mapping[str, Any], expansion: int, width: int, seed: int) -> Any:
+    """The SAE that :func:`train_dictionary` with that ``seed`` starts from, but for its ``b_dec``."""
+    return untrained_sae(expanded(settings, width, expansion), width, derive(seed, "dictionary"))
 
 
 @torch.no_grad()

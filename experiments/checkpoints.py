@@ -1,0 +1,75 @@
+"""Table b9: an SAE of an early checkpoint on the later ones of its run, raw and through the best map of every group."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
+from gaugeport.report.render import cell
+from gaugeport.report.subjects import GROUPS, by_site, named
+from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
+
+TITLE = (
+    "b9 checkpoints of one run: an SAE of an early checkpoint (source) on the last one, explained variance of held-out "
+    "tokens raw and through the best map of every group, fitted end to end or composed of those between neighbouring "
+    "checkpoints; ‖R−I‖/√(2d) of the end-to-end rotation, 1 for a random one, and on the directions that carry 99 % of the "
+    "source's variance; means over n training seeds"
+)
+EXTRA = ["cohort", "source"]
+COMPOSED = ("permutation", "signed_permutation", "orthogonal")
+DISTANCES = {"distance_from_identity": "‖R−I‖/√(2d)", "supported_distance": "supported"}
+PAPER = {
+    ("pythia", "seeds"): {"raw": "catastrophic", "O(d)": "restores", "‖R−I‖/√(2d)": "about 0.5", "self": "0.907"},
+    ("dyck3", "A"): {"‖R−I‖/√(2d)": "0.92 at the input, 0.26 late"},
+}
+"""Section 8.7: one run each, layer 3 of pythia-70m; the toy's 10.4 and 2.9–3.0 over √128."""
+
+
+def tabulate(records):
+    """Every measurement, its mean over training seeds, and the judged contrasts."""
+    rows = tidy("b9", records, extra=EXTRA).assign(matcher=None)
+    return judged("b9", rows, aggregate(rows, EXTRA))
+
+
+def pivot(table):
+    """One row per model, cohort and site at the last checkpoint; then what the paper says."""
+    lines = []
+    for (model, setting, cohort), whole in by_site(means_of(table), []):
+        last = whole[whole["step"] == whole["step"].max()]
+        for site, part in last.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
+            at = {"source": f"{part['source'].max():.0f}", "last": f"{part['step'].max():.0f}"}
+            line = {"model": named(model, cohort), "setting": setting, "site": site, **at}
+            ends = select(part, {"metric": "explained_variance_by_step"})
+            for group, name in (("self", "self"), *((g, n) for g, (n, _) in GROUPS.items())):
+                line[name] = cell(select(ends, {"group": group, "route": "endpoint"}))
+            for group in COMPOSED:
+                line[f"{GROUPS[group][0]}, composed"] = cell(select(ends, {"group": group, "route": "trajectory"}))
+            line |= {title: cell(select(part, {"metric": metric})) for metric, title in DISTANCES.items()}
+            lines.append({**line, "n": int(part["n"].max())})
+        if (model, cohort) in PAPER:
+            lines.append({"model": named(model, cohort), "setting": "paper", **PAPER[model, cohort]})
+    return pd.DataFrame(lines).fillna("–")
+
+
+def plot(table):
+    """Over the steps of the run: explained variance mid-stack by group, and the rotation's distance by site."""
+    parts = list(by_site(means_of(table), []))
+    figure, axes = f.panels(2 * len(parts), width=4.4, columns=2, sharey=False)
+    for (here, there), ((model, _, cohort), part) in zip(zip(axes[::2], axes[1::2], strict=True), parts, strict=True):
+        sites = list(part.sort_values("site", key=by_depth)["site"].unique())
+        middle = select(part, {"site": sites[len(sites) // 2], "metric": "explained_variance_by_step"})
+        for group, (name, colour) in GROUPS.items():
+            for route, style in (("endpoint", "-"), ("trajectory", ":")):
+                rows = select(middle, {"group": group, "route": route}).sort_values("step")
+                if len(rows):
+                    shown = name if route == "endpoint" else f"{name}, composed"
+                    here.plot(rows["step"], rows["value"], style, color=colour, marker="o", markersize=3, label=shown)
+        here.set(title=f"{named(model, cohort)}, {sites[len(sites) // 2]}", xlabel="step", ylabel="explained variance")
+        here.legend(fontsize=6)
+        distances = select(part, {"metric": "distance_from_identity"})
+        for site, colour in zip(sites, (f.GREY, f.SKY, f.BLUE, f.GREEN, f.ORANGE, f.RED, f.PURPLE), strict=False):
+            rows = select(distances, {"site": site}).sort_values("step")
+            there.plot(rows["step"], rows["value"], "o-", color=colour, markersize=3, label=site)
+        there.axhline(1, color=f.GREY, linestyle=":", linewidth=1)
+        there.set(title="end-to-end rotation", xlabel="step", ylabel="‖R−I‖/√(2d)")
+        there.legend(fontsize=6)
+    return figure

@@ -1,0 +1,59 @@
+"""Table b7: whether the latents of seed 0's SAE fire on the same tokens of other seeds, by group."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
+from gaugeport.report.render import cell
+from gaugeport.report.subjects import GROUPS, by_site, named
+from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
+
+TITLE = (
+    "b7 firing patterns: correlation over held-out tokens of each latent of seed 0's SAE with itself on another seed, mean "
+    "over all latents (self: the share that ever fires), and the share of latents above 0.5 (recovered); means over n pairs"
+)
+EXTRA = ["cohort"]
+PAPER = {
+    ("pythia", "seeds"): {"raw": "0.01–0.07", "O(d)": "0.25–0.44"},
+    ("dyck3", "A"): {"self": "0.96–1.00", "raw": "0.03–0.51", "O(d)": "0.27–0.74"},
+}
+"""Section 8.5; its shares of recovered latents are lost."""
+RECOVERED = ("identity", "signed_permutation", "orthogonal")
+
+
+def tabulate(records):
+    """Every measurement, its mean over pairs, and the judged contrasts."""
+    rows = tidy("b7", records, extra=EXTRA).assign(matcher=None, route=None)
+    return judged("b7", rows, aggregate(rows, EXTRA))
+
+
+def pivot(table):
+    """One row per model, cohort and site; then what the paper says."""
+    lines = []
+    for (model, setting, cohort), whole in by_site(means_of(table), []):
+        for site, part in whole.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
+            line = {"model": named(model, cohort), "setting": setting, "site": site}
+            for group, name in (("self", "self"), *((g, n) for g, (n, _) in GROUPS.items())):
+                line[name] = cell(select(part, {"metric": "firing_pearson", "group": group}))
+            for group in RECOVERED:
+                found = select(part, {"metric": "recovered_share", "group": group})
+                line[f"recovered, {GROUPS[group][0]}"] = cell(found)
+            lines.append({**line, "n": int(part["n"].max())})
+        if (model, cohort) in PAPER:
+            lines.append({"model": named(model, cohort), "setting": "paper", **PAPER[model, cohort]})
+    return pd.DataFrame(lines).fillna("–")
+
+
+def plot(table):
+    """Mean correlation by site, a panel per model and cohort."""
+    parts = [(named(m, c), part) for (m, _, c), part in by_site(means_of(table), [])]
+    figure, axes = f.panels(len(parts), width=4.4)
+    for axis, (title, part) in zip(axes, parts, strict=True):
+        for group, (name, colour) in GROUPS.items():
+            rows = select(part, {"metric": "firing_pearson", "group": group}).sort_values("site", key=by_depth)
+            axis.plot(rows["site"], rows["value"], "o-", color=colour, markersize=3, label=name)
+        axis.tick_params(axis="x", rotation=30, labelsize=7)
+        axis.set(title=title)
+    axes[0].set(ylabel="mean correlation of a latent with itself", ylim=(-0.05, 1.02))
+    axes[0].legend(fontsize=7)
+    return figure

@@ -1,0 +1,84 @@
+"""Table b5: what an SAE of seed 0 explains of other seeds' streams, raw and through the best map of every group."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
+from gaugeport.report.render import cell
+from gaugeport.report.subjects import GROUPS, by_site, named
+from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
+
+TITLE = (
+    "b5 an SAE of seed 0 on other seeds of its cohort: explained variance of held-out tokens on seed 0 (self), on Gaussian "
+    "noise with the mean and covariance of its stream, and on the other seed, raw and through the best map of every group "
+    "fitted on other tokens (centred; the rotation is the paper's); native: the other seed's own SAE. Decoder rows: share "
+    "with a match of cosine 0.7, and mean greatest cosine; SAEs trained from the same or from their own initialisation, "
+    "never trained, and rotated. Means over n pairs with seed 0"
+)
+EXTRA = ["cohort", "tokens", "init"]
+OWN_LINES = {"self": "self", "noise": "noise"}
+DECODERS = {
+    "matched, same init": {"metric": "decoder_max_above", "group": "identity", "init": "same"},
+    "matched, own init": {"metric": "decoder_max_above", "group": "identity", "init": "own"},
+    "cosine, same init": {"metric": "decoder_mean_max_cosine", "group": "identity", "init": "same"},
+    "cosine, own init": {"metric": "decoder_mean_max_cosine", "group": "identity", "init": "own"},
+    "cosine, untrained": {"metric": "decoder_mean_max_cosine", "group": "identity", "init": "untrained"},
+    "cosine, own init, rotated": {"metric": "decoder_mean_max_cosine", "group": "orthogonal", "init": "own"},
+    "to its initialisation": {"metric": "cosine_to_initial", "init": "same"},
+}
+PAPER = {
+    ("pythia", "seeds"): {"raw": "negative from layer 2 on", "O(d)": "0.85–0.99", "matched, same init": "0.98; last site 0.62", "cosine, same init": "0.91–0.93"},
+    ("dyck3", "A"): {"raw": "negative", "O(d)": "within 0.025 of self", "matched, same init": "0.98", "cosine, same init": "0.89"},
+    ("dyck3", "B"): {"raw": "negative", "O(d)": "as cohort A"},
+}  # fmt: skip
+"""What the paper says (sections 7.1, 8.1–8.4); whether its SAEs shared an initialisation it does not say."""
+
+
+def tabulate(records):
+    """Every measurement, its mean over pairs, and the judged contrasts."""
+    rows = tidy("b5", records, extra=EXTRA).assign(matcher=None, route=None)
+    return judged("b5", rows, aggregate(rows, EXTRA))
+
+
+def pivot(table):
+    """One row per model, cohort, setting and site; then what the paper says."""
+    lines = []
+    means = means_of(table)
+    for (model, setting, cohort), whole in by_site(means, []):
+        for site, part in whole.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
+            line = {"model": named(model, cohort), "setting": setting, "site": site}
+            for group, name in (*OWN_LINES.items(), *((g, n) for g, (n, _) in GROUPS.items()), ("native", "native")):
+                line[name] = cell(select(part, {"metric": "explained_variance", "group": group}))
+            line |= {name: cell(select(part, where)) for name, where in DECODERS.items()}
+            lines.append({**line, "n": int(part["n"].max())})
+        if setting == "default" and (model, cohort) in PAPER:
+            lines.append({"model": named(model, cohort), "setting": "paper", **PAPER[model, cohort]})
+    return pd.DataFrame(lines).fillna("–")
+
+
+def plot(table):
+    """Explained variance by site, a panel per model and cohort, and by the number of fitting tokens mid-stack."""
+    means = select(means_of(table), {"setting": "default"})
+    parts = [(named(m, c), part) for (m, _, c), part in by_site(means, [])]
+    figure, axes = f.panels(len(parts) + 1, width=4.4, sharey=True)
+    lines = {"self": ("self", f.GREY), **GROUPS}
+    for axis, (title, part) in zip(axes, parts, strict=False):
+        for group, (name, colour) in lines.items():
+            rows = select(part, {"metric": "explained_variance", "group": group})
+            rows = rows.sort_values("site", key=by_depth)
+            axis.plot(rows["site"], rows["value"], "o-", color=colour, markersize=3, label=name)
+        axis.tick_params(axis="x", rotation=30, labelsize=7)
+        axis.set(title=title)
+        axis.axhline(0, color=f.GREY, linewidth=0.5)
+    axes[0].set(ylabel="explained variance", ylim=(-1.05, 1.04))
+    axes[0].legend(fontsize=6)
+    last, first = axes[len(parts)], means[means["model"] == "pythia"]
+    curve = select(first if len(first) else means, {"metric": "explained_variance_by_tokens"})
+    sites = [s for s in curve["site"].unique() if s.startswith("block")]
+    curve = select(curve, {"site": middle_site(sites)}) if sites else curve.iloc[:0]
+    for group, (name, colour) in GROUPS.items():
+        rows = select(curve, {"group": group})
+        if len(rows):
+            f.line_with_band(last, rows, "tokens", colour, name)
+    last.set(xscale="log", xlabel="tokens fitted on", title="pythia, mid-stack")
+    return figure

@@ -1,0 +1,33 @@
+"""What the tables of the rotation audit (b5 to b9) share: names and colours of groups, and of the models compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.tidy import by_depth
+
+GROUPS = {
+    "identity": ("raw", f.RED),
+    "translation": ("means only", f.PURPLE),
+    "permutation": ("S_d", f.ORANGE),
+    "signed_permutation": ("B_d", f.BLUE),
+    "orthogonal": ("O(d)", "black"),
+    "affine": ("affine (ridge)", f.GREEN),
+}
+"""Group of the map between two models -> what tables call it, and its colour."""
+
+COHORTS = {"seeds": "independent seeds", "runs": "two runs of one base", "A": "cohort A", "B": "cohort B"}
+
+
+def by_site(frame: pd.DataFrame, by: list[str]) -> Any:
+    """The parts of a frame by model, setting, cohort and ``by``, sites in order of depth."""
+    ordered = frame.sort_values("site", key=by_depth, kind="stable") if "site" in by else frame
+    return ordered.groupby(["model", "setting", "cohort", *by], sort=False)
+
+
+def named(model: str, cohort: str) -> str:
+    """``dyck3, cohort A``."""
+    return f"{model}, {COHORTS[cohort]}"
