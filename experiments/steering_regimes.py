@@ -1,0 +1,192 @@
+"""Table b8: steering vectors of seed 0 on other seeds of its cohort: how much of their effect they have, and what says so."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
+from gaugeport.report.render import cell
+from gaugeport.report.subjects import COHORTS, GROUPS, by_site, named
+from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
+
+TITLE = (
+    "b8 steering regimes: effect of a difference-of-means vector of seed 0 on another seed over its effect on seed 0, at "
+    "strength α (mean lengths of seed 0's stream; median and range over n pairs), unchanged and, by slope at the least α, "
+    "through every group's map; native: the other seed's own vector; matched: in mean lengths of the other seed's stream "
+    "(length: that over seed 0's). Share: of ‖v‖² in what the shared unembeddings read (none in cohort B and language "
+    "models); cos: of v and R v. Distance: of the class means, in lengths of the stream; known: log-odds that seed 0 itself "
+    "gives held-out positive over negative prompts, nats. Over random: effects on seed 0 over those of random directions. "
+    "Regimes count pairs and α: clean, ratio 0.8–1.25; partial, smaller; reversed, negative slope; large, beyond 1.25 (the "
+    "paper's inverted); other; none, an effect on seed 0 below 5 standard errors. Rank correlations over vectors, sites "
+    "and α: of share and cosine with −|1 − ratio|"
+)
+EXTRA = ["cohort", "vector", "arm", "strength"]
+VECTORS = {
+    "depth_shift": ("depth shift", "levels"),
+    "invalid_suppression": ("invalid suppression", "nats"),
+    "closer_signal": ("closer signal", "nats"),
+    "sentiment": ("sentiment", "nats"),
+    "name_bias": ("name bias", "nats"),
+    "number_magnitude": ("number magnitude", "nats"),
+}
+PAPER_SITE = "resid_mid_1"
+PAPER = {
+    ("A", "depth_shift"): "clean, 1.02",
+    ("A", "invalid_suppression"): "partial",
+    ("A", "closer_signal"): "inverted, 8.43; accuracy −0.183",
+    **{("seeds", v): "inverted, 1.8–10" for v in ("sentiment", "name_bias", "number_magnitude")},
+}
+"""Ratios and regimes of section 8.6, at strengths lost from the text; on the toy at one site."""
+REGIMES = ("clean", "partial", "reversed", "large", "other", "no_effect")
+CORRELATIONS = {
+    "ρ share": "share_transfer_correlation",
+    "ρ cosine": "cosine_transfer_correlation",
+    "ρ share, matched": "matched_share_transfer_correlation",
+    "ρ cosine, matched": "matched_cosine_transfer_correlation",
+}
+UNCHANGED = {"arm": "cross", "group": "identity"}
+ARMS = {
+    "on seed 0": ({"arm": "within"}, "black", "-"),
+    "unchanged": (UNCHANGED, f.RED, "-"),
+    "rotated": ({"arm": "cross", "group": "orthogonal"}, f.BLUE, "-"),
+    "native": ({"arm": "native"}, f.GREEN, ":"),
+}
+MARKS = ("o", "s", "^")
+
+
+def tabulate(records):
+    """Every measurement, its mean over pairs, and the judged claim about the predictor."""
+    rows = tidy("b8", records, extra=EXTRA).assign(matcher=None, route=None)
+    return judged("b8", rows, aggregate(rows, EXTRA))
+
+
+def pivot(table):
+    """One row per cohort, vector and site; then the cohort's regimes in all and the predictors' rank correlations."""
+    lines = []
+    seeds = table[table["seed"].notna()]
+    for (model, setting, cohort), means in by_site(means_of(table), []):
+        pairs = select(seeds, {"model": model, "setting": setting, "cohort": cohort})
+        where = {"model": named(model, cohort), "setting": setting}
+        for vector in (v for v in VECTORS if v in set(pairs["vector"])):
+            here = select(pairs, {"vector": vector}).sort_values("site", key=by_depth, kind="stable")
+            for site, part in here.groupby("site", sort=False):
+                line = {**where, "vector": VECTORS[vector][0], "site": site}
+                line |= _line(part, select(means, {"vector": vector, "site": site}))
+                if (cohort, vector) in PAPER and site in (PAPER_SITE, _middle(here)):
+                    line["paper"] = PAPER[cohort, vector]
+                lines.append({**line, "n": part["seed"].nunique()})
+        whole = {name: cell(select(means, {"metric": metric})) for name, metric in CORRELATIONS.items()}
+        line = {**where, "vector": "all", "site": "all", "regimes": _regimes(pairs), **whole}
+        lines.append({**line, "n": pairs["seed"].nunique()})
+    return pd.DataFrame(lines).fillna("–")
+
+
+def plot(table):
+    """Effects over α where the paper measures them, a row per cohort; ratios against share and against cosine."""
+    means, seeds = means_of(table), table[table["seed"].notna()]
+    panels = []
+    for (model, setting, cohort), part in by_site(means[means["vector"].notna()], []):
+        if setting == "default":
+            site = PAPER_SITE if PAPER_SITE in set(part["site"]) else _middle(part)
+            here = select(part, {"site": site})
+            vectors = [v for v in VECTORS if v in set(here["vector"])]
+            panels += [(named(model, cohort), site, v, select(here, {"vector": v})) for v in vectors]
+    figure, axes = f.panels(len(panels) + 3, width=4.2, height=3.2, columns=3, sharey=False)
+    for axis, (model, site, vector, part) in zip(axes, panels, strict=False):
+        for name, (where, colour, style) in ARMS.items():
+            rows = select(part, {"metric": "effect", **where}).sort_values("strength")
+            curve = {**dict(zip(rows["strength"], rows["value"], strict=True)), 0.0: 0.0}
+            axis.plot(
+                sorted(curve),
+                [curve[a] for a in sorted(curve)],
+                style,
+                marker="o",
+                markersize=3,
+                color=colour,
+                label=name,
+            )
+        title, unit = VECTORS[vector]
+        axis.set_title(f"{title}: {model}, {site}", fontsize=8)
+        axis.set(xlabel="strength (mean lengths of seed 0's stream)", ylabel=f"effect ({unit})")
+        axis.axhline(0, color=f.GREY, linewidth=0.5)
+        axis.axvline(0, color=f.GREY, linewidth=0.5)
+    axes[0].legend(fontsize=7)
+    seeds = select(seeds, {"setting": "default"})
+    _scatters(axes[len(panels) :], seeds)
+    return figure
+
+
+def _scatters(axes, seeds):
+    """Ratios of all pairs, sites and strengths against share (as they are, and matched), and against cosine."""
+    share, matched, cosine = axes
+    for vector, marker, colour in zip(list(VECTORS)[:3], MARKS, (f.BLUE, f.ORANGE, f.GREEN), strict=True):
+        toy = select(seeds, {"cohort": "A", "vector": vector})
+        for axis, arm in ((share, "cross"), (matched, "matched")):
+            found = _against(toy, "pinned_share", arm)
+            axis.plot(found["known"], found["value"], marker, color=colour, markersize=4, label=VECTORS[vector][0])
+    for cohort, colour in (("A", f.BLUE), ("B", f.ORANGE), ("seeds", f.PURPLE)):
+        found = _against(select(seeds, {"cohort": cohort}), "rotation_cosine", "cross")
+        cosine.plot(found["known"], found["value"], "o", color=colour, markersize=3, alpha=0.6, label=COHORTS[cohort])
+    labels = ("share in the pinned subspace, cohort A", "share, at matched lengths", "cosine of v and R v")
+    for axis, label in zip(axes, labels, strict=True):
+        axis.axhspan(0.8, 1.25, color=f.GREY, alpha=0.15)
+        axis.axhline(1, color=f.GREY, linewidth=0.5)
+        axis.set_yscale("symlog", linthresh=0.5)
+        axis.set(xlabel=label, ylabel="transfer ratio, unchanged")
+        axis.legend(fontsize=7)
+    f.paper_line(share, 1.02, f.BLUE, "paper, depth shift")
+    f.paper_line(share, 8.43, f.GREEN, "paper, closer signal")
+
+
+def _line(pairs, means):
+    def known(metric):
+        return cell(select(means, {"metric": metric}), digits=2)
+
+    line = {"share": known("pinned_share"), "cos": known("rotation_cosine"), "length": known("length_ratio")}
+    line |= {"distance": known("class_distance"), "known": known("class_gap")}
+    line["over random"] = _range(select(pairs, {"metric": "effect_control_ratio"}))
+    unchanged = select(pairs, {"metric": "ratio", **UNCHANGED})
+    strengths = sorted(a for a in pairs["strength"].dropna().unique() if a > 0)
+    for a in strengths:
+        line[f"α = {a:g}"] = _range(select(unchanged, {"strength": a}))
+    slopes = select(pairs, {"metric": "ratio_slope", "strength": strengths[0]})
+    arms = {"unchanged": UNCHANGED}
+    arms |= {
+        name: {"arm": "cross", "group": g} for g, (name, _) in GROUPS.items() if g not in ("identity", "translation")
+    }
+    arms |= {"native": {"arm": "native"}}
+    arms |= {
+        f"matched, {n}": {"arm": "matched", "group": g} for n, g in (("unchanged", "identity"), ("O(d)", "orthogonal"))
+    }
+    line |= {f"slope, {name}": _range(select(slopes, where)) for name, where in arms.items()}
+    drop = select(pairs, {"metric": "accuracy", **UNCHANGED})
+    line["least accuracy change"] = f"{drop['value'].min():.3f}" if len(drop) else "–"
+    return {**line, "regimes": _regimes(pairs)}
+
+
+def _range(rows):
+    """The median over pairs, and their range where there are several."""
+    if rows.empty:
+        return "–"
+    values = rows["value"]
+    ends = f" ({values.min():.2f} to {values.max():.2f})" if len(values) > 1 else ""
+    return f"{values.median():.2f}{ends}"
+
+
+def _regimes(pairs):
+    found = select(pairs, UNCHANGED)
+    counts = {name: found.loc[found["metric"] == f"regime_{name}", "value"].sum() for name in REGIMES}
+    return ", ".join(f"{name.replace('no_effect', 'none')} {n:.0f}" for name, n in counts.items() if n) or "–"
+
+
+def _against(pairs, metric, arm):
+    """What is known of each vector beside its ratios unchanged, a row per pair, site and strength."""
+    keys = ["cohort", "seed", "vector", "site"]
+    known = select(pairs, {"metric": metric})[[*keys, "value"]].rename(columns={"value": "known"})
+    ratios = select(pairs, {**UNCHANGED, "metric": "ratio", "arm": arm})
+    return ratios[[*keys, "value"]].merge(known, on=keys)
+
+
+def _middle(part):
+    """The site of language models, which have one; None where there are several."""
+    sites = part["site"].dropna().unique()
+    return sites[0] if len(sites) == 1 else None
