@@ -1,78 +1,166 @@
 """Table b3: what integrated gradients and attribution patching predict of mean ablation, beside what it does."""
 
+import numpy as np
 import pandas as pd
 
 from gaugeport.report import figures as f
 from gaugeport.report.claims import judged
-from gaugeport.report.render import interval, scientific
+from gaugeport.report.render import cell, interval, scientific
 from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
-    "b3 integrated gradients or attribution patching: Pearson of predicted with measured effects of mean-ablating each of "
-    "the ten components (rise of the mean loss, nats); completeness error: largest difference of prediction and effect, by "
-    "points on the path. Dyck-3; the language model's half of the claim waits for table b5's models"
+    "b3 integrated gradients or attribution patching: Pearson of predicted with measured effects of mean ablation "
+    "(rise of the mean loss, nats); completeness error: largest difference of prediction and effect, by points on the "
+    "path. Dyck-3: its ten components. Language models: every block, by clamping the whole stream behind it to its mean "
+    "(stream; so large are the paper's effects) or what it adds to the stream (update); |predicted / measured|: median "
+    "over blocks; then the effects by block, means over n seeds"
 )
-EXTRA = ["cohort", "component", "predictor", "points"]
+EXTRA = ["cohort", "component", "predictor", "points", "ablated"]
 NAMES = {"integrated_gradients": "integrated gradients", "attribution_patching": "attribution patching"}
+COLOURS = {"integrated_gradients": f.BLUE, "attribution_patching": f.RED}
 PAPER = {"integrated_gradients": 0.9997, "attribution_patching": None}
-"""Means over the paper's five seeds (appendix C); its values for attribution patching are lost, three of five negative."""
+"""Means over the paper's five seeds (appendix C); those of attribution patching are lost, three of five negative."""
+APPENDIX_D = pd.DataFrame(
+    {
+        "measured": [6.04, 6.02, 5.10, 5.37, 5.56, 5.52],
+        "attribution_patching": [0.15, 0.03, 0.01, 0.12, 0.06, 0.37],
+        "integrated_gradients": [5.87, 5.97, 5.01, 5.27, 5.31, 5.36],
+    },
+    index=[f"layer{n}" for n in range(6)],
+)
+"""The paper's effects of pythia-70m-seed1's blocks, nats; its baseline loss and its two correlations are lost."""
 POINTS = (4, 32, 128, 512)
 
 
+def paper_pearson(predictor):
+    """The correlation that appendix D lost, of its own six rows."""
+    return float(np.corrcoef(APPENDIX_D[predictor], APPENDIX_D["measured"])[0, 1])
+
+
 def tabulate(records):
-    """Every measurement, its mean over seeds with the paper's, and the judged contrast of the predictors."""
+    """Every measurement, its mean over seeds with the paper's, and the judged contrasts of the predictors."""
     rows = tidy("b3", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     means = aggregate(rows, EXTRA)
-    main = (means["metric"] == "predictor_pearson") & (means["cohort"] == "A")
-    means.loc[main, "paper"] = means.loc[main, "predictor"].map(PAPER)
+    correlations = means["metric"] == "predictor_pearson"
+    toy, language = correlations & (means["cohort"] == "A"), correlations & (means["ablated"] == "stream")
+    means.loc[toy, "paper"] = means.loc[toy, "predictor"].map(PAPER)
+    means.loc[language, "paper"] = means.loc[language, "predictor"].map(paper_pearson)
     return judged("b3", rows, means)
 
 
 def pivot(table):
-    """One row per model, then the means of each cohort: both correlations and the completeness errors."""
+    """Correlations and completeness errors by cohort, each seed and their mean; effects by block; the paper's."""
     lines = []
-    for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"]):
-        lines.append({"cohort": cohort, "seed": f"{seed:.0f}", **_line(part)})
-    for cohort, part in means_of(table).groupby("cohort", sort=False):
-        lines.append({"cohort": cohort, "seed": f"mean of {int(part['n'].max())}", **_line(part)})
-    return pd.DataFrame(lines)
+    for name, part in _ablations(table[table["seed"].notna()]):
+        losses = select(table, {"metric": "cross_entropy", "cohort": name["cohort"]})
+        for seed, mine in part.groupby("seed"):
+            lines.append({**name, "seed": f"{seed:.0f}", "loss": cell(select(losses, {"seed": seed})), **_line(mine)})
+    for name, part in _ablations(means_of(table)):
+        loss = cell(select(means_of(table), {"metric": "cross_entropy", "cohort": name["cohort"]}))
+        lines.append({**name, "seed": f"mean of {int(part['n'].max())}", "loss": loss, **_line(part)})
+    for name, part in _ablations(means_of(table)):
+        if name["ablated"] != "–":
+            lines += [{**name, **line} for line in _blocks(part)]
+    for block, row in APPENDIX_D.iterrows():
+        effects = {"measured": row["measured"], **{NAMES[p]: row[p] for p in NAMES}}
+        paper = {"model": "paper", "cohort": "pythia-70m-seed1", "component": block}
+        lines.append({**paper, **{name: f"{value:.2f}" for name, value in effects.items()}})
+    return pd.DataFrame(lines).fillna("–")
 
 
 def plot(table):
-    """Predicted against measured effects of every component and seed, and the completeness error against path points."""
+    """Predicted against measured effects: the toy's components, the language model's blocks; completeness by points."""
     seeds = table[table["seed"].notna()]
-    figure, axes = f.panels(3, width=4.0, height=3.6, sharey=False)
-    effects = select(seeds, {"metric": "effect"})
-    real = effects[effects["predictor"].isna()].set_index(["cohort", "seed", "component"])["value"]
-    for axis, (predictor, colour) in zip(
-        axes, (("integrated_gradients", f.BLUE), ("attribution_patching", f.RED)), strict=False
-    ):
-        part = select(effects, {"predictor": predictor}).set_index(["cohort", "seed", "component"])["value"]
-        axis.plot(real.reindex(part.index), part, "o", color=colour, markersize=4, alpha=0.7)
-        top = float(real.max())
-        axis.plot([0, top], [0, top], ":", color=f.GREY, linewidth=1)
-        axis.set(title=NAMES[predictor], xlabel="measured rise of the loss, nats")
-    axes[0].set_ylabel("predicted rise of the loss, nats")
-    errors = axes[2]
-    means = select(means_of(table), {"metric": "completeness_error"})
-    for (cohort, part), colour in zip(means.groupby("cohort"), (f.BLUE, f.ORANGE), strict=False):
-        part = part.sort_values("points")
-        errors.plot(part["points"], part["value"], "o-", color=colour, markersize=4, label=f"cohort {cohort}")
-    errors.set(xscale="log", yscale="log", xlabel="points on the path", ylabel="largest completeness error, nats")
-    errors.legend(fontsize=7)
+    figure, axes = f.panels(5, width=4.0, height=3.6, columns=3, sharey=False)
+    toy = seeds[seeds["ablated"].isna()]
+    for axis, predictor in zip(axes, NAMES, strict=False):
+        _scatter(axis, toy, predictor)
+        axis.set(title=f"Dyck-3: {NAMES[predictor]}", xlabel="measured rise of the loss, nats")
+    for axis, ablated in zip(axes[2:], ("stream", "update"), strict=False):
+        for predictor in NAMES:
+            _scatter(axis, select(seeds, {"ablated": ablated}), predictor)
+            if ablated == "stream":
+                axis.plot(
+                    APPENDIX_D["measured"],
+                    APPENDIX_D[predictor],
+                    "s",
+                    color=COLOURS[predictor],
+                    markerfacecolor="none",
+                    markersize=6,
+                    label=f"paper, {NAMES[predictor]}",
+                )
+        axis.set(title=f"language model, {ablated} of a block", xlabel="measured rise of the loss, nats")
+        if axis.lines:
+            axis.legend(fontsize=6)
+    for axis in (axes[0], axes[3]):
+        axis.set_ylabel("predicted rise of the loss, nats")
+    _errors(axes[4], select(means_of(table), {"metric": "completeness_error"}))
     return figure
+
+
+def _ablations(frame):
+    """Model, cohort and what is ablated there, with its rows."""
+    rows = frame[frame["metric"] != "cross_entropy"]
+    for (model, cohort, ablated), part in rows.groupby(["model", "cohort", "ablated"], dropna=False, sort=False):
+        yield {"model": model, "cohort": cohort, "ablated": "–" if pd.isna(ablated) else ablated}, part
 
 
 def _line(part):
     line = {}
     for predictor, name in NAMES.items():
-        found = select(part, {"metric": "predictor_pearson", "predictor": predictor})
-        line[f"r, {name}"] = interval(*found[["value", "ci_low", "ci_high"]].iloc[0], digits=4)
-    paper = select(part, {"metric": "predictor_pearson", "predictor": "integrated_gradients"})["paper"].iloc[0]
-    line["paper's r"] = "–" if pd.isna(paper) else f"{paper:.4f} vs negative in 3 of 5"
+        line[f"r, {name}"] = cell(select(part, {"metric": "predictor_pearson", "predictor": predictor}), digits=4)
+    line["paper's r"] = _paper(select(part, {"metric": "predictor_pearson"}))
+    for predictor, name in NAMES.items():
+        share = select(part, {"metric": "predicted_share", "predictor": predictor})
+        line[f"|predicted / measured|, {name}"] = cell(share, digits=4)
     for points in POINTS:
         found = select(part, {"metric": "completeness_error", "points": points})
         line[f"error, {points} points"] = (
             scientific(*found[["value", "ci_low", "ci_high"]].iloc[0]) if len(found) else "–"
         )
     return line
+
+
+def _paper(correlations):
+    paper = correlations.dropna(subset=["paper"]).set_index("predictor")["paper"]
+    if paper.empty:
+        return "–"
+    other = paper.get("attribution_patching")
+    said = "negative in 3 of 5" if other is None else f"{other:.4f} (of its six rows)"
+    return f"{paper['integrated_gradients']:.4f} vs {said}"
+
+
+def _blocks(part):
+    """Every block's effect, measured and predicted."""
+    effects = select(part, {"metric": "effect"})
+    for block, rows in effects.groupby("component", sort=False):
+        line = {"seed": f"mean of {int(rows['n'].max())}", "component": block}
+        line["measured"] = cell(rows[rows["predictor"].isna()])
+        for predictor, name in NAMES.items():
+            line[name] = interval(*select(rows, {"predictor": predictor})[["value", "ci_low", "ci_high"]].iloc[0])
+        yield line
+
+
+def _scatter(axis, rows, predictor):
+    """Predicted against measured effects of every model there is, with the diagonal."""
+    effects = select(rows, {"metric": "effect"}).set_index(["cohort", "seed", "component"])
+    real = effects.loc[effects["predictor"].isna(), "value"]
+    part = effects.loc[effects["predictor"] == predictor, "value"]
+    if part.empty:
+        return
+    axis.plot(
+        real.reindex(part.index), part, "o", color=COLOURS[predictor], markersize=4, alpha=0.7, label=NAMES[predictor]
+    )
+    top = float(real.max())
+    axis.plot([0, top], [0, top], ":", color=f.GREY, linewidth=1)
+
+
+def _errors(axis, means):
+    lines = means.groupby(["cohort", "ablated"], dropna=False, sort=False)
+    for ((cohort, ablated), part), colour in zip(lines, (f.BLUE, f.ORANGE, "black", f.GREEN, f.PURPLE), strict=False):
+        part = part.sort_values("points")
+        label = f"cohort {cohort}" if pd.isna(ablated) else f"{cohort}, {ablated}"
+        axis.plot(part["points"], part["value"], "o-", color=colour, markersize=4, label=label)
+    axis.set(xscale="log", yscale="log", xlabel="points on the path", ylabel="largest completeness error, nats")
+    if len(means):
+        axis.legend(fontsize=7)

@@ -10,7 +10,7 @@ from gaugeport.compose import compose_config, from_config
 from gaugeport.loading import load_model
 from gaugeport.rotation import subject_saes, subjects
 from gaugeport.store import Store
-from gaugeport.training.stages import base_key, base_stage, initialised, pretraining_stage
+from gaugeport.training.stages import base_key, base_stage, data_key, initialised, pretraining_stage
 from gaugeport.workflows import checkpoints, universality
 
 DYCK = ("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64", "task.cohort=A")
@@ -73,10 +73,15 @@ def test_a_seed_is_not_compared_with_itself_and_cohorts_have_their_models():
         checkpoints.stages(job("task.cohort=runs", experiment="checkpoints"))
 
 
-def test_the_hub_has_a_repository_a_seed_counted_from_one():
-    j = job("model=pythia_seeds", "seed=3")
-    assert subjects.seeded(j, "anchor").model.hub_id == "EleutherAI/pythia-70m-seed1"
-    assert subjects.seeded(j, "other").model.hub_id == "EleutherAI/pythia-70m-seed4"
+def test_the_hub_has_a_repository_a_seed_counted_from_one_and_one_tokenizer():
+    chosen = ["experiment=sae_universality", "profile=paper", "seed=3"]
+    j = from_config(compose_config(chosen), chosen).job
+    ids = [base_key(subjects.seeded(j, end))["model"]["hub_id"] for end in subjects.ENDS]
+    assert ids == ["EleutherAI/pythia-70m-seed1", "EleutherAI/pythia-70m-seed4"]
+    assert data_key(j)["tokenizer"]["hub_id"] == "EleutherAI/pythia-70m-seed1"
+    alone = [*chosen, "model=pythia"]
+    with pytest.raises(ValueError, match="one model for all seeds"):
+        from_config(compose_config(alone), alone)
 
 
 def test_saes_of_one_initialisation_are_of_one_and_others_are_not():

@@ -73,10 +73,15 @@ def integrated_gradients(
 
     Raises ``ValueError`` for fewer than one step.
     """
+    points = midpoints(steps)
+    return {e: _along(model, ids, labels, e, means, points) for e in patched}
+
+
+def midpoints(steps: int) -> list[float]:
+    """Of ``steps`` equal parts of the path from the mean (0) to the clean value (1). Raises ``ValueError`` below one."""
     if steps < 1:
         raise ValueError(f"steps={steps}; allowed: 1 or more points on the path")
-    points = [(k + 0.5) / steps for k in range(steps)]
-    return {e: _along(model, ids, labels, e, means, points) for e in patched}
+    return [(k + 0.5) / steps for k in range(steps)]
 
 
 def _along(

@@ -1,7 +1,7 @@
 """Whether checkpoints are independent: an audit of files, made before anything is claimed of seeds.
 
-Published branches contain duplicates and mislabelled files, and a 'seed' that is another's later checkpoint agrees with it
-for no interesting reason. Three things give two models away:
+Published branches contain duplicates and mislabelled files, and a 'seed' that is another's later checkpoint agrees with
+it for no interesting reason. Three things give two models away:
 
 - bit-identical tensors, whatever they are called: *duplicates*;
 - a cosine of their weights far from 0. Weights of independent runs are uncorrelated, so that ‖θ − θ'‖/√(‖θ‖‖θ'‖) is √2
@@ -10,8 +10,8 @@ for no interesting reason. Three things give two models away:
   permutation or a rotation of the stream, heads or neurons in another order) has weights as far away as those of an
   independent run, and computes the same.
 
-This compares files, not functions: a copy with its gains folded, or with neurons scaled, passes. Tensors that are equal by
-construction count in nothing, and are named: those that the caller says are shared, buffers, and constant ones (unit
+This compares files, not functions: a copy with its gains folded, or with neurons scaled, passes. Tensors that are equal
+by construction count in nothing, and are named: those that the caller says are shared, buffers, and constant ones (unit
 norms, biases never trained).
 """
 
@@ -97,9 +97,10 @@ def check_independent(
         found = pair.verdict(largest_cosine)
         if found != "independent":
             raise ValueError(
-                f"{first} and {second} are not independent but {found}: {len(pair.identical)} of {pair.counted} tensors "
-                f"bit-identical, cosine of the weights {pair.cosine:.3g}, singular values apart by {pair.spectrum[1]:.1e}; "
-                f"allowed: a cosine up to {largest_cosine}, tensors equal by construction named as shared"
+                f"{first} and {second} are not independent but {found}: {len(pair.identical)} of {pair.counted} "
+                f"tensors bit-identical, cosine of the weights {pair.cosine:.3g}, singular values "
+                f"{pair.spectrum[1]:.1e} apart; allowed: a cosine up to {largest_cosine}, and tensors equal by "
+                "construction named as shared"
             )
 
 
@@ -140,7 +141,7 @@ def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> Pair
 
 
 def apart(first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]) -> tuple[float, float]:
-    """Cosine and relative distance ‖θ − θ'‖/√(‖θ‖‖θ'‖) of the named tensors taken together, in float64; NaN of nothing."""
+    """Cosine and relative distance ‖θ − θ'‖/√(‖θ‖‖θ'‖) of the named tensors together, in float64; NaN of nothing."""
     dot = one = two = 0.0
     for name in names:
         x, y = (side[name].detach().double().flatten().cpu() for side in (first, second))

@@ -34,6 +34,7 @@ from gaugeport.training.stages import (
     base_key,
     data_stage,
     heldout_rows,
+    hub_id,
     pretraining_stage,
     run_checkpoints,
     run_key,
@@ -99,9 +100,8 @@ def model_stages(job: Job) -> tuple[str, ...]:
 
 
 def seeded(job: Job, end: End) -> Job:
-    """The job with the seed of one end; a hub id may hold ``{seed}``, which counts from 1 (Pythia's do)."""
-    seed = seed_of(job, end)
-    return replace(job, seed=seed, model=replace(job.model, hub_id=job.model.hub_id.format(seed=seed + 1)))
+    """The job with the seed of one end."""
+    return replace(job, seed=seed_of(job, end))
 
 
 def subject_key(job: Job, end: End, step: int | None = None) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def load_subject(job: Job, store: Store, end: End, step: int | None = None) -> S
     mine = seeded(job, end)
     if job.model.from_hub and job.task["cohort"] == "seeds":
         revision = job.model.revision if step is None else f"step{step}"
-        model = load_model(mine.model.hub_id, revision=revision, dtype=torch.float32, device=device())
+        model = load_model(hub_id(mine, mine.seed), revision=revision, dtype=torch.float32, device=device())
     else:
         model = load_model(_folder(job, store, end, step), dtype=torch.float32, device=device())
     return _language(job, store, model)

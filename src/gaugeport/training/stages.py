@@ -46,8 +46,9 @@ def base_stage(job: Job, store: Store) -> Path:
         return Path(job.model.path)
 
     def from_hub(folder: Path) -> None:
-        load_model(job.model.hub_id, revision=job.model.revision).save_pretrained(folder)
-        load_tokenizer(job.model.hub_id, revision=job.model.revision).save_pretrained(folder)
+        source = hub_id(job, job.seed)
+        load_model(source, revision=job.model.revision).save_pretrained(folder)
+        load_tokenizer(source, revision=job.model.revision).save_pretrained(folder)
 
     build = from_hub if job.model.from_hub else lambda folder: _pretrain(job, store, folder, keep=1)
     return store.ensure("base", base_key(job), build, resumable=True)
@@ -107,17 +108,22 @@ def run_checkpoints(job: Job, store: Store, run: str) -> dict[int, Path]:
     return checkpoints(run_stage(job, store, run))
 
 
+def hub_id(job: Job, seed: int) -> str:
+    """The repository of a training seed: ``{seed}`` in ``model.hub_id`` counts from 1. All seeds share seed 0's tokenizer."""
+    return job.model.hub_id.format(seed=seed + 1)
+
+
 def data_key(job: Job) -> dict[str, Any]:
     """What decides the rows: the texts and the tokenizer."""
     data = counted(asdict(job.data), "path")
     files = {k: v for k, v in contents(job).items() if not k.startswith("task.")}  # those decide measurements alone
-    return {"data": data, "tokenizer": _model_identity(job) if _pretrained(job) else "mini", "files": files}
+    return {"data": data, "tokenizer": _model_identity(job, 0) if _pretrained(job) else "mini", "files": files}
 
 
 def base_key(job: Job) -> dict[str, Any]:
     """What decides the base model."""
     if _pretrained(job):
-        return {"model": _model_identity(job)}
+        return {"model": _model_identity(job, job.seed)}
     return {
         "architecture": job.model.architecture,
         "data": data_key(job),
@@ -141,17 +147,17 @@ def _pretrained(job: Job) -> bool:
     return job.model.path is not None or job.model.from_hub
 
 
-def _model_identity(job: Job) -> dict[str, Any]:
+def _model_identity(job: Job, seed: int) -> dict[str, Any]:
     if job.model.path is not None:
         return {"files": contents(job)["model.path"]}
-    return {"hub_id": job.model.hub_id, "revision": job.model.revision}
+    return {"hub_id": hub_id(job, seed), "revision": job.model.revision}
 
 
 def _tokenizer(job: Job) -> PreTrainedTokenizerBase:
     if job.model.path is not None:
         return load_tokenizer(job.model.path)
     if job.model.from_hub:
-        return load_tokenizer(job.model.hub_id, revision=job.model.revision)
+        return load_tokenizer(hub_id(job, 0), revision=job.model.revision)
     if job.data.name == "mini":
         return corpus.mini_tokenizer()
     return corpus.word_tokenizer(_corpus(job.data).texts("train"))

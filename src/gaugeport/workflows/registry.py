@@ -8,25 +8,40 @@ from pathlib import Path
 from typing import Any
 
 from gaugeport.job import Job
+from gaugeport.rotation import subject_saes, subjects
 from gaugeport.rotation.cohorts import ANCHOR, model_key, model_stage
 from gaugeport.stages import evidence_key, evidence_stage
 from gaugeport.store import Store
 from gaugeport.training.saes import sae_key, sae_stage
-from gaugeport.training.stages import base_key, base_stage, data_key, data_stage, run_key, run_stage
+from gaugeport.training.stages import (
+    base_key,
+    base_stage,
+    data_key,
+    data_stage,
+    pretraining_stage,
+    run_key,
+    run_stage,
+)
 from gaugeport.workflows import (
     adamw_resume,
     audit,
+    blocks,
+    checkpoints,
     confidence,
     dyck,
     dyck_lenses,
     dyck_pairs,
+    haar,
     head_to_head,
+    independence,
     indices,
     lists,
     merge,
     recovery,
+    regimes,
     sae,
     steering,
+    universality,
     untrained,
 )
 from gaugeport.workflows.transfer import other_job, stages_of
@@ -74,6 +89,14 @@ WORKFLOWS = {
     "lenses": Workflow(dyck.own_stages, dyck_lenses.measure_lenses),
     "dictionaries": Workflow(dyck.own_stages, dyck_lenses.measure_dictionaries),
     "lengths": Workflow(dyck.own_stages, dyck.measure_lengths),
+    "regimes": Workflow(regimes.stages, regimes.measure),
+    "universality": Workflow(universality.stages, universality.measure),
+    "firing": Workflow(universality.firing_stages, universality.measure_firing),
+    "haar": Workflow(haar.stages, haar.measure_haar),
+    "haar_power": Workflow(_none, haar.measure_power),
+    "checkpoints": Workflow(checkpoints.stages, checkpoints.measure),
+    "blocks": Workflow(blocks.stages, blocks.measure),
+    "independence": Workflow(independence.stages, independence.measure),
 }
 """Task name -> workflow."""
 
@@ -112,6 +135,25 @@ STAGES = {
         "replica",
         lambda job: model_key(job, job.seed),
         lambda job, store: model_stage(job, store, job.seed),
+    ),
+    "pretraining_anchor": Stage(
+        "pretraining",
+        "pretraining of the anchor",
+        lambda job: base_key(subjects.seeded(job, "anchor")),
+        lambda job, store: pretraining_stage(subjects.seeded(job, "anchor"), store),
+    ),
+    "pretraining": Stage("pretraining", "pretraining", base_key, pretraining_stage),
+    "anchor_saes": Stage(
+        "subject_saes",
+        "SAEs of the anchor",
+        lambda job: subject_saes.saes_key(job, "anchor"),
+        lambda job, store: subject_saes.saes_stage(job, store, "anchor"),
+    ),
+    "other_saes": Stage(
+        "subject_saes",
+        "SAEs",
+        lambda job: subject_saes.saes_key(job, "other"),
+        lambda job, store: subject_saes.saes_stage(job, store, "other"),
     ),
     "lists_A": Stage(
         "lists",

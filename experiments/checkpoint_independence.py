@@ -1,0 +1,126 @@
+"""Table b12: whether the seeds that other tables compare are independent models: files, weights, singular values."""
+
+import pandas as pd
+
+from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
+from gaugeport.report.render import interval
+from gaugeport.report.subjects import COHORTS
+from gaugeport.report.tidy import aggregate, means_of, select, tidy
+
+TITLE = (
+    "b12 independence of the checkpoints, each seed against seed 0 of its cohort. Identical: tensors bit for bit the "
+    "same, whatever they are called, those equal by construction (frozen and shared, constant, buffers) left out; "
+    "distance: ‖θ − θ'‖/√(‖θ‖‖θ'‖) over weight matrices, √2 = 1.414 between independent models; singular "
+    "values: of the matrix in which they differ most, 0 for a copy in other coordinates; step 0: distance "
+    "in units of its norm, and what the two initialisations are; caught from: share of its own run from which on a "
+    "checkpoint is told to be of that run"
+)
+EXTRA = ["cohort", "compared", "tensor", "end", "status", "digest"]
+BY = ["cohort", "compared", "end"]
+NUMBERS = {
+    "distance": {"metric": "relative_distance", "compared": "models"},
+    "cosine": {"metric": "weight_cosine", "compared": "models"},
+    "cosine of updates": {"metric": "update_cosine"},
+    "singular values": {"metric": "spectrum_distance", "compared": "models"},
+    "from step 0": {"metric": "distance_to_start", "end": "other"},
+    "cosine to step 0": {"metric": "cosine_to_start", "end": "other"},
+}
+ROOT_TWO = 2**0.5
+LARGEST_COSINE = 0.5
+"""What ``task.largest_cosine`` is unless it is set."""
+
+
+def tabulate(records):
+    """Every measurement, and its mean over pairs: of a tensor, where it is one."""
+    rows = tidy("b12", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
+    tensors = rows["tensor"].notna() & (rows["metric"] != "spectrum_distance")
+    means = pd.concat([aggregate(rows[~tensors], BY), aggregate(rows[tensors], [*BY, "tensor"])], ignore_index=True)
+    return judged("b12", rows, means)
+
+
+def pivot(table):
+    """One row per pair with its verdict, then the means of each cohort."""
+    seeds, lines = table[table["seed"].notna()], []
+    for (model, cohort), whole in seeds.groupby(["model", "cohort"], sort=False):
+        for seed, part in whole.groupby("seed"):
+            named = {"model": model, "cohort": cohort, "seed": f"{seed:.0f}", "file": part["digest"].iloc[0]}
+            lines.append({**named, **_texts(part), **_numbers(part), "verdict": verdict(whole, seed)})
+    for (model, cohort), part in means_of(table).groupby(["model", "cohort"], sort=False):
+        named = {"model": model, "cohort": cohort, "seed": f"mean of {int(part['n'].max())}"}
+        lines.append({**named, **_numbers(part)})
+    return pd.DataFrame(lines).fillna("–")
+
+
+def verdict(cohort, seed):
+    """What a seed of a cohort's rows is to seed 0; and which other seeds have its very file."""
+    digests = cohort.dropna(subset=["digest"]).drop_duplicates("seed").set_index("seed")["digest"]
+    twins = [f"{s:.0f}" for s in digests.index[digests == digests[seed]] if s != seed]
+    if twins:
+        return f"duplicate of seed {', '.join(twins)}"
+    return _status(select(cohort, {"seed": seed, "compared": "models"}))
+
+
+def caught_from(part):
+    """Least share of the run from which on every own checkpoint is found not to be independent; None where none is."""
+    own = select(part, {"compared": "own checkpoint", "metric": "independent"}).sort_values("step", ascending=False)
+    caught = own[(own["value"] == 0).astype(int).cummin() == 1]
+    return None if caught.empty else caught["step"].min() / own["step"].max()
+
+
+def plot(table):
+    """Cosine with the own run's checkpoints and with seed 0; relative distances; distances of singular values."""
+    seeds = table[table["seed"].notna()]
+    figure, axes = f.panels(3, width=4.6, height=3.8, sharey=False)
+    cohorts = list(dict.fromkeys(seeds["cohort"]))
+    for x, (cohort, colour) in enumerate(zip(cohorts, (f.BLUE, f.ORANGE, "black", f.GREEN), strict=False)):
+        mine = select(seeds, {"cohort": cohort})
+        own = select(mine, {"compared": "own checkpoint", "metric": "weight_cosine"})
+        for k, (_, run) in enumerate(own.groupby("seed")):
+            run = run.sort_values("step")
+            label = COHORTS[cohort] if k == 0 else None
+            share = run["step"] / run["step"].max()
+            axes[0].plot(share, run["value"], "o-", color=colour, markersize=3, linewidth=1, alpha=0.7, label=label)
+        across = select(mine, {"compared": "models", "metric": "weight_cosine"})["value"]
+        axes[0].plot([1.06 + 0.03 * x] * len(across), across, "_", color=colour, markersize=8)
+        apart = select(mine, {"compared": "own checkpoint", "metric": "relative_distance"})["value"]
+        axes[1].plot([x] * len(apart), apart, "x", color=colour, markersize=4)
+        for axis, metric in ((axes[1], "relative_distance"), (axes[2], "spectrum_distance")):
+            for compared, fill, shift in (("models", colour, -0.12), ("initialisations", "white", 0.12)):
+                values = select(mine, {"compared": compared, "metric": metric})["value"]
+                axis.plot([x + shift] * len(values), values, "o", color=colour, markerfacecolor=fill, markersize=5)
+    axes[0].axhline(LARGEST_COSINE, color=f.GREY, linestyle="--", linewidth=1)
+    axes[0].set(xlabel="share of the run (bars on the right: with seed 0)", ylabel="cosine of the weights")
+    axes[0].legend(fontsize=7)
+    axes[1].axhline(ROOT_TWO, color=f.GREY, linestyle="--", linewidth=1)
+    axes[1].set(ylabel="‖θ − θ'‖ / √(‖θ‖‖θ'‖)", title="seed 0, own checkpoints (×)", ylim=(0, 1.6))
+    axes[2].set(title="seed 0 (hollow: initialisations)", ylabel="relative distance of singular values", yscale="log")
+    for axis in axes[1:]:
+        axis.set_xticks(range(len(cohorts)), [COHORTS[c] for c in cohorts], rotation=20, fontsize=7)
+    return figure
+
+
+def _texts(part):
+    models = select(part, {"compared": "models"})
+    built = select(models, {"metric": "equal_by_construction"})
+    counts = built["status"].value_counts()
+    share = caught_from(part)
+    return {
+        "identical": f"{select(models, {'metric': 'identical_share'})['value'].iloc[0]:.2f}",
+        "equal by construction": ", ".join(f"{n} {why}" for why, n in counts.items()) or "none",
+        "initialisations": _status(select(part, {"compared": "initialisations"})),
+        "caught from": "–" if share is None else f"{share:.2f}",
+    }
+
+
+def _numbers(part):
+    line = {}
+    for name, where in NUMBERS.items():
+        found = select(part, where)
+        digits = 4 if "cosine" in name or "singular" in name else 3
+        line[name] = interval(*found[["value", "ci_low", "ci_high"]].iloc[0], digits) if len(found) else "–"
+    return line
+
+
+def _status(part):
+    return select(part, {"metric": "independent"})["status"].iloc[0]
