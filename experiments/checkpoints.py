@@ -6,7 +6,7 @@ from gaugeport.report import figures as f
 from gaugeport.report.claims import judged
 from gaugeport.report.render import cell
 from gaugeport.report.subjects import GROUPS, by_site, named
-from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
+from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
     "b9 checkpoints of one run: an SAE of an early checkpoint (source) on the last one, explained variance of held-out "
@@ -56,14 +56,15 @@ def plot(table):
     figure, axes = f.panels(2 * len(parts), width=4.4, columns=2, sharey=False)
     for (here, there), ((model, _, cohort), part) in zip(zip(axes[::2], axes[1::2], strict=True), parts, strict=True):
         sites = list(part.sort_values("site", key=by_depth)["site"].unique())
-        middle = select(part, {"site": sites[len(sites) // 2], "metric": "explained_variance_by_step"})
+        at = middle_site(sites) if any(site.startswith("block") for site in sites) else "resid_mid_1"
+        middle = select(part, {"site": at, "metric": "explained_variance_by_step"})
         for group, (name, colour) in GROUPS.items():
             for route, style in (("endpoint", "-"), ("trajectory", ":")):
                 rows = select(middle, {"group": group, "route": route}).sort_values("step")
                 if len(rows):
                     shown = name if route == "endpoint" else f"{name}, composed"
                     here.plot(rows["step"], rows["value"], style, color=colour, marker="o", markersize=3, label=shown)
-        here.set(title=f"{named(model, cohort)}, {sites[len(sites) // 2]}", xlabel="step", ylabel="explained variance")
+        here.set(title=f"{named(model, cohort)}, {at}", xlabel="step", ylabel="explained variance")
         here.legend(fontsize=6)
         distances = select(part, {"metric": "distance_from_identity"})
         for site, colour in zip(sites, (f.GREY, f.SKY, f.BLUE, f.GREEN, f.ORANGE, f.RED, f.PURPLE), strict=False):

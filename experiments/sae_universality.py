@@ -70,8 +70,8 @@ def plot(table):
         axis.tick_params(axis="x", rotation=30, labelsize=7)
         axis.set(title=title)
         axis.axhline(0, color=f.GREY, linewidth=0.5)
-    axes[0].set(ylabel="explained variance", ylim=(-1.05, 1.04))
-    axes[0].legend(fontsize=6)
+    axes[0].set(ylabel="explained variance", ylim=(-0.3, 1.04))
+    axes[0].legend(fontsize=6, loc="lower center", ncols=2)
     last, first = axes[len(parts)], means[means["model"] == "pythia"]
     curve = select(first if len(first) else means, {"metric": "explained_variance_by_tokens"})
     sites = [s for s in curve["site"].unique() if s.startswith("block")]
