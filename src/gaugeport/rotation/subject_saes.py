@@ -72,5 +72,8 @@ def initial_sae(job: Job, site: str, init: str, width: int) -> Any:
 
 
 def check_saes(job: Job) -> None:
-    """Raises ``ValueError`` for settings of SAEs that cannot be, before anything is trained."""
-    expanded(job.task["sae"], job.model.architecture.get("hidden_size", 1), job.task["expansion"])
+    """Raises ``ValueError`` for settings of SAEs that cannot be, before anything is trained.
+
+    How many latents a model of the user's own has, its width says later.
+    """
+    expanded(job.task["sae"], job.model.architecture.get("hidden_size", job.task["sae"]["k"]), job.task["expansion"])

@@ -28,6 +28,7 @@ def stages(job: Job) -> tuple[str, ...]:
     """The run. Raises ``ValueError`` for a cohort of fine-tuning runs: paper A's tables are about those."""
     if job.task["cohort"] == "runs":
         raise ValueError("task.cohort=runs has no pretraining to follow; allowed: A, B, seeds")
+    subject_saes.check_saes(job)
     if subjects.is_dyck(job):
         return own_stages(job)
     return ("data",) if job.model.from_hub else ("data", "pretraining")

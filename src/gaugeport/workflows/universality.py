@@ -30,8 +30,9 @@ GROUPS = (RAW, TRANSLATION, *FITS)
 
 
 def firing_stages(job: Job) -> tuple[str, ...]:
-    """Both models and the anchor's SAEs. Raises ``ValueError`` for the anchor with itself."""
+    """Both models and the anchor's SAEs. Raises ``ValueError`` for the anchor with itself, and SAEs that cannot be."""
     subjects.check_pair(job)
+    subject_saes.check_saes(job)
     return (*subjects.model_stages(job), "anchor_saes")
 
 
@@ -69,7 +70,6 @@ def measure_firing(job: Job, store: Store) -> list[Row]:
 
 def pairs(job: Job, store: Store) -> Iterator[tuple[str, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
     """Site by site, the streams of anchor and other on the tokens to fit on, and on those to measure on."""
-    subject_saes.check_saes(job)
     ends = subjects.load_pair(job, store)
     fit = [end.streams("fit", max(job.task["tokens"])) for end in ends]
     test = [end.streams("test", job.task["test_tokens"]) for end in ends]
