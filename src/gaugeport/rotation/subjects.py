@@ -45,8 +45,6 @@ LANGUAGE_COHORTS = ("seeds", "runs")
 COHORTS = (*cohorts.COHORTS, *LANGUAGE_COHORTS)
 End = Literal["anchor", "other"]
 ENDS: tuple[End, End] = ("anchor", "other")
-PARTS = ("sae", "fit", "test")
-"""Tokens to train SAEs on, to fit maps on, to measure on: of other documents, or drawn apart."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ class Subject:
     """A model in evaluation mode with its residual ``sites`` in order of depth.
 
     ``streams(part, tokens)`` gives site -> float32[tokens, d] on the CPU: the same tokens in the same order for every
-    model of the cohort, all sites from one pass.
+    model of the cohort, all sites from one pass. The parts, of other documents or drawn apart: ``sae`` to train SAEs on,
+    ``fit`` to fit maps on, ``test`` to measure on.
     """
 
     model: PreTrainedModel
