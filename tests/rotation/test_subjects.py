@@ -79,6 +79,9 @@ def test_the_hub_has_a_repository_a_seed_counted_from_one_and_one_tokenizer():
     ids = [base_key(subjects.seeded(j, end))["model"]["hub_id"] for end in subjects.ENDS]
     assert ids == ["EleutherAI/pythia-70m-seed1", "EleutherAI/pythia-70m-seed4"]
     assert data_key(j)["tokenizer"]["hub_id"] == "EleutherAI/pythia-70m-seed1"
+    other = from_config(compose_config([*chosen, "data.documents=99"]), chosen).job
+    assert base_key(j) == base_key(other), "a published model does not depend on our texts"
+    assert subject_saes.saes_key(j, "anchor") != subject_saes.saes_key(other, "anchor"), "what is trained on them does"
     alone = [*chosen, "model=pythia"]
     with pytest.raises(ValueError, match="one model for all seeds"):
         from_config(compose_config(alone), alone)

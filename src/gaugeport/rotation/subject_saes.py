@@ -12,10 +12,12 @@ from typing import Any
 from gaugeport.job import Job
 from gaugeport.rotation.cohorts import ANCHOR
 from gaugeport.rotation.lenses.dictionaries import expanded, train_dictionary, untrained_dictionary
-from gaugeport.rotation.subjects import End, load_subject, subject_key
+from gaugeport.rotation.subjects import End, is_dyck, load_subject, subject_key
 from gaugeport.seeds import derive
 from gaugeport.stages import device
 from gaugeport.store import Store
+from gaugeport.training.saes import ARCHITECTURES
+from gaugeport.training.stages import data_key
 
 SAME, OWN = "same", "own"
 
@@ -41,12 +43,16 @@ def saes_stage(job: Job, store: Store, end: End, step: int | None = None) -> Pat
 
 def saes_key(job: Job, end: End, step: int | None = None) -> dict[str, Any]:
     """What decides one end's SAEs."""
-    architecture = job.task["sae"]["architecture"]
-    sparsity = {"topk": "l1", "standard": "k"}.get(architecture)  # that of the other architecture has no say
+    sae = job.task["sae"]
+    unused = set(ARCHITECTURES.values()) - {ARCHITECTURES.get(sae["architecture"])}  # other architectures' sparsity
+    trained_on = (
+        {"data": data_key(job)} if job.model.from_hub and not is_dyck(job) else {}
+    )  # else the subject's key has it
     return {
         "subject": subject_key(job, end, step),
+        **trained_on,
         "skip_first": job.measurement.skip_first,
-        "sae": {k: v for k, v in job.task["sae"].items() if k != sparsity},
+        "sae": {k: v for k, v in sae.items() if k not in unused},
         "expansion": job.task["expansion"],
         "seeds": {init: sae_seed(job, "", init) for init in inits_of(end, step)},
     }
