@@ -44,7 +44,7 @@ def tabulate(records):
     correlations = means["metric"] == "predictor_pearson"
     toy, language = correlations & (means["cohort"] == "A"), correlations & (means["ablated"] == "stream")
     means.loc[toy, "paper"] = means.loc[toy, "predictor"].map(PAPER)
-    means.loc[language, "paper"] = means.loc[language, "predictor"].map(paper_pearson)
+    means.loc[language, "paper"] = means.loc[language, "predictor"].map(paper_pearson).astype(float)
     return judged("b3", rows, means)
 
 
