@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 from wandb.proto import wandb_internal_pb2
 
@@ -14,11 +15,13 @@ def records(path):
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     at, parts = 7, []
-    while at < len(data):
+    while at + 7 <= len(data):
         if BLOCK - at % BLOCK < 7:
             at += BLOCK - at % BLOCK
             continue
         length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        if at + 7 + length > len(data):
+            return  # still being written
         parts.append(data[at + 7 : at + 7 + length])
         at += 7 + length
         if kind in (FULL, LAST):
@@ -28,11 +31,21 @@ def records(path):
             yield record
 
 
+def ended(path, patience=60.0):
+    """The records of a run that has ended. ``Run.finish`` only *tells* wandb's service to close the file, so its last block
+    may come after the call returns (measured: never on an idle machine, twice in one run of a busy CI)."""
+    end = time.monotonic() + patience
+    while not (found := list(records(path))) or found[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < end, f"{path} has no exit record after {patience:g} s"
+        time.sleep(0.05)
+    return found
+
+
 def read(folder):
     """What an offline run's folder says: its run, its config, its history (a dict per line), summary and artifacts."""
     (path,) = folder.glob("*.wandb")
     run, config, history, summary, artifacts = None, {}, [], {}, []
-    for record in records(path):
+    for record in ended(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run = record.run
