@@ -3,13 +3,15 @@
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from gaugeport.commands.tables import choose, made
+from gaugeport.commands.tables import choose, made, write_tables
+from gaugeport.jobs import job_id
 from gaugeport.report.tables import claims_table
 from gaugeport.report.tidy import select
 from gaugeport.runner import run_all
@@ -49,6 +51,21 @@ def test_every_table_is_what_its_records_say(make, remade, tmp_path):
         numbers = [c for c in theirs.select_dtypes("number")]
         assert_allclose(ours[numbers], theirs[numbers], rtol=1e-5, err_msg=table.id)  # six digits
         pd.testing.assert_frame_equal(ours.drop(columns=numbers), theirs.drop(columns=numbers))
+
+
+@pytest.mark.slow
+def test_the_headline_s_records_alone_make_its_tables_and_figures(remade, tmp_path):
+    (tmp_path / "records").mkdir()
+    chosen = choose([], "mini", True, ["tracker=none", f"paths.outputs={tmp_path}"])
+    for name in {job_id(c.job) for c in chosen.asked}:
+        shutil.copy(remade[0].outputs / "records" / f"{name}.json", tmp_path / "records")
+    tables = made(chosen)
+    assert len(tables) > 10 and set(tables) == set(chosen.wanted) < set(remade[1])
+    *texts, claims, _ = write_tables(chosen, tables, chosen.wanted)
+    assert len(texts) == len(list((tmp_path / "figures").glob("*.png"))) == len(tables)
+    judged = pd.read_csv(tmp_path / "tables" / "claims.csv").set_index("table")["verdict"]
+    for table in tables:
+        assert (judged[[table]] != "not run").any(), f"no claim of {table} is judged"
 
 
 @pytest.mark.slow
