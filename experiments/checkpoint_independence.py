@@ -7,6 +7,7 @@ from gaugeport.report.claims import judged
 from gaugeport.report.render import interval
 from gaugeport.report.subjects import COHORTS
 from gaugeport.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.rotation.independence import LARGEST_COSINE
 
 TITLE = (
     "b12 independence of the checkpoints, each seed against seed 0 of its cohort. Identical: tensors bit for bit the "
@@ -27,8 +28,6 @@ NUMBERS = {
     "cosine to step 0": {"metric": "cosine_to_start", "end": "other"},
 }
 ROOT_TWO = 2**0.5
-LARGEST_COSINE = 0.5
-"""What ``task.largest_cosine`` is unless it is set."""
 
 
 def tabulate(records):

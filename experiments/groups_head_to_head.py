@@ -9,7 +9,7 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "c1 groups head to head: maps of every group fitted on the same tokens (explained variance of held-out tokens; SAE: "
-    "NMSE of A's SAE through the map; retention of B's own sentiment effect; index precision among the top k; means "
+    "NMSE of A's SAE through the map, and of the map there and back with no SAE between; retention of B's own sentiment effect; index precision among the top k; means "
     "over n training seeds)"
 )
 EXTRA = ["target", "tokens"]
@@ -19,7 +19,12 @@ GROUPS = {
     "orthogonal": ("O(d)", "black"),
     "affine": ("affine (ridge)", f.GREEN),
 }
-TASKS = {"sae_nmse": "SAE NMSE", "retention_native": "steering retention", "index_precision": "index precision"}
+TASKS = {
+    "sae_nmse": "SAE NMSE",
+    "round_trip_nmse": "no SAE",
+    "retention_native": "steering retention",
+    "index_precision": "index precision",
+}
 
 
 def tabulate(records):

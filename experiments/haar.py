@@ -102,16 +102,20 @@ def plot(table):
 
 
 def _calibrated(rows):
-    """One p-value per cohort, site and statistic: the mean over pairs against means over as many Haar matrices."""
+    """One p-value per cohort, site and statistic: the mean over pairs against means over as many Haar matrices.
+
+    Cohort A's streams at the input are one and the same, and so is their rotation: a matrix counts once.
+    """
     draws = select(rows, {"metric": "null_draw"})
     mine = rows[rows["metric"].isin(TAILS) & (rows["group"] == "orthogonal")]
     for keys, part in mine.groupby(["model", "setting", "cohort", "site", "width", "haar", "metric"], sort=False):
         where = dict(zip(("model", "setting", "cohort", "site", "width", "haar", "statistic"), keys, strict=True))
         null = select(draws, {k: where[k] for k in ("haar", "width", "statistic")})["value"]
         if len(null):
-            values = (torch.tensor(v.tolist(), dtype=torch.float64) for v in (part["value"], null))
+            distinct = part["value"].round(9).drop_duplicates()
+            values = (torch.tensor(v.tolist(), dtype=torch.float64) for v in (distinct, null))
             p = pooled_p_value(*values, TAILS[where["statistic"]])
-            yield {**where, "metric": "pooled_p_value", "test": "calibrated", "value": p, "n": len(part)}
+            yield {**where, "metric": "pooled_p_value", "test": "calibrated", "value": p, "n": len(distinct)}
 
 
 def _naive(rows):
@@ -123,16 +127,10 @@ def _naive(rows):
         where = dict(zip(("model", "setting", "cohort", "width", "haar"), keys, strict=True))
         null = select(reference, {k: where[k] for k in ("haar", "width")})["value"]
         if len(null):
-            p = naive_p_value(_both_signs(part["value"]), _both_signs(null))
+            p = naive_p_value(*(torch.tensor(x.tolist(), dtype=torch.float64) for x in (part["value"], null)))
             matrices = len(part.groupby(["seed", "site"]))
             of = {"metric": "pooled_p_value", "statistic": "ks_distance", "test": "naive"}
             yield {**where, **of, "value": p, "n": matrices}
-
-
-def _both_signs(angles):
-    """The eigenvalues' angles, given one of each conjugate pair."""
-    theta = torch.tensor(angles.tolist(), dtype=torch.float64)
-    return torch.cat([theta, -theta])
 
 
 def _line(part):
@@ -197,7 +195,7 @@ def _sites(part):
 def _histogram(axis, rows, cohorts):
     angles = select(rows, {"metric": "eigen_angle"})
     for cohort in cohorts:
-        values = select(angles, {"cohort": cohort})["value"]
+        values = select(angles, {"cohort": cohort})["value"].abs()
         axis.hist(values, 24, (0, math.pi), density=True, histtype="step", color=COLOURS[cohort], label=COHORTS[cohort])
     axis.axhline(1 / math.pi, color="black", linestyle=":", linewidth=1, label="Haar")
     axis.set_xticks([0, math.pi / 2, math.pi], ["0", "π/2", "π"])

@@ -7,6 +7,7 @@ from gaugeport.report.claims import judged
 from gaugeport.report.render import cell
 from gaugeport.report.subjects import COHORTS, GROUPS, by_site, named
 from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
+from gaugeport.rotation.steering import FEWEST, REGIMES, share_test
 
 TITLE = (
     "b8 steering regimes: effect of a difference-of-means vector of seed 0 on another seed over its effect on seed 0, at "
@@ -16,8 +17,10 @@ TITLE = (
     "models); cos: of v and R v. Distance: of the class means, in lengths of the stream; known: log-odds that seed 0 itself "
     "gives held-out positive over negative prompts, nats. Over random: effects on seed 0 over those of random directions. "
     "Regimes count pairs and α: clean, ratio 0.8–1.25; partial, smaller; reversed, negative slope; large, beyond 1.25 (the "
-    "paper's inverted); other; none, an effect on seed 0 below 5 standard errors. Rank correlations over vectors, sites "
-    "and α: of share and cosine with −|1 − ratio|"
+    "paper's inverted); lost, no more than random directions have there; other; none, an effect on seed 0 below 5 standard "
+    "errors or 5 times that of random directions. ρ: rank correlation over vectors, sites and α of share or cosine with "
+    "−|1 − ratio|; over vectors and sites (medians over α and pairs) with p by permuting the shares within sites: the "
+    "shares are seed 0's in every pair, so an interval over pairs says nothing of the predictor"
 )
 EXTRA = ["cohort", "vector", "arm", "strength"]
 VECTORS = {
@@ -36,7 +39,7 @@ PAPER = {
     **{("seeds", v): "inverted, 1.8–10" for v in ("sentiment", "name_bias", "number_magnitude")},
 }
 """Ratios and regimes of section 8.6, at strengths lost from the text; on the toy at one site."""
-REGIMES = ("clean", "partial", "reversed", "large", "other", "no_effect")
+PERMUTATIONS = 9999
 CORRELATIONS = {
     "ρ share": "share_transfer_correlation",
     "ρ cosine": "cosine_transfer_correlation",
@@ -75,6 +78,8 @@ def pivot(table):
                     line["paper"] = PAPER[cohort, vector]
                 lines.append({**line, "n": part["seed"].nunique()})
         whole = {name: cell(select(means, {"metric": metric})) for name, metric in CORRELATIONS.items()}
+        whole["ρ share by vector"] = _tested(pairs, "cross")
+        whole["ρ share by vector, matched"] = _tested(pairs, "matched")
         line = {**where, "vector": "all", "site": "all", "regimes": _regimes(pairs), **whole}
         lines.append({**line, "n": pairs["seed"].nunique()})
     return pd.DataFrame(lines).fillna("–")
@@ -176,6 +181,18 @@ def _regimes(pairs):
     found = select(pairs, UNCHANGED)
     counts = {name: found.loc[found["metric"] == f"regime_{name}", "value"].sum() for name in REGIMES}
     return ", ".join(f"{name.replace('no_effect', 'none')} {n:.0f}" for name, n in counts.items() if n) or "–"
+
+
+def _tested(pairs, arm):
+    """Correlation over vectors and sites of share and closeness of the ratio to 1, and its p by permutation."""
+    found = _against(pairs, "pinned_share", arm)
+    found["close"] = -(1 - found["value"]).abs()
+    cells = found.groupby(["vector", "site"], sort=False)[["known", "close"]].median()
+    if len(cells) < FEWEST or cells["known"].nunique() < 2:
+        return "–"
+    sites = list(cells.index.get_level_values("site"))
+    rho, p = share_test(list(cells["known"]), list(cells["close"]), sites, PERMUTATIONS)
+    return f"{rho:.2f} (p {p:.2g}, {len(cells)} cells)"
 
 
 def _against(pairs, metric, arm):

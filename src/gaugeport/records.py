@@ -11,7 +11,16 @@ from typing import Any
 
 from gaugeport.store import write_json
 
-SCHEMA = {"steering_sentiment": 3, "refusal": 3, "head_to_head": 3}
+SCHEMA = {
+    "steering_sentiment": 3,
+    "refusal": 3,
+    "head_to_head": 4,
+    "universality": 3,
+    "regimes": 3,
+    "haar": 3,
+    "haar_power": 3,
+    "independence": 3,
+}
 """By task, 2 for the others. Raised when what a task measures changes; records of another schema are measured anew,
 never read into tables."""
 

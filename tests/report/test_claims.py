@@ -74,10 +74,13 @@ def test_figures_are_matched_in_the_paper_profile_only():
     assert judge(gap(), better, "paper")[0] == "matched"
     assert judge(gap(), short, "paper")[0] == "reproduced"
     assert judge(gap("less", paper=-0.3), [-v for v in better], "paper")[0] == "matched"
+    two_sided = Claim(**{**vars(gap()), "two_sided": True})
+    assert judge(two_sided, near, "paper")[0] == "matched"
+    assert judge(two_sided, better, "paper")[0] == "reproduced", "beyond the figure is no better"
 
 
 def test_a_claim_on_a_chosen_setting_carries_no_verdict():
-    chosen = Claim(**{**vars(gap()), "judged": False})
+    chosen = Claim(**{**vars(gap()), "unjudged": "setting chosen"})
     assert judge(chosen, [0.3] * 5, "mini")[0] == "no verdict (setting chosen)"
 
 

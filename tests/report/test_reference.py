@@ -61,7 +61,7 @@ def test_the_headline_s_records_alone_make_its_tables_and_figures(remade, tmp_pa
         shutil.copy(remade[0].outputs / "records" / f"{name}.json", tmp_path / "records")
     tables = made(chosen)
     assert len(tables) > 10 and set(tables) == set(chosen.wanted) < set(remade[1])
-    *texts, claims, _ = write_tables(chosen, tables, chosen.wanted)
+    *texts, _claims, _ = write_tables(chosen, tables, chosen.wanted)
     assert len(texts) == len(list((tmp_path / "figures").glob("*.png"))) == len(tables)
     judged = pd.read_csv(tmp_path / "tables" / "claims.csv").set_index("table")["verdict"]
     for table in tables:

@@ -112,7 +112,7 @@ def test_tables_b5_and_b7_measure_every_group_at_every_site(store, of):
     sites = list(dict.fromkeys(r["site"] for r in rows))
     for site in sites:
         ev = by_group(rows, site, "explained_variance")
-        assert set(ev) == {"self", "noise", "native", *universality.GROUPS}
+        assert set(ev) == {"self", "noise", "noise_rotated", "principal_axes", "native", *universality.GROUPS}
         assert all(v <= 1 for v in ev.values())
     if of == DYCK:  # the shared boundary
         ev = by_group(rows, "resid_pre_0", "explained_variance")

@@ -42,6 +42,10 @@ def moved(model, gauge):
     return [activations_at(twin, strings.heldout("train", 300, 18, 20, s), "resid_mid_1") for s in (0, 1)]
 
 
+def transfer(sae, fit, fit_b, test, test_b):
+    return list(u.transfer_rows(sae, u.fit_maps(fit, fit_b), u.principal_axes(fit, fit_b, 0), test, test_b, 0))
+
+
 def values(rows, metric="explained_variance"):
     return {r["group"]: r["value"] for r in rows if r["metric"] == metric}
 
@@ -50,7 +54,7 @@ def test_a_planted_rotation_of_a_model_is_undone_by_o_d_alone(home):
     model, fit, test, sae = home
     assert chart_of(model).group == "orthogonal"
     fit_b, test_b = moved(model, Orthogonal.random(WIDTH, noise()))
-    ev = values(u.transfer_rows(sae, u.fit_maps(fit, fit_b), test, test_b, 0))
+    ev = values(transfer(sae, fit, fit_b, test, test_b))
     assert abs(ev["orthogonal"] - ev["self"]) < 1e-4
     assert max(ev[g] for g in ("identity", "translation", "permutation", "signed_permutation")) < ev["self"] - 0.1
     assert ev["noise"] < ev["self"]
@@ -59,17 +63,43 @@ def test_a_planted_rotation_of_a_model_is_undone_by_o_d_alone(home):
 def test_a_planted_signed_permutation_is_undone_by_b_d_and_o_d_but_not_s_d(home):
     model, fit, test, sae = home
     fit_b, test_b = moved(model, SignedPermutation.random(WIDTH, noise(1)))
-    ev = values(u.transfer_rows(sae, u.fit_maps(fit, fit_b), test, test_b, 0))
+    ev = values(transfer(sae, fit, fit_b, test, test_b))
     for group in ("signed_permutation", "orthogonal"):
         assert abs(ev[group] - ev["self"]) < 1e-4
     assert ev["permutation"] < ev["self"] - 0.1
+
+
+def test_gauges_keep_the_whole_stream_there_and_back_and_regressions_do_not(home):
+    _, fit, test, sae = home
+    partner = test + 0.5 * test.std() * torch.randn(test.shape, generator=noise(2))
+    other = fit + 0.5 * fit.std() * torch.randn(fit.shape, generator=noise(3))
+    kept = values(transfer(sae, fit, other, test, partner), "round_trip")
+    assert all(kept[g] == pytest.approx(1, abs=1e-9) for g in kept if g != "affine")
+    assert kept["affine"] < 0.95, "the identity for an SAE would look imperfect through it"
+
+
+def test_aligned_principal_axes_have_the_moments_and_not_the_tokens(home):
+    """Second moments of what arrives are those of A; a token's own partner is what only the fitted rotation finds."""
+    model, fit, test, sae = home
+    fit_b, test_b = moved(model, Orthogonal.random(WIDTH, noise()))
+    for m in u.principal_axes(fit, fit_b, 0):
+        arrived = m.backward(fit_b).double()
+        torch.testing.assert_close(arrived.T.cov(), fit.double().T.cov(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(arrived.mean(0), fit.double().mean(0), rtol=1e-4, atol=1e-5)
+        assert u.round_trip(m, test_b) == pytest.approx(1, abs=1e-6)
+        assert float((arrived - fit).norm() / (fit - fit.mean(0)).norm()) > 0.5
+    ev = values(transfer(sae, fit, fit_b, test, test_b))
+    assert ev["identity"] < ev["principal_axes"] < ev["orthogonal"] - 0.05
+    shuffled = u.principal_axes(fit, fit_b[torch.randperm(len(fit_b), generator=noise(1))], 0)
+    for one, two in zip(shuffled, u.principal_axes(fit, fit_b, 0), strict=True):
+        torch.testing.assert_close(one.backward(test_b), two.backward(test_b), rtol=1e-3, atol=1e-3)
 
 
 def test_maps_fitted_on_all_tokens_explain_what_the_curve_says_at_its_end(home):
     model, fit, test, sae = home
     fit_b, test_b = moved(model, Orthogonal.random(WIDTH, noise()))
     curve = list(u.token_rows(sae, fit, fit_b, test_b, [64, len(fit)]))
-    whole = values(u.transfer_rows(sae, u.fit_maps(fit, fit_b), test, test_b, 0))
+    whole = values(transfer(sae, fit, fit_b, test, test_b))
     for row in curve:
         if row["tokens"] == len(fit):
             assert row["value"] == pytest.approx(whole[row["group"]], abs=1e-9)

@@ -22,7 +22,8 @@ class Claim:
 
     ``where`` fixes the setting and site it is read at (``site: middle``, ``step: last`` are resolved per model);
     ``delta`` says how near counts as the paper's figure; ``paper`` is that figure for the estimand, ``quote`` its words.
-    ``judged: false`` marks a claim that a chosen setting could fabricate: it is measured and carries no verdict.
+    ``unjudged`` says why a claim carries no verdict, though it is measured: a chosen setting could fabricate it, or the
+    seeds do not vary what it is about. ``two_sided``: neither side of the paper's figure is the better one.
     """
 
     id: str
@@ -38,7 +39,8 @@ class Claim:
     paper: float | None
     quote: str
     unit: str = "seed"
-    judged: bool = True
+    unjudged: str | None = None
+    two_sided: bool = False
 
     def __post_init__(self) -> None:
         if self.direction not in ("greater", "less"):
@@ -57,14 +59,15 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
     """(verdict, mean, ci_low, ci_high, n) of a claim from one value per training seed.
 
     *reproduced*: the 95 % interval excludes the null in the claimed direction; *matched* (paper profile): and lies
-    within the paper's figure ± delta or wholly on its better side; *not reproduced*: otherwise, with the declared
-    number of units; *direction only (n = …)*: fewer units; *not run*: none; *no verdict*: the claim declares none.
+    within the paper's figure ± delta or, unless that is two-sided, wholly on its better side; *not reproduced*: otherwise,
+    with the declared number of units; *direction only (n = …)*: fewer units; *not run*: none; *no verdict (why)*: the
+    claim declares none.
     """
     if not values:
         return "not run", float("nan"), float("nan"), float("nan"), 0
     mean, low, high, n = t_interval(values)
-    if not claim.judged:
-        return "no verdict (setting chosen)", mean, low, high, n
+    if claim.unjudged:
+        return f"no verdict ({claim.unjudged})", mean, low, high, n
     if n < DECLARED_UNITS:
         return f"direction only (n = {n})", mean, low, high, n
     sign = 1 if claim.direction == "greater" else -1
@@ -73,7 +76,7 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
         return "not reproduced", mean, low, high, n
     if profile == "paper" and claim.paper is not None:
         near = low >= claim.paper - claim.delta and high <= claim.paper + claim.delta
-        if near or sign * (worst - claim.paper) >= 0:
+        if near or (sign * (worst - claim.paper) >= 0 and not claim.two_sided):
             return "matched", mean, low, high, n
     return "reproduced", mean, low, high, n
 

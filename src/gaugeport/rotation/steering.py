@@ -19,6 +19,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from gaugeport.seeds import generator
 from gaugeport.tasks.steering import STANDARD_ERRORS, fieller
 
 Row = dict[str, Any]
@@ -33,7 +34,7 @@ MATCHED = (UNCHANGED, "orthogonal")
 """Groups that are also tried at a length in units of the other model's own stream."""
 CLEAN = (0.8, 1.25)
 """Transfer ratios that count as clean, ends included."""
-REGIMES = ("clean", "partial", "reversed", "large", "other", "no_effect")
+REGIMES = ("clean", "partial", "reversed", "large", "lost", "other", "no_effect")
 """See :func:`regimes`."""
 FEWEST = 3
 """Points that a rank correlation wants."""
@@ -41,13 +42,16 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Point:
-    """One transfer at one strength: the ratio of effects, and by slope; None where the within effect is none."""
+    """One transfer at one strength: the ratio of effects, and by slope with its 95 % interval; None where the within effect
+    is none. ``over_random``: the size of the cross effect over that of random directions there.
+    """
 
     arm: str
     group: str
     strength: float
     ratio: float | None
-    by_slope: float | None
+    by_slope: tuple[float, float, float] | None
+    over_random: float
 
 
 def changes(measure: Measure, rest: dict[str, Tensor], v: Tensor, strengths: Iterable[float]) -> Changes:
@@ -89,10 +93,10 @@ def transfer(
     times as long, the ratio of the streams' lengths: norms make a model respond to what is added in units of its own
     stream. Every quantity's mean change at ±α is a row under its name; at α > 0 further: ``slope``; ``ratio`` and
     ``ratio_slope`` with their 95 % Fieller intervals, and ``<quantity>_ratio`` of the others, each where the within change
-    is at least :data:`~gaugeport.tasks.steering.STANDARD_ERRORS` standard errors over units in the direction wanted (of
-    other quantities: in either). Of the within effect also ``effect_se_ratio``, how many it is, and
-    ``effect_control_ratio``, how many times the controls' effects; the root mean squares of those are the arms
-    ``random_within`` and ``random_cross``.
+    is at least :data:`~gaugeport.tasks.steering.STANDARD_ERRORS` times its standard error over units and the size of what
+    the controls do (the first alone calls almost any direction effective, for all units answer alike), in the direction
+    wanted (of other quantities: in either). Of the within effect ``effect_se_ratio`` and ``effect_control_ratio`` say how
+    many times; the controls' root mean squares are the arms ``random_within`` and ``random_cross``.
     """
     signed = sorted({sign * a for a in strengths for sign in (-1.0, 1.0)})
     rest, their_rest = (at_rest(m, len(v)) for m in (within, cross))
@@ -101,30 +105,28 @@ def transfer(
     added |= {("matched", group): matched * moved[group] for group in MATCHED if group in moved}
     added["native", ""] = native
     arms = {arm: changes(cross, their_rest, x, signed) for arm, x in added.items()}
+    random = [changes(within, rest, c, signed) for c in controls]
+    theirs = [changes(cross, their_rest, c, strengths) for c in controls]
     rows = [row for (arm, group), c in {("within", ""): own, **arms}.items() for row in _means(arm, group, c)]
-    for a in strengths:
-        where = {"arm": "within", "group": "", "strength": a}
-        rows.append({**where, "metric": "effect_se_ratio", "value": errors(own[a]["effect"])})
     points = []
-    for (arm, group), found in arms.items():
-        for a in strengths:
-            ratios = _ratios(found, own, a)
+    for a in strengths:
+        at = {"group": "", "strength": a}
+        size, cross_size = (_size([c[a]["effect"] for c in drawn]) for drawn in (random, theirs))
+        rows += [
+            {"arm": "within", **at, "metric": "effect_se_ratio", "value": errors(own[a]["effect"])},
+            {"arm": "within", **at, "metric": "effect_control_ratio", "value": float(own[a]["effect"].mean()) / size},
+            {"arm": "random_within", **at, "metric": "effect", "value": size},
+            {"arm": "random_cross", **at, "metric": "effect", "value": cross_size},
+        ]
+        for (arm, group), found in arms.items():
+            ratios = _ratios(found, own, random, a)
             rows += [
-                {"arm": arm, "group": group, "strength": a, "metric": name, **ratio} for name, ratio in ratios.items()
+                {"arm": arm, "group": group, "strength": a, "metric": name, **_named(*ratio)}
+                for name, ratio in ratios.items()
             ]
             if arm != "native":
-                ratio, by_slope = (ratios.get(name, {}).get("value") for name in ("ratio", "ratio_slope"))
-                points.append(Point(arm, group, a, ratio, by_slope))
-    for arm, measure, nothing in (("random_within", within, rest), ("random_cross", cross, their_rest)):
-        drawn = [changes(measure, nothing, c, strengths) for c in controls]
-        for a in strengths:
-            squares = [float(c[a]["effect"].mean()) ** 2 for c in drawn]
-            size = math.sqrt(sum(squares) / len(squares))
-            rows.append({"arm": arm, "group": "", "strength": a, "metric": "effect", "value": size})
-            if arm == "random_within":
-                over = float(own[a]["effect"].mean()) / max(size, 1e-12)
-                where = {"arm": "within", "group": "", "strength": a}
-                rows.append({**where, "metric": "effect_control_ratio", "value": over})
+                ratio, over = ratios.get("ratio", (None,))[0], abs(float(found[a]["effect"].mean())) / cross_size
+                points.append(Point(arm, group, a, ratio, ratios.get("ratio_slope"), over))
     return rows, points
 
 
@@ -133,18 +135,27 @@ def errors(x: Tensor) -> float:
     return float(x.mean() / (x.std() / len(x) ** 0.5).clamp_min(1e-12))
 
 
+def _size(changes: Sequence[Tensor]) -> float:
+    """The root mean square, over directions, of the mean change over units."""
+    return max(math.sqrt(sum(float(x.mean()) ** 2 for x in changes) / len(changes)), 1e-12)
+
+
 def regimes(point: Point) -> set[str]:
     """The names of :data:`REGIMES` that a point has; only ``reversed`` and ``large`` can be had together.
 
-    ``no_effect``: the within effect is none, so there is no ratio. ``reversed``: the cross slope has the other sign.
+    ``no_effect``: the within effect is none, so there is no ratio. ``lost``: the cross effect is no larger than that of
+    random directions there, or the interval of the slope's ratio has 0 in it. ``reversed``: that interval is below 0.
     ``large``: the ratio is beyond 1.25, in either direction; the paper's "inverted". ``clean``: not reversed, the ratio in
     [0.8, 1.25]. ``partial``: not reversed, positive but smaller. ``other``: what is left, an effect at α that has another
-    sign than the slope.
+    sign than the slope, or a slope that is no effect within.
     """
     if point.ratio is None:
         return {"no_effect"}
+    low, high = point.by_slope[1:] if point.by_slope else (math.nan, math.nan)
+    if point.over_random <= 1 or low <= 0 <= high:
+        return {"lost"}
     found = set()
-    if point.by_slope is not None and point.by_slope < 0:
+    if high < 0:
         found.add("reversed")
     if abs(point.ratio) > CLEAN[1]:
         found.add("large")
@@ -203,6 +214,29 @@ def predictor_rows(name: str, values: Sequence[float], ratios: Sequence[float | 
             yield {"metric": f"{name}_{side}_correlation", "value": value}
 
 
+def share_test(
+    shares: Sequence[float], closeness: Sequence[float], sites: Sequence[str], draws: int, seed: int = 0
+) -> tuple[float, float]:
+    """Spearman's correlation over vectors at sites, and its one-sided p from ``draws`` permutations within sites.
+
+    Vectors and sites are the unit: a share is the anchor's alone, so other seeds vary only the noise in ``closeness``, and
+    an interval over them says nothing of the predictor. Depth goes with both, hence the permutations within sites.
+    Raises ``ValueError`` for fewer than three.
+    """
+    if len(shares) < FEWEST:
+        raise ValueError(f"{len(shares)} vectors and sites; allowed: {FEWEST} or more")
+    x, y = (torch.tensor(stats.rankdata(v)) for v in (shares, closeness))
+    strata = [torch.tensor([i for i, s in enumerate(sites) if s == site]) for site in dict.fromkeys(sites)]
+    gen, reached = generator(seed, "share test"), 0
+    own = float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+    for _ in range(draws):
+        drawn = x.clone()
+        for where in strata:
+            drawn[where] = x[where[torch.randperm(len(where), generator=gen)]]
+        reached += float(torch.corrcoef(torch.stack([drawn, y]))[0, 1]) >= own - 1e-12
+    return own, (1 + reached) / (1 + draws)
+
+
 def _means(arm: str, group: str, found: Changes) -> Iterator[Row]:
     for a, quantities in found.items():
         where = {"arm": arm, "group": group, "strength": a}
@@ -212,16 +246,23 @@ def _means(arm: str, group: str, found: Changes) -> Iterator[Row]:
             yield {**where, "metric": "slope", "value": float(slope(found, a).mean())}
 
 
-def _ratios(found: Changes, own: Changes, a: float) -> dict[str, dict[str, float]]:
-    """Every ratio at one strength that has a within effect below it."""
-    sides = {"ratio": (found[a]["effect"], own[a]["effect"]), "ratio_slope": (slope(found, a), slope(own, a))}
-    kept = {name: pair for name, pair in sides.items() if errors(pair[1]) >= STANDARD_ERRORS}
-    others = {f"{name}_ratio": (found[a][name], own[a][name]) for name in own[a] if name != "effect"}
-    kept |= {name: pair for name, pair in others.items() if abs(errors(pair[1])) >= STANDARD_ERRORS}
-    return {name: _ratio(*pair) for name, pair in kept.items()}
+def _ratios(found: Changes, own: Changes, random: Sequence[Changes], a: float) -> dict[str, tuple[float, float, float]]:
+    """Every ratio at one strength that has a within effect below it, with the ends of its Fieller interval."""
+    kept = {}
+    for name, of in {"ratio_slope": slope, **{n: _change(n) for n in own[a]}}.items():
+        within = of(own, a)
+        times = [errors(within), float(within.mean()) / _size([of(c, a) for c in random])]
+        wanted = name in ("effect", "ratio_slope")  # these have a direction, other quantities either
+        if min(times if wanted else map(abs, times)) >= STANDARD_ERRORS:
+            known_as = {"effect": "ratio", "ratio_slope": name}.get(name, f"{name}_ratio")
+            kept[known_as] = fieller(of(found, a), within)
+    return kept
 
 
-def _ratio(x: Tensor, y: Tensor) -> dict[str, float]:
-    """The ratio of sums over units, with the ends of its interval where that is bounded."""
-    found = dict(zip(("value", "ci_low", "ci_high"), fieller(x, y), strict=True))
-    return {k: v for k, v in found.items() if math.isfinite(v)}
+def _change(name: str) -> Callable[[Changes, float], Tensor]:
+    return lambda found, a: found[a][name]
+
+
+def _named(value: float, low: float, high: float) -> dict[str, float]:
+    """The entries of a row, without the ends of an interval that is unbounded."""
+    return {k: v for k, v in {"value": value, "ci_low": low, "ci_high": high}.items() if math.isfinite(v)}

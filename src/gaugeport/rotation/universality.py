@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,13 +17,18 @@ from torch import Tensor
 
 from gaugeport.rotation.lenses.dictionaries import match_decoders
 from gaugeport.seeds import generator
-from gaugeport.tasks.maps import FITS, Map, fit_map
+from gaugeport.tasks.maps import FITS, Map, fit_map, round_trip
 from gaugeport.tasks.sae import nmse, reconstruct
 
 Row = dict[str, Any]
 
 RAW, TRANSLATION = "identity", "translation"
 """No map at all (the paper's raw transfer), and one that carries the means alone."""
+
+UNPAIRED = "principal_axes"
+"""The control that knows of no token's partner: :func:`principal_axes`."""
+SIGNS = 8
+"""Draws of its signs that it is averaged over."""
 
 
 def fit_maps(a: Tensor, b: Tensor, groups: Sequence[str] = tuple(FITS)) -> dict[str, Map]:
@@ -34,6 +40,25 @@ def fit_maps(a: Tensor, b: Tensor, groups: Sequence[str] = tuple(FITS)) -> dict[
     zero, means = torch.zeros(a.shape[1], dtype=torch.float64), (a.double().mean(0), b.double().mean(0))
     found = {RAW: Map(same, same, zero, zero, None), TRANSLATION: Map(same, same, *means, None)}
     return found | {group: replace(fit_map(group, a, b), scale=1.0) for group in groups}
+
+
+def principal_axes(a: Tensor, b: Tensor, seed: int) -> list[Map]:
+    """Rotations that take the principal axes of ``a`` [tokens, d] to those of ``b`` in order of variance, signs at random.
+
+    An SAE's explained variance asks only whether the stream looks like A's when it arrives, never which token it belongs
+    to; this control makes the second moments alike and pairs nothing, so what a fitted rotation explains beyond it comes
+    of the pairing.
+    """
+    means, axes = [], []
+    for x in (a.double(), b.double()):
+        means.append(x.mean(0))
+        axes.append(torch.linalg.eigh((x - means[-1]).T @ (x - means[-1]))[1])
+    maps = []
+    for n in range(SIGNS):
+        signs = torch.randint(2, (len(means[0]),), generator=generator(seed, UNPAIRED, n)).double() * 2 - 1
+        r = (axes[1] * signs) @ axes[0].T
+        maps.append(Map(r, r.T, means[0], means[1], None))
+    return maps
 
 
 def explained(sae: Any, x: Tensor, through: Map | None = None) -> float:
@@ -54,12 +79,21 @@ def gaussian_like(x: Tensor, seed: int) -> Tensor:
     return (wide.mean(0) + noise * (s / len(x) ** 0.5) @ vh).to(x.dtype)
 
 
-def transfer_rows(sae: Any, maps: Mapping[str, Map], test_a: Tensor, test_b: Tensor, seed: int) -> Iterator[Row]:
-    """``explained_variance`` of A's SAE on A (``self``), on noise like A's stream, and on B through every map."""
+def transfer_rows(
+    sae: Any, maps: Mapping[str, Map], unpaired: Sequence[Map], test_a: Tensor, test_b: Tensor, seed: int
+) -> Iterator[Row]:
+    """``explained_variance`` of A's SAE on A (``self``), on B through every map and, as their mean, the ``unpaired`` ones,
+    and on Gaussian noise with the moments of A's stream (``noise``) and of B's through the rotation (``noise_rotated``);
+    ``round_trip``, what each map keeps without an SAE.
+    """
     yield _ev("self", explained(sae, test_a))
     yield _ev("noise", explained(sae, gaussian_like(test_a, seed)))
     for group, m in maps.items():
         yield _ev(group, explained(sae, test_b, m))
+        yield {"metric": "round_trip", "group": group, "value": round_trip(m, test_b)}
+    yield _ev(UNPAIRED, fmean(explained(sae, test_b, m) for m in unpaired))
+    if "orthogonal" in maps:
+        yield _ev("noise_rotated", explained(sae, gaussian_like(test_b, seed), maps["orthogonal"]))
 
 
 def token_rows(

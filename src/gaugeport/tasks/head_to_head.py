@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gaugeport.groups import SignedPermutation
-from gaugeport.tasks.maps import FITS, Map, fit_map
+from gaugeport.tasks.maps import FITS, Map, fit_map, round_trip
 from gaugeport.tasks.sae import nmse, reconstruct
 from gaugeport.transport.indices import transport_indices
 
@@ -37,8 +37,9 @@ def head_to_head(
     ``fit_a``, ``fit_b``, ``test_a``, ``test_b`` [n, d] are streams of the same tokens; ``tokens`` says how many of the
     fitting rows are used. ``heldout_fit`` is the explained variance 1 − NMSE of B's held-out stream predicted from A's.
     With all fitting rows also: ``sae_nmse``, B's held-out stream carried back, reconstructed by the ``sae`` of A and
-    carried forth (``sae_nmse_native``: that SAE on A itself); ``retention(map)``'s metrics (``retention_native``, where there is an effect to transport); ``index_precision``, the
-    share of A's top ``k`` coordinates by mean |activation| that, moved, are among B's own. A map that is no permutation
+    carried forth (``sae_nmse_native``: that SAE on A itself; ``round_trip_nmse``: there and back without it, which is not 0
+    for the affine map); ``retention(map)``'s metrics (``retention_native``, where there is an effect to transport);
+    ``index_precision``, the share of A's top ``k`` coordinates by mean |activation| that, moved, are among B's own. A map that is no permutation
     moves no index (``index_refused`` = 1). Raises ``ValueError`` where ``tokens`` asks for more rows than there are.
     """
     if not tokens or max(tokens) > len(fit_a) or min(tokens) < 2:
@@ -54,6 +55,7 @@ def head_to_head(
         found = [
             {
                 "sae_nmse": nmse(test_b, m.forward(reconstruct(sae, m.backward(test_b)[None], 0)[0][0])),
+                "round_trip_nmse": 1 - round_trip(m, test_b),
                 **retention(m),
                 **_indices(m, plant, test_a, test_b, k),
             }

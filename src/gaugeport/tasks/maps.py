@@ -2,7 +2,8 @@
 
 Every map carries the means and the scale of the streams, ``x_B ≈ mean_B + s·M (x_A − mean_A)`` with s the ratio of
 their root mean squares (runs drift in scale, which no gauge can follow), so the groups differ only in what M may be. The
-affine map is no gauge: it fits its own scale, and its way back is a regression of its own, not an inverse.
+affine map is no gauge: it fits its own scale, and its way back is a regression of its own, not an inverse. Both ways
+shrink what they cannot predict, so there and back loses part of the stream (:func:`round_trip`), with no SAE in between.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from gaugeport.groups import Element, SignedPermutation
 from gaugeport.matchers import cross_moment, match
 from gaugeport.moments import MomentStream
+from gaugeport.tasks.sae import nmse
 
 FITS = {
     "permutation": "hungarian_raw",
@@ -51,7 +53,7 @@ class Map:
         return ((x.double() - self.mean_b) @ self.to_a.T / self.scale + self.mean_a).to(x.dtype)
 
     def direction(self, v: Tensor) -> Tensor:
-        """A direction of A [..., d] in B: no means, no scale."""
+        """A direction of A [..., d] in B: no means, no ``scale``. The affine map shrinks what it cannot predict."""
         return (v.double() @ self.to_b.T).to(v.dtype)
 
 
@@ -81,6 +83,14 @@ def fit_map(group: str, a: Tensor, b: Tensor, plant: SignedPermutation | None = 
         matrix = plant.inverse().act(matrix, axis=0)
     spreads = [float(((x - mean) ** 2).sum()) for x, mean in ((a, means[0]), (b, means[1]))]
     return Map(matrix, matrix.T, *means, gauge, scale=(spreads[1] / spreads[0]) ** 0.5)
+
+
+def round_trip(m: Map, x: Tensor) -> float:
+    """Explained variance of B's stream ``x`` [tokens, d] that is carried to A and back: 1 for a gauge, up to rounding.
+
+    It is what a perfect SAE of A would explain through the map, and so the most that one can be asked for.
+    """
+    return 1 - nmse(x, m.forward(m.backward(x)))
 
 
 def ridge(x: Tensor, y: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from gaugeport.rotation.haar import (
     signed_angles,
     statistics,
 )
-from gaugeport.rotation.haar_null import REFERENCE, Null, haar_null, naive_p_value, p_value
+from gaugeport.rotation.haar_null import Null, haar_null, naive_p_value, p_value
 from gaugeport.rotation.haar_power import ALTERNATIVES, rejection_rates
 from gaugeport.rotation.rank import (
     Fit,
@@ -129,11 +129,12 @@ def _ranks(components: Spectrum, b: Tensor, share: float) -> Iterator[Row]:
 
 
 def _angles(r: Tensor, null: Null) -> Iterator[Row]:
-    """The paper's p-value of this matrix; and one eigen-angle of each conjugate pair, so that tables can pool them."""
+    """The paper's p-value of this matrix; and its eigen-angles, of a conjugate pair one of each sign, for tables to pool."""
     angles = eigenangles(free_part(r, null.group))
-    naive = naive_p_value(signed_angles(angles), null.reference)
+    signed = signed_angles(angles)
+    naive = naive_p_value(signed, null.reference)
     yield {"metric": "p_value", "statistic": "ks_distance", "test": "naive", "value": naive}
-    yield from ({"metric": "eigen_angle", "rank": i, "value": x} for i, x in enumerate(angles[::2].tolist()))
+    yield from ({"metric": "eigen_angle", "rank": i, "value": x} for i, x in enumerate(signed.tolist()))
 
 
 def _groups(cross: Tensor, haar: str, gen: torch.Generator) -> Iterator[Row]:
@@ -157,5 +158,4 @@ def _null_draws(null: Null) -> Iterator[Row]:
     for name, values in null.statistics.items():
         for i, value in enumerate(values.tolist()):
             yield {"metric": "null_draw", "statistic": name, "rank": i, "value": value}
-    angles = null.angles[:REFERENCE, ::2].flatten()
-    yield from ({"metric": "null_angle", "rank": i, "value": theta} for i, theta in enumerate(angles.tolist()))
+    yield from ({"metric": "null_angle", "rank": i, "value": x} for i, x in enumerate(null.reference.tolist()))

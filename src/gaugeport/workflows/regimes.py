@@ -105,7 +105,8 @@ def measured(
     maps = {s.site: {g: fit_map(g, fit_a[s.site], fit_b[s.site]) for g in FITS} for s in found}
     pinned = steering.span(shared) if shared else torch.zeros(len(found[0].v), 0, dtype=torch.float64)
     for s in found:
-        moved = {group: m.direction(s.v) for group, m in maps[s.site].items()}
+        length = float(s.v.norm())  # one dose for all: the affine map shrinks
+        moved = {group: _as_long(m.direction(s.v), length) for group, m in maps[s.site].items()}
         controls = random_directions(job.task["controls"], s.v, generator(job.seed, "controls", s.name, s.site))
         strengths = list(map(float, job.task["strengths"]))
         arms = {steering.UNCHANGED: s.v, **moved}

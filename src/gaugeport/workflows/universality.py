@@ -17,6 +17,7 @@ from gaugeport.rotation.universality import (
     decoder_rows,
     explained,
     fit_maps,
+    principal_axes,
     token_rows,
     transfer_rows,
 )
@@ -48,7 +49,7 @@ def measure(job: Job, store: Store) -> list[Row]:
     others = {i: subject_saes.load_saes(job, store, "other", i) for i in (subject_saes.SAME, subject_saes.OWN)}
     for site, (fit_a, fit_b), (test_a, test_b) in pairs(job, store):
         sae, maps = saes[site], fit_maps(fit_a, fit_b)
-        found = list(transfer_rows(sae, maps, test_a, test_b, job.seed))
+        found = list(transfer_rows(sae, maps, principal_axes(fit_a, fit_b, job.seed), test_a, test_b, job.seed))
         native = explained(others[subject_saes.OWN][site], test_b)
         found.append({"metric": "explained_variance", "group": "native", "value": native})
         found += token_rows(sae, fit_a, fit_b, test_b, task["tokens"])
