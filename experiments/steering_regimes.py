@@ -18,7 +18,7 @@ TITLE = (
     "gives held-out positive over negative prompts, nats. Over random: effects on seed 0 over those of random directions. "
     "Regimes count pairs and α: clean, ratio 0.8–1.25; partial, smaller; reversed, negative slope; large, beyond 1.25 (the "
     "paper's inverted); lost, no more than random directions have there; other; none, an effect on seed 0 below 5 standard "
-    "errors or 5 times that of random directions. ρ: rank correlation over vectors, sites and α of share or cosine with "
+    "errors or 3 times that of random directions. ρ: rank correlation over vectors, sites and α of share or cosine with "
     "−|1 − ratio|; over vectors and sites (medians over α and pairs) with p by permuting the shares within sites: the "
     "shares are seed 0's in every pair, so an interval over pairs says nothing of the predictor"
 )

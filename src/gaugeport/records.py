@@ -16,7 +16,7 @@ SCHEMA = {
     "refusal": 3,
     "head_to_head": 4,
     "universality": 3,
-    "regimes": 3,
+    "regimes": 4,
     "haar": 3,
     "haar_power": 3,
     "independence": 3,

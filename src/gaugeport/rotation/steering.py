@@ -36,6 +36,10 @@ CLEAN = (0.8, 1.25)
 """Transfer ratios that count as clean, ends included."""
 REGIMES = ("clean", "partial", "reversed", "large", "lost", "other", "no_effect")
 """See :func:`regimes`."""
+RANDOM_SIZES = 3.0
+"""An effect below so many root mean squares of random directions' effects is none. Of a linear effect no direction has more
+than √d of them, 8 in the toy, so that paper A's 5 would ask for a cosine of .6 with the gradient; one random direction in
+several hundred has 3."""
 FEWEST = 3
 """Points that a rank correlation wants."""
 
@@ -93,9 +97,9 @@ def transfer(
     times as long, the ratio of the streams' lengths: norms make a model respond to what is added in units of its own
     stream. Every quantity's mean change at ±α is a row under its name; at α > 0 further: ``slope``; ``ratio`` and
     ``ratio_slope`` with their 95 % Fieller intervals, and ``<quantity>_ratio`` of the others, each where the within change
-    is at least :data:`~gaugeport.tasks.steering.STANDARD_ERRORS` times its standard error over units and the size of what
-    the controls do (the first alone calls almost any direction effective, for all units answer alike), in the direction
-    wanted (of other quantities: in either). Of the within effect ``effect_se_ratio`` and ``effect_control_ratio`` say how
+    is at least :data:`~gaugeport.tasks.steering.STANDARD_ERRORS` standard errors over units and :data:`RANDOM_SIZES` times
+    what the controls do (the first alone calls almost any direction effective, for all units answer alike), in the
+    direction wanted (of other quantities: in either). Of the within effect ``effect_se_ratio`` and ``effect_control_ratio`` say how
     many times; the controls' root mean squares are the arms ``random_within`` and ``random_cross``.
     """
     signed = sorted({sign * a for a in strengths for sign in (-1.0, 1.0)})
@@ -251,9 +255,12 @@ def _ratios(found: Changes, own: Changes, random: Sequence[Changes], a: float) -
     kept = {}
     for name, of in {"ratio_slope": slope, **{n: _change(n) for n in own[a]}}.items():
         within = of(own, a)
-        times = [errors(within), float(within.mean()) / _size([of(c, a) for c in random])]
+        times = (
+            errors(within) / STANDARD_ERRORS,
+            float(within.mean()) / _size([of(c, a) for c in random]) / RANDOM_SIZES,
+        )
         wanted = name in ("effect", "ratio_slope")  # these have a direction, other quantities either
-        if min(times if wanted else map(abs, times)) >= STANDARD_ERRORS:
+        if min(times if wanted else map(abs, times)) >= 1:
             known_as = {"effect": "ratio", "ratio_slope": name}.get(name, f"{name}_ratio")
             kept[known_as] = fieller(of(found, a), within)
     return kept
