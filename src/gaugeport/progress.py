@@ -19,6 +19,9 @@ from gaugeport.timings import Timings, clock, taken
 EVERY = 0.5
 """Seconds between looks."""
 
+TRUSTED = 600.0
+"""Seconds that the pace is taken to have been met for at the start: one short step says little of the hours to come."""
+
 
 class Progress:
     """Lines about the steps of a plan, on stderr; ``processes`` is how many run side by side, as far as is known."""
@@ -55,7 +58,8 @@ class Progress:
 
     def left(self) -> str:
         """How long what is left will take: by recorded timings, at the pace that they were met with so far."""
-        pace = self.estimated / (time.monotonic() - self.began) if self.estimated else float(self.processes)
+        elapsed = time.monotonic() - self.began if self.estimated else 0.0
+        pace = (self.estimated + TRUSTED * self.processes) / (elapsed + TRUSTED)
         return f"{self.timings.total(self.waiting.values(), pace)} left"
 
     def say(self, line: str) -> None:
