@@ -99,8 +99,9 @@ def transfer(
     ``ratio_slope`` with their 95 % Fieller intervals, and ``<quantity>_ratio`` of the others, each where the within change
     is at least :data:`~gaugeport.tasks.steering.STANDARD_ERRORS` standard errors over units and :data:`RANDOM_SIZES` times
     what the controls do (the first alone calls almost any direction effective, for all units answer alike), in the
-    direction wanted (of other quantities: in either). Of the within effect ``effect_se_ratio`` and ``effect_control_ratio`` say how
-    many times; the controls' root mean squares are the arms ``random_within`` and ``random_cross``.
+    direction wanted (of other quantities: in either). Of the within effect ``effect_se_ratio`` and
+    ``effect_control_ratio`` say how many times; the controls' root mean squares are the arms ``random_within`` and
+    ``random_cross``.
     """
     signed = sorted({sign * a for a in strengths for sign in (-1.0, 1.0)})
     rest, their_rest = (at_rest(m, len(v)) for m in (within, cross))
@@ -129,8 +130,11 @@ def transfer(
                 for name, ratio in ratios.items()
             ]
             if arm != "native":
-                ratio, over = ratios.get("ratio", (None,))[0], abs(float(found[a]["effect"].mean())) / cross_size
-                points.append(Point(arm, group, a, ratio, ratios.get("ratio_slope"), over))
+                length = (
+                    matched if arm == "matched" else 1.0
+                )  # a random direction's effect grows with it, to first order
+                over = abs(float(found[a]["effect"].mean())) / (cross_size * length)
+                points.append(Point(arm, group, a, ratios.get("ratio", (None,))[0], ratios.get("ratio_slope"), over))
     return rows, points
 
 
