@@ -68,12 +68,13 @@ def plot(table):
     means = select(means_of(table), {"setting": "default"})
     parts = [(named(m, c), part) for (m, _, c), part in by_site(means, [])]
     figure, axes = f.panels(len(parts) + 1, width=4.4, sharey=True)
-    lines = {"self": ("self", f.GREY), **GROUPS}
+    lines = {"self": ("self", f.GREY), "principal_axes": ("principal axes, unpaired", f.SKY), **GROUPS}
     for axis, (title, part) in zip(axes, parts, strict=False):
         for group, (name, colour) in lines.items():
             rows = select(part, {"metric": "explained_variance", "group": group})
             rows = rows.sort_values("site", key=by_depth)
-            axis.plot(rows["site"], rows["value"], "o-", color=colour, markersize=3, label=name)
+            style = "o:" if group in CONTROLS else "o-"
+            axis.plot(rows["site"], rows["value"], style, color=colour, markersize=3, label=name)
         axis.tick_params(axis="x", rotation=30, labelsize=7)
         axis.set(title=title)
         axis.axhline(0, color=f.GREY, linewidth=0.5)
