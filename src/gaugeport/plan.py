@@ -16,15 +16,14 @@ from gaugeport.workflows.registry import STAGES, stage_keys
 
 WAVES = {
     "data": ("data",),
-    "base models": ("base", "other", "pretraining_anchor", "pretraining"),
-    "fine-tuning runs": ("A", "B"),
-    "anchors": ("anchor",),
-    "replicas": ("replica",),
+    "base models": ("anchor", "base", "other", "pretraining_anchor", "pretraining"),
+    "fine-tuning runs": ("replica", "A", "B"),
     "SAEs": ("sae", "anchor_saes", "other_saes"),
     "evidence": ("evidence",),
     "importance lists": ("lists_A", "lists_B"),
 }
-"""Stages that are built side by side, in the order in which the waves build on one another; the jobs come last."""
+"""Stages that are built side by side, those that take longest first (a core that is left over at the end idles), in the
+order in which the waves build on one another; the jobs come last."""
 
 JOBS = "jobs"
 
@@ -106,8 +105,8 @@ def plan(jobs: Sequence[Composed]) -> Plan:
         needs[job] = tuple(stages)
         made = record_path(c.outputs / "records", job)
         steps[job] = Step(job, JOBS, None, c, made, c.job.key(), stamp(made))
-    order = [*WAVES, JOBS]
-    return Plan(dict(sorted(steps.items(), key=lambda item: order.index(item[1].wave))), needs)
+    order = [stage for members in WAVES.values() for stage in members] + [None]
+    return Plan(dict(sorted(steps.items(), key=lambda item: order.index(item[1].stage))), needs)
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
