@@ -29,7 +29,8 @@ def test_shared_stages_are_there_once_in_the_order_in_which_they_build_on_one_an
     assert [s.stage for s in todo.steps.values()] == [
         "data",
         *["base"] * 2,
-        *["A", "B"] * 2,
+        *["A"] * 2,
+        *["B"] * 2,
         *["evidence"] * 2,
         *[None] * 4,
     ]
