@@ -9,8 +9,8 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "c1 groups head to head: maps of every group fitted on the same tokens (explained variance of held-out tokens; SAE: "
-    "NMSE of A's SAE through the map, and of the map there and back with no SAE between; retention of B's own sentiment effect; index precision among the top k; means "
-    "over n training seeds)"
+    "NMSE of A's SAE through the map, and of the map there and back with no SAE between; retention of B's own sentiment "
+    "effect; index precision among the top k; means over n training seeds)"
 )
 EXTRA = ["target", "tokens"]
 GROUPS = {

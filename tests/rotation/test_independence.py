@@ -165,6 +165,8 @@ def job(*overrides):
 def test_a_job_of_table_b12_on_language_models(tmp_path):
     with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort; allowed: seed=1"):
         workflow.stages(job())
+    with pytest.raises(ValueError, match=r"largest_cosine=2\.0; allowed: a cosine between 0 and 1"):
+        workflow.stages(job("seed=1", "task.largest_cosine=2"))  # before anything is trained
     rows = workflow.measure(job("seed=1"), Store(tmp_path))
     said = {(r["compared"], r.get("step")): r["status"] for r in rows if r["metric"] == "independent"}
     assert said["models", None] == said["initialisations", None] == "independent"

@@ -130,10 +130,9 @@ def transfer(
                 for name, ratio in ratios.items()
             ]
             if arm != "native":
-                length = (
-                    matched if arm == "matched" else 1.0
-                )  # a random direction's effect grows with it, to first order
-                over = abs(float(found[a]["effect"].mean())) / (cross_size * length)
+                # what a random direction does grows with its length, to first order
+                size_here = cross_size * (matched if arm == "matched" else 1.0)
+                over = abs(float(found[a]["effect"].mean())) / size_here
                 points.append(Point(arm, group, a, ratios.get("ratio", (None,))[0], ratios.get("ratio_slope"), over))
     return rows, points
 

@@ -45,9 +45,8 @@ def saes_key(job: Job, end: End, step: int | None = None) -> dict[str, Any]:
     """What decides one end's SAEs."""
     sae = job.task["sae"]
     unused = set(ARCHITECTURES.values()) - {ARCHITECTURES.get(sae["architecture"])}  # other architectures' sparsity
-    trained_on = (
-        {"data": data_key(job)} if job.model.from_hub and not is_dyck(job) else {}
-    )  # else the subject's key has it
+    published = job.model.from_hub and not is_dyck(job)  # of other models the subject's key has the texts
+    trained_on = {"data": data_key(job)} if published else {}
     return {
         "subject": subject_key(job, end, step),
         **trained_on,

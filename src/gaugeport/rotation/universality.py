@@ -47,7 +47,7 @@ def principal_axes(a: Tensor, b: Tensor, seed: int) -> list[Map]:
 
     An SAE's explained variance asks only whether the stream looks like A's when it arrives, never which token it belongs
     to; this control makes the second moments alike and pairs nothing, so what a fitted rotation explains beyond it comes
-    of the pairing.
+    of the pairing. :data:`SIGNS` maps, one a draw of the signs; no table of the papers has them.
     """
     means, axes = [], []
     for x in (a.double(), b.double()):
@@ -92,8 +92,7 @@ def transfer_rows(
         yield _ev(group, explained(sae, test_b, m))
         yield {"metric": "round_trip", "group": group, "value": round_trip(m, test_b)}
     yield _ev(UNPAIRED, fmean(explained(sae, test_b, m) for m in unpaired))
-    if "orthogonal" in maps:
-        yield _ev("noise_rotated", explained(sae, gaussian_like(test_b, seed), maps["orthogonal"]))
+    yield _ev("noise_rotated", explained(sae, gaussian_like(test_b, seed), maps["orthogonal"]))
 
 
 def token_rows(

@@ -18,8 +18,9 @@ Row = dict[str, Any]
 
 
 def stages(job: Job) -> tuple[str, ...]:
-    """Both models. Raises ``ValueError`` for the anchor with itself."""
+    """Both models. Raises ``ValueError`` for the anchor with itself, and for a cosine that separates nothing."""
     subjects.check_pair(job)
+    independence.check_cosine(float(job.task["largest_cosine"]))
     return subjects.model_stages(job)
 
 
@@ -30,7 +31,6 @@ def measure(job: Job, store: Store) -> list[Row]:
     is what refuses it.
     """
     largest = float(job.task["largest_cosine"])
-    independence.check_cosine(largest)
     shared = cohorts.SHARED if job.task["cohort"] == "A" else ()
     ends: dict[End, Any] = {end: subjects.load_subject(job, store, end).model for end in ("anchor", "other")}
     starts: dict[End, Any] = {end: start(job, store, end) for end in ends}
