@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from gaugeport.job import Job
@@ -42,20 +42,44 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         try:
             return compose("config", overrides=list(overrides))
         except HydraException as e:
-            raise ValueError(explain(e)) from e
+            raise ValueError(_explain(e, overrides)) from e
 
 
-def explain(error: HydraException) -> str:
-    """Hydra's message, with the keys that exist where an override named one that does not."""
+def _explain(error: HydraException, overrides: Sequence[str]) -> str:
+    """Hydra's message, with the values or keys that exist where an override named one that does not."""
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return f"override {error.override!r} cannot be read: {text.splitlines()[0]}"
-    if "Could not override" not in text:
+        return f"override {error.override!r} cannot be read (write key=value): {text.splitlines()[0]}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name}: no such {group}{_choice(name, error.options, error.options)}"
+    if "Could not override" not in text or "'" not in text:
         return text
-    wanted = text.split("'")[1] if "'" in text else text
-    known = sorted(_keys(OmegaConf.to_container(compose("config"))))
-    close = difflib.get_close_matches(wanted, known, n=5, cutoff=0.5)
-    return f"{text.splitlines()[0]}\nunknown config key {wanted!r}; nearest: {', '.join(close) or 'none'}; allowed: {', '.join(known)}"
+    wanted = text.split("'")[1]
+    keys = _keys(_without(wanted, overrides))
+    section, there = "", keys
+    for part in wanted.split("."):
+        inside = [k for k in keys if k.startswith(f"{section}{part}.")]
+        if not inside:
+            break
+        section, there = f"{section}{part}.", inside
+    allowed = sorted({section + k.removeprefix(section).split(".")[0] for k in there})
+    return f"unknown config key {wanted!r}{_choice(wanted, sorted({*keys, *allowed}), allowed)}"
+
+
+def _choice(wanted: str, known: Sequence[str], allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
+    return f"{'; nearest: ' + ', '.join(close) if close else ''}; allowed: {', '.join(allowed)}"
+
+
+def _without(key: str, overrides: Sequence[str]) -> Any:
+    """What the overrides compose to without that of a bad key; without any, where another is bad too."""
+    for kept in ([o for o in overrides if o.split("=")[0] != key], []):
+        try:
+            return OmegaConf.to_container(compose("config", overrides=kept))
+        except HydraException:
+            continue
+    return {}
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gaugeport.compose import Composed, compose_config, from_config
 from gaugeport.paths import data_dir
+from gaugeport.report.tidy import by_number
 from gaugeport.store import digest
 
 
@@ -45,7 +46,7 @@ def experiment(name_or_id: str) -> Experiment:
             )
         if name_or_id in (found.id, found.name):
             return found
-    listed = ", ".join(f"{e.id} ({e.name})" for e in sorted(known.values(), key=lambda e: e.id))
+    listed = ", ".join(f"{e.id} ({e.name})" for e in sorted(known.values(), key=lambda e: by_number(e.id)))
     raise ValueError(f"unknown table {name_or_id!r}; allowed: {listed}")
 
 
@@ -89,7 +90,7 @@ def sweep_jobs(overrides: Sequence[str]) -> list[Composed]:
 def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) -> list[Composed]:
     if "," in profile:
         raise ValueError(f"profile={profile}: a sweep has one profile, which says how many seeds its tables have")
-    node = compose_config([f"profile={profile}"]).profile
+    node = _choices_config((f"profile={profile}",)).profile
     counts = {
         "SEEDS": list(range(node.seeds)),
         "MANY_SEEDS": list(range(node.many_seeds)),

@@ -44,9 +44,8 @@ def job_from(config: DictConfig) -> Job:
         job = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Job), wanted))
     except OmegaConfBaseException as e:
         where = getattr(e, "full_key", None)
-        node = getattr(e, "object_type", None)
-        fields = getattr(node, "__dataclass_fields__", None)
-        allowed = f"; allowed keys there: {', '.join(fields)}" if fields else ""
+        fields = getattr(getattr(e, "object_type", None), "__dataclass_fields__", {})
+        allowed = "" if str(where).split(".")[-1] in fields else f"; allowed keys there: {', '.join(fields)}"
         raise ValueError(f"bad config value at {where}: {str(e).splitlines()[0]}{allowed}") from e
     assert isinstance(job, Job)
     _check_names(job)

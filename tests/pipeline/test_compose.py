@@ -21,10 +21,15 @@ def test_the_default_job():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model=foo", ["foo", "pythia", "qwen", "tinyllama"]),
+        ("model=foo", ["model=foo: no such model; allowed: dyck3, pythia", "qwen, tinyllama"]),
+        ("gauge=permutatio", ["nearest: permutation", "; allowed: global_sign_permutation, identity"]),
         ("matcher=foo", ["foo", "hungarian_abs"]),
-        ("modle=qwen", ["modle", "allowed", "model.name"]),
-        ("training.run.lrr=3", ["training.run.lrr", "training.run.lr"]),
+        ("modle=qwen", ["unknown config key 'modle'; nearest: model", "; allowed: data, gauge, matcher"]),
+        ("training.run.lrr=3", ["training.run.lrr", "training.run.lr", "; allowed: training.run.batch_size"]),
+        ("task.nonsense=1", ["unknown config key 'task.nonsense'", "; allowed: task.name, task.plants"]),
+        ("task.none.at.all=1", ["unknown config key 'task.none.at.all'", "; allowed: task.name, task.plants"]),
+        ("seed=x", ["seed: Value 'x' of type 'str' could not be converted to Integer"]),
+        ("--profile", ["'--profile' cannot be read (write key=value)"]),
         ("training.run.lr=fast", ["fast", "lr", "Float"]),
         ("+training.run.extra=1", ["extra", "save_every"]),
         ("task.name=foo", ["foo", "recovery", "gauge_groups", "sign_ceiling"]),
@@ -46,6 +51,13 @@ def test_bad_overrides_name_what_is_allowed(override, words):
     with pytest.raises(ValueError) as e:
         composed([override])
     assert all(w in str(e.value) for w in words), str(e.value)
+
+
+def test_a_bad_key_is_judged_by_the_config_that_the_other_overrides_make():
+    with pytest.raises(ValueError, match="'task.nonsense'.*; allowed: task.cohort, task.expansion"):
+        composed(["experiment=sae_universality", "task.nonsense=1"])
+    with pytest.raises(ValueError, match="unknown config key 'zz'; allowed: data, gauge"):  # another is bad too
+        composed(["zz=1", "yy=1"])
 
 
 def test_missing_local_files_are_named():
@@ -83,6 +95,8 @@ def test_the_jobs_of_a_table_are_those_that_hydra_composes(name):
 
 def test_an_unknown_table_names_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown table 'a99'; allowed: a1 \(gauge_groups\)"):
+        experiment("a99")
+    with pytest.raises(ValueError, match=r"a9 \(gauge_audit\), a10 \(index_transport\), b1 "):
         experiment("a99")
 
 

@@ -211,3 +211,8 @@ def test_signed_permutations_are_refused_on_layernorm(headline):
     text = finish([*pythia, "gauge=signed_permutation", "matcher=hungarian_abs"], outputs, code=2)
     assert "signed_permutation is larger than this model's exact gauge group global_sign_permutation" in text
     assert "signed_accuracy" in finish([*pythia, "gauge=global_sign_permutation", "matcher=hungarian_raw"], outputs)
+
+
+def test_tables_without_headline_jobs_are_said_to_have_none():
+    with pytest.warns(UserWarning, match="no headline jobs in d1: nothing of it is run"):
+        assert choose(["d1"], "smoke", True, []).asked == []

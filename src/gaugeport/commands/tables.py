@@ -60,6 +60,8 @@ def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str
     if not jobs:
         raise ValueError("no table can be made with these overrides: the warnings say why")
     wanted = [i for i in wanted if i in jobs]
+    if headline and (without := [i for i in wanted if not every[i].headline]):
+        warnings.warn(f"no headline jobs in {', '.join(without)}: nothing of it is run", stacklevel=2)
     asked = [c for i in wanted for c in (jobs_of(every[i], profile, True, extra) if headline else jobs[i])]
     return Chosen(every, jobs, wanted, asked, profile, extra)
 

@@ -86,7 +86,8 @@ def check_pair(job: Job) -> None:
     """Raises ``ValueError`` for an anchor with itself."""
     if job.task["cohort"] != "runs" and job.seed == cohorts.ANCHOR:
         raise ValueError(
-            f"task={job.task['name']} compares a seed with seed {cohorts.ANCHOR} of its cohort; allowed: seed=1, 2, …"
+            f"seed={job.seed} (the default): task={job.task['name']} compares a seed with seed {cohorts.ANCHOR} of its "
+            "cohort; allowed: seed=1, 2, …"
         )
 
 
