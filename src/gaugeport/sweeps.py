@@ -110,8 +110,14 @@ def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) ->
     for line in lines:
         for overrides in expand([_with_counts(o, counts) for o in line]):
             key = tuple({_key(o): o for o in (*fixed, *overrides)}.values())  # the last word on a key counts
-            if key not in jobs:
+            if key in jobs:
+                continue
+            try:
                 jobs[key] = _composed(key, unseeded)
+            except ValueError as e:
+                if len(lines) == 1:
+                    raise
+                raise ValueError(f"{e}; in the table's line `{' '.join(line)}`, one of {len(lines)}") from e
     return list(jobs.values())
 
 

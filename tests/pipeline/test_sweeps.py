@@ -149,6 +149,11 @@ def test_an_experiment_is_a_sweep_and_what_is_given_takes_the_place_of_its_lines
     assert all("experiment=sae_transfer" in o and ("seed=3" in o or "seed=4" in o) for o in plus)
 
 
+def test_the_line_of_a_table_that_does_not_go_with_what_was_given_is_named():
+    with pytest.raises(ValueError, match="task.cohort=runs with model=dyck3 .*; in the table's line `model=dyck3 "):
+        sweep_jobs(["experiment=b5", "task.cohort=runs", "profile=smoke", "seed=1"])
+
+
 @pytest.mark.parametrize("extra", [["data=text", "data.path=FILE"], []])
 def test_a_table_of_every_profile_and_of_local_text_composes(extra, tmp_path):
     (tmp_path / "text.jsonl").write_text('{"text": "a"}')
