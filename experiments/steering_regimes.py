@@ -1,6 +1,7 @@
 """Table b8: steering vectors of seed 0 on other seeds of its cohort: how much of their effect they have, and what says so."""
 
 import pandas as pd
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from gaugeport.report import figures as f
 from gaugeport.report.claims import judged
@@ -136,6 +137,10 @@ def _scatters(axes, seeds):
         axis.axhspan(0.8, 1.25, color=f.GREY, alpha=0.15)
         axis.axhline(1, color=f.GREY, linewidth=0.5)
         axis.set_yscale("symlog", linthresh=0.5)
+        axis.margins(y=0.08)
+        axis.yaxis.set_major_locator(FixedLocator([-10, -3, -1, 0, 0.5, 1, 3, 10, 30]))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.set(xlabel=label, ylabel="transfer ratio, unchanged")
         axis.legend(fontsize=7)
     f.paper_line(share, 1.02, f.BLUE, "paper, depth shift")

@@ -16,7 +16,16 @@ PIVOT = pd.DataFrame({"claim": ["|C| beats 50 % of B_d", "x ≥ y"], "n": [5.0, 
 def test_markdown_escapes_bars_and_prints_counts_as_integers():
     text = markdown("a title", PIVOT, "a footer")
     assert r"\|C\| beats" in text and "| 5 " in text and "5.0" not in text
-    assert text.startswith("### a title\n") and text.endswith("a footer\n")
+    assert text.startswith("### a title\n\n| claim") and text.endswith("a footer\n")
+
+
+@pytest.mark.parametrize("title", ["b2 bars across seeds. B: KL", "b2 bars across seeds: B: KL"])
+def test_the_heading_of_markdown_is_the_title_to_its_first_stop(title):
+    assert markdown(title, PIVOT).startswith("### b2 bars across seeds\n\nB: KL.\n\n| claim")
+
+
+def test_a_stop_within_a_word_or_number_does_not_end_the_heading():
+    assert markdown("at 1.5: a:b", PIVOT).startswith("### at 1.5\n\nA:b.\n\n| claim")
 
 
 def test_latex_escapes_what_tex_would_read():
@@ -85,9 +94,9 @@ def test_a_job_prints_what_all_rows_share_once_and_the_last_step_alone():
         2,
         {"model.path": "/m (ab)"},
     )
-    title, _, head, _, *body = summary(record).strip().splitlines()
-    said = "profile mini, model qwen, seed 2, setting default, group identity, matcher none, route endpoint"
-    assert title == f"### t abc (3 s): {said}, model.path /m (ab)"
+    title, _, shared, _, head, _, *body = summary(record).strip().splitlines()
+    said = "Profile mini, model qwen, seed 2, setting default, group identity, matcher none, route endpoint"
+    assert (title, shared) == ("### t abc (3 s)", f"{said}, model.path /m (ab).")
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in (head, *body)]
     assert cells[0] == ["site", "step", "metric", "value"]
     assert cells[1:] == [["–", "–", "x", "7"], ["block0", "2", "m", "0.6667"], ["embed", "2", "m", "0.6667"]]

@@ -37,7 +37,7 @@ class Ablation:
         """The table's title."""
         where = "" if self.everywhere or not self.path else ", block L/2"
         return (
-            f"{self.id} coordinates recovered (signed accuracy{where}, last step) by {self.axis}; gap: trajectory over "
+            f"{self.id} coordinates recovered (signed accuracy{where}, last step) by {self.axis}. Gap: trajectory over "
             "endpoint, paired by seed; means over n training seeds"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -17,6 +18,7 @@ PROSE = 45
 """A column with longer cells is set in lines."""
 ROWS = {False: 45, True: 30}
 """Rows of a LaTeX table on a page: upright, and across."""
+_FIRST_STOP = re.compile(r"(?<=[\w)])[.:] ")
 
 
 def write_table(folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: pd.DataFrame, footer: str) -> None:
@@ -31,9 +33,11 @@ def write_table(folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: 
 
 
 def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
-    """The pivot as a Markdown table under its title."""
+    """The pivot as a Markdown table: its title up to the first colon or full stop as heading, the rest below that."""
+    heading, _, caption = _FIRST_STOP.sub("\n", title, count=1).partition("\n")
     body = pivot.map(_markdown_cell).rename(columns=_markdown_cell).to_markdown(index=False, disable_numparse=True)
-    return f"### {title}\n\n{body}\n" + (f"\n{footer}\n" if footer else "")
+    above = f"### {heading}\n\n" + (f"{caption[0].upper()}{caption[1:]}.\n\n" if caption else "")
+    return f"{above}{body}\n" + (f"\n{footer}\n" if footer else "")
 
 
 def latex(title: str, pivot: pd.DataFrame, footer: str = "") -> str:

@@ -88,7 +88,7 @@ def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
                 "verdict": found["verdict"],
             }
         )
-    title = f"claims ({profile} profile; ours: means over n training seeds, and their paired difference)"
+    title = f"claims at the {profile} profile. Ours: means over n training seeds, and their paired difference"
     frame = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "claim", "left", "right"])
     return Table("claims", "claims", title, frame, pd.DataFrame(lines), INTERVALS)
 
