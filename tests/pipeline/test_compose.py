@@ -54,7 +54,7 @@ def test_bad_overrides_name_what_is_allowed(override, words):
 
 
 def test_a_bad_key_is_judged_by_the_config_that_the_other_overrides_make():
-    with pytest.raises(ValueError, match="'task.nonsense'.*; allowed: task.cohort, task.expansion"):
+    with pytest.raises(ValueError, match=r"'task.nonsense'.*; allowed: task.cohort, task.expansion"):
         composed(["experiment=sae_universality", "task.nonsense=1"])
     with pytest.raises(ValueError, match="unknown config key 'zz'; allowed: data, gauge"):  # another is bad too
         composed(["zz=1", "yy=1"])

@@ -150,7 +150,7 @@ def test_an_experiment_is_a_sweep_and_what_is_given_takes_the_place_of_its_lines
 
 
 def test_the_line_of_a_table_that_does_not_go_with_what_was_given_is_named():
-    with pytest.raises(ValueError, match="task.cohort=runs with model=dyck3 .*; in the table's line `model=dyck3 "):
+    with pytest.raises(ValueError, match=r"task.cohort=runs with model=dyck3 .*; in the table's line `model=dyck3 "):
         sweep_jobs(["experiment=b5", "task.cohort=runs", "profile=smoke", "seed=1"])
 
 

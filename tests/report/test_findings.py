@@ -1,0 +1,137 @@
+"""experiments/FINDINGS.md and the README's summary of it say what the kept tables say: sentences made again from the csv."""
+
+import functools
+import re
+
+import pandas as pd
+import pytest
+
+from gaugeport.paths import data_dir
+from gaugeport.report.tidy import select
+
+EXPERIMENTS = data_dir("experiments")
+
+LAST = {"metric": "signed_accuracy", "step": 1500, "model": "tinyllama"}
+SITE = {**LAST, "site": "block2", "evidence": "site", "lr": 0.015, "spacing": 100, "tokens": 16384}
+RATE, WIDTH, TOKENS = "fine-tuning learning rate", "width of the model", "calibration tokens"
+B_D, S_D = {"group": "signed_permutation"}, {"group": "permutation"}
+STEERED = {"model": "tinyllama", "target": "identical", **S_D}
+NEOX = {"metric": "explained_variance", "model": "pythia", "site": "block2", "setting": "default"}
+FIRING = {"metric": "firing_pearson", "model": "pythia", "site": "block2", "setting": "default"}
+BY_TOKENS = {**NEOX, "metric": "explained_variance_by_tokens"}
+PREDICTED = {"metric": "predictor_pearson", "predictor": "attribution_patching"}
+BAR_C = {"cohort": "A", "alignment": "cayley"}
+MAPS = ("self", "identity", "permutation", "signed_permutation", "orthogonal", "principal_axes")
+
+SENTENCES = [
+    (
+        "at 3e-2 the endpoint recovers {}, via base {}, the trajectory {}.",
+        "d5",
+        [{**LAST, RATE: 0.03, "route": r} for r in ("endpoint", "via_base", "trajectory")],
+    ),
+    ("128 wide, the endpoint keeps {}.", "d9", [{**LAST, WIDTH: 128, "route": "endpoint"}]),
+    (
+        "256 calibration tokens give {} at the endpoint and {} along the trajectory",
+        "d2",
+        [{**LAST, TOKENS: 256, "route": r} for r in ("endpoint", "trajectory")],
+    ),
+    (
+        "gets {} (raw) to {} (signs dropped) where B_d gets {}.",
+        "a3",
+        [
+            {**SITE, **group, "matcher": f"hungarian_{m}", "route": "endpoint"}
+            for group, m in ((S_D, "raw"), (S_D, "abs"), (B_D, "abs"))
+        ],
+    ),
+    (
+        "B_d, {} (½) under raw S_d, {} (0) with the signs dropped",
+        "a5",
+        [{**STEERED, "metric": "retention", "matcher": f"hungarian_{m}"} for m in ("raw", "abs")],
+    ),
+    (
+        "with the signs dropped, which reverse it in {} (½) of the plants",
+        "a5",
+        [{**STEERED, "metric": "reversal_probability", "matcher": "hungarian_abs"}],
+    ),
+    (
+        "A refusal direction reverses in {} of the plants.",
+        "a6",
+        [{**STEERED, "metric": "reversal_probability", "matcher": "hungarian_abs"}],
+    ),
+    (
+        "dropping the signs leaves {} of it",
+        "a6",
+        [{**STEERED, "metric": "ablation_retention", "matcher": "hungarian_abs"}],
+    ),
+    ("| GPT-NeoX, TopK | {} | {} | {} | {} | {} | {} |", "b5", [{**NEOX, "group": g} for g in MAPS]),
+    (
+        "| GPT-NeoX, ReLU and L1 | {} | {} | {} | {} | {} | {} |",
+        "b5",
+        [{**NEOX, "setting": "relu_l1", "group": g} for g in MAPS],
+    ),
+    (
+        "mid-stack of the GPT-NeoX: {} raw, {} through B_d, {} rotated",
+        "b7",
+        [{**FIRING, "group": g} for g in ("identity", "signed_permutation", "orthogonal")],
+    ),
+    (
+        "From 256 tokens on it is ahead ({} and {}); at 16,384 it is at {} and {}.",
+        "b5",
+        [{**BY_TOKENS, "tokens": n, "group": g} for n in (256, 16384) for g in ("orthogonal", "signed_permutation")],
+    ),
+    (
+        "a stream keeps {} of its variance with no SAE at all; that is the most that the affine column's {} could",
+        "b5",
+        [{**NEOX, "metric": m, "group": "affine"} for m in ("round_trip", "explained_variance")],
+    ),
+    (
+        "EV falls raw, but not catastrophically: GPT-NeoX {} to {}, rotated {}, means alone {}.",
+        "b9",
+        [{**NEOX, "setting": "checkpoints", "group": g} for g in ("self", "identity", "orthogonal", "translation")],
+    ),
+    (
+        "does not reproduce: {} [−.27, .39] on the toy's cohort A, {} [−1.37, .51] on its cohort B, {} [−1.20, .21]",
+        "b3",
+        [{**PREDICTED, "cohort": c} for c in "AB"] + [{**PREDICTED, "model": "pythia", "ablated": "update"}],
+    ),
+    ("seed 0 against those of an aligned seed: r = {} [.80, .93]", "b2", [{**BAR_C, "metric": "bar_c_pearson"}]),
+    ("any order it is {} all the same", "b2", [{**BAR_C, "metric": "bar_c_any_order"}]),
+    (
+        "Path patching keeps {} of 8 heads and ACDC {} (the paper's 6).",
+        "b4",
+        [{"metric": "heads_kept", "cohort": "A", "component": "model", "lens": x} for x in ("path_patching", "acdc")],
+    ),
+    (
+        "an SAE explains {} of another seed's variance as it is, {} through the best signed permutation, {} through the best rotation",
+        "b5",
+        [{**NEOX, "group": g} for g in ("identity", "signed_permutation", "orthogonal")],
+    ),
+    ("side by side, no token paired, give {} (b5)", "b5", [{**NEOX, "group": "principal_axes"}]),
+    (
+        "(b7: {} raw, {} B_d, {} rotated)",
+        "b7",
+        [{**FIRING, "group": g} for g in ("identity", "signed_permutation", "orthogonal")],
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def said():
+    files = (EXPERIMENTS / "FINDINGS.md", EXPERIMENTS.parent / "README.md")
+    return re.sub(r"\s+", " ", " ".join(f.read_text() for f in files))
+
+
+@functools.cache
+def kept(table):
+    return pd.read_csv(EXPERIMENTS / "reference" / "mini" / f"{table}.csv", low_memory=False)
+
+
+def two_digits(value):
+    return "1" if round(value, 2) == 1 else f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")
+
+
+@pytest.mark.parametrize(("sentence", "table", "rows"), SENTENCES)
+def test_a_sentence_has_the_figures_of_its_table(said, sentence, table, rows):
+    found = [select(kept(table), where) for where in rows]
+    assert [len(f) for f in found] == [1] * len(rows)
+    assert sentence.format(*(two_digits(f["value"].iloc[0]) for f in found)) in said
