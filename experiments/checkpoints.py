@@ -12,7 +12,7 @@ TITLE = (
     "b9 checkpoints of one run: an SAE of an early checkpoint (source) on the last one, explained variance of held-out "
     "tokens raw and through the best map of every group, fitted end to end or composed of those between neighbouring "
     "checkpoints; ‖R−I‖/√(2d) of the end-to-end rotation, 1 for a random one, and on the directions that carry 99 % of the "
-    "source's variance. The affine map goes there and back by two regressions, and keeps less than the stream. Means over n "
+    "source's variance. Early: from 2 % of the run, as in the paper. The affine map goes there and back by two regressions, and keeps less than the stream. Means over n "
     "training seeds"
 )
 EXTRA = ["cohort", "source"]
@@ -33,8 +33,9 @@ def tabulate(records):
 
 def pivot(table):
     """One row per model, cohort and site at the last checkpoint; then what the paper says."""
-    lines = []
-    for (model, setting, cohort), whole in by_site(means_of(table), []):
+    lines, parts = [], list(by_site(means_of(table), []))
+    last_of = {(model, cohort): setting for (model, setting, cohort), _ in parts}
+    for (model, setting, cohort), whole in parts:
         last = whole[whole["step"] == whole["step"].max()]
         for site, part in last.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
             at = {"source": f"{part['source'].max():.0f}", "last": f"{part['step'].max():.0f}"}
@@ -46,7 +47,7 @@ def pivot(table):
                 line[f"{GROUPS[group][0]}, composed"] = cell(select(ends, {"group": group, "route": "trajectory"}))
             line |= {title: cell(select(part, {"metric": metric})) for metric, title in DISTANCES.items()}
             lines.append({**line, "n": int(part["n"].max())})
-        if (model, cohort) in PAPER:
+        if (model, cohort) in PAPER and setting == last_of[model, cohort]:
             lines.append({"model": named(model, cohort), "setting": "paper", **PAPER[model, cohort]})
     return pd.DataFrame(lines).fillna("–")
 
@@ -65,13 +66,13 @@ def plot(table):
                 if len(rows):
                     shown = name if route == "endpoint" else f"{name}, composed"
                     here.plot(rows["step"], rows["value"], style, color=colour, marker="o", markersize=3, label=shown)
-        here.set(title=f"{named(model, cohort)}, {at}", xlabel="step", ylabel="explained variance")
+        here.set(title=f"{named(model, cohort)}, {at}, SAE of step {middle['source'].max():.0f}", xlabel="step", ylabel="explained variance")
         here.legend(fontsize=6)
         distances = select(part, {"metric": "distance_from_identity"})
         for site, colour in zip(sites, (f.GREY, f.SKY, f.BLUE, f.GREEN, f.ORANGE, f.RED, f.PURPLE), strict=False):
             rows = select(distances, {"site": site}).sort_values("step")
             there.plot(rows["step"], rows["value"], "o-", color=colour, markersize=3, label=site)
         there.axhline(1, color=f.GREY, linestyle=":", linewidth=1)
-        there.set(title="end-to-end rotation", xlabel="step", ylabel="‖R−I‖/√(2d)")
+        there.set(title="end-to-end rotation from there", xlabel="step", ylabel="‖R−I‖/√(2d)")
         there.legend(fontsize=6)
     return figure

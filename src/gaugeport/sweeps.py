@@ -99,6 +99,7 @@ def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) ->
         "LEARNING_RATES": list(node.learning_rates),
         "NEOX": list(range(node.neox_seeds)),
         "NEOX_PAIRS": list(range(1, node.neox_seeds)),
+        "NEOX_EARLY": list(node.neox_early),
         "DYCK_A": list(range(node.dyck.seeds_a)),
         "DYCK_A_PAIRS": list(range(1, node.dyck.seeds_a)),
         "DYCK_B": list(range(node.dyck.seeds_b)),
@@ -108,6 +109,8 @@ def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) ->
     jobs: dict[tuple[str, ...], Composed] = {}
     unseeded: dict[tuple[str, ...], Composed] = {}
     for line in lines:
+        if any(counts.get(o.partition("=")[2]) == [] for o in line):
+            continue  # not at this profile
         for overrides in expand([_with_counts(o, counts) for o in line]):
             key = tuple({_key(o): o for o in (*fixed, *overrides)}.values())  # the last word on a key counts
             if key in jobs:

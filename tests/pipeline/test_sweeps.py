@@ -154,6 +154,11 @@ def test_the_line_of_a_table_that_does_not_go_with_what_was_given_is_named():
         sweep_jobs(["experiment=b5", "task.cohort=runs", "profile=smoke", "seed=1"])
 
 
+@pytest.mark.parametrize(("profile", "settings"), [("smoke", {"early", "checkpoints"}), ("paper", {"checkpoints"})])
+def test_a_line_of_which_a_profile_has_none_has_no_jobs_there(profile, settings):
+    assert {c.job.setting for c in jobs_of(experiment("b9"), profile)} == settings
+
+
 @pytest.mark.parametrize("extra", [["data=text", "data.path=FILE"], []])
 def test_a_table_of_every_profile_and_of_local_text_composes(extra, tmp_path):
     (tmp_path / "text.jsonl").write_text('{"text": "a"}')

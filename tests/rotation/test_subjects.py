@@ -138,6 +138,8 @@ def test_table_b9_follows_a_run_from_its_source(store, of):
     assert {r["step"] for r in last} == {targets[-1]} and {r["route"] for r in last} == {"endpoint"}
     with pytest.raises(ValueError, match=r"task\.source=1.0 leaves the checkpoints"):
         checkpoints.steps_of(job(*of, "task.source=1.0", experiment="checkpoints"), store)
+    some = job(*of, "task.source=[1,0.4,0.1,0.2]", experiment="checkpoints")
+    assert checkpoints.steps_of(some, store) == [10, 20, 30], "the first at or beyond every share, each once"
 
 
 def test_a_seed_that_is_another_seeds_file_is_not_called_independent(store, tmp_path):

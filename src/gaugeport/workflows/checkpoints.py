@@ -66,15 +66,19 @@ def measure(job: Job, store: Store) -> list[Row]:
 def steps_of(job: Job, store: Store) -> list[int]:
     """The source, the first checkpoint at or beyond ``task.source`` of the run, and every later one.
 
-    On the hub they are ``task.hub_steps``. Raises ``ValueError`` where fewer than two are left.
+    Of several shares in ``task.source``, the first checkpoint at or beyond each. On the hub they are ``task.hub_steps``.
+    Raises ``ValueError`` where fewer than two are left.
     """
+    source = job.task["source"]
     if job.model.from_hub and not subjects.is_dyck(job):
         steps = sorted(job.task["hub_steps"])
     else:
         saved = subjects.saved_steps(job, store, "other")
-        steps = [s for s in saved if s >= job.task["source"] * saved[-1]]
+        shares = sorted(source) if isinstance(source, list) else [source]
+        beyond = [[s for s in saved if s >= share * saved[-1]] for share in shares]
+        steps = beyond[0] if len(beyond) == 1 else sorted({later[0] for later in beyond if later})
     if len(steps) < 2:
-        raise ValueError(f"task.source={job.task['source']} leaves the checkpoints {steps}; two are wanted")
+        raise ValueError(f"task.source={source} leaves the checkpoints {steps}; two are wanted")
     return steps
 
 
