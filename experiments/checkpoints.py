@@ -66,13 +66,15 @@ def plot(table):
                 if len(rows):
                     shown = name if route == "endpoint" else f"{name}, composed"
                     here.plot(rows["step"], rows["value"], style, color=colour, marker="o", markersize=3, label=shown)
-        here.set(title=f"{named(model, cohort)}, {at}, SAE of step {middle['source'].max():.0f}", xlabel="step", ylabel="explained variance")
+        here.set_title(f"{named(model, cohort)}, {at}, SAE of step {middle['source'].max():.0f}", fontsize=10)
+        here.set(xlabel="step", ylabel="explained variance")
         here.legend(fontsize=6)
         distances = select(part, {"metric": "distance_from_identity"})
         for site, colour in zip(sites, (f.GREY, f.SKY, f.BLUE, f.GREEN, f.ORANGE, f.RED, f.PURPLE), strict=False):
             rows = select(distances, {"site": site}).sort_values("step")
             there.plot(rows["step"], rows["value"], "o-", color=colour, markersize=3, label=site)
         there.axhline(1, color=f.GREY, linestyle=":", linewidth=1)
-        there.set(title="end-to-end rotation from there", xlabel="step", ylabel="‖R−I‖/√(2d)")
+        there.set_title("end-to-end rotation from there", fontsize=10)
+        there.set(xlabel="step", ylabel="‖R−I‖/√(2d)")
         there.legend(fontsize=6)
     return figure

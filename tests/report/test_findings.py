@@ -90,6 +90,12 @@ SENTENCES = [
         [{**NEOX, "setting": "checkpoints", "group": g} for g in ("self", "identity", "orthogonal", "translation")],
     ),
     (
+        "From 2 % on, the paper's share: {} at home, {} raw, {} rotated, {} means alone; the rotation is {} of √(2d)",
+        "b9",
+        [{**NEOX, "setting": "early", "group": g} for g in ("self", "identity", "orthogonal", "translation")]
+        + [{**NEOX, "setting": "early", "step": 1500, "metric": "distance_from_identity"}],
+    ),
+    (
         "does not reproduce: {} [−.27, .39] on the toy's cohort A, {} [−1.37, .51] on its cohort B, {} [−1.20, .21]",
         "b3",
         [{**PREDICTED, "cohort": c} for c in "AB"] + [{**PREDICTED, "model": "pythia", "ablated": "update"}],
