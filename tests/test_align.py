@@ -190,6 +190,35 @@ def test_what_is_saved_says_how_it_was_found(tmp_path):
 # bad input
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("evidence", EVIDENCE)
+def test_the_sign_along_the_mean_of_a_folded_layer_norm_is_recovered(seed, evidence):
+    """No reader sees it, but directions and SAEs on the stream do: half of these rotations turn it round."""
+    a = fold_gains(model_of(NEOX))
+    planted = MeanPreservingOrthogonal.random(D, gen(seed))
+    found = align(a, transport_model(a, planted), batches_of(n=12), evidence=evidence)
+    assert torch.allclose(found.gauge.matrix, planted.matrix, atol=1e-3)
+
+
+def test_coordinates_that_no_matrix_reads_are_named():
+    model = model_of(LLAMA)
+    with torch.no_grad():
+        for name, _, axis in chart_of(model).matrices():
+            model.get_parameter(name).movedim(axis, -1)[..., [3, 7]] = 0
+    with pytest.warns(UserWarning, match=r"2 coordinate\(s\) of B, the first \[3, 7\], are 0 in every matrix"):
+        align(model_of(LLAMA), model, evidence="weights")
+
+
+def test_autocast_does_not_reach_the_evidence():
+    a = model_of(LLAMA)
+    b = transport_model(a, SignedPermutation.random(D, gen(1)))
+    for evidence in EVIDENCE:
+        plain = align(a, b, batches_of(), evidence=evidence)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = align(a, b, batches_of(), evidence=evidence)
+        assert torch.equal(plain.margin, cast.margin) and plain.gauge == cast.gauge
+
+
 def test_models_that_cannot_be_compared():
     model = model_of(LLAMA)
     cases = {
@@ -199,9 +228,20 @@ def test_models_that_cannot_be_compared():
         "architecture: A has llama, B has gpt_neox": model_of(NEOX),
     }
     for message, other in cases.items():
-        for evidence in EVIDENCE:
+        for evidence in EVIDENCE[1:] if "vocabulary" in message else EVIDENCE:
             with pytest.raises(ValueError, match=f"must have the same {message}"):
                 align(model, other, batches_of(), evidence=evidence)
+
+
+def test_tokens_added_to_one_vocabulary_do_not_keep_activations_or_chosen_rows_from_being_compared():
+    model = model_of(LLAMA)
+    g = SignedPermutation.random(D, gen(1))
+    longer = transport_model(model, g)
+    longer.resize_token_embeddings(80)
+    assert align(model, longer, batches_of()).gauge == g
+    assert align(model, longer, evidence="weights", token_ids=torch.arange(64)).gauge == g
+    with pytest.raises(ValueError, match="the batches hold token id 79; this model has 0 to 63"):
+        align(model, longer, [{"input_ids": torch.full((2, 4), 79)}])
 
 
 def test_weights_that_cannot_be_compared():

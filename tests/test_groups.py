@@ -185,6 +185,11 @@ def test_acting_and_acting_back_is_exact_in_every_dtype(cls, dtype):
     assert torch.equal(moved.double(), g.act(x.double()))
 
 
+def test_affine_rounds_bfloat16_once():
+    g, x = AffineGauge.random(32, gen(1)), rows(32, gen(2)).to(torch.bfloat16)
+    assert torch.equal(g.act(x), g.act(x.to(torch.float32)).to(torch.bfloat16))
+
+
 def test_affine_acts_linear_then_shift():
     linear, shift = SignedPermutation.random(5, gen(0)), torch.arange(5.0)
     g, x = AffineGauge(linear, shift), rows(5, gen(1))

@@ -1,5 +1,6 @@
 """The likeliest slips with the library get an error that says what was wanted."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,32 @@ def test_an_alignment_is_no_gauge_but_holds_one():
         with pytest.raises(TypeError, match=r"a gauge element is wanted, found Alignment \(pass its \.gauge\)"):
             move(found)
     assert gp.transport_model(a, found.gauge) is not a
+
+
+def test_what_could_only_fail_after_the_batches_fails_before_them():
+    a, read = tiny(), []
+    watched = (read.append(b) or b for b in batches())
+    with pytest.raises(ValueError, match="matcher 'hungarian' does not recover"):
+        gp.align(a, a, watched, matcher="hungarian")
+    with pytest.raises(ValueError, match="token_ids are rows of weight evidence"):
+        gp.align(a, a, watched, token_ids=torch.arange(3))
+    assert read == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [([[1, 2]], "found a list"), (torch.arange(4), r"found a Tensor of shape \(4,\)"), (None, "found a NoneType")],
+)
+def test_ids_that_are_no_batch_are_named(ids, found):
+    with pytest.raises(TypeError, match=rf"input_ids of a batch has to be a tensor \[b, t\], {found}"):
+        gp.align(tiny(), tiny(), [{"input_ids": ids}])
+
+
+def test_numpy_s_integers_are_integers_and_alignments_compare():
+    g = gp.SignedPermutation.identity(32)
+    assert gp.transport_indices(list(np.arange(32)[:3]), g).index.tolist() == [0, 1, 2]
+    found = gp.align(tiny(), tiny(), batches())
+    assert found == found and found != gp.align(tiny(), tiny(), batches())
 
 
 def test_swapped_arguments_are_named():

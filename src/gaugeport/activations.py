@@ -71,19 +71,21 @@ def record(model: nn.Module, chart: Chart, sites: Sequence[str]) -> Iterator[dic
 
 @torch.no_grad()
 def streams_at(
-    model: nn.Module, chart: Chart, batch: dict[str, Tensor], sites: Sequence[str], skip_first: int = 1
+    model: nn.Module,
+    chart: Chart,
+    batch: dict[str, Tensor],
+    sites: Sequence[str],
+    skip_first: int = 1,
+    mean_free: bool = True,
 ) -> dict[str, Tensor]:
     """One forward pass: site -> rows [tokens, d], padding and the first ``skip_first`` tokens of each row left out.
 
     Runs in evaluation mode and puts the mode back. The first token carries massive activations (DESIGN §1); pass
-    ``skip_first=0`` to keep it. On LayerNorm charts the component along the all-ones direction is unobservable and is
-    projected out of every row. Raises ``TypeError`` for a batch that is no mapping with ``input_ids``.
+    ``skip_first=0`` to keep it. On LayerNorm charts nothing reads the component along the all-ones direction, and it is
+    projected out of every row (unless not ``mean_free``). Raises ``TypeError`` for a batch that is no mapping with
+    ``input_ids``, a tensor [b, t], and ``ValueError`` for ids that the model has no embedding of.
     """
-    if not isinstance(batch, Mapping) or "input_ids" not in batch:
-        raise TypeError(
-            "batches are an iterable of {'input_ids': int64[b, t], 'attention_mask': …}, as a tokenizer returns them with "
-            f"return_tensors='pt'; found a {type(batch).__name__}{f' of {sorted(batch)}' if isinstance(batch, Mapping) else ''}"
-        )
+    _check_batch(model, chart, batch)
     device = next(model.parameters()).device
     inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask") if k in batch}
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -92,11 +94,28 @@ def streams_at(
     model.eval()  # dropout is no evidence
     try:
         with record(model, chart, sites) as streams:
-            model.base_model(**inputs, use_cache=False)  # type: ignore[operator]  # the logits are not needed
+            with torch.autocast(device.type, enabled=False):  # in the model's own precision
+                model.base_model(**inputs, use_cache=False)  # type: ignore[operator]  # the logits are not needed
     finally:
         for module in training:
             module.training = True
     rows = {site: streams[site][keep].to(torch.float32) for site in sites}
-    if chart.norm == "layer":
+    if chart.norm == "layer" and mean_free:
         rows = {site: x - x.mean(-1, keepdim=True) for site, x in rows.items()}
     return rows
+
+
+def _check_batch(model: nn.Module, chart: Chart, batch: Any) -> None:
+    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+        raise TypeError(
+            "batches are an iterable of {'input_ids': int64[b, t], 'attention_mask': …}, as a tokenizer returns them with "
+            f"return_tensors='pt'; found a {type(batch).__name__}{f' of {sorted(batch)}' if isinstance(batch, Mapping) else ''}"
+        )
+    for key in ("input_ids", "attention_mask"):
+        given = batch.get(key)
+        if key in batch and (not isinstance(given, Tensor) or given.dim() != 2):
+            shape = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else ""
+            raise TypeError(f"{key} of a batch has to be a tensor [b, t], found a {type(given).__name__}{shape}")
+    known, ids = len(chart.embedding(model).weight), batch["input_ids"]  # type: ignore[arg-type]
+    if ids.numel() and int(ids.max()) >= known:
+        raise ValueError(f"the batches hold token id {int(ids.max())}; this model has 0 to {known - 1}")

@@ -22,7 +22,7 @@ from gaugeport.evidence import (
     weight_evidence,
 )
 from gaugeport.groups import GROUPS, Element, compose, contains
-from gaugeport.matchers import cross_moment, match
+from gaugeport.matchers import check_combination, cross_moment, match
 
 EVIDENCE = ("activations", "weights", "both")
 DEFAULT_MATCHER = {
@@ -38,7 +38,7 @@ UNRELATED = 1e-3
 """A median margin below this says so in a warning."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Alignment:
     """A recovered ``gauge`` with ``margin`` float64[d] per coordinate of B, the ``objective``, and how it was found.
 
@@ -89,7 +89,8 @@ def align(
     """Recover the gauge that carries A's residual coordinates to B's.
 
     Args:
-        model_a, model_b: causal language models of one architecture, width and vocabulary.
+        model_a, model_b: causal language models of one architecture, width and vocabulary (for activations of both that
+            have the ids of the batches).
         batches: ``{"input_ids": [b, t], "attention_mask": [b, t]}`` tensors; needed unless ``evidence="weights"``.
         group: name of the gauge group; the charts' exact group when omitted (the smaller where they differ).
         evidence: ``activations``, ``weights`` (same-base runs only: head and neuron axes must correspond) or ``both``.
@@ -113,7 +114,7 @@ def align(
     number = isinstance(abstain, int | float) and not isinstance(abstain, bool)
     if abstain is not None and not (number and math.isfinite(abstain)):
         raise ValueError(f"abstain={abstain!r}; allowed: None, or a finite margin below which coordinates are left out")
-    chart, chart_b = check_comparable(model_a, model_b)
+    chart, chart_b = check_comparable(model_a, model_b, vocabulary=evidence != "activations" and token_ids is None)
     if tokenizers is not None:
         check_tokenizers(*tokenizers)
     # one of the two may have unit gains (a fresh base), hence the larger group: what they share is the smaller one
@@ -121,13 +122,20 @@ def align(
     group = group or exact
     _check_group(group, exact, allow_larger)
     matcher = matcher or DEFAULT_MATCHER[group]
+    check_combination(group, matcher)
+    if token_ids is not None and evidence == "activations":
+        raise ValueError("token_ids are rows of weight evidence; allowed: evidence='weights' or 'both'")
     used: list[str] = []
     parts: list[Tensor] = []
     if evidence in ("activations", "both"):
         if batches is None:
             raise ValueError(f"evidence={evidence!r} needs batches of tokens; allowed without: evidence='weights'")
         used = check_sites(sites, len(chart.blocks(model_a)))
-        moments = pair_moments({"A": model_a, "B": model_b}, [("A", "B")], batches, used, skip_first)["A", "B"]
+        mean_free = (
+            group != "mean_preserving_orthogonal"
+        )  # such rotations have a sign along 1, to be read off the means
+        models = {"A": model_a, "B": model_b}
+        moments = pair_moments(models, [("A", "B")], batches, used, skip_first, mean_free=mean_free)["A", "B"]
         if matcher == "procrustes":
             parts.append(torch.stack([cross_moment(moments[s]) for s in used]).mean(0))
         else:

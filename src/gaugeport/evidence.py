@@ -17,23 +17,25 @@ from torch import Tensor, nn
 
 from gaugeport.activations import check_sites, streams_at
 from gaugeport.charts import Chart, chart_of
+from gaugeport.charts.chart import check_movable
 from gaugeport.moments import Moments, MomentStream
 
 Pair = tuple[str, str]
 
 
-def check_comparable(model_a: nn.Module, model_b: nn.Module) -> tuple[Chart, Chart]:
+def check_comparable(model_a: nn.Module, model_b: nn.Module, vocabulary: bool = True) -> tuple[Chart, Chart]:
     """The charts of two models whose residual streams can be compared coordinate by coordinate.
 
-    Raises ``ValueError`` naming what differs: family, width, number of blocks, or vocabulary size.
+    Raises ``ValueError`` naming what differs: family, width, number of blocks, or (``vocabulary``) vocabulary size.
     """
     a, b = chart_of(model_a), chart_of(model_b)
     facts: dict[str, list[Any]] = {
         "architecture": [c.model_type for c in (a, b)],
         "residual width": [c.width for c in (a, b)],
         "number of blocks": [len(c.blocks(m)) for c, m in ((a, model_a), (b, model_b))],
-        "vocabulary size": [m.get_input_embeddings().weight.shape[0] for m in (model_a, model_b)],  # type: ignore[operator]
     }
+    if vocabulary:
+        facts["vocabulary size"] = [m.get_input_embeddings().weight.shape[0] for m in (model_a, model_b)]  # type: ignore[operator]
     for name, (of_a, of_b) in facts.items():
         if of_a != of_b:
             raise ValueError(f"A and B must have the same {name}: A has {of_a}, B has {of_b}")
@@ -58,11 +60,15 @@ def pair_moments(
     sites: str | Sequence[str] = "all",
     skip_first: int = 1,
     whiten: bool = False,
+    mean_free: bool = True,
 ) -> dict[Pair, dict[str, Moments]]:
     """Moments of each pair ``(a, b)`` of named models over the same batches, by site.
 
     ``whiten`` gives those of activations that are ZCA-whitened on each side: correlations between coordinates that are
     decorrelated within their own model. Whitening commutes with signed permutations.
+
+    Models may differ in vocabulary where the batches use what they share. ``mean_free``: see
+    :func:`gaugeport.activations.streams_at`.
 
     One forward pass per model and batch, however many pairs share it. Memory O(pairs · sites · d²). Warns when there
     are fewer tokens than coordinates; raises ``ValueError`` on incomparable models and on activations that are not finite.
@@ -71,11 +77,11 @@ def pair_moments(
     pairs = [*asked, *((name, name) for name in names)] if whiten else asked
     charts = {name: chart_of(models[name]) for name in names}
     for a, b in pairs:
-        check_comparable(models[a], models[b])
+        check_comparable(models[a], models[b], vocabulary=False)
     wanted = check_sites(sites, len(charts[names[0]].blocks(models[names[0]])))
     streams = {(p, s): MomentStream(f"{p[0]} at {s}", f"{p[1]} at {s}") for p in pairs for s in wanted}
     for batch in batches:
-        rows = {name: streams_at(models[name], charts[name], batch, wanted, skip_first) for name in names}
+        rows = {name: streams_at(models[name], charts[name], batch, wanted, skip_first, mean_free) for name in names}
         for (a, b), site in streams:
             streams[(a, b), site].update(rows[a][site], rows[b][site])
     found = {pair: {site: streams[pair, site].result() for site in wanted} for pair in pairs}
@@ -133,15 +139,21 @@ def weight_evidence(
     of recovery leaves them out. ``cross`` divides by the norms of whole matrices, not of columns: what Procrustes
     wants, since normalised columns do not rotate along.
 
-    Raises ``ValueError`` on incomparable models, and on matrices that are missing, of another shape or not finite.
+    Warns of coordinates that no matrix reads or writes. Raises ``ValueError`` on incomparable models, on offloaded or
+    quantized ones, and on matrices that are missing, of another shape or not finite.
     """
-    chart, chart_b = check_comparable(model_a, model_b)
+    chart, chart_b = check_comparable(model_a, model_b, vocabulary=token_ids is None)
+    check_movable(chart, model_a)
+    check_movable(chart_b, model_b)
     if chart.tied != chart_b.tied:
         raise ValueError(f"A and B must both tie their embeddings or neither: A {chart.tied}, B {chart_b.tied}")
     weights_a, weights_b = dict(model_a.named_parameters()), dict(model_b.named_parameters())
     total, count = torch.zeros(chart.width, chart.width, dtype=torch.float64), 0
+    used = {side: torch.zeros(chart.width, dtype=torch.bool) for side in "AB"}
     for name, role, axis in chart.matrices():
         a, b = (w[name].detach().movedim(axis, -1).to(torch.float32) for w in (weights_a, weights_b))
+        if role in ("embed", "unembed") and token_ids is not None:
+            a, b = a[token_ids], b[token_ids]
         if a.shape != b.shape:
             raise ValueError(
                 f"{name} has shape {tuple(weights_a[name].shape)} in A and {tuple(weights_b[name].shape)} in B: weight "
@@ -150,11 +162,18 @@ def weight_evidence(
         for side, w in (("A", a), ("B", b)):
             if not bool(torch.isfinite(w).all()):
                 raise ValueError(f"{name} of {side} is not finite: only finite weights can be matched")
-        if role in ("embed", "unembed") and token_ids is not None:
-            a, b = a[token_ids], b[token_ids]
+            used[side] |= (w != 0).any(0).cpu()
         a, b = (w / w.norm() if cross else torch.nn.functional.normalize(w, dim=0) for w in (a, b))
-        total += (b.T @ a).cpu().to(torch.float64)
+        with torch.autocast(a.device.type, enabled=False):
+            total += (b.T @ a).cpu().to(torch.float64)
         count += 1
+    for side, here in used.items():
+        if not bool(here.all()):
+            dead = (~here).nonzero().flatten().tolist()
+            warnings.warn(
+                f"{len(dead)} coordinate(s) of {side}, the first {dead[:5]}, are 0 in every matrix: weights cannot place them",
+                stacklevel=2,
+            )
     return total / count
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gaugeport.activations import check_sites
@@ -48,11 +49,16 @@ def adding(vector: Tensor) -> Edit:
 
 
 def ablating(direction: Tensor) -> Edit:
-    """Project ``direction`` [d] (of any length) out of every position."""
-    unit = direction / direction.norm()
+    """Project ``direction`` [d] (of any length but 0, else ``ValueError``) out of every position."""
+    wide = direction.to(torch.promote_types(direction.dtype, torch.float32))
+    length = wide.norm()
+    if not (bool(torch.isfinite(length)) and length > 0):
+        raise ValueError(f"a direction to project out has a length, found {float(length)}")
+    unit = wide / length
 
     def edit(x: Tensor) -> Tensor:
-        u = unit.to(x.device, x.dtype)
-        return x - (x @ u).unsqueeze(-1) * u
+        rows = x.to(torch.promote_types(x.dtype, torch.float32))  # 16 bits are rounded once, at the end
+        u = unit.to(rows.device, rows.dtype)
+        return (rows - (rows @ u).unsqueeze(-1) * u).to(x.dtype)
 
     return edit

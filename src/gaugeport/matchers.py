@@ -72,7 +72,7 @@ def procrustes(cross: Tensor) -> Match:
 def procrustes_mean_preserving(cross: Tensor) -> Match:
     """Procrustes over the rotations that fix the all-ones direction: solved in a basis of its complement.
 
-    Activation evidence on LayerNorm charts has no component along 1, so its sign there is chosen +1; weights have one.
+    The sign along 1 is that of the evidence there, +1 where it has none (mean-free activations; weights have some).
     """
     basis, wide = mean_free_basis(len(cross)), cross.to(torch.float64)
     u, s, vh = torch.linalg.svd(basis.T @ wide @ basis)
@@ -88,13 +88,18 @@ def match(c: Tensor, group: str, matcher: str) -> Match:
     ``permutation`` + ``hungarian_abs`` is S_d with the signs dropped. Raises ``ValueError`` on a pair that makes no
     sense, naming the allowed ones.
     """
-    if (group, matcher) not in COMBINATIONS:
-        allowed = "; ".join(f"{g} with {m}" for g, m in COMBINATIONS)
-        raise ValueError(f"matcher {matcher!r} does not recover an element of {group!r}; allowed: {allowed}")
+    check_combination(group, matcher)
     found = COMBINATIONS[group, matcher](c)
     if group == "permutation" and isinstance(found.gauge, SignedPermutation):
         return Match(found.gauge.without_signs(), found.objective, found.margin)
     return found
+
+
+def check_combination(group: str, matcher: str) -> None:
+    """Raise ``ValueError`` for a matcher that does not recover an element of a group, naming those that do."""
+    if (group, matcher) not in COMBINATIONS:
+        allowed = "; ".join(f"{g} with {m}" for g, m in COMBINATIONS)
+        raise ValueError(f"matcher {matcher!r} does not recover an element of {group!r}; allowed: {allowed}")
 
 
 def cross_moment(moments: Moments) -> Tensor:

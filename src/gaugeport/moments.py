@@ -111,6 +111,10 @@ class MomentStream:
             raise ValueError(f"paired rows must be [n, d] with one n, found {tuple(a.shape)} and {tuple(b.shape)}")
         if len(a) == 0:
             return
+        with torch.autocast(a.device.type, enabled=False):  # sums of products are worth float32
+            self._update(a, b)
+
+    def _update(self, a: Tensor, b: Tensor) -> None:
         segment = self._segment or _Segment.start(a, b)
         x, y = self._shifted("a", a, segment.shift_a), self._shifted("b", b, segment.shift_b)
         sums = [_column_sums(x), _column_sums(y)]

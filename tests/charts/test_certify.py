@@ -1,6 +1,7 @@
 """Certificates: the group holds, the next one breaks, degenerate gains are counted, the model is untouched."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -20,6 +21,22 @@ def test_raw_models(family):
     assert isinstance(c, Certificate)
     assert c.exact and c.outside_breaks and c.degenerate == ()
     assert c.outside_kind == ("half_signs_flipped" if c.norm == "layer" else "haar_rotation")
+
+
+def test_autocast_makes_nothing_exact_and_exact_nothing_less():
+    good, bad = tiny("llama"), tiny("llama")
+    shift = 3 * torch.randn(32, generator=torch.Generator().manual_seed(8))
+    bad.model.layers[0].register_forward_hook(lambda module, args, output: output + shift)
+    for options in ({}, {"cache_enabled": False}):
+        with torch.autocast("cpu", dtype=torch.bfloat16, **options):
+            assert certify(good) == certify(tiny("llama")) and certify(good).exact
+            assert not certify(bad).exact
+    assert certify(good).exact
+
+
+def test_a_large_change_is_not_exact_whatever_the_yardstick():
+    found = certify(tiny("llama"))
+    assert not dataclasses.replace(found, inside=5.0, yardstick=50.0).exact
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])

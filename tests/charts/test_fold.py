@@ -35,6 +35,18 @@ def test_logits_stay_at_the_yardstick(family, tied):
     assert chart_of(model).tied is tied
 
 
+def test_what_float16_cannot_hold_is_not_folded():
+    model, tokens, _ = setting("gpt_neox")
+    norm = model.gpt_neox.layers[0].input_layernorm
+    norm.weight.data[3], norm.bias.data[3] = 2e-6, 0.3
+    half = copy.deepcopy(model).half()
+    before = copy.deepcopy(half.state_dict())
+    with pytest.raises(ValueError, match=r"beyond what float16 holds.*layers\.0\.input_layernorm\.bias \(1\).*float32"):
+        fold_gains(half, inplace=True)
+    assert all(torch.equal(v, before[k]) for k, v in half.state_dict().items())
+    assert bool(torch.isfinite(logits_of(fold_gains(model), tokens)).all())
+
+
 @pytest.mark.parametrize("family", FOLDABLE)
 def test_float64_folding_is_exact_to_rounding(family):
     model, tokens, _ = setting(family)

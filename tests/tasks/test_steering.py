@@ -9,7 +9,7 @@ from gaugeport import corpus
 from gaugeport.charts import chart_of
 from gaugeport.charts.measure import YARDSTICK_FACTOR, permute_neurons
 from gaugeport.groups import Permutation, SignedPermutation, compose
-from gaugeport.interventions import adding, edited
+from gaugeport.interventions import ablating, adding, edited
 from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.tasks.slot import Prompts, Slot, last_tokens, prompt_batches, word_ids
 from gaugeport.tasks.steering import (
@@ -29,6 +29,19 @@ WORDS = (torch.tensor([5, 6]), torch.tensor([7, 8]))
 
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def test_what_is_projected_out_is_gone_to_rounding_and_has_a_length():
+    x, v = torch.randn(7, 32, generator=gen()), torch.randn(32, generator=gen(1))
+    for dtype, rounding in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):  # of the result alone
+        left = ablating(v.to(dtype))(x.to(dtype))
+        assert left.dtype == dtype
+        wide = x.to(dtype).double() - (x.to(dtype).double() @ v.to(dtype).double()).outer(v.to(dtype).double()) / (
+            v.to(dtype).double().square().sum()
+        )
+        assert float((left.double() - wide).abs().max() / wide.abs().max()) <= rounding
+    with pytest.raises(ValueError, match=r"a direction to project out has a length, found 0\.0"):
+        ablating(torch.zeros(32))
 
 
 def token_rows(n, length, g):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lora_adapters import D, adapt, adapt_named, as_dict, generator, logits, matrices, signed, tiny, with_adapter
+from peft import LoraConfig
 
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.measure import logits_of, random_tokens, relative_change
@@ -161,10 +162,20 @@ def test_what_does_not_fold_by_itself_is_named():
         fold_lora(tensors, layer, config=as_dict(config))
 
 
-def test_a_folded_model_needs_no_folding():
+def test_a_folded_model_cannot_say_what_to_fold():
     model = fold_gains(tiny("llama"))
     _, tensors, config = adapt(model)
-    assert all(torch.equal(t, tensors[k]) for k, t in fold_lora(tensors, model, config=as_dict(config)).items())
+    with pytest.raises(ValueError, match=r"all gains of this model are 1.*pass the model as it was before fold_gains"):
+        fold_lora(tensors, model, config=as_dict(config))
+
+
+def test_what_float16_cannot_hold_is_not_folded():
+    model = tiny("llama")
+    _, tensors, config = adapt(model)
+    model.model.layers[0].input_layernorm.weight.data.fill_(1e6)
+    half = {k: t.half() for k, t in tensors.items()}
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn.*beyond what torch\.float16 holds"):
+        fold_lora(half, model, config=LoraConfig(**config))  # peft's own config object
 
 
 def test_magnitudes_and_gains_refuse_rotations():

@@ -9,11 +9,11 @@ import torch
 from lora_adapters import D, adapt, as_dict, attach, generator, logits, signed, tiny
 from safetensors import safe_open
 
-from gaugeport.charts import chart_of
+from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.measure import random_tokens, relative_change
 from gaugeport.groups import AffineGauge, Orthogonal, SignedPermutation
 from gaugeport.transport import transport_model
-from gaugeport.transport.lora import transport_lora
+from gaugeport.transport.lora import fold_lora, transport_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -40,6 +40,20 @@ def test_folders_are_peft_folders(tmp_path, dtype):
     with pytest.raises(FileExistsError, match="b exists"):
         transport_lora(tmp_path / "a", g, model, tmp_path / "new" / "b")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["b"]
+
+
+def test_a_file_says_what_was_done_to_it_and_is_not_folded_twice(tmp_path):
+    model = tiny("llama")
+    adapted, _, _ = adapt(model)
+    adapted.save_pretrained(tmp_path / "a")
+    fold_lora(tmp_path / "a", model, tmp_path / "folded")
+    with pytest.raises(ValueError, match="folded was folded already"):
+        fold_lora(tmp_path / "folded", model)
+    transport_lora(tmp_path / "folded", Orthogonal.random(D, generator()), fold_gains(model), tmp_path / "moved")
+    with safe_open(tmp_path / "moved" / "adapter_model.safetensors", "pt") as f:
+        assert json.loads(f.metadata()["gaugeport"]) == {"fold_lora": "llama", "transport_lora": "orthogonal"}
+    with pytest.raises(ValueError, match="moved was folded already"):
+        fold_lora(tmp_path / "moved", model)
 
 
 def test_nothing_is_written_on_errors(tmp_path):

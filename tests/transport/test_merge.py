@@ -54,6 +54,29 @@ def apart(model, seed, size=0.1):
     return other
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_a_folded_model_is_not_averaged_with_one_whose_gains_are_in_place(family):
+    model = tiny(family, tie_word_embeddings=False)
+    folded = fold_gains(model)
+    for models in ([model, folded], [folded, model]):
+        with pytest.raises(ValueError, match="fold both or neither"):
+            merge(models, [None, None])
+    with pytest.raises(ValueError, match="fold both or neither"):
+        merge([model], [None], method="task_arithmetic", base=folded)
+    assert equal(merge([folded, folded], [None, None]).model, folded)
+    merge([model, folded], [None, None], strict=False)
+
+
+def test_config_entries_that_no_model_reads_do_not_keep_models_from_being_merged():
+    model = tiny("llama")
+    other = copy.deepcopy(model)
+    other.config.unsloth_version, other.config.task_specific_params = "2025.1", {"a": 1}
+    assert equal(merge([model, other], [None, None]).model, model)
+    other.config.rms_norm_eps = 1e-3
+    with pytest.raises(ValueError, match=r"different configs.*rms_norm_eps"):
+        merge([model, other], [None, None])
+
+
 @families
 def test_a_model_merged_with_itself_elsewhere_is_itself(family):
     model = tiny(family)

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaugeport.charts.chart import Chart, chart_of
+from gaugeport.charts.chart import Chart, chart_of, check_movable
 from gaugeport.charts.measure import change_under, random_tokens, yardstick_for
 from gaugeport.groups import GROUPS, Orthogonal, SignedPermutation
+
+BREAKS = 0.1
+"""A change of the logits by more than this share of their spread is no rounding."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class Certificate:
 
     @property
     def exact(self) -> bool:
-        """Whether elements of the group change no more than summation order does (NaN: no)."""
-        return self.inside <= self.yardstick
+        """Whether elements of the group change no more than summation order does, and little (NaN: no)."""
+        return self.inside <= self.yardstick and self.inside <= BREAKS
 
     @property
     def outside_breaks(self) -> bool | None:
         """Whether elements from outside change the logits by more than a tenth of their spread; None if none exist."""
-        return None if self.outside is None else self.outside > 0.1
+        return None if self.outside is None else self.outside > BREAKS
 
     @property
     def degenerate_note(self) -> str:
@@ -92,11 +95,13 @@ def certify(
     LayerNorm, rotations that move the all-ones direction for folded LayerNorm, nothing for O(d). The yardstick is
     :func:`gaugeport.charts.measure.yardstick_for`.
 
-    Raises ``ValueError`` where :func:`chart_of` does, and for ``elements`` below 1. Source: DESIGN §1.
+    Raises ``ValueError`` where :func:`chart_of` does, for a model that is offloaded or quantized, and for ``elements``
+    below 1. Source: DESIGN §1.
     """
     if elements < 1:
         raise ValueError(f"elements must be at least 1, found {elements}")
     generator = generator or torch.Generator().manual_seed(0)
+    check_movable(chart_of(model), model)
     if chart_of(model).embedding(model).weight.dtype in (torch.float16, torch.bfloat16):
         model = copy.deepcopy(model).float()
     chart = chart_of(model)

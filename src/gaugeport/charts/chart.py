@@ -166,6 +166,39 @@ def chart_of(model: nn.Module) -> Chart:
     )
 
 
+def check_movable(chart: Chart, model: nn.Module) -> None:
+    """Raise ``ValueError`` unless every tensor with a stream axis is in memory and holds floats of 16 bits or more.
+
+    An offloaded parameter is a placeholder (``device_map="auto"`` leaves such), a quantized one a code beside a scale: a
+    gauge that acts on either acts on nothing, or on the wrong thing.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    moving = [(name, t) for name, t in tensors if set(chart.axes(name)) != {"none"}]
+    offloaded = [name for name, t in moving if t.is_meta]
+    if offloaded:
+        raise ValueError(
+            f"{len(offloaded)} parameters are offloaded, the first {offloaded[:3]}: load the model whole "
+            "(without device_map='auto' or offloading)"
+        )
+    coded = [f"{name} ({t.dtype})" for name, t in moving if not t.is_floating_point() or t.element_size() < 2]
+    if coded:
+        raise ValueError(
+            f"{len(coded)} parameters are quantized, the first {coded[:3]}: a gauge acts on the weights themselves; "
+            "dequantize, or load in float32, float16 or bfloat16"
+        )
+
+
+def check_apart(model: nn.Module) -> None:
+    """Raise ``ValueError`` where two parameters share memory without being tied: what changes in place would change twice."""
+    seen: dict[int, str] = {}
+    for name, p in model.named_parameters():
+        first = seen.setdefault(p.data_ptr(), name) if p.numel() else name
+        if first != name:
+            raise ValueError(
+                f"{first} and {name} share memory, but are two parameters: clone one or tie them, or leave out inplace=True"
+            )
+
+
 def _only_rule(family: Family, name: str, problems: list[str]) -> Rule | None:
     found = [rule for rule in family.rules if rule.match(name) is not None]
     if len(found) == 1:

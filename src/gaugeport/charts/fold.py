@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from gaugeport.charts.chart import Chart, chart_of
+from gaugeport.charts.chart import Chart, chart_of, check_apart, check_movable
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -22,8 +23,9 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
     the logits is that rounding. Afterwards the group is O(d) (RMSNorm) or the rotations that fix the all-ones
     direction (LayerNorm). A model whose gains are 1 already is returned as it is, tied or not.
 
-    Raises ``ValueError`` for post-norm families (a gain on a writer's output has no reader to move into) and for a
-    LayerNorm gain of exactly 0 (β/0), before anything is changed. Source: DESIGN §1.
+    Raises ``ValueError`` for post-norm families (a gain on a writer's output has no reader to move into), for a LayerNorm
+    gain of exactly 0 (β/0), for products beyond what float16 holds, and for a model that is offloaded or quantized, before
+    anything is changed. Source: DESIGN §1.
     """
     chart = chart_of(model)
     if not chart.foldable:
@@ -31,7 +33,11 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
             f"the gains of {chart.model_type} cannot be folded: a gained norm stands between each writer and the "
             "residual stream (post-norm), and a gain on a writer's output commutes with no rotation"
         )
+    check_movable(chart, model)
+    if inplace:
+        check_apart(model)
     _refuse_zero_gains(chart, model)
+    _refuse_overflow(chart, model)
     folded = model if inplace else copy.deepcopy(model)
     if chart.folded:
         return folded
@@ -40,23 +46,28 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
             _untie(chart, folded)
             chart = chart_of(folded)
         parameters = dict(folded.named_parameters())
-        for name, rule in chart.rules.items():
-            norm = rule.norm_of(name)
-            if norm is None or rule.role == "gain":
-                continue
-            gain = _gain(chart, parameters, norm)
-            p = parameters[name]
-            if rule.role == "norm_bias":
-                p.copy_(_wide(p) / gain)
-            else:
-                shape = [1] * p.dim()
-                shape[rule.axes.index("vector")] = chart.width
-                p.copy_(_wide(p) * gain.view(shape))
+        for name, product in _products(chart, parameters):
+            parameters[name].copy_(product)
         for name in chart.names("gain"):
             parameters[name].fill_(1.0 - chart.family.gain_offset)
         for p in parameters.values():
             p.grad = None
     return folded
+
+
+def _products(chart: Chart, parameters: dict[str, nn.Parameter]) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter that takes up a gain, and what it becomes, in float32 or wider."""
+    for name, rule in chart.rules.items():
+        norm = rule.norm_of(name)
+        if norm is None or rule.role == "gain":
+            continue
+        gain, p = _gain(chart, parameters, norm), parameters[name]
+        if rule.role == "norm_bias":
+            yield name, _wide(p) / gain
+        else:
+            shape = [1] * p.dim()
+            shape[rule.axes.index("vector")] = chart.width
+            yield name, _wide(p) * gain.view(shape)
 
 
 def _wide(p: Tensor) -> Tensor:
@@ -78,6 +89,21 @@ def _refuse_zero_gains(chart: Chart, model: nn.Module) -> None:
         raise ValueError(
             f"LayerNorm gains of exactly 0 cannot be folded, since the bias becomes β/γ; coordinates at 0: {found}"
         )
+
+
+@torch.no_grad()
+def _refuse_overflow(chart: Chart, model: nn.Module) -> None:
+    """float16 ends at 65504; bfloat16 reaches as far as float32."""
+    parameters = dict(model.named_parameters())
+    if chart.folded or all(p.dtype != torch.float16 for p in parameters.values()):
+        return
+    lost = {
+        name: int((torch.isfinite(product) & ~torch.isfinite(product.to(parameters[name].dtype))).sum())
+        for name, product in _products(chart, parameters)
+    }
+    found = ", ".join(f"{name} ({n})" for name, n in lost.items() if n)
+    if found:
+        raise ValueError(f"folded, these are beyond what float16 holds (entries): {found}; load the model in float32")
 
 
 def _untie(chart: Chart, model: Any) -> None:

@@ -18,11 +18,13 @@ YARDSTICK_FACTOR = 10.0
 
 @torch.no_grad()
 def logits_of(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Logits [batch, position, vocabulary] in evaluation mode; every submodule's mode is put back."""
+    """Logits [batch, position, vocabulary] in evaluation mode and in the model's own precision, whatever autocast is on;
+    every submodule's mode is put back."""
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        return model(tokens, use_cache=False).logits
+        with torch.autocast(tokens.device.type, enabled=False):
+            return model(tokens, use_cache=False).logits
     finally:
         for module, mode in modes:
             module.training = mode

@@ -65,7 +65,8 @@ class AffineGauge(Element):
 
     def act(self, x: Tensor, axis: int = -1) -> Tensor:
         """Act on *points* (activations): linear part, then the shift. Directions want ``.linear.act``."""
-        moved = self.linear.act(x, axis)  # type: ignore[attr-defined]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # 16 bits are rounded once, at the end
+        moved = self.linear.act(wide, axis)  # type: ignore[attr-defined]
         shape = [1] * x.dim()
         shape[axis] = self.size
-        return moved + self.shift.to(x.device, x.dtype).view(shape)
+        return (moved + self.shift.to(wide.device, wide.dtype).view(shape)).to(x.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def transport_indices(indices: Tensor | Sequence[int], g: Element, *, kept: Tens
 
 def _checked(indices: Tensor | Sequence[int], d: int) -> Tensor:
     if isinstance(indices, list | tuple):
-        wrong = [i for i in indices if not isinstance(i, int) or isinstance(i, bool)]
+        wrong = [i for i in indices if not isinstance(i, Integral) or isinstance(i, bool)]
         if wrong:
             raise TypeError(f"indices must be integers, found {wrong[:6]}")
         indices = torch.tensor(indices, dtype=torch.int64)

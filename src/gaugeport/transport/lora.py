@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gaugeport.charts.chart import Chart, chart_of
+from gaugeport.charts.chart import Chart, chart_of, check_movable
 from gaugeport.charts.rules import Rule
 from gaugeport.groups import Element, Orthogonal, SignedPermutation
 from gaugeport.loading import check_safetensors
@@ -73,16 +74,17 @@ def transport_lora(
     base: nn.Module | Chart,
     out: str | Path | None = None,
     *,
-    config: Mapping[str, Any] | None = None,
+    config: Any = None,
     base_name: str | None = None,
     strict: bool = True,
 ) -> dict[str, Tensor]:
     """The adapter with ``g`` acting on the stream: what it was on A, it is on ``transport_model(A, g)``.
 
     ``source`` is the folder of a peft adapter, or its state dict (``get_peft_model_state_dict``) with its ``config``
-    as a dict. ``base`` is a model of the architecture it is meant for (without the adapter), or its chart. The moved
+    (peft's, or as a dict). ``base`` is a model of the architecture it is meant for (without the adapter), or its chart. The moved
     state dict is returned; with ``out`` it is also written there as an adapter folder, aside first and then renamed.
     As the base it was trained on is not the one it fits now, ``base_model_name_or_path`` becomes ``base_name``.
+    An adapter trained before its base was folded has to go through :func:`fold_lora` before a rotation.
 
     Readers' ``lora_A``, writers' ``lora_B`` (with its bias) and ``lora_embedding_B`` are vectors; DoRA magnitudes of
     writers and embeddings are permuted only, of readers untouched; whole tensors go by the chart's rule.
@@ -91,7 +93,7 @@ def transport_lora(
     not know, a gauge outside the chart's group (unless not ``strict``), and magnitudes or gains under a rotation;
     ``FileNotFoundError`` and ``FileExistsError`` for the folders. Then nothing is written. Source: DESIGN §1.
     """
-    tensors, settings = _read(source, config)
+    tensors, settings, past = _read(source, config)
     chart = base if isinstance(base, Chart) else chart_of(base)
     check_element(chart, g, strict)
     assert isinstance(g, SignedPermutation | Orthogonal)
@@ -109,7 +111,7 @@ def transport_lora(
                     )
                 elif kind == "gain":
                     act.gain(moved[key], axis)
-    _write(moved, settings, out, {"transport_lora": g.group}, base_name)
+    _write(moved, settings, out, {**past, "transport_lora": g.group}, base_name)
     return moved
 
 
@@ -118,32 +120,41 @@ def fold_lora(
     model: nn.Module,
     out: str | Path | None = None,
     *,
-    config: Mapping[str, Any] | None = None,
+    config: Any = None,
     base_name: str | None = None,
 ) -> dict[str, Tensor]:
     """The adapter for ``fold_gains(model)``, from the one for ``model`` with its gains in place.
 
     A reader's ``(W + s·B·A)·diag(γ)`` is ``W' + s·B·(A·diag(γ))``: its A carries the gain γ of the norm that feeds it,
     as do whole readers saved with the adapter, and a LayerNorm bias becomes β/γ. Arguments as for
-    :func:`transport_lora`, ``model`` being the unfolded one. Products are in float32 or wider and rounded once.
+    :func:`transport_lora`, ``model`` being the unfolded one. Products are in float32 or wider and rounded once. The files
+    written say that they are folded.
 
     Raises ``ValueError`` where :func:`transport_lora` and ``fold_gains`` do, and for what does not fold by itself:
     DoRA on a reader (its row norms change with the gains), gains trained with the adapter, and trained tokens that a
-    tied unembedding shares (or that ``ensure_weight_tying`` makes it share). Merging such an adapter into the model before folding always works.
+    tied unembedding shares (or that ``ensure_weight_tying`` makes it share). Merging such an adapter into the model before
+    folding always works. Nor is a ``model`` taken whose gains are all 1 (folded already), an adapter that is folded already,
+    or products that are beyond what float16 holds.
     """
-    tensors, settings = _read(source, config)
+    tensors, settings, past = _read(source, config)
+    if "fold_lora" in past:
+        raise ValueError(f"{source} was folded already (its file says so): fold the adapter as it was trained")
     chart = chart_of(model)
     if not chart.foldable:
         raise ValueError(
             f"the gains of {chart.model_type} cannot be folded (post-norm), so there is nothing to fold into"
         )
+    if chart.folded:
+        raise ValueError(
+            "all gains of this model are 1, so that it says nothing of what to fold into the adapter; pass the model as it "
+            "was before fold_gains (an adapter trained on the folded model needs no folding)"
+        )
+    check_movable(chart, model)
     parameters = dict(model.named_parameters())
     folded = {}
     for key, tensor in tensors.items():
         axes, (rule, target, part) = _axes(chart, key, tensor), _rule(chart, key)
         folded[key] = tensor.detach().clone()
-        if chart.folded:
-            continue
         dora = part == "lora_magnitude_vector" and ROLES[rule.role] == "read"
         tied = chart.tied and (
             part == "token_adapter.trainable_tokens_delta"
@@ -161,7 +172,9 @@ def fold_lora(
         if rule.role == "norm_bias" and bool((gain == 0).any()):
             raise ValueError(f"{key} cannot be folded: {norm} has gains of exactly 0, and the bias becomes β/γ")
         folded[key].copy_(wide / gain if rule.role == "norm_bias" else wide * gain)
-    _write(folded, settings, out, {"fold_lora": chart.model_type}, base_name)
+        if not bool(torch.isfinite(folded[key]).all()) and bool(torch.isfinite(wide).all()):
+            raise ValueError(f"{key}, folded, is beyond what {tensor.dtype} holds: load the adapter in float32")
+    _write(folded, settings, out, {**past, "fold_lora": chart.model_type}, base_name)
     return folded
 
 
@@ -196,13 +209,15 @@ def _rule(chart: Chart, key: str) -> tuple[Rule, str, str | None]:
 
 
 def _read(
-    source: str | Path | Mapping[str, Tensor], config: Mapping[str, Any] | None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and settings of an adapter that can be carried; see :func:`transport_lora` for the errors."""
+    source: str | Path | Mapping[str, Tensor], config: Any
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    """Tensors and settings of an adapter that can be carried, and what was done to it here before (its file says);
+    see :func:`transport_lora` for the errors."""
+    past: dict[str, str] = {}
     if isinstance(source, Mapping):
         if config is None:
-            raise ValueError("a state dict wants the adapter's config beside it (config=peft_config.to_dict())")
-        tensors, settings = dict(source), dict(config)
+            raise ValueError("a state dict wants the adapter's config beside it (config=peft_config)")
+        tensors, settings = dict(source), dict(config.to_dict() if hasattr(config, "to_dict") else config)
     else:
         folder = Path(source)
         for name in (CONFIG, WEIGHTS):
@@ -214,7 +229,9 @@ def _read(
             settings = json.loads((folder / CONFIG).read_text())
         except ValueError as e:
             raise ValueError(f"{folder / CONFIG} is no readable JSON: {e}") from e
-        tensors = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            past = json.loads((file.metadata() or {}).get("gaugeport", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     kind = getattr(settings.get("peft_type"), "value", settings.get("peft_type"))
     if kind != "LORA":
         raise ValueError(f"an adapter of peft_type {kind!r} is not carried; allowed: LORA (DoRA and rsLoRA included)")
@@ -227,7 +244,7 @@ def _read(
             f"init_lora_weights={init!r} rewrites the base weights when the adapter is loaded; save it as a plain LoRA "
             "first (save_pretrained with path_initial_model_for_weight_conversion)"
         )
-    return tensors, settings
+    return tensors, settings, past
 
 
 def _write(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gaugeport.charts.chart import chart_of
+from gaugeport.charts.chart import chart_of, check_movable
 from gaugeport.groups import Element, check_is_element
 from gaugeport.transport.model import check_element, transport_model
 
@@ -23,7 +23,7 @@ SAME = 1e-6
 
 NOT_THE_FUNCTION = {
     "architectures", "chunk_size_feed_forward", "dtype", "id2label", "initializer_range", "label2id",
-    "pretraining_tp", "problem_type", "return_dict", "transformers_version", "use_cache",
+    "pretraining_tp", "problem_type", "return_dict", "task_specific_params", "transformers_version", "use_cache",
 }  # fmt: skip
 _ELSE = re.compile(r"_.*|output_.*|summary_.*|.*_token_id|.*dropout|.*_pdrop")
 """Entries of a config that do not change what a model computes from its parameters in evaluation mode."""
@@ -72,20 +72,20 @@ def merge(
     ``task_arithmetic`` is ``base + scaling · Σ weights_k (θ_k - base)``, of any weights (all 1 by default; Ilharco et
     al. 2023). ``gauges[k]`` carries model k there, None where it is there already, which the first always is;
     ``base_gauge`` does the same for ``base``. For neurons and heads, apply their gauges to the models first.
-    ``strict=False`` accepts gauges from outside the chart's group, for controls.
+    ``strict=False`` accepts gauges from outside the chart's group, for controls, and models of which only one is folded.
 
     Sums run in float32 or wider and are rounded once to the first model's dtype; parameters on which all agree come
     out as they are. Tied weights stay tied, buffers are the first model's, and no model given is changed.
 
     Raises ``ValueError`` for an unknown method, a number of gauges or weights that does not fit, a base that is
-    missing or without use, models whose configs or parameter shapes differ, a first gauge that moves, and with
-    ``strict`` a gauge outside the chart's group; ``TypeError`` for what is no model or no gauge. Source: issue 3, table a7.
+    missing or without use, models whose configs or parameter shapes differ or that are offloaded or quantized, a first gauge
+    that moves, and with ``strict`` a gauge outside the chart's group, and folded models beside others; ``TypeError`` for what is no model or no gauge. Source: issue 3, table a7.
     """
     _check(models, gauges, method, base, base_gauge)
     shares = _shares(weights, len(models), method)
     pairs = list(zip(models, gauges, strict=True))  # all are checked before anything is copied
     for model, gauge in [*pairs, *([] if base is None else [(base, base_gauge)])]:
-        _check_same(models[0], model)
+        _check_same(models[0], model, strict)
         if gauge is not None:
             check_element(chart_of(model), gauge, strict)
     start = _aligned(models[0], None, strict) if base is None else _aligned(base, base_gauge, strict)
@@ -156,9 +156,9 @@ def _shares(weights: Sequence[float] | None, n: int, method: str) -> list[float]
     return shares
 
 
-def _check_same(first: Any, other: Any) -> None:
+def _check_same(first: Any, other: Any, strict: bool) -> None:
     """Raise ``ValueError`` unless the two compute the same function of their parameters, and these have one shape."""
-    mine, theirs = (_function(m.config.to_dict()) for m in (first, other))
+    mine, theirs = (_function(m.config) for m in (first, other))
     differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
     if differing:
         shown = "; ".join(f"{k}: {mine.get(k)!r} and {theirs.get(k)!r}" for k in differing[:6])
@@ -168,11 +168,22 @@ def _check_same(first: Any, other: Any) -> None:
     if wrong:
         shown = "; ".join(f"{n}: {shapes.get(n)} and {others.get(n)}" for n in wrong[:6])
         raise ValueError(f"models whose parameters differ cannot be merged: {shown}")
+    charts = [chart_of(m) for m in (first, other)]
+    for chart, model in zip(charts, (first, other), strict=True):
+        check_movable(chart, model)
+    if strict and charts[0].foldable and charts[0].folded != charts[1].folded:
+        raise ValueError(
+            "one of the models has all gains 1 (folded) and another has not: their weights are in different units; fold "
+            "both or neither (strict=False for a checkpoint whose gains have not been trained yet)"
+        )
 
 
-def _function(config: dict[str, Any]) -> dict[str, Any]:
-    """The entries of a config that decide what a model computes from its parameters."""
-    kept = {k: v for k, v in config.items() if not (k in NOT_THE_FUNCTION or _ELSE.fullmatch(k))}
+def _function(config: Any) -> dict[str, Any]:
+    """The entries of a config that decide what a model computes from its parameters: of those that its class knows."""
+    known = type(config)().to_dict()
+    kept = {
+        k: v for k, v in config.to_dict().items() if k in known and not (k in NOT_THE_FUNCTION or _ELSE.fullmatch(k))
+    }
     if _rope_types(kept.get("rope_parameters")) <= LENGTHLESS:
         kept.pop("max_position_embeddings", None)  # learned positions differ in shape as well
     return kept

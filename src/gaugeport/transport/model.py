@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from gaugeport.charts.chart import Chart, chart_of
+from gaugeport.charts.chart import Chart, chart_of, check_apart, check_movable
 from gaugeport.groups import Element, Orthogonal, SignedPermutation, check_is_element, contains
 from gaugeport.transport.axis import InPlace
 
@@ -25,12 +25,15 @@ def transport_model(model: Model, g: Element, inplace: bool = False, strict: boo
     ``inplace=True`` changes ``model`` itself and returns it. ``strict=False`` applies an element from outside the
     group too, for negative controls; a rotation then leaves the gains as they are.
 
-    Raises ``ValueError`` for an unknown or unfitting model (:func:`gaugeport.charts.chart_of`), for a gauge of another
-    width, for an affine gauge, and with ``strict`` for one outside the chart's group. Source: DESIGN §1.
+    Raises ``ValueError`` for an unknown or unfitting model (:func:`gaugeport.charts.chart_of`), one that is offloaded or
+    quantized, for a gauge of another width, for an affine gauge, and with ``strict`` for one outside the chart's group. Source: DESIGN §1.
     """
     chart = chart_of(model)
     check_element(chart, g, strict)
     assert isinstance(g, SignedPermutation | Orthogonal)
+    check_movable(chart, model)
+    if inplace:
+        check_apart(model)
     moved = model if inplace else copy.deepcopy(model)
     tensors = {**dict(moved.named_parameters()), **dict(moved.named_buffers())}
     with torch.no_grad(), InPlace(g) as act:

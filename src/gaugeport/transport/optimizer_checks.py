@@ -116,7 +116,7 @@ def names_by_index(
         if len(groups) != 1:
             raise ValueError(
                 f"the state has {len(groups)} param_groups and no param_names, so the order of its parameters is not "
-                "known; pass names= in the optimizer's order (trainer_names(model) for Trainer's)"
+                "known; pass names= in the optimizer's order (for Trainer's: trainer_names(model) of gaugeport.transport.optimizer_files)"
             )
         trained = [n for n, p in parameters.items() if p.requires_grad]
         names = trained if len(trained) == len(indices) else list(parameters)

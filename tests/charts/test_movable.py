@@ -1,0 +1,82 @@
+"""What no gauge may act on is refused before anything is changed: offloaded, quantized or secretly shared parameters."""
+
+import copy
+
+import accelerate
+import pytest
+import torch
+from torch import nn
+
+import gaugeport as gp
+from gaugeport.tasks.gauge_groups import tiny_model
+
+
+def tiny(family="llama", seed=0, **config):
+    return tiny_model(family, torch.Generator().manual_seed(seed), **config)
+
+
+def gauge():
+    return gp.SignedPermutation.random(32, torch.Generator().manual_seed(1))
+
+
+def offloaded():
+    model = tiny()
+    accelerate.cpu_offload(model.model.layers[1], execution_device=torch.device("cpu"))
+    return model
+
+
+def quantized():
+    model = tiny()
+    for name, module in model.named_modules():
+        if name.endswith("_proj"):
+            scale = module.weight.abs().amax(1, keepdim=True) / 127
+            module.weight = nn.Parameter((module.weight / scale).round().to(torch.int8), requires_grad=False)
+    return model
+
+
+USES = {
+    "transport_model": lambda m: gp.transport_model(m, gauge(), inplace=True),
+    "fold_gains": lambda m: gp.fold_gains(m, inplace=True),
+    "merge": lambda m: gp.merge([tiny(), m], [None, gauge()]),
+    "certify": lambda m: gp.certify(m),
+    "weights": lambda m: gp.align(tiny(), m, evidence="weights"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (offloaded, r"offloaded, the first \['model.layers.1.self_attn.q_proj.weight'.*load the model whole"),
+        (
+            quantized,
+            r"14 parameters are quantized, the first \['model.layers.0.self_attn.q_proj.weight \(torch.int8\)'",
+        ),
+    ],
+)
+def test_what_is_not_there_or_no_number_is_refused_before_anything_moves(use, broken, words):
+    model = broken()
+    before = {n: p.clone() for n, p in model.named_parameters() if not p.is_meta}
+    with pytest.raises(ValueError, match=words):
+        USES[use](model)
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if not p.is_meta)
+
+
+def test_activations_of_an_offloaded_model_are_aligned():
+    g = gauge()
+    moved = gp.transport_model(tiny(), g)
+    accelerate.cpu_offload(moved.model.layers[1], execution_device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(2)
+    batches = [{"input_ids": torch.randint(0, 64, (8, 16), generator=generator)} for _ in range(6)]
+    assert gp.align(tiny(), moved, batches).gauge == g
+
+
+@pytest.mark.parametrize("use", ["transport_model", "fold_gains"])
+def test_shared_memory_that_is_not_tied_is_not_moved_twice(use):
+    model = tiny(tie_word_embeddings=False)
+    model.lm_head.weight = nn.Parameter(model.model.embed_tokens.weight)  # without .clone()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"model.embed_tokens.weight and lm_head.weight share memory"):
+        USES[use](model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    gp.transport_model(model, gauge())  # a copy parts them
