@@ -47,6 +47,14 @@ def test_what_float16_cannot_hold_is_not_folded():
     assert bool(torch.isfinite(logits_of(fold_gains(model), tokens)).all())
 
 
+def test_nor_what_the_unembedding_would_become_once_untied():
+    model = setting("llama", tie_word_embeddings=True)[0].half()
+    model.model.norm.weight.data[:] = 6e4
+    model.model.embed_tokens.weight.data[0, 0] = 3.0
+    with pytest.raises(ValueError, match=r"float16 holds \(entries\): lm_head\.weight"):
+        fold_gains(model)
+
+
 @pytest.mark.parametrize("family", FOLDABLE)
 def test_float64_folding_is_exact_to_rounding(family):
     model, tokens, _ = setting(family)

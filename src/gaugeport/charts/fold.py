@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gaugeport.charts.chart import Chart, chart_of, check_apart, check_movable
+from gaugeport.charts.rules import Rule
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -46,7 +47,7 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
             _untie(chart, folded)
             chart = chart_of(folded)
         parameters = dict(folded.named_parameters())
-        for name, product in _products(chart, parameters):
+        for name, product in _products(chart, chart.rules, parameters):
             parameters[name].copy_(product)
         for name in chart.names("gain"):
             parameters[name].fill_(1.0 - chart.family.gain_offset)
@@ -55,9 +56,11 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
     return folded
 
 
-def _products(chart: Chart, parameters: dict[str, nn.Parameter]) -> Iterator[tuple[str, Tensor]]:
+def _products(
+    chart: Chart, rules: Mapping[str, Rule], parameters: dict[str, nn.Parameter]
+) -> Iterator[tuple[str, Tensor]]:
     """Every parameter that takes up a gain, and what it becomes, in float32 or wider."""
-    for name, rule in chart.rules.items():
+    for name, rule in rules.items():
         norm = rule.norm_of(name)
         if norm is None or rule.role == "gain":
             continue
@@ -94,12 +97,15 @@ def _refuse_zero_gains(chart: Chart, model: nn.Module) -> None:
 @torch.no_grad()
 def _refuse_overflow(chart: Chart, model: nn.Module) -> None:
     """float16 ends at 65504; bfloat16 reaches as far as float32."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     if chart.folded or all(p.dtype != torch.float16 for p in parameters.values()):
         return
+    rules, head = dict(chart.rules), f"{chart.family.unembedding}.weight"
+    if chart.tied:  # until it is untied, the chart has it as the embedding
+        rules[head] = next(rule for rule in chart.family.rules if rule.match(head) is not None)
     lost = {
         name: int((torch.isfinite(product) & ~torch.isfinite(product.to(parameters[name].dtype))).sum())
-        for name, product in _products(chart, parameters)
+        for name, product in _products(chart, rules, parameters)
     }
     found = ", ".join(f"{name} ({n})" for name, n in lost.items() if n)
     if found:
