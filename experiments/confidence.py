@@ -1,4 +1,4 @@
-"""Table c3: are margins calibrated? Accuracy among the kept coordinates against the share kept."""
+"""Table c3: do margins sort right from wrong placements? Accuracy among the kept coordinates against the share kept."""
 
 from gaugeport.report import figures as f
 from gaugeport.report.claims import judged
@@ -7,7 +7,8 @@ from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, se
 
 TITLE = (
     "c3 confidence: signed accuracy of all coordinates and of the half with the largest margins; area under "
-    "accuracy against share kept, in order of margins, at random and at best (n training seeds)"
+    "accuracy against share kept, in order of margins, at random and at best (n training seeds). Sorting is no calibration: "
+    "the margin below which placements go wrong depends on the drift"
 )
 SETTINGS = {"lr": "training.run.lr"}
 COLUMNS = {

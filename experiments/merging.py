@@ -10,7 +10,9 @@ from gaugeport.report.tidy import aggregate, main_model, means_of, select, tidy
 
 TITLE = (
     "a7 merging: loss barrier between A, carried to B's coordinates, and B, in nats per token (means over n training seeds; "
-    "the paper gives the order: none (here identity), S_d above B_d). Reordered: A's neurons and heads were shuffled first"
+    "the paper gives the order: none (here identity), S_d above B_d). A was first written in random signed coordinates: two "
+    "fine-tunes as they are share theirs, which is the oracle. Reordered: A's neurons and heads were shuffled as well. Task "
+    "arithmetic adds both runs' changes to the base, λ times"
 )
 EXTRA = ["target", "planted", "matched", "folded", "alpha", "scaling"]
 CASE = ["model", "setting", "target", "planted", "matched"]

@@ -7,7 +7,8 @@ TITLE = (
     "(P(reversed), over plants; random: how often a direction that means nothing does); retention: share of the truly "
     "moved direction's effect; odd part: of half the difference between adding v and adding −v, which theory speaks of "
     "(uniform signs, identical target); ablated: retention of its ablation on harmful prompts, which no sign can "
-    "reverse; means over n training seeds that have an effect to transport"
+    "reverse; over random: B's own effect in root mean squares of random directions', which has to be 5, as it has in "
+    "standard errors; means over n training seeds that have an effect to transport"
 )
 PAPER: dict[tuple[str, str], dict[str, float]] = {}
 """The text says that the effect reverses sign under S_d, without a figure."""
@@ -25,7 +26,8 @@ COLUMNS = {
     "retention_native": "to native",
     "ablation_retention": "ablated",
     "effect_native": "B's own effect",
-    "effect_control_ratio": "in SE",
+    "effect_se_ratio": "in SE",
+    "effect_control_ratio": "over random",
     "signed_accuracy": "gauge accuracy",
     "loss_A": "loss A",
     "loss_B": "loss B",

@@ -5,7 +5,9 @@ from gaugeport.report import steering
 TITLE = (
     "a5 sentiment steering: share of a direction's steering effect kept after transport (retention: over that of the "
     "truly moved direction; to native: over that of B's own; theory: uniform signs, identical target; sd: over plants; "
-    "means over n training seeds that have an effect to transport)"
+    "over "
+    "random: B's own effect in root mean squares of random directions', which has to be 5, as it has in standard errors; "
+    "means over n training seeds that have an effect to transport, the native ones over all)"
 )
 PAPER = {
     ("retention", "identical"): {"S_d, signs dropped": 0.172, "B_d": 0.958},
@@ -23,7 +25,8 @@ COLUMNS = {
     "reversal_probability": "P(reversed)",
     "theory:reversal_probability": "theory ",
     "effect_native": "B's own effect",
-    "effect_control_ratio": "in SE",
+    "effect_se_ratio": "in SE",
+    "effect_control_ratio": "over random",
     "signed_accuracy": "gauge accuracy",
     "loss_A": "loss A",
     "loss_B": "loss B",

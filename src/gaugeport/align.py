@@ -103,7 +103,7 @@ def align(
         abstain: leave coordinates with a smaller margin out of ``kept``; the gauge stays complete. The margin of a
             permutation is in units of the evidence (a correlation or cosine, their sum for ``both``), negative where
             another partner scored higher; of a rotation, the gap between its two largest |Q_ij|. Table c3 measures
-            what accuracy which threshold buys.
+            what accuracy which threshold buys: margins sort, but how much is enough depends on how far the models drifted.
 
     Raises ``ValueError`` on unknown names, incomparable models, a group larger than the chart's (unless allowed),
     constant coordinates, activations that are not finite, batches that are none (``TypeError``), and an ``abstain`` that is no finite number or leaves no

@@ -61,6 +61,13 @@ def test_an_interval_that_touches_the_null_is_not_reproduced():
     assert judge(gap(), values, "mini")[0] == "not reproduced"
 
 
+def test_what_could_not_be_otherwise_says_so_and_still_fails_where_it_does():
+    claim = Claim(**{**vars(gap()), "by_construction": True})
+    assert judge(claim, [0.3] * 5, "mini")[0] == judge(claim, [0.3] * 5, "paper")[0] == "reproduced (by construction)"
+    assert judge(claim, [0.0] * 5, "mini")[0] == "not reproduced"
+    assert judge(claim, [0.3] * 4, "mini")[0] == "direction only (n = 4)"
+
+
 def test_few_units_give_a_direction_only_and_none_is_not_run():
     assert judge(gap(), [0.3] * 4, "mini")[0] == "direction only (n = 4)"
     assert judge(gap(), [0.3], "mini")[0] == "direction only (n = 1)"

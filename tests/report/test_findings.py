@@ -16,6 +16,8 @@ SITE = {**LAST, "site": "block2", "evidence": "site", "lr": 0.015, "spacing": 10
 RATE, WIDTH, TOKENS = "fine-tuning learning rate", "width of the model", "calibration tokens"
 B_D, S_D = {"group": "signed_permutation"}, {"group": "permutation"}
 STEERED = {"model": "tinyllama", "target": "identical", **S_D}
+DRIFTED = {"model": "tinyllama", "target": "finetuned", "setting": "default"}
+MERGED = {"model": "tinyllama", "target": "finetuned", "planted": "none", "matched": "none"}
 NEOX = {"metric": "explained_variance", "model": "pythia", "site": "block2", "setting": "default"}
 FIRING = {"metric": "firing_pearson", "model": "pythia", "site": "block2", "setting": "default"}
 BY_TOKENS = {**NEOX, "metric": "explained_variance_by_tokens"}
@@ -29,7 +31,59 @@ SENTENCES = [
         "d5",
         [{**LAST, RATE: 0.03, "route": r} for r in ("endpoint", "via_base", "trajectory")],
     ),
-    ("128 wide, the endpoint keeps {}.", "d9", [{**LAST, WIDTH: 128, "route": "endpoint"}]),
+    (
+        "On tinyllama it takes the endpoint's {} to {}, and",
+        "a3",
+        [{**SITE, **B_D, "matcher": "hungarian_abs", "route": r} for r in ("endpoint", "via_base")],
+    ),
+    (
+        "by {} (activation), {} (integrated gradients), {} (gradient × activation) and {} (mean gradient",
+        "a9",
+        [
+            {"model": "tinyllama", "target": "finetuned", "metric": "jaccard", "matcher": "oracle", "list": name}
+            for name in ("activation", "integrated_gradients", "gradient_activation", "mean_gradient")
+        ],
+    ),
+    (
+        "saturated after 50 steps: {}, against {} with signs and {} without",
+        "a8",
+        [
+            {"model": "tinyllama", "setting": "default", "metric": "divergence", "step": 50, "arm": arm}
+            for arm in ("neuron_permuted", "signed", "permutation_only")
+        ],
+    ),
+    (
+        "no barrier ({}, below both",
+        "a7",
+        [{**MERGED, "setting": "default", "matcher": "oracle", "metric": "loss_average"}],
+    ),
+    (
+        "again ({} with no gauge, {} under the true one)",
+        "a7",
+        [
+            {**MERGED, "setting": "folded", "matcher": m, "metric": "loss_task_arithmetic", "scaling": 1.0}
+            for m in ("none", "oracle")
+        ],
+    ),
+    (
+        "of what B's own direction does that is {} in sentiment (a5)",
+        "a5",
+        [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
+    ),
+    (
+        "and {} [.90, 1.33] in refusal (a6)",
+        "a6",
+        [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
+    ),
+    (
+        "an SAE of A leaves {} of B's variance unexplained where it leaves {} of A's, and recovers {} of the loss",
+        "a4",
+        [
+            {**DRIFTED, "architecture": "topk", "metric": m, "matcher": "oracle"}
+            for m in ("nmse", "nmse_native", "ce_recovered")
+        ],
+    ),
+    ("128 wide the endpoint keeps {}.", "d9", [{**LAST, WIDTH: 128, "route": "endpoint"}]),
     (
         "256 calibration tokens give {} at the endpoint and {} along the trajectory",
         "d2",
@@ -54,7 +108,7 @@ SENTENCES = [
         [{**STEERED, "metric": "reversal_probability", "matcher": "hungarian_abs"}],
     ),
     (
-        "A refusal direction reverses in {} of the plants.",
+        "with the signs dropped reverses in {} of the plants",
         "a6",
         [{**STEERED, "metric": "reversal_probability", "matcher": "hungarian_abs"}],
     ),

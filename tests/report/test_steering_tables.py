@@ -13,6 +13,9 @@ ARMS = {
 }
 
 
+BY_CONSTRUCTION = "reproduced (by construction)"
+
+
 def record(arm, seed, effect=True, setting="default", **metrics):
     """A record of one arm; without ``effect`` it holds what ``transport_rows`` writes where there is none."""
     group, matcher, route = ARMS[arm]
@@ -29,8 +32,8 @@ def record(arm, seed, effect=True, setting="default", **metrics):
 
 
 def five_seeds(effect=True, reverse=False):
-    kept = {"retention": 0.99, "reversal_probability": 0.0, "retention_plants_sd": 0.0}
-    lost = {"retention": 0.03, "reversal_probability": 0.46, "retention_plants_sd": 0.2}
+    kept = {"retention": 0.99, "odd_retention": 0.99, "reversal_probability": 0.0, "retention_plants_sd": 0.0}
+    lost = {"retention": 0.03, "odd_retention": -0.03, "reversal_probability": 0.46, "retention_plants_sd": 0.2}
     both = (lost, kept) if reverse else (kept, lost)
     return [
         record(arm, seed, effect, **{m: v + 0.001 * seed for m, v in metrics.items()})
@@ -46,9 +49,13 @@ def verdicts(table):
 def test_the_claims_of_a5_and_a6_are_judged_against_null_and_reversed_records():
     a5, a6 = experiment_module("sentiment_steering"), experiment_module("refusal_steering")
     found = verdicts(a5.tabulate(five_seeds()))
-    assert found["a5.bd_over_sd"] == found["a5.bd_keeps"] == "reproduced"
-    assert found["a5.bd_over_sd_finetuned"] == "not run"
-    assert set(verdicts(a6.tabulate(five_seeds())).values()) == {"reproduced"}
+    assert found["a5.bd_over_sd"] == found["a5.bd_keeps"] == BY_CONSTRUCTION
+    assert found["a5.bd_over_sd_finetuned"] == found["a5.bd_keeps_native"] == "not run"
+    assert verdicts(a6.tabulate(five_seeds())) == {
+        "a6.sd_reverses": "reproduced",
+        "a6.sd_flips": "reproduced",
+        "a6.bd_does_not": BY_CONSTRUCTION,
+    }
     found = verdicts(a5.tabulate(five_seeds(reverse=True)))
     assert found["a5.bd_over_sd"] == found["a5.bd_keeps"] == "not reproduced"
     assert set(verdicts(a6.tabulate(five_seeds(reverse=True))).values()) == {"not reproduced"}
@@ -59,7 +66,8 @@ def test_where_there_is_no_effect_no_claim_is_judged_and_the_table_says_so():
         module = experiment_module(name)
         table = module.tabulate(five_seeds(effect=False))
         found = verdicts(table)
-        assert found.pop("a5.bd_over_sd_finetuned", "not run") == "not run", "no job of it was run"
+        for claim in ("a5.bd_over_sd_finetuned", "a5.bd_keeps_native"):
+            assert found.pop(claim, "not run") == "not run", "no job of it was run"
         assert set(found.values()) == {NO_VERDICT}
         wide = module.pivot(table)
         assert (wide[next(iter(module.COLUMNS.values()))] == NOTHING).all() and (wide["n"] == 0).all()
@@ -73,6 +81,14 @@ def test_a_seed_without_an_effect_is_in_no_mean_and_no_claim():
     assert verdicts(table)["a5.bd_over_sd"] == "direction only (n = 4)"
     wide = module.pivot(table).set_index("arm")
     assert wide.at["B_d", "n"] == 4 and wide.at["B_d", "retention"].startswith("0.99")
+
+
+def test_a_column_with_other_seeds_than_the_first_says_how_many():
+    module = experiment_module("sentiment_steering")
+    records = [*five_seeds()[:8], record("B_d", 4, effect=False), record("S_d, signs dropped", 4, effect=False)]
+    line = module.pivot(module.tabulate(records)).set_index("arm").loc["B_d"]
+    assert line["n"] == 4 and "(n " not in line["retention"]
+    assert line["B's own effect"].endswith(" (n 5)") and line["over random"].endswith(" (n 5)")
 
 
 def test_theory_and_the_papers_figures_stand_beside_the_measurement():

@@ -10,6 +10,7 @@ import pandas as pd
 
 from gaugeport.records import Record
 from gaugeport.report import figures as f
+from gaugeport.report.claims import judged
 from gaugeport.report.render import cell
 from gaugeport.report.tidy import KEYS, aggregate, means_of, middle_site, select, tidy
 
@@ -42,9 +43,9 @@ class Ablation:
         )
 
     def tabulate(self, records: Sequence[Record]) -> pd.DataFrame:
-        """Every seed's :meth:`measurements`, and their means."""
+        """Every seed's :meth:`measurements`, their means, and the judged contrasts."""
         found = self.measurements(records)
-        return pd.concat([found, aggregate(found, [c for c in (self.axis,) if c not in KEYS])], ignore_index=True)
+        return judged(self.id, found, aggregate(found, [c for c in (self.axis,) if c not in KEYS]))
 
     def measurements(self, records: Sequence[Record]) -> pd.DataFrame:
         """Signed accuracy at the last step and held-out losses by level of the axis, and the gap of each seed."""

@@ -23,7 +23,8 @@ class Claim:
     ``where`` fixes the setting and site it is read at (``site: middle``, ``step: last`` are resolved per model);
     ``delta`` says how near counts as the paper's figure; ``paper`` is that figure for the estimand, ``quote`` its words.
     ``unjudged`` says why a claim carries no verdict, though it is measured: a chosen setting could fabricate it, or the
-    seeds do not vary what it is about. ``two_sided``: neither side of the paper's figure is the better one.
+    seeds do not vary what it is about. ``by_construction``: how the measurement is made leaves it no other outcome (theory
+    is shown, not tested), which its verdict says. ``two_sided``: neither side of the paper's figure is the better one.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Claim:
     quote: str
     unit: str = "seed"
     unjudged: str | None = None
+    by_construction: bool = False
     two_sided: bool = False
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
     *reproduced*: the 95 % interval excludes the null in the claimed direction; *matched* (paper profile): and lies
     within the paper's figure ± delta or, unless that is two-sided, wholly on its better side; *not reproduced*: otherwise,
     with the declared number of units; *direction only (n = …)*: fewer units; *not run*: none; *no verdict (why)*: the
-    claim declares none.
+    claim declares none; *reproduced (by construction)*: it could not have been otherwise.
     """
     if not values:
         return "not run", float("nan"), float("nan"), float("nan"), 0
@@ -74,6 +76,8 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
     worst = low if sign > 0 else high
     if sign * (worst - claim.null_value) <= 0:
         return "not reproduced", mean, low, high, n
+    if claim.by_construction:
+        return "reproduced (by construction)", mean, low, high, n
     if profile == "paper" and claim.paper is not None:
         near = low >= claim.paper - claim.delta and high <= claim.paper + claim.delta
         if near or (sign * (worst - claim.paper) >= 0 and not claim.two_sided):

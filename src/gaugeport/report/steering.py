@@ -60,7 +60,8 @@ def tabulate(
 def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     """One row per model, target and arm; ``columns`` maps metrics to titles, ``theory:`` and ``paper:`` to theirs.
 
-    n counts the seeds in the first column, those with an effect to transport; where none had one, it says so.
+    n counts the seeds in the first column, those with an effect to transport; where none had one, it says so. Where
+    another column has more or fewer, its cells say how many.
     """
     lines, first = [], next(iter(columns))
     by = ["model", "setting", "target", "site", "arm"]
@@ -75,12 +76,19 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
             elif kind and metric in found.index:
                 line[title] = interval(found.at[metric, kind], float("nan"), float("nan"))
             else:
-                line[title] = cell(select(part, {"metric": metric}))
+                line[title] = cell(select(part, {"metric": metric})) + _seeds(found, metric, first)
         lines.append({**line, "n": int(found.at[first, "n"]) if first in found.index else 0})
     wide = pd.DataFrame(lines)
     wide = wide.assign(order=wide["arm"].map(ORDER), same=wide["target"] != "identical")
     wide = wide.sort_values(["model", "setting", "same", "order"], kind="stable")
     return wide.drop(columns=["order", "same"]).reset_index(drop=True)
+
+
+def _seeds(found: pd.DataFrame, metric: str, first: str) -> str:
+    """In how many seeds a metric is, where that is not in how many the first one is."""
+    if metric not in found.index or first not in found.index or found.at[metric, "n"] == found.at[first, "n"]:
+        return ""
+    return f" (n {found.at[metric, 'n']:.0f})"
 
 
 def plot(table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str, str], Mapping[str, float]]) -> Any:

@@ -16,8 +16,10 @@ CHAT = "chat"
 
 @dataclass(frozen=True)
 class Labelled:
-    """Prompts of label 1 and of label 0, in a training and a held-out split; no text is in both.
+    """Prompts of label 1 and of label 0, in a training and a held-out split.
 
+    The splits are of documents: a text that a corpus holds twice can be in both (one of the mini corpus's 100 harmless
+    held-out requests is).
     ``after`` is what stands before the slot in all of them (of mini prompts any word: theirs are tokens of their own).
     """
 
