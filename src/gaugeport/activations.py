@@ -86,7 +86,8 @@ def streams_at(
     ``input_ids``, a tensor [b, t], and ``ValueError`` for ids that the model has no embedding of.
     """
     _check_batch(model, chart, batch)
-    device = next(model.parameters()).device
+    # an offloaded model's own hooks take its inputs to where it runs
+    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
     inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask") if k in batch}
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
     keep = (mask > 0) & (mask.cumsum(1) > skip_first)

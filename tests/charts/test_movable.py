@@ -62,10 +62,11 @@ def test_what_is_not_there_or_no_number_is_refused_before_anything_moves(use, br
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if not p.is_meta)
 
 
-def test_activations_of_an_offloaded_model_are_aligned():
+@pytest.mark.parametrize("part", [lambda m: m.model.layers[1], lambda m: m], ids=["a block", "all of it"])
+def test_activations_of_an_offloaded_model_are_aligned(part):
     g = gauge()
     moved = gp.transport_model(tiny(), g)
-    accelerate.cpu_offload(moved.model.layers[1], execution_device=torch.device("cpu"))
+    accelerate.cpu_offload(part(moved), execution_device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(2)
     batches = [{"input_ids": torch.randint(0, 64, (8, 16), generator=generator)} for _ in range(6)]
     assert gp.align(tiny(), moved, batches).gauge == g
