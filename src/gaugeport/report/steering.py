@@ -84,7 +84,7 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     return wide.drop(columns=["order", "same"]).reset_index(drop=True)
 
 
-def _seeds(found: pd.DataFrame, metric: str, first: str) -> str:
+def _seeds(found: Any, metric: str, first: str) -> str:
     """In how many seeds a metric is, where that is not in how many the first one is."""
     if metric not in found.index or first not in found.index or found.at[metric, "n"] == found.at[first, "n"]:
         return ""
