@@ -37,7 +37,7 @@ def test_tables_have_the_declared_columns_and_controls(headline):
     assert (signed[signed["matcher"] == "none"]["value"] < 0.2).all()
     assert set(signed["route"]) == {"endpoint", "via_base", "trajectory"}
     judged = frame[frame["verdict"].notna()]
-    assert set(judged["verdict"]) == {"direction only (n = 1)"} and len(judged) == 2
+    assert set(judged["verdict"]) == {"no verdict (learning rate chosen)"} and len(judged) == 2
     claims = text.split("### claims")[1]
     assert "91.1 % vs 60.3 %" in claims and "not run" not in claims, "the claims of the tables asked for"
     assert "not run" in (outputs / "tables" / "smoke" / "claims.md").read_text(), "all claims"
