@@ -105,9 +105,10 @@ def align(
             another partner scored higher; of a rotation, the gap between its two largest |Q_ij|. Table c3 measures
             what accuracy which threshold buys: margins sort, but how much is enough depends on how far the models drifted.
 
-    Raises ``ValueError`` on unknown names, incomparable models, a group larger than the chart's (unless allowed),
-    constant coordinates, activations that are not finite, batches that are none (``TypeError``), and an ``abstain`` that is no finite number or leaves no
-    coordinate.
+    Raises ``ValueError`` on unknown names, a matcher that is not the group's, incomparable models, a group larger than the
+    chart's (unless allowed), ``token_ids`` without weight evidence, constant coordinates, activations that are not finite,
+    token ids without an embedding, and an ``abstain`` that is no finite number or leaves no coordinate; ``TypeError`` on
+    batches that are none. Autocast does not reach it: models run in their own precision.
     """
     if evidence not in EVIDENCE:
         raise ValueError(f"unknown evidence {evidence!r}; allowed: {', '.join(EVIDENCE)}")
@@ -131,9 +132,8 @@ def align(
         if batches is None:
             raise ValueError(f"evidence={evidence!r} needs batches of tokens; allowed without: evidence='weights'")
         used = check_sites(sites, len(chart.blocks(model_a)))
-        mean_free = (
-            group != "mean_preserving_orthogonal"
-        )  # such rotations have a sign along 1, to be read off the means
+        # rotations that fix the all-ones direction have a sign along it, to be read off the means
+        mean_free = group != "mean_preserving_orthogonal"
         models = {"A": model_a, "B": model_b}
         moments = pair_moments(models, [("A", "B")], batches, used, skip_first, mean_free=mean_free)["A", "B"]
         if matcher == "procrustes":

@@ -81,8 +81,9 @@ def transport_lora(
     """The adapter with ``g`` acting on the stream: what it was on A, it is on ``transport_model(A, g)``.
 
     ``source`` is the folder of a peft adapter, or its state dict (``get_peft_model_state_dict``) with its ``config``
-    (peft's, or as a dict). ``base`` is a model of the architecture it is meant for (without the adapter), or its chart. The moved
-    state dict is returned; with ``out`` it is also written there as an adapter folder, aside first and then renamed.
+    (peft's, or as a dict). ``base`` is a model of the architecture it is meant for (without the adapter), or its chart.
+    The moved state dict is returned; with ``out`` it is also written there as an adapter folder, aside first and then
+    renamed.
     As the base it was trained on is not the one it fits now, ``base_model_name_or_path`` becomes ``base_name``.
     An adapter trained before its base was folded has to go through :func:`fold_lora` before a rotation.
 
