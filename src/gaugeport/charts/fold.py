@@ -25,8 +25,8 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
     direction (LayerNorm). A model whose gains are 1 already is returned as it is, tied or not.
 
     Raises ``ValueError`` for post-norm families (a gain on a writer's output has no reader to move into), for a LayerNorm
-    gain of exactly 0 (β/0), for products beyond what float16 holds, and for a model that is offloaded or quantized, before
-    anything is changed. Source: DESIGN §1.
+    gain of exactly 0 (β/0), for products beyond what float16 holds, and for a model that is offloaded or quantized or
+    (``inplace``) whose parameters share memory without being tied, before anything is changed. Source: DESIGN §1.
     """
     chart = chart_of(model)
     if not chart.foldable:

@@ -79,7 +79,8 @@ def merge(
 
     Raises ``ValueError`` for an unknown method, a number of gauges or weights that does not fit, a base that is
     missing or without use, models whose configs or parameter shapes differ or that are offloaded or quantized, a first gauge
-    that moves, and with ``strict`` a gauge outside the chart's group, and folded models beside others; ``TypeError`` for what is no model or no gauge. Source: issue 3, table a7.
+    that moves, and with ``strict`` a gauge outside the chart's group, and folded models beside others; ``TypeError``
+    for what is no model or no gauge. Source: issue 3, table a7.
     """
     _check(models, gauges, method, base, base_gauge)
     shares = _shares(weights, len(models), method)

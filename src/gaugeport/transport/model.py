@@ -26,7 +26,7 @@ def transport_model(model: Model, g: Element, inplace: bool = False, strict: boo
     group too, for negative controls; a rotation then leaves the gains as they are.
 
     Raises ``ValueError`` for an unknown or unfitting model (:func:`gaugeport.charts.chart_of`), one that is offloaded or
-    quantized, for a gauge of another width, for an affine gauge, and with ``strict`` for one outside the chart's group. Source: DESIGN §1.
+    quantized, or (``inplace``) whose parameters share memory without being tied, for a gauge of another width, for an affine gauge, and with ``strict`` for one outside the chart's group. Source: DESIGN §1.
     """
     chart = chart_of(model)
     check_element(chart, g, strict)
