@@ -13,7 +13,7 @@ from gaugeport.store import write_json
 
 SCHEMA = {
     "steering_sentiment": 3,
-    "refusal": 3,
+    "refusal": 4,
     "head_to_head": 4,
     "universality": 3,
     "regimes": 4,

@@ -27,6 +27,22 @@ def test_mini_reviews_stop_at_the_verdict():
     assert not set(prompts.positive + prompts.negative) & set(prompts.heldout_positive + prompts.heldout_negative)
 
 
+def test_no_prompt_is_held_out_twice_or_trained_on():
+    documents = corpus.mini_corpus(20_000, 0, 0.1, 1.0)
+    trained, held = ([corpus.slot_prompt(d) for d in documents.labelled("request", s)] for s in ("train", "heldout"))
+    assert set(trained) & set(held), "the grammar makes no request twice: nothing is shown here"
+    prompts = labelled_prompts(documents, "request", corpus.mini_tokenizer(), None, 200, 100, "mini")
+    for found in (prompts.heldout_positive, prompts.heldout_negative):
+        assert len(set(found)) == 100 and not set(found) & set(trained)
+
+
+def test_held_out_prompts_that_are_all_trained_on_are_refused():
+    documents = corpus.mini_corpus(600, 0)
+    same = corpus.Corpus(documents.train, documents.train)
+    with pytest.raises(ValueError, match=r"twice: 0 prompts with label 1 in the heldout split \(of 0 labelled and not"):
+        labelled_prompts(same, "review", corpus.mini_tokenizer(), None, 10, 10, "twice")
+
+
 def reviews_file(path, labels):
     rows = [{"text": f"film number {i} was fine", "label": label} for i, label in enumerate(labels)]
     if path.suffix == ".csv":
