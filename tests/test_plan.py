@@ -51,19 +51,19 @@ def test_times_are_those_of_the_same_shape_else_of_the_kind(tmp_path):
     timings = Timings.recorded(tmp_path)
     timings.reference = {}
     bases = [s for s in todo.steps.values() if s.stage == "base"]
-    assert timings.of(bases[0]) is None and timings.total(bases) == "2 never timed"
+    assert timings.of(bases[0].shape) is None and timings.total(bases) == "2 never timed"
     build(bases[0], seconds=90.0)
     timings = Timings.recorded(tmp_path)
-    assert timings.of(bases[1]) == 90.0, "another seed's"
+    assert timings.of(bases[1].shape) == 90.0, "another seed's"
     assert timings.total(bases, processes=2) == "about 2 min"
     (wider,) = [
         s
         for s in plan(jobs(tmp_path, "model.architecture.hidden_size=64", "seed=0")).steps.values()
         if s.stage == "base"
     ]
-    assert timings.of(wider) == 90.0, "another model's, where there is none of its own"
+    assert timings.of(wider.shape) == 90.0, "another model's, where there is none of its own"
     timings.add(wider.shape, 200.0)
-    assert timings.of(wider) == 200.0 and timings.of(bases[1]) == 90.0
+    assert timings.of(wider.shape) == 200.0 and timings.of(bases[1].shape) == 90.0
 
 
 def test_clock():

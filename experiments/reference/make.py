@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
-import platform
 import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import pandas as pd
 
 from gaugeport.commands.tables import Chosen, choose, made, write_tables
-from gaugeport.jobs import job_id
 from gaugeport.records import Record, write_record
 from gaugeport.report.render import FLOAT, markdown, replace_text
 from gaugeport.report.tables import Table, claims_table
-from gaugeport.store import Store
-from gaugeport.timings import Timings, clock
+from gaugeport.store import digest
+from gaugeport.timings import Timings, clock, shapes
 from gaugeport.workflows.registry import STAGES, stage_keys
 
 HERE = Path(__file__).resolve().parent
@@ -39,7 +38,7 @@ def main() -> None:
     """Make the reference from the outputs of this checkout. Raises ``ValueError`` where jobs are missing."""
     chosen = choose([], "mini", False, ["tracker=none"])
     records = {r.id: r for i in chosen.jobs for r in complete(chosen, i)}
-    tables = made(chosen)
+    tables, timings = made(chosen), Timings.recorded(chosen.outputs)  # those kept are read before they are replaced
     for _ in write_tables(chosen, tables, ()):
         pass
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -51,8 +50,10 @@ def main() -> None:
         for file in (md, figure):
             if file.exists():
                 shutil.copy(file, FOLDER)
-    write_timings(chosen.outputs)
-    replace_text(FOLDER / "README.md", about(list(records.values()), chosen))
+    stages = stages_of(chosen)
+    write_timings(timings, [*stages, *(r.config for r in records.values())])
+    took = sum(timings.of(stage) or 0.0 for stage in stages)
+    replace_text(FOLDER / "README.md", about(list(records.values()), len(chosen.jobs), len(stages), took))
     write_readme(tables)
 
 
@@ -86,37 +87,45 @@ def write_means(path: Path, tidy: pd.DataFrame) -> None:
     means(tidy).to_csv(path, index=False, float_format=FLOAT, lineterminator="\n")
 
 
-def write_timings(outputs: Path) -> None:
-    """The median seconds of stages and jobs by what decides them, for estimates on machines that recorded none."""
-    seconds = {
-        shape: [round(float(pd.Series(found).median()), 1)]
-        for shape, found in Timings.recorded(outputs).seconds.items()
-    }
-    replace_text(FOLDER / "timings.json", json.dumps(dict(sorted(seconds.items())), indent=0) + "\n")
+def stages_of(chosen: Chosen) -> list[dict[str, Any]]:
+    """The stages that some tables stand on, each once, by what decides them."""
+    found = {}
+    for c in (c for jobs in chosen.jobs.values() for c in jobs):
+        for stage, config in stage_keys(c.job).items():
+            one = {"kind": STAGES[stage].kind, **config}
+            found[digest(one)] = one
+    return list(found.values())
 
 
-def about(records: Sequence[Record], chosen: Chosen) -> str:
-    """What made the reference: machine, versions, commits, and how long it took."""
-    commits = Counter(r.versions["commit"] for r in records)
+def write_timings(timings: Timings, configs: Sequence[Mapping[str, Any]]) -> None:
+    """The median seconds of stages and jobs by what decides them, for estimates on machines that recorded none.
+
+    Of what was not run here, those that were kept before; of what no table has any more, none.
+    """
+    wanted = sorted({shape for config in configs for shape in shapes(config)})
+    found = {shape: timings.seconds.get(shape) or timings.reference.get(shape) for shape in wanted}
+    seconds = {shape: [round(median(s), 1)] for shape, s in found.items() if s}
+    replace_text(FOLDER / "timings.json", json.dumps(seconds, indent=0) + "\n")
+
+
+def about(records: Sequence[Record], tables: int, stages: int, took: float) -> str:
+    """What made the reference: machine, versions, commits, and how long its jobs and its ``stages`` took, in seconds."""
+
+    def counted(what: str) -> str:
+        found = Counter(r.versions[what] for r in records)
+        return ", ".join(f"`{name}` ({n})" for name, n in sorted(found.items()))
+
     versions = {k: v for k, v in records[0].versions.items() if k not in ("commit", "machine", "gaugeport")}
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    store = Store(chosen.outputs / "store")
-    stages = {
-        store.manifest_path(STAGES[stage].kind, config)
-        for job in {job_id(c.job): c.job for found in chosen.jobs.values() for c in found}.values()
-        for stage, config in stage_keys(job).items()
-    }
-    manifests = [json.loads(path.read_text()) for path in stages]
     jobs = sum(r.seconds for r in records)
     return (
         "# A full mini run\n\nWritten by `experiments/reference/make.py`; regenerate the run with `./run.sh all`.\n\n"
-        f"- {len(records)} jobs of {len(chosen.jobs)} tables, every seed and ablation: `records.jsonl.xz`. A test makes every table\n"
+        f"- {len(records)} jobs of {tables} tables, every seed and ablation: `records.jsonl.xz`. A test makes every table\n"
         "  from them and compares it with the csv here, which hold means over seeds and verdicts (the complete ones are 20 MB).\n"
-        f"- Machine: {_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}; no GPU.\n"
+        f"- Machines (jobs): {counted('machine')}.\n"
         f"- Versions: {', '.join(f'{k} {v}' for k, v in sorted(versions.items()))}.\n"
-        f"- Commits that measured them (jobs): {', '.join(f'`{c}` ({n})' for c, n in sorted(commits.items()))}.\n"
+        f"- Commits that measured them (jobs): {counted('commit')}.\n"
         f"- Time of one process: jobs {clock(jobs)}, the stages they share "
-        f"{clock(sum(m['seconds'] for m in manifests))} ({len(manifests)} of them); two ran at a time, in parts, on a shared machine.\n"
+        f"{clock(took)} ({stages} of them); two ran at a time, in parts, on a shared machine.\n"
     )
 
 
@@ -133,13 +142,6 @@ def write_readme(tables: Mapping[str, Table]) -> None:
     block = MARKS[0] + readme_claims(claims_table(tables, "mini")) + MARKS[1]
     text = PROJECT_README.read_text()
     replace_text(PROJECT_README, re.sub(f"{begin}.*{end}", lambda _: block, text, flags=re.DOTALL))
-
-
-def _processor() -> str:
-    names = (
-        re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
-    )
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Progress:
                     self.waiting.pop(key, None)
                     took = taken(step.made)
                     self.timings.add(step.shape, took)
-                    self.estimated += self.timings.of(step) or 0.0
+                    self.estimated += self.timings.of(step.shape) or 0.0
                     done = len(steps) - len(pending)
                     self.say(f"{wave} {done}/{len(steps)} · {step.label} · {clock(took or 0.0)} · {self.left()}")
             if last:

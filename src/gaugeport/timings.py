@@ -44,9 +44,9 @@ class Timings:
         for shape in shapes(config) if seconds is not None else ():
             self.seconds[shape].append(seconds)  # type: ignore[arg-type]
 
-    def of(self, step: Step) -> float | None:
-        """Seconds that a step will take; None where nothing of its kind was ever recorded."""
-        for shape in shapes(step.shape):
+    def of(self, config: Mapping[str, Any]) -> float | None:
+        """Seconds that a stage or job of some configuration will take; None where nothing of its kind was ever recorded."""
+        for shape in shapes(config):
             for known in (self.seconds, self.reference):
                 if shape in known:
                     return median(known[shape])
@@ -54,12 +54,12 @@ class Timings:
 
     def text(self, step: Step) -> str:
         """The same in words."""
-        seconds = self.of(step)
+        seconds = self.of(step.shape)
         return "never timed" if seconds is None else clock(seconds)
 
     def total(self, steps: Iterable[Step], processes: float = 1.0) -> str:
         """How long some steps take, ``processes`` of them at a time, in words."""
-        found = [self.of(step) for step in steps]
+        found = [self.of(step.shape) for step in steps]
         known = [s for s in found if s is not None]
         untimed = len(found) - len(known)
         text = f"about {clock(sum(known) / processes)}" if known else ""

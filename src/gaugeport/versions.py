@@ -1,21 +1,33 @@
-"""What made an artifact: package versions and the commit, for manifests and records."""
+"""What made an artifact: package versions, the commit and the machine, for manifests and records."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
+import re
 import subprocess
 from pathlib import Path
+
+import torch
 
 PACKAGES = ("gaugeport", "torch", "transformers", "datasets", "scipy", "numpy", "pandas", "hydra-core", "wandb")
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result, and the checkout's commit where there is one."""
+    """Versions of Python and of the packages that decide a result, the checkout's commit where there is one, the machine."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "machine": platform.machine(), "commit": _commit(), **found}
+    return {"python": platform.python_version(), "machine": _machine(), "commit": _commit(), **found}
+
+
+def _machine() -> str:
+    """``x86_64 Intel(R) Xeon(R) Processor, 2 cores, no GPU``"""
+    about = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", about.read_text()) if about.exists() else []
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.machine()} {names[0] if names else platform.processor()}, {os.cpu_count()} cores, {gpu}"
 
 
 def _commit() -> str:

@@ -94,7 +94,7 @@ def test_every_decoy_costs_a_tenth_of_a_nat_and_no_real_model_does(remade):
 
 def test_what_made_it_is_said():
     text = (KEPT / "README.md").read_text()
-    for said in ("Machine: ", "torch 2.13", "transformers 5", "Commits that measured them", "cores"):
+    for said in ("Machines (jobs): ", "torch 2.13", "transformers 5", "Commits that measured them", "cores"):
         assert said in text
     assert re.search(r"`[0-9a-f]{7,}` \(\d+\)", text)
     assert json.loads((KEPT / "timings.json").read_text())["stage base"][0] > 10

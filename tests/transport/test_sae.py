@@ -7,6 +7,7 @@ import pytest
 import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig, TrainingSAE
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+from torch.testing import assert_close
 
 from gaugeport.groups import (
     AffineGauge,
@@ -225,10 +226,17 @@ def test_wide_tensors_take_the_fast_kernels_and_agree_with_act(dtype, group):
         moved = transport_sae(sae, g)
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(moved.W_enc, g.act(sae.W_enc, 0))
-    assert torch.equal(moved.W_dec, g.act(sae.W_dec, 1))
-    assert torch.equal(moved.b_dec, g.act(sae.b_dec, 0)) and torch.equal(moved.b_enc, sae.b_enc)
-    assert torch.equal(moved.W_skip, g.act(g.act(sae.W_skip.double(), 0), 1).to(dtype))
+    acted = {
+        "W_enc": g.act(sae.W_enc, 0),
+        "W_dec": g.act(sae.W_dec, 1),
+        "b_dec": g.act(sae.b_dec, 0),
+        "W_skip": g.act(g.act(sae.W_skip.double(), 0), 1).to(dtype),
+        "b_enc": sae.b_enc,
+    }
+    # rotations sum in float64, over two threads perhaps in another order than over one: where nothing is rounded, it shows
+    slack = d * torch.finfo(dtype).eps if group is Orthogonal and dtype == torch.float64 else 0.0
+    for name, wanted in acted.items():
+        assert_close(getattr(moved, name), wanted, rtol=0, atol=slack, msg=lambda found, name=name: f"{name}: {found}")
 
 
 @pytest.mark.parametrize("case", CASES)

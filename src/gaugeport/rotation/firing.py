@@ -23,11 +23,12 @@ def latents(sae: Any, x: Tensor) -> Tensor:
 def pearson_by_latent(a: Tensor, b: Tensor) -> Tensor:
     """Correlation over tokens of each latent's magnitudes ``a``, ``b`` [tokens, latents]: float64[latents].
 
-    A latent that never changes on one side says nothing of the other: 0.
+    A latent that never changes on one side says nothing of the other: 0. Rounding takes none out of [-1, 1].
     """
     a, b = (x.double() - x.double().mean(0) for x in (a, b))
     norms = a.norm(dim=0) * b.norm(dim=0)
-    return torch.where(norms > 0, (a * b).sum(0) / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
+    r = (a * b).sum(0) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    return torch.where(norms > 0, r.clamp(-1, 1), 0.0)
 
 
 def firing_rows(sae: Any, test_a: Tensor, test_b: Tensor, maps: Mapping[str, Map], recovered: float) -> Iterator[Row]:
