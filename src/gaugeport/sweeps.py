@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import functools
 import itertools
+import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -145,10 +147,10 @@ def _sweep_config(overrides: Sequence[str]) -> DictConfig:
 
     Hydra too sets values last; an override that cannot be set goes to Hydra for its error.
     """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = [_parsed(o) for o in overrides]
     groups = {p.name for p in data_dir("conf").iterdir() if p.is_dir()}
     choices = [p for p in parsed if p.key_or_group in groups and not _is_a_name(p.key_or_group, str(p.value()))]
-    config = copy.deepcopy(_choices_config(tuple(p.input_line or "" for p in choices)))
+    config = pickle.loads(_pickled(tuple(p.input_line or "" for p in choices)))  # a tenth of a deepcopy's time
     try:
         for p in parsed:
             if p not in choices:
@@ -157,6 +159,17 @@ def _sweep_config(overrides: Sequence[str]) -> DictConfig:
     except OmegaConfBaseException:
         return compose_config(overrides)
     return config
+
+
+@functools.lru_cache(maxsize=256)
+def _pickled(choices: tuple[str, ...]) -> bytes:
+    return pickle.dumps(_choices_config(choices))
+
+
+@functools.cache
+def _parsed(override: str) -> Override:
+    """An override in Hydra's syntax. Tables have some dozen different ones, thousands of times."""
+    return OverridesParser.create().parse_overrides([override])[0]
 
 
 @functools.lru_cache(maxsize=256)
@@ -174,7 +187,7 @@ def _is_a_name(group: str, choice: str) -> bool:
 def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     """The product of a sweep, in Hydra's syntax: ``model=a,b seed=0,1`` is four jobs."""
     choices: list[list[str]] = []
-    for parsed in OverridesParser.create().parse_overrides(list(overrides)):
+    for parsed in map(_parsed, overrides):
         if parsed.is_sweep_override():
             values = list(map(str, parsed.sweep_string_iterator()))
             twice = [v for v in values if values.count(v) > 1]

@@ -1,11 +1,17 @@
-"""``gaugeport`` as a process of its own, and what it leaves in a folder of outputs."""
+"""``gaugeport`` as a process of its own or in this one, and what it leaves in a folder of outputs."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
+from unittest import mock
+
+from gaugeport import cli
 
 
 def gaugeport(arguments, outputs, ci=True, **options):
@@ -24,6 +30,26 @@ def finish(arguments, outputs, code=0, seconds=280, ci=True, **options):
     text, _ = process.communicate(timeout=seconds)
     assert process.returncode == code, text
     return text
+
+
+def printed(arguments, outputs, code=0):
+    """What a command prints that starts no processes of its own, run in this one: imports take seconds."""
+    text, environment = io.StringIO(), {"GAUGEPORT_OUTPUTS": str(outputs), "CI": "1"}
+    with (
+        mock.patch.dict(os.environ, environment),
+        mock.patch.object(sys, "argv", ["gaugeport", *arguments]),
+        warnings.catch_warnings(record=True) as warned,
+        contextlib.redirect_stdout(text),
+        contextlib.redirect_stderr(text),
+    ):
+        warnings.simplefilter("always")
+        try:
+            cli.main()
+        except SystemExit as end:
+            assert (end.code or 0) == code, text.getvalue()
+        else:
+            assert code == 0, text.getvalue()
+    return "\n".join([text.getvalue(), *(str(w.message) for w in warned)])
 
 
 def kill_when(arguments, outputs, enough, seconds=200):

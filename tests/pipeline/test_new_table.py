@@ -36,7 +36,7 @@ def test_a_new_table_is_two_files(checkout):
     for path, text in new:
         assert not (checkout / path).exists()
         (checkout / path).write_text(text)
-    code, text = run(checkout, "tables", "e1")
+    code, text = run(checkout, "tables", "e1", "--processes", "1")
     assert code == 0 and "### e1 margins of coordinates" in text, text
     frame = pd.read_csv(checkout / "outputs" / "tables" / "smoke" / "e1.csv")
     assert set(frame["metric"]) == {"margin_right", "margin_wrong"} and frame["record"].notna().any()

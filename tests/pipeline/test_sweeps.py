@@ -9,7 +9,7 @@ import tempfile
 
 import pandas as pd
 import pytest
-from processes import built, files, finish, gaugeport, kill_when
+from processes import built, files, finish, gaugeport, kill_when, printed
 
 from gaugeport.commands.run import run_sweep
 from gaugeport.commands.status import status_text
@@ -71,12 +71,15 @@ def ray_address():
     ray, port = [os.path.join(os.path.dirname(sys.executable), "ray")], "26379"
     folder = tempfile.mkdtemp(prefix="ray")  # pytest's folders are too long for its sockets
     head = ["--head", "--num-cpus=2", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"]
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ |= {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_worker_niceness": "0",
+    }  # niced, it waits for what is tested beside it
     subprocess.run([*ray, "start", *head], check=True, capture_output=True)
     yield f"127.0.0.1:{port}"
     subprocess.run([*ray, "stop", "--force"], capture_output=True)
     shutil.rmtree(folder, ignore_errors=True)
-    del os.environ["RAY_AUTH_MODE"]
+    del os.environ["RAY_AUTH_MODE"], os.environ["RAY_worker_niceness"]
 
 
 def through(launcher, request):
@@ -89,17 +92,22 @@ def through(launcher, request):
     return [f"hydra/launcher={launcher}", "hydra.sweeper.max_batch_size=2"]
 
 
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("smallest")
+    printed([*FIXED, "model=tinyllama", GAUGES], outputs)
+    return outputs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["ray_cluster", "submitit_local"])
-def test_a_sweep_is_the_same_under_launchers_of_clusters(launcher, request, tmp_path):
+def test_a_sweep_is_the_same_under_launchers_of_clusters(launcher, request, smallest, tmp_path):
     """Two waves of it, evidence and jobs, on stages that are there: the whole takes minutes, and is the test below."""
-    sweep = [*FIXED, "model=tinyllama", GAUGES]
-    here, there = tmp_path / "here", tmp_path / "there"
-    finish(sweep, here)
-    shutil.copytree(here / "store", there / "store", ignore=shutil.ignore_patterns("evidence-*"))
-    (there / "store" / "built.log").write_text("".join(f"{x}\n" for x in built(here) if not x.startswith("evidence ")))
-    finish([*sweep, *through(launcher, request)], there)
-    assert_same_tables(there, here)
+    shutil.copytree(smallest / "store", tmp_path / "store", ignore=shutil.ignore_patterns("evidence-*"))
+    shared = [line for line in built(smallest) if not line.startswith("evidence ")]
+    (tmp_path / "store" / "built.log").write_text("".join(f"{line}\n" for line in shared))
+    finish([*FIXED, "model=tinyllama", GAUGES, *through(launcher, request)], tmp_path)
+    assert_same_tables(tmp_path, smallest)
 
 
 @pytest.mark.long
@@ -126,14 +134,14 @@ def test_progress_is_a_line_a_step_and_an_estimate(small):
 
 
 def test_nothing_but_results_is_printed_in_ci(small):
-    text = finish(SMALL, small[0])
+    text = printed(SMALL, small[0])
     assert text.startswith("### recovery") and "to do" not in text
 
 
 def test_a_dry_run_says_what_is_done_and_how_long_the_rest_takes(small, tmp_path):
     outputs, _ = small
     before = files(outputs, "**/*")
-    text = finish([*SMALL, "seed=0,1", "--dry-run"], outputs)
+    text = printed([*SMALL, "seed=0,1", "--dry-run"], outputs)
     lines = text.splitlines()
     assert sum(line.startswith("done ") for line in lines) == sum(line.startswith("to run, ") for line in lines) == 4
     assert "fine-tuning runs: 4 to build, about" in text and lines[-1].startswith("8 jobs, 4 to run: about ")

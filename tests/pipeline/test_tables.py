@@ -5,7 +5,7 @@ import subprocess
 
 import pandas as pd
 import pytest
-from processes import built, files, finish, kill_when
+from processes import built, files, finish, kill_when, printed
 
 from gaugeport.commands.run import run_one, run_sweep
 from gaugeport.commands.status import status_text
@@ -13,6 +13,7 @@ from gaugeport.commands.tables import choose
 from gaugeport.report.tidy import COLUMNS
 
 HEADLINE = ["tables", "a3", "c2", "--headline", "--profile", "smoke", "--set", "tracker=none"]
+ALONE = [*HEADLINE, "--processes", "1"]  # the same tables, without workers that import everything anew
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_a_second_call_trains_nothing_and_changes_nothing(headline):
         files(outputs, "figures/smoke/*"),
         files(outputs, "records/*"),
     )
-    finish([*HEADLINE, "--no-run"], outputs)
+    printed([*HEADLINE, "--no-run"], outputs)
     assert before[1] == files(outputs, "tables/smoke/*")
 
 
@@ -79,7 +80,7 @@ def test_a_damaged_record_is_named_left_out_and_counted(headline):
     whole = victim.read_text()
     try:
         victim.write_text(whole[: len(whole) // 2])
-        text = finish([*HEADLINE, "--no-run"], outputs)
+        text = printed([*HEADLINE, "--no-run"], outputs)
         assert (
             victim.name in text
             and "damaged" in text
@@ -96,10 +97,10 @@ def test_a_record_of_another_version_is_named_left_out_and_counted(headline):
     whole = victim.read_text()
     try:
         victim.write_text(whole.replace('"schema": 2', '"schema": 1'))
-        text = finish([*HEADLINE, "--no-run"], outputs)
+        text = printed([*HEADLINE, "--no-run"], outputs)
         assert f"{victim.name} is outdated (schema 1, this version reads 2)" in text
         assert "(1 of another version" in text
-        states = finish(["status", "a3", "c2", "--profile", "smoke"], outputs)
+        states = printed(["status", "a3", "c2", "--profile", "smoke"], outputs)
         assert "1 of another version" in states
     finally:
         victim.write_text(whole)
@@ -122,11 +123,11 @@ def test_records_say_what_made_them(headline):
 
 
 def test_one_failing_job_does_not_stop_the_others(tmp_path):
-    text = finish([*HEADLINE, "--set", "measurement.tokens=1000000"], tmp_path, code=1)
+    text = printed([*ALONE, "--set", "measurement.tokens=1000000"], tmp_path, code=1)
     assert text.count("FAILED") == 1 and "measurement.tokens=1000000 wants" in text and "allowed: 1 to" in text
     assert "again: gaugeport run experiment=" in text and "the same command runs again what is not done" in text
     assert len(built(tmp_path)) == 4, "data, base model and both runs do not stand on what failed"
-    status = finish(["status", "a3", "--profile", "smoke", "--set", "measurement.tokens=1000000"], tmp_path)
+    status = printed(["status", "a3", "--profile", "smoke", "--set", "measurement.tokens=1000000"], tmp_path)
     (line,) = [line for line in status.splitlines() if "a3 trajectory" in line]
     jobs, done, failed, missing = (int(cell) for cell in line.split("|")[2:6])
     assert (done, failed) == (0, 7) and missing == jobs - 7 > 0, "the headline's seven stand on one stage"
@@ -149,17 +150,17 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_is_said_once_and_the_same_command_goes_on(small_disk, whole_tables):
     outputs, grow = small_disk
-    text = finish(HEADLINE, outputs, code=1)
+    text = finish(ALONE, outputs, code=1)
     assert text.count("the disk is full: free some of it") == 1 and "Traceback" not in text
     assert grow()
-    finish(HEADLINE, outputs)
+    finish(ALONE, outputs)
     assert files(outputs, "tables/smoke/*") == whole_tables
     assert len(built(outputs)) == len(set(built(outputs)))
 
 
 def test_one_job_with_its_tracker(headline):
     outputs, _ = headline
-    text = finish(["run", "profile=smoke", "route=endpoint", "experiment=trajectory"], outputs)
+    text = printed(["run", "profile=smoke", "route=endpoint", "experiment=trajectory"], outputs)
     assert "signed_accuracy" in text
     assert not list(outputs.glob("wandb/*")), "the record existed: nothing ran, nothing was logged"
     finish(["run", "profile=smoke", "route=endpoint", "task.plants=4"], outputs)
@@ -184,9 +185,9 @@ def test_a_hydra_sweep_over_two_processes(headline):
 
 
 def test_bad_overrides_exit_with_one_line(tmp_path):
-    text = finish(["run", "-m", "profile=smoke", "model.path=/nope", "seed=0,1"], tmp_path, code=2)
+    text = printed(["run", "-m", "profile=smoke", "model.path=/nope", "seed=0,1"], tmp_path, code=2)
     assert "error: model.path=/nope" in text and "Traceback" not in text
-    assert "a1 (gauge_groups)" in finish(["tables", "a99"], tmp_path, code=2)
+    assert "a1 (gauge_groups)" in printed(["tables", "a99"], tmp_path, code=2)
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -208,9 +209,9 @@ def test_bad_input_is_refused_with_what_is_allowed(monkeypatch, tmp_path):
 def test_signed_permutations_are_refused_on_layernorm(headline):
     outputs, _ = headline
     pythia = ["run", "profile=smoke", "tracker=none", "model=pythia", "route=endpoint"]
-    text = finish([*pythia, "gauge=signed_permutation", "matcher=hungarian_abs"], outputs, code=2)
+    text = printed([*pythia, "gauge=signed_permutation", "matcher=hungarian_abs"], outputs, code=2)
     assert "signed_permutation is larger than this model's exact gauge group global_sign_permutation" in text
-    assert "signed_accuracy" in finish([*pythia, "gauge=global_sign_permutation", "matcher=hungarian_raw"], outputs)
+    assert "signed_accuracy" in printed([*pythia, "gauge=global_sign_permutation", "matcher=hungarian_raw"], outputs)
 
 
 def test_tables_without_headline_jobs_are_said_to_have_none():
