@@ -71,7 +71,7 @@ SENTENCES = [
         [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
     ),
     (
-        "and {} [.90, 1.33] in refusal (a6)",
+        "and {} [.85, 1.15] in refusal (a6)",
         "a6",
         [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
     ),
