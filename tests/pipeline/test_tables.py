@@ -1,6 +1,7 @@
 """The pipeline end to end at smoke size: tables, resume, failures, records."""
 
 import json
+import os
 import subprocess
 
 import pandas as pd
@@ -119,6 +120,7 @@ def test_records_say_what_made_them(headline):
     for path in (outputs / "records").glob("*.json"):
         record = json.loads(path.read_text())
         assert record["id"] == path.stem and record["versions"]["torch"] and record["rows"]
+        assert f"{os.cpu_count()} cores" in record["versions"]["machine"]
         assert "path" not in record["config"]["model"]
 
 

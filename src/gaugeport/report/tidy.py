@@ -61,8 +61,8 @@ def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
     """
     by = [*KEYS, *extra]
     rows = []
-    for key, part in frame.groupby(by, dropna=False, sort=False):
-        mean, low, high, n = t_interval(part["value"].tolist())
+    for key, values in frame.groupby(by, dropna=False, sort=False)["value"]:
+        mean, low, high, n = t_interval(values.tolist())
         rows.append({**dict(zip(by, key, strict=True)), "value": mean, "ci_low": low, "ci_high": high, "n": n})
     return pd.DataFrame(rows).reindex(columns=frame.columns)
 
@@ -74,9 +74,10 @@ def means_of(table: pd.DataFrame) -> pd.DataFrame:
 
 def select(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     """The rows in which every named column has the given value."""
+    kept = np.ones(len(frame), dtype=bool)
     for column, value in where.items():
-        frame = frame[frame[column] == value]
-    return frame
+        kept &= (frame[column] == value).to_numpy(dtype=bool)
+    return frame[kept]
 
 
 def main_model(frame: pd.DataFrame) -> str:
