@@ -33,7 +33,7 @@ def finish(arguments, outputs, code=0, seconds=280, ci=True, **options):
 
 
 def printed(arguments, outputs, code=0):
-    """What a command prints that starts no processes of its own, run in this one: imports take seconds."""
+    """What a command prints, run in this process: to start one and import everything takes seconds."""
     text, environment = io.StringIO(), {"GAUGEPORT_OUTPUTS": str(outputs), "CI": "1"}
     with (
         mock.patch.dict(os.environ, environment),

@@ -43,7 +43,8 @@ def labelled_prompts(
 
     ``template`` says where a real text goes (``"{text} It was"``); ``"chat"`` makes it a user's turn by the tokenizer's
     chat template; None stops a mini document at its slot. Raises ``ValueError`` for a template without ``{text}``, a
-    tokenizer without a chat template, and documents of one class only (naming ``source``).
+    tokenizer without a chat template, and (naming ``source``) fewer than two prompts of a label in either split, those
+    held out that the training split has left out.
     """
     prompt, after = _prompting(tokenizer, template)
     texts = {split: [(prompt(d), d.label) for d in documents.labelled(kind, split)] for split in ("train", "heldout")}
