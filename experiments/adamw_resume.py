@@ -4,6 +4,7 @@ import pandas as pd
 
 from gaugeport.report import figures as f
 from gaugeport.report.claims import judged
+from gaugeport.report.render import of_seeds
 from gaugeport.report.tidy import aggregate, select, tidy
 from gaugeport.tasks.adamw_resume import FLOOR, RESOLVED
 
@@ -88,7 +89,8 @@ def _mean(rows, metric, step, form="{:.1e}"):
     values = select(rows, {"metric": metric, "step": step})["value"]
     if not len(values):
         return None
-    return "0" if (values == 0).all() else form.format(values.mean())
+    text = "0" if (values == 0).all() else form.format(values.mean())
+    return text + of_seeds(len(values), rows["seed"].nunique())
 
 
 def _range(rows, metric):

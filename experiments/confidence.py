@@ -2,7 +2,7 @@
 
 from gaugeport.report import figures as f
 from gaugeport.report.claims import judged
-from gaugeport.report.render import with_intervals
+from gaugeport.report.render import of_seeds, with_intervals
 from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
@@ -36,9 +36,11 @@ def pivot(table):
     means.loc[(means["metric"] == "kept_accuracy") & (means["kept"] == 1.0), "metric"] = "all"
     means.loc[(means["metric"] == "kept_accuracy") & (means["kept"] == 0.5), "metric"] = "half"
     means = means[means["metric"].isin(COLUMNS)]
-    means = means.assign(text=with_intervals(means), site=means["site"].fillna("–"))
     keys = ["model", "setting", "group", "matcher", "route", "evidence", "site"]
+    means = means.assign(site=means["site"].fillna("–"))
     # a row is one arm; AUROC is left out where every placement is right, so that n is that of the others
+    of = zip(means["n"], means.groupby(keys)["n"].transform("max"), strict=True)
+    means = means.assign(text=with_intervals(means) + [of_seeds(*pair) for pair in of])
     wide = means.pivot(index=keys, columns="metric", values="text").reset_index()
     n = means.groupby(keys)["n"].max().rename("n").reset_index()
     wide = wide.merge(n, on=keys).sort_values("site", key=lambda s: by_depth(s.replace("–", "embed")), kind="stable")

@@ -10,9 +10,13 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "a9 gauge audit: top-k lists of a model against those of a target in a random gauge: Jaccard overlap (identity: raw); ρ: "
-    "Spearman's rank correlation of all scores; signs: agreement on the list (means over n training seeds)"
+    "Spearman's rank correlation of all scores; signs: agreement on the list. Other tokens: lists of the same model, or of "
+    "the two, in one basis, each on a half of the tokens: what the former lack to 1 is noise of the list, what the latter "
+    "lack beyond is drift (means over n training seeds)"
 )
 EXTRA = ["target", "planted", "list", "named", "k", "theory"]
+
+OTHER_TOKENS = {"_same_model": "same model, other tokens", "_other_model": "other model, other tokens"}
 
 
 def tabulate(records):
@@ -39,13 +43,17 @@ def pivot(table):
             chance = _overlap(raw.assign(value=raw["theory"], ci_low=None)) if _moved(planted, name) else control
             line |= {"chance": chance}
             line |= {arm: _overlap(select(rows, {"arm": arm})) for arm in arms}
+            if _moved(planted, name):
+                here = select(part, {"list": name})
+                line |= {title: _overlap(here, suffix) for suffix, title in OTHER_TOKENS.items()}
             lines.append({**line, "k": int(rows["k"].max()), "n": int(rows["n"].max())})
         gauge = select(part, {"metric": "index_accuracy"})
         line = {"model": model, "target": target, "planted": "residual", "list": "gauge index accuracy", "chance": "–"}
         line |= {arm: cell(select(gauge, {"arm": arm})) for arm in arms}
         lines.append({**line, "k": "–", "n": int(gauge["n"].max())})
     wide = pd.DataFrame(lines).fillna("–")
-    return wide[["model", "target", "planted", "list", "chance", *[arm for arm in ORDER if arm in wide], "k", "n"]]
+    shown_arms = [arm for arm in ORDER if arm in wide]
+    return wide[["model", "target", "planted", "list", "chance", *shown_arms, *OTHER_TOKENS.values(), "k", "n"]]
 
 
 def plot(table):
@@ -63,9 +71,9 @@ def _moved(planted, name):
     return (planted == "neuron") == (name == "neuron_activation")
 
 
-def _overlap(rows):
+def _overlap(rows, suffix=""):
     others = rows.set_index("metric")["value"]
-    marks = {"rank_correlation": "ρ", "sign_agreement": "signs"}
-    return cell(select(rows, {"metric": "jaccard"})) + "".join(
+    marks = {f"rank_correlation{suffix}": "ρ", f"sign_agreement{suffix}": "signs"}
+    return cell(select(rows, {"metric": f"jaccard{suffix}"})) + "".join(
         f"; {mark} {others[m]:.2f}" for m, mark in marks.items() if m in others
     )

@@ -8,12 +8,15 @@ from gaugeport.report.render import cell
 from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
-    "c1 groups head to head: maps of every group fitted on the same tokens (explained variance of held-out tokens; SAE: "
-    "NMSE of A's SAE through the map, and of the map there and back with no SAE between; retention of B's own sentiment "
-    "effect; index precision among the top k; means over n training seeds)"
+    "c1 groups head to head: maps of every group fitted on the same tokens, from run A's last checkpoint to run B's "
+    "(finetuned: none is the true gauge) or to the base model of another seed (independent). Explained variance of "
+    "held-out tokens, shrunk: with the scale of least squares, as a regression has it; SAE: NMSE of A's SAE through the "
+    "map, and of the map there and back with no SAE between; retention of B's own sentiment effect, of the seeds that have "
+    "one; index precision among the top k (means over n training seeds)"
 )
 EXTRA = ["target", "tokens"]
 GROUPS = {
+    "identity": ("none", f.GREY),
     "permutation": ("S_d raw", f.ORANGE),
     "signed_permutation": ("B_d", f.BLUE),
     "orthogonal": ("O(d)", "black"),
@@ -43,31 +46,35 @@ def pivot(table):
             if not len(here):
                 continue
             line = {"model": model, "setting": setting, "target": target, "group": name}
-            for tokens in sorted(select(part, {"metric": "heldout_fit"})["tokens"].unique()):
-                line[f"fit, {tokens:g} tokens"] = _cell(here, {"metric": "heldout_fit", "tokens": tokens})
+            n = int(here["n"].max())
+            sizes = sorted(select(part, {"metric": "heldout_fit"})["tokens"].unique())
+            for metric, title in {"heldout_fit": "fit", "heldout_fit_shrunk": "shrunk"}.items():
+                for tokens in sizes:
+                    line[f"{title}, {tokens:g} tokens"] = _cell(here, {"metric": metric, "tokens": tokens})
             for metric, title in TASKS.items():
-                line[title] = _cell(here, {"metric": metric})
+                line[title] = cell(select(here, {"metric": metric}), n=n)
             if select(here, {"metric": "no_effect_to_transport"})["value"].eq(1).all():
                 line["steering retention"] = "no effect to transport"
             if len(select(here, {"metric": "index_refused"})):
                 line["index precision"] = "refused"
-            lines.append({**line, "native SAE": _cell(part, {"metric": "sae_nmse_native"}), "n": int(here["n"].max())})
+            lines.append({**line, "native SAE": _cell(part, {"metric": "sae_nmse_native"}), "n": n})
     return pd.DataFrame(lines)
 
 
 def plot(table):
-    """Held-out fit over the number of tokens, a panel per target."""
+    """Held-out fit over the number of tokens, a panel per target; dashed with the scale of least squares."""
     means = means_of(table)
     targets = list(dict.fromkeys(means["target"]))
     figure, axes = f.panels(len(targets), width=4.6)
     for axis, target in zip(axes, targets, strict=True):
         for group, (name, colour) in GROUPS.items():
-            rows = select(means, {"target": target, "group": group, "metric": "heldout_fit"})
-            if len(rows):
-                f.line_with_band(axis, rows, "tokens", colour, name)
+            for metric, style in (("heldout_fit", "-"), ("heldout_fit_shrunk", "--")):
+                rows = select(means, {"target": target, "group": group, "metric": metric})
+                if len(rows):
+                    f.line_with_band(axis, rows, "tokens", colour, name if style == "-" else "_shrunk", style)
         axis.set(title=f"target {target}", xscale="log", xlabel="tokens fitted on", ylim=(-1, 1.04))
         axis.axhline(0, color=f.GREY, linewidth=0.5)
-    axes[0].set_ylabel("explained variance of held-out tokens")
+    axes[0].set_ylabel("explained variance of held-out tokens (dashed: shrunk)")
     axes[0].legend(fontsize=7)
     return figure
 

@@ -14,7 +14,8 @@ from gaugeport.store import write_json
 SCHEMA = {
     "steering_sentiment": 3,
     "refusal": 4,
-    "head_to_head": 4,
+    "head_to_head": 5,
+    "audit": 3,
     "universality": 3,
     "regimes": 4,
     "haar": 3,

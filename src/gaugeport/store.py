@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt")
 """Which files of a model folder decide what is loaded from it: weights, configs, tokenizers."""
 
-SCHEMA = {"data": 1, "base": 1, "run": 1, "sae": 1, "evidence": 3, "dyck": 2}
+SCHEMA = {"data": 1, "base": 1, "run": 1, "sae": 1, "evidence": 3, "lists": 2, "dyck": 2}
 """Raised for a kind of stage when its code changes what it builds: older artifacts are then no longer found."""
 
 

@@ -11,7 +11,7 @@ from gaugeport.charts import chart_of
 from gaugeport.charts.measure import norms_in_float64, permute_neurons
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation, compose
 from gaugeport.tasks.arms import Arm
-from gaugeport.tasks.audit import PLANTED, audit, audit_run
+from gaugeport.tasks.audit import PLANTED, audit, audit_run, reliability
 from gaugeport.tasks.gauge_groups import tiny_model
 from gaugeport.tasks.importance import LISTS, agreement, chance
 from gaugeport.tasks.self_evidence import SelfEvidence
@@ -118,7 +118,7 @@ def measured(models, monkeypatch, group, matcher, target="identical"):
     found = found_by(models, group, matcher, target)
     site = {m: scores(m, site="block1") for m in models}
     monkeypatch.setattr(workflow, "transfer", lambda job, store: found)
-    monkeypatch.setattr(workflow, "scores_of", lambda job, store: (site[found.a], site[found.b]))
+    monkeypatch.setattr(workflow, "scores_of", lambda job, store, part="": (site[found.a], site[found.b]))
     monkeypatch.setattr(workflow, "measure_scores", lambda model, job, store: scores(model, site="block1"))
     return workflow.measure(job_of(group, matcher, target=target), None)
 
@@ -136,7 +136,9 @@ def measured(models, monkeypatch, group, matcher, target="identical"):
 def test_a_job_of_the_audit(models, monkeypatch, group, matcher, named):
     rows = [r for r in measured(models, monkeypatch, group, matcher) if "list" in r]
     assert {r["named"] for r in rows} == {named}
-    at = {(r["planted"], r["list"], r["metric"]): r for r in rows}
+    across = [r for r in rows if "planted" not in r]  # lists of other tokens, beside which no gauge is planted
+    assert bool(across) == (named == "oracle") and all(r["metric"].endswith("_same_model") for r in across)
+    at = {(r["planted"], r["list"], r["metric"]): r for r in rows if "planted" in r}
     exact = group == "signed_permutation"
     for (planted, name, metric), row in at.items():
         if row["theory"] == 1.0 and planted == "residual":
@@ -160,7 +162,7 @@ def test_a_job_of_the_audit(models, monkeypatch, group, matcher, named):
 def test_a_drifted_target_has_no_theory_but_chance(models, monkeypatch):
     for group, matcher in (("identity", "none"), ("signed_permutation", "oracle")):
         rows = measured(models, monkeypatch, group, matcher, "finetuned")
-        lists = [r for r in rows if "list" in r and r["planted"] == "residual" and r["list"] == "activation"]
+        lists = [r for r in rows if r.get("planted") == "residual" and r["list"] == "activation"]
         by_metric = {r["metric"]: r for r in lists}
         if matcher == "none":
             assert by_metric["jaccard"]["theory"] == pytest.approx(chance("jaccard", D, K))
@@ -193,3 +195,31 @@ def test_bad_input():
         audit(here, here, [], "head", K)
     with pytest.raises(ValueError, match="mixes coordinates; allowed groups"):
         audit(here, here, [Orthogonal.random(D, gen(0))], "residual", K)
+
+
+def test_noise_of_a_list_is_told_from_drift():
+    """Scores that are noise agree by chance in one model too; scores that drift agree in one model and not across."""
+    width, k = 4000, 400
+
+    def drawn(seed):
+        return torch.randn(width, generator=gen(seed), dtype=torch.float64)
+
+    stable = [drawn(s) for s in (0, 1)]
+    halves = []
+    for half in (0, 1):
+        noise = [{name: drawn(10 + 2 * half + m) for name in LISTS} for m in (0, 1)]
+        halves.append(
+            tuple({**n, "activation": s, "mean_activation": stable[0]} for n, s in zip(noise, stable, strict=True))
+        )
+    found = {(r["list"], r["metric"]): r["value"] for r in reliability(halves, k)}
+    luck = chance("jaccard", width, k)
+    assert found["activation", "jaccard_same_model"] == 1
+    assert found["activation", "jaccard_other_model"] == pytest.approx(luck, abs=0.03)
+    assert (
+        found["mean_activation", "jaccard_other_model"] == found["mean_activation", "sign_agreement_other_model"] == 1
+    )
+    for which in ("same_model", "other_model"):
+        assert found["mean_gradient", f"jaccard_{which}"] == pytest.approx(luck, abs=0.03)
+        assert found["mean_gradient", f"sign_agreement_{which}"] == pytest.approx(0.5, abs=0.1)
+    one = [(a, a) for a, _ in halves]
+    assert {m.rpartition("_other")[1] for _, m in ((r["list"], r["metric"]) for r in reliability(one, k))} == {""}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gaugeport.groups import Orthogonal, SignedPermutation
-from gaugeport.tasks.maps import FITS, fit_map, ridge
+from gaugeport.tasks.maps import FITS, fit_map, ridge, shrunk, unmapped
 
 D = 24
 
@@ -45,6 +45,28 @@ def test_a_plant_leaves_no_free_answer_and_no_trace():
         assert unexplained(fit_map(group, a, a, plant).forward(a), a) < 1e-4
     assert unexplained(fit_map("permutation", a, a).forward(a), a) < 1e-6, "without a plant raw S_d is right for free"
     assert unexplained(fit_map("permutation", a, a, plant).forward(a), a) > 0.5
+
+
+def test_the_map_that_moves_nothing_carries_means_and_scale():
+    a = rows(0)
+    m = unmapped(a, 2.5 * a + 3.0)
+    assert m.scale == pytest.approx(2.5) and m.gauge == SignedPermutation.identity(D)
+    assert unexplained(m.forward(a), 2.5 * a + 3.0) < 1e-10
+    g = SignedPermutation.random(D, torch.Generator().manual_seed(1))
+    assert unexplained(unmapped(a, g.act(a)).forward(a), g.act(a)) > 0.5
+
+
+def test_a_map_that_may_shrink_explains_rho_squared_where_one_that_keeps_lengths_explains_2_rho_less_1():
+    """B is A and as much again of noise, ρ = ½ on average over coordinates of one variance: 0, and a quarter."""
+    gen = torch.Generator().manual_seed(4)
+    a, noise = (torch.randn(40_000, D, generator=gen) for _ in range(2))
+    b = 3 * (0.5 * a + 0.75**0.5 * noise) + 1
+    m = unmapped(a, b)
+    small = shrunk(m, a, b)
+    assert 1 - unexplained(m.forward(a), b) == pytest.approx(0.0, abs=0.01)
+    assert 1 - unexplained(small.forward(a), b) == pytest.approx(0.25, abs=0.01)
+    assert small.scale == pytest.approx(0.5 * m.scale, rel=0.01)
+    assert torch.equal(small.to_b, m.to_b) and torch.equal(small.mean_b, m.mean_b)
 
 
 def test_few_tokens_hurt_the_affine_map_on_held_out_rows():

@@ -94,12 +94,20 @@ def scientific(value: float, low: float, high: float) -> str:
     return f"{value:.2e} [{low:.2e}, {high:.2e}]"
 
 
-def cell(rows: pd.DataFrame, digits: int = 3) -> str:
-    """The first of some aggregate rows as :func:`interval`; – where there is none."""
+def cell(rows: pd.DataFrame, digits: int = 3, n: float | None = None) -> str:
+    """The first of some aggregate rows as :func:`interval`; – where there is none.
+
+    ``n`` is how many seeds the line is of: where this is of more or fewer, the cell says of how many.
+    """
     if rows.empty:
         return "–"
-    value, low, high = rows[["value", "ci_low", "ci_high"]].iloc[0]
-    return interval(value, low, high, digits)
+    value, low, high, seeds = rows[["value", "ci_low", "ci_high", "n"]].iloc[0]
+    return interval(value, low, high, digits) + of_seeds(seeds, n)
+
+
+def of_seeds(seeds: float, n: float | None) -> str:
+    """`` (n 2)`` where a number is of 2 seeds and its line of ``n`` others."""
+    return "" if n is None or seeds == n else f" (n {seeds:.0f})"
 
 
 def with_intervals(frame: pd.DataFrame, digits: int = 3) -> pd.Series:

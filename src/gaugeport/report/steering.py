@@ -69,6 +69,7 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
         found: Any = part.drop_duplicates("metric").set_index("metric")
         line: dict[str, Any] = dict(zip(by, key, strict=True))
         silent = found.at["no_effect_to_transport", "value"] == 1
+        n = found.at[first, "n"] if first in found.index else None
         for name, title in columns.items():
             kind, _, metric = name.rpartition(":")
             if silent and name == first:
@@ -76,19 +77,12 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
             elif kind and metric in found.index:
                 line[title] = interval(found.at[metric, kind], float("nan"), float("nan"))
             else:
-                line[title] = cell(select(part, {"metric": metric})) + _seeds(found, metric, first)
-        lines.append({**line, "n": int(found.at[first, "n"]) if first in found.index else 0})
+                line[title] = cell(select(part, {"metric": metric}), n=n)
+        lines.append({**line, "n": int(n or 0)})
     wide = pd.DataFrame(lines)
     wide = wide.assign(order=wide["arm"].map(ORDER), same=wide["target"] != "identical")
     wide = wide.sort_values(["model", "setting", "same", "order"], kind="stable")
     return wide.drop(columns=["order", "same"]).reset_index(drop=True)
-
-
-def _seeds(found: Any, metric: str, first: str) -> str:
-    """In how many seeds a metric is, where that is not in how many the first one is."""
-    if metric not in found.index or first not in found.index or found.at[metric, "n"] == found.at[first, "n"]:
-        return ""
-    return f" (n {found.at[metric, 'n']:.0f})"
 
 
 def plot(table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str, str], Mapping[str, float]]) -> Any:

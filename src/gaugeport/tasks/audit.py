@@ -7,6 +7,7 @@ Each list is therefore audited under the gauge that moves it, with the other gau
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from gaugeport.groups import Element, SignedPermutation
@@ -58,6 +59,31 @@ def audit_run(a: Scores, b: Scores, run: Scores, plant: SignedPermutation, plant
             found = agreement(a[name], run[name], nothing, k, kind.signed)
             found = {m: found[m] for m in METRICS if m in found}
         rows += [{"list": name, "planted": planted, "metric": m, "value": v} for m, v in found.items()]
+    return rows
+
+
+def reliability(halves: Sequence[tuple[Scores, Scores]], k: int) -> list[Row]:
+    """Rows ``{list, metric, value}`` of lists made on two halves of the tokens: what of a gap between models is noise.
+
+    ``halves`` are the scores of A and of B on the first half and on the second, in coordinates that they share. Each
+    metric is a mean of two: ``…_same_model``, the first half against the second of the same model, and, where B is not A,
+    ``…_other_model``, the first half of one against the second of the other. Lists that drift alone parts are alike in
+    the former.
+    """
+    (a, b), (a_second, b_second) = halves
+    pairs = {"same_model": [(a, a_second), (b, b_second)]}
+    if b is not a:
+        pairs["other_model"] = [(a, b_second), (b, a_second)]
+    rows: list[Row] = []
+    for name, kind in LISTS.items():
+        same = SignedPermutation.identity(len(a[name]))
+        for suffix, compared in pairs.items():
+            found = [agreement(x[name], y[name], same, k, kind.signed) for x, y in compared]
+            rows += [
+                {"list": name, "metric": f"{m}_{suffix}", "value": fmean(f[m] for f in found)}
+                for m in METRICS
+                if m in found[0]
+            ]
     return rows
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gaugeport.groups import SignedPermutation
-from gaugeport.tasks.maps import FITS, Map, fit_map, round_trip
+from gaugeport.tasks.maps import FITS, Map, fit_map, round_trip, shrunk, unmapped
 from gaugeport.tasks.sae import nmse, reconstruct
 from gaugeport.transport.indices import transport_indices
 
@@ -34,8 +34,11 @@ def head_to_head(
 ) -> list[Row]:
     """Rows ``{group, matcher, tokens, metric, value}`` of every group, means over ``plants`` put on B before the fit.
 
+    The group ``identity`` moves no coordinate: the true gauge of two runs of one base, of other pairs no gauge at all.
+
     ``fit_a``, ``fit_b``, ``test_a``, ``test_b`` [n, d] are streams of the same tokens; ``tokens`` says how many of the
-    fitting rows are used. ``heldout_fit`` is the explained variance 1 − NMSE of B's held-out stream predicted from A's.
+    fitting rows are used. ``heldout_fit`` is the explained variance 1 − NMSE of B's held-out stream predicted from A's,
+    ``heldout_fit_shrunk`` the same with each map's scale of least squares (:func:`~gaugeport.tasks.maps.shrunk`).
     With all fitting rows also: ``sae_nmse``, B's held-out stream carried back, reconstructed by the ``sae`` of A and
     carried forth (``sae_nmse_native``: that SAE on A itself; ``round_trip_nmse``: there and back without it, which is not 0
     for the affine map); ``retention(map)``'s metrics (``retention_native``, where there is an effect to transport);
@@ -45,13 +48,16 @@ def head_to_head(
     if not tokens or max(tokens) > len(fit_a) or min(tokens) < 2:
         raise ValueError(f"tokens={list(tokens)} of {len(fit_a)} rows to fit on; allowed: 2 to {len(fit_a)}")
     rows = [_row("none", "none", 0, "sae_nmse_native", nmse(test_a, reconstruct(sae, test_a[None], 0)[0][0]))]
-    for group, matcher in FITS.items():
+    for group, matcher in {"identity": "none", **FITS}.items():
         drawn = plants if group == "permutation" else plants[:1]  # the others are equivariant: one plant says all
+        if group == "identity":
+            drawn = [SignedPermutation.identity(fit_a.shape[1])]
         for n in sorted(tokens):
-            maps = [fit_map(group, fit_a[:n], fit_b[:n], plant) for plant in drawn]
-            rows.append(
-                _row(group, matcher, n, "heldout_fit", fmean(1 - nmse(test_b, m.forward(test_a)) for m in maps))
-            )
+            seen = fit_a[:n], fit_b[:n]
+            maps = [unmapped(*seen) if group == "identity" else fit_map(group, *seen, plant) for plant in drawn]
+            for metric, tried in (("heldout_fit", maps), ("heldout_fit_shrunk", [shrunk(m, *seen) for m in maps])):
+                explained = fmean(1 - nmse(test_b, m.forward(test_a)) for m in tried)
+                rows.append(_row(group, matcher, n, metric, explained))
         found = [
             {
                 "sae_nmse": nmse(test_b, m.forward(reconstruct(sae, m.backward(test_b)[None], 0)[0][0])),

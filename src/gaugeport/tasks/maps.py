@@ -1,14 +1,15 @@
 """Maps between two residual streams, fitted in S_d, B_d, O(d) or as an affine ridge regression, on the same tokens (c1).
 
 Every map carries the means and the scale of the streams, ``x_B ≈ mean_B + s·M (x_A − mean_A)`` with s the ratio of
-their root mean squares (runs drift in scale, which no gauge can follow), so the groups differ only in what M may be. The
+their root mean squares (runs drift in scale, which no gauge can follow), so that gauges differ only in what M may be. The
 affine map is no gauge: it fits its own scale, and its way back is a regression of its own, not an inverse. Both ways
-shrink what they cannot predict, so there and back loses part of the stream (:func:`round_trip`), with no SAE in between.
+shrink what they cannot predict, so there and back loses part of the stream (:func:`round_trip`), with no SAE in between;
+:func:`shrunk` lets a gauge shrink as well, one way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +58,22 @@ class Map:
         return (v.double() @ self.to_b.T).to(v.dtype)
 
 
+def unmapped(a: Tensor, b: Tensor) -> Map:
+    """The map of streams ``a``, ``b`` [tokens, d] that leaves coordinates alone; it carries means and scale as the others."""
+    a, b, same = a.double(), b.double(), torch.eye(a.shape[1], dtype=torch.float64)
+    return Map(same, same, a.mean(0), b.mean(0), SignedPermutation.identity(a.shape[1]), _ratio(a, b))
+
+
+def shrunk(m: Map, a: Tensor, b: Tensor) -> Map:
+    """The same map forward with the scale of least squares on rows ``a``, ``b`` [tokens, d], as a regression has it.
+
+    A gauge that keeps lengths pays twice for what it cannot predict: at correlation ρ it explains 2ρ − 1 of the variance,
+    and with this scale ρ². Its way back is not the inverse of that.
+    """
+    moved, wanted = m.forward(a.double()) - m.mean_b, b.double() - m.mean_b
+    return replace(m, scale=m.scale * float((moved * wanted).sum() / moved.square().sum()))
+
+
 def fit_map(group: str, a: Tensor, b: Tensor, plant: SignedPermutation | None = None) -> Map:
     """Fit ``group`` on paired rows ``a``, ``b`` [tokens, d] of the same tokens.
 
@@ -81,8 +98,7 @@ def fit_map(group: str, a: Tensor, b: Tensor, plant: SignedPermutation | None = 
     matrix = gauge.dense()  # type: ignore[attr-defined]
     if plant is not None:
         matrix = plant.inverse().act(matrix, axis=0)
-    spreads = [float(((x - mean) ** 2).sum()) for x, mean in ((a, means[0]), (b, means[1]))]
-    return Map(matrix, matrix.T, *means, gauge, scale=(spreads[1] / spreads[0]) ** 0.5)
+    return Map(matrix, matrix.T, *means, gauge, _ratio(a, b))
 
 
 def round_trip(m: Map, x: Tensor) -> float:
@@ -102,6 +118,12 @@ def ridge(x: Tensor, y: Tensor) -> Tensor:
     held_x, held_y = x[cut:] - x[:cut].mean(0), y[cut:] - y[:cut].mean(0)
     errors = [float(((held_x @ _solve(x[:cut], y[:cut], p).T - held_y) ** 2).sum()) for p in RIDGE]
     return _solve(x, y, RIDGE[errors.index(min(errors))])
+
+
+def _ratio(a: Tensor, b: Tensor) -> float:
+    """Root mean square of ``b`` about its mean over that of ``a``."""
+    spreads = [float((x - x.mean(0)).square().sum()) for x in (a, b)]
+    return (spreads[1] / spreads[0]) ** 0.5
 
 
 def _solve(x: Tensor, y: Tensor, penalty: float) -> Tensor:

@@ -9,11 +9,11 @@ from gaugeport.job import Job
 from gaugeport.seeds import generator
 from gaugeport.store import Store
 from gaugeport.tasks.arms import plant_group
-from gaugeport.tasks.audit import PLANTED, audit, audit_run
+from gaugeport.tasks.audit import PLANTED, audit, audit_run, reliability
 from gaugeport.tasks.importance import LISTS
 from gaugeport.transport import transport_model
 from gaugeport.transport.neurons import NeuronGauge, match_neurons
-from gaugeport.workflows.lists import measure_scores, scores_of, theory
+from gaugeport.workflows.lists import HALVES, measure_scores, scores_of, theory
 from gaugeport.workflows.transfer import Transfer, transfer
 
 Row = dict[str, Any]
@@ -25,7 +25,8 @@ NAMED = {"none": "raw", "oracle": "oracle"}
 def measure(job: Job, store: Store) -> list[Row]:
     """The rows of one arm: both kinds of planted gauge named as the arm names them, gauge accuracy and losses.
 
-    The arm of no matcher also runs one plant of each kind for real, which the invariant controls are read from.
+    The arm of no matcher also runs one plant of each kind for real, which the invariant controls are read from; the
+    oracle's also compares lists of different tokens, which gauges have no part in.
     """
     found, (a, b), k = transfer(job, store), scores_of(job, store), job.task["k"]
     # matching is equivariant, so a drifted target needs one plant; where it costs little all are matched
@@ -39,6 +40,8 @@ def measure(job: Job, store: Store) -> list[Row]:
         row["theory"] = theory(job, plant_group(found.arm.evidence), row["metric"], len(a[row["list"]]))
     if job.matcher == "none":
         rows += _run(job, store, found)
+    if job.matcher == "oracle":
+        rows += reliability([scores_of(job, store, half) for half in HALVES], k)
     where = {**found.where, "named": NAMED.get(job.matcher, "recovered"), "k": k}
     return [*({**where, **row} for row in rows), *found.accuracy()]
 

@@ -43,7 +43,8 @@ def measure(job: Job, store: Store) -> list[Row]:
             f"task.tokens={job.task['tokens']} wants {wanted} held-out rows, there are {len(ends.rows_fit)}"
         )
     fit = [_streams(job, ends, model, ends.rows_fit[:wanted]) for model in (ends.a, ends.b)]
-    test = [_streams(job, ends, model, ends.rows_test[: job.task["test_rows"]]) for model in (ends.a, ends.b)]
+    # from the other end of the text: no document is fitted on and measured on
+    test = [_streams(job, ends, model, ends.rows_test[-job.task["test_rows"] :]) for model in (ends.a, ends.b)]
     v = sentiment(job, ends)
     effect = slope(v.slot(ends.b), job.task["strength"])
 

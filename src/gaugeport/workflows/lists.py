@@ -31,6 +31,10 @@ EXACT = {
 """Arms that name the gauge of a functionally identical target rightly, where their group is the models' exact one."""
 
 
+WHOLE, *HALVES = PARTS = ("scores", "first", "second")
+"""Files of scores: on all the tokens, and on either half of them, which say how far a list is one of the model."""
+
+
 def stages_of(job: Job) -> tuple[str, ...]:
     """The stages a job about lists stands on."""
     lists = ("lists_A",) if job.task["target"] == "identical" else ("lists_A", "lists_B")
@@ -38,12 +42,13 @@ def stages_of(job: Job) -> tuple[str, ...]:
 
 
 def lists_stage(job: Job, store: Store, run: str) -> Path:
-    """``scores.safetensors``: float64 scores of every list, of the last checkpoint of a run at its middle block."""
+    """float64 scores of every list, of the last checkpoint of a run at its middle block: a file for each of :data:`PARTS`."""
 
     def build(folder: Path) -> None:
         saved = run_checkpoints(job, store, run)
         model = load_model(saved[max(saved)], dtype=torch.float32, device=device())
-        save_file(measure_scores(model, job, store), folder / "scores.safetensors")
+        for part in PARTS:
+            save_file(measure_scores(model, job, store, part), folder / f"{part}.safetensors")
 
     return store.ensure("lists", lists_key(job, run), build)
 
@@ -54,11 +59,14 @@ def lists_key(job: Job, run: str) -> dict[str, Any]:
     return {"run": run_key(job, run), "skip_first": job.measurement.skip_first, **task}
 
 
-def measure_scores(model: Any, job: Job, store: Store) -> Scores:
-    """The scores of a model on the job's held-out tokens. Raises ``ValueError`` where there are too few of them."""
+def measure_scores(model: Any, job: Job, store: Store, part: str = WHOLE) -> Scores:
+    """The scores of a model on one of :data:`PARTS` of the job's held-out tokens.
+
+    Raises ``ValueError`` where there are too few of them.
+    """
     return importance(
         model,
-        _batches(job, heldout_rows(job, store)[1]),
+        _batches(job, heldout_rows(job, store)[1], part),
         middle_site(model, chart_of(model)),
         ig_steps=job.task["ig_steps"],
         baseline=job.task["baseline"],
@@ -66,12 +74,12 @@ def measure_scores(model: Any, job: Job, store: Store) -> Scores:
     )
 
 
-def scores_of(job: Job, store: Store) -> tuple[Scores, Scores]:
-    """The stored scores of A and of the job's target."""
-    a = load_file(lists_stage(job, store, "A") / "scores.safetensors")
+def scores_of(job: Job, store: Store, part: str = WHOLE) -> tuple[Scores, Scores]:
+    """The stored scores of A and of the job's target, on one of :data:`PARTS` of the tokens."""
+    a = load_file(lists_stage(job, store, "A") / f"{part}.safetensors")
     if job.task["target"] == "identical":
         return a, a
-    return a, load_file(lists_stage(job, store, "B") / "scores.safetensors")
+    return a, load_file(lists_stage(job, store, "B") / f"{part}.safetensors")
 
 
 def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
@@ -92,6 +100,8 @@ def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
     return None
 
 
-def _batches(job: Job, rows: Tensor) -> Sequence[dict[str, Tensor]]:
+def _batches(job: Job, rows: Tensor, part: str) -> Sequence[dict[str, Tensor]]:
     held = corpus.rows_holding(rows, job.task["tokens"], job.measurement.skip_first, "task.tokens")
-    return list(corpus.batches(held, job.measurement.batch_size))
+    middle = len(held) // 2
+    kept = {WHOLE: held, "first": held[:middle], "second": held[middle:]}[part]
+    return list(corpus.batches(kept, job.measurement.batch_size))
