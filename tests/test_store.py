@@ -111,8 +111,16 @@ def test_digest_of_files_follows_content_and_misses_loudly(tmp_path):
         digest_files(tmp_path / "none.txt")
 
 
-def test_json_is_replaced_whole(tmp_path):
+def test_json_is_replaced_whole(tmp_path, monkeypatch):
     write_json(tmp_path / "r.json", {"v": 1})
     with pytest.raises(ValueError):
         write_json(tmp_path / "r.json", {"v": float("nan")})
+
+    def half(path, text):
+        path.write_bytes(text.encode()[: len(text) // 2])
+        raise OSError("killed")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="killed"):
+        write_json(tmp_path / "r.json", {"v": 2})
     assert json.loads((tmp_path / "r.json").read_text()) == {"v": 1}

@@ -11,7 +11,10 @@ from processes import built, files, finish, kill_when, printed
 from gaugeport.commands.run import run_one, run_sweep
 from gaugeport.commands.status import status_text
 from gaugeport.commands.tables import choose
+from gaugeport.compose import compose_config, from_config
+from gaugeport.curves import training_curves
 from gaugeport.report.tidy import COLUMNS
+from gaugeport.store import Store
 
 HEADLINE = ["tables", "a3", "c2", "--headline", "--profile", "smoke", "--set", "tracker=none"]
 ALONE = [*HEADLINE, "--processes", "1"]  # the same tables, without workers that import everything anew
@@ -107,6 +110,16 @@ def test_a_record_of_another_version_is_named_left_out_and_counted(headline):
         victim.write_text(whole)
 
 
+def test_a_table_by_one_of_hydra_s_launchers(headline, whole_tables):
+    outputs, _ = headline
+    wrong = [*HEADLINE, "--launcher", "slurmy"]
+    assert "slurmy" in printed(wrong, outputs, code=2)
+    lost = next((outputs / "records").glob("*.json"))
+    lost.unlink()
+    printed([*HEADLINE, "--launcher", "basic"], outputs)
+    assert lost.exists() and files(outputs, "tables/smoke/*") == whole_tables
+
+
 def test_a_measurement_names_its_record(headline):
     outputs, _ = headline
     frame = pd.read_csv(outputs / "tables" / "smoke" / "a3.csv")
@@ -158,6 +171,21 @@ def test_a_full_disk_is_said_once_and_the_same_command_goes_on(small_disk, whole
     finish(ALONE, outputs)
     assert files(outputs, "tables/smoke/*") == whole_tables
     assert len(built(outputs)) == len(set(built(outputs)))
+
+
+def test_training_curves_are_what_trainer_logged(headline):
+    outputs, _ = headline
+    c = from_config(compose_config(["experiment=trajectory", "profile=smoke", f"paths.outputs={outputs}"]), ())
+    curves = training_curves(c.job, Store(outputs / "store"))
+    assert set(curves) == {"base", "A", "B"}
+    for stage, schedule in (("base", c.job.training.base), ("A", c.job.training.run), ("B", c.job.training.run)):
+        steps = [line["step"] for line in curves[stage]]
+        assert steps == sorted(set(steps)) and steps[-1] == schedule.steps and len(steps) > 3
+        assert all(0 < line["loss"] < 20 for line in curves[stage])
+    logs = [json.loads(p.read_text())["log_history"] for p in (outputs / "store").glob("run-v*/*/*/trainer_state.json")]
+    for run in ("A", "B"):
+        assert any(log[: len(curves[run])] == curves[run] for log in logs), "to the last checkpoint's log"
+    assert curves["A"] != curves["B"]
 
 
 def test_one_job_with_its_tracker(headline):

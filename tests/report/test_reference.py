@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 
 from gaugeport.commands.tables import choose, made, write_tables
 from gaugeport.jobs import job_id
+from gaugeport.report.render import markdown
 from gaugeport.report.tables import claims_table
 from gaugeport.report.tidy import select
 from gaugeport.runner import run_all
@@ -53,6 +54,30 @@ def test_every_table_is_what_its_records_say(make, remade, tmp_path):
         numbers = [c for c in theirs.select_dtypes("number")]
         assert_allclose(ours[numbers], theirs[numbers], rtol=1e-5, err_msg=table.id)  # six digits
         pd.testing.assert_frame_equal(ours.drop(columns=numbers), theirs.drop(columns=numbers))
+        shown = (KEPT / f"{table.id}.md").read_text()
+        assert markdown(table.title, table.pivot, table.footer) == shown, f"{table.id}: what is read"
+
+
+@pytest.mark.slow
+def test_the_headline_is_made_of_every_record_there_is(remade):
+    """``./run.sh`` after ``./run.sh all`` runs fewer jobs, and replaces no table by one of fewer seeds."""
+    whole = remade[0]
+    headline = choose(["a8"], "mini", True, whole.extra)
+    assert 0 < len(headline.asked) < len(headline.jobs["a8"]) == len(whole.jobs["a8"])
+    pd.testing.assert_frame_equal(made(headline)["a8"].tidy, remade[1]["a8"].tidy)
+
+
+@pytest.mark.slow
+def test_no_reference_is_made_of_part_of_the_jobs(make, remade, tmp_path):
+    chosen = choose(["c4"], "mini", False, ["tracker=none", f"paths.outputs={tmp_path}"])
+    (tmp_path / "records").mkdir()
+    first, *others = (remade[0].outputs / "records" / f"{job_id(c.job)}.json" for c in chosen.jobs["c4"])
+    for path in others:
+        shutil.copy(path, tmp_path / "records")
+    with pytest.raises(ValueError, match=r"c4 lacks records \(1 not run\)"):
+        make.complete(chosen, "c4")
+    shutil.copy(first, tmp_path / "records")
+    assert len(make.complete(chosen, "c4")) == 1 + len(others)
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from gaugeport.records import Record
-from gaugeport.report.render import PACKAGES, interval, latex, markdown, with_intervals, write_table
+from gaugeport.report import figures
+from gaugeport.report.render import PACKAGES, cell, interval, latex, markdown, replace_text, with_intervals, write_table
 from gaugeport.report.summary import summary
 
 PIVOT = pd.DataFrame({"claim": ["|C| beats 50 % of B_d", "x ≥ y"], "n": [5.0, 1.0]})
@@ -44,6 +46,15 @@ def test_latex_goes_on_over_pages_and_lies_across_them_and_keeps_what_never_vari
     assert latex("t", wide, "").count(r"\begin{landscape}") == 1
 
 
+def test_every_letter_of_latex_is_one_that_it_can_set():
+    """What the compiling test would find, where there is no pdflatex to find it."""
+    expected = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+    expected |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/", "é": "é", "λ": r"$\lambda$"}
+    expected |= {"α": r"$\alpha$", "Ω": "(greek capital letter omega)", "中": "(cjk unified ideograph-4e2d)"}
+    for letter, said in expected.items():
+        assert f"x{said}x" in latex("t", pd.DataFrame({"c": [f"x{letter}x", "y"]})), letter
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not on this machine")
 def test_latex_compiles(tmp_path):
     odd = "λ α² ‖Q−Q*‖/√(2d) ≥ ½ · {a} [b] 5 % of B_d & S_d # $ ~ ^ \\ é Ω 中 x→y … <i> “quoted”"
@@ -75,6 +86,31 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     for suffix in ("csv", "md", "tex"):
         assert (tmp_path / "one" / f"t.{suffix}").read_bytes() == (tmp_path / "two" / f"t.{suffix}").read_bytes()
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_write_that_is_cut_short_leaves_what_was_there(tmp_path, monkeypatch):
+    def half(file, whole):
+        file.write_bytes(whole[: len(whole) // 2])
+        raise OSError("killed")
+
+    text, picture = tmp_path / "t.md", tmp_path / "t.png"
+    replace_text(text, "as it was")
+    figure, (axis,) = figures.panels(1)
+    axis.plot([0, 1])
+    figures.save(figure, picture)
+    before = picture.read_bytes()
+    monkeypatch.setattr(Path, "write_text", lambda file, new: half(file, new.encode()))
+    monkeypatch.setattr(figures.Figure, "savefig", lambda self, file, **kwargs: half(file, before[::-1]))
+    for write in (lambda: replace_text(text, "as it will be"), lambda: figures.save(figures.panels(1)[0], picture)):
+        with pytest.raises(OSError, match="killed"):
+            write()
+    assert text.read_text() == "as it was" and picture.read_bytes() == before
+
+
+def test_a_cell_says_of_how_many_seeds_it_is_where_its_line_is_of_others():
+    rows = pd.DataFrame({"value": [0.5], "ci_low": [0.25], "ci_high": [0.75], "n": [2.0]})
+    assert cell(rows) == cell(rows, n=2) == "0.500 [0.250, 0.750]"
+    assert cell(rows, n=5) == "0.500 [0.250, 0.750] (n 2)" and cell(rows.iloc[:0], n=5) == "–"
 
 
 def test_a_job_prints_what_all_rows_share_once_and_the_last_step_alone():

@@ -17,7 +17,7 @@ from gaugeport.sweeps import sweep_jobs
 def status_text(what: Sequence[str], profile: str, extra: Sequence[str]) -> str:
     """The status of some tables and sweeps, or of all there are. Raises ``ValueError`` for one that is not there."""
     outputs = Path(compose_config(extra).paths.outputs)
-    sweeps = {p.stem: json.loads(p.read_text()) for p in sorted((outputs / "sweeps").glob("*.json"))}
+    sweeps = {p.stem: p for p in sorted((outputs / "sweeps").glob("*.json"))}
     known = [name for name in what if name in sweeps]
     tables = [name for name in what if name not in sweeps]
     jobs: dict[str, list[Composed]] = {}
@@ -27,8 +27,8 @@ def status_text(what: Sequence[str], profile: str, extra: Sequence[str]) -> str:
     lines, failures = [], []
     for name in known if what else sweeps:
         try:
-            jobs[name] = sweep_jobs(sweeps[name])
-        except (ValueError, FileNotFoundError) as e:  # its files are gone, or it was another version's
+            jobs[name] = sweep_jobs(json.loads(sweeps[name].read_text()))
+        except (ValueError, FileNotFoundError) as e:  # its files are gone, it was another version's, or it is damaged
             failures.append(f"{name} cannot be read: {e}")
     for name, found in jobs.items():
         s = status_of(found)
