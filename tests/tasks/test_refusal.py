@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from gaugeport.tasks.gauge_groups import tiny_model
 from gaugeport.tasks.labelled import labelled_prompts
 from gaugeport.tasks.refusal import ablation, addition
 from gaugeport.tasks.slot import Prompts, Slot
+from gaugeport.workflows import steering
 from gaugeport.workflows.steering import _requests
 
 
@@ -48,6 +50,36 @@ def test_an_ablation_is_even_and_independent_of_length(slot):
     assert torch.equal(effect(v), effect(4 * v)), "a power of two only moves the exponent"
     assert effect(v).abs().mean() > 1e-3
     assert (effect(v) - effect(torch.roll(v, 1))).abs().max() > 1e-3, "which direction it is does count"
+
+
+def test_a_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch):
+    """What the workflow hands to the measurements, which are tested by themselves."""
+    prompts = SimpleNamespace(heldout_negative=["bake"], heldout_positive=["steal"])
+    v = SimpleNamespace(prompts=prompts, of_a=torch.ones(3), of_b=torch.ones(3), slot=lambda model, texts: texts)
+    seen = []
+    for name, result in (("addition", ("whole", "odd")), ("ablation", "even")):
+        monkeypatch.setattr(steering, name, lambda slot, *a, n=name, r=result: seen.append((n, slot)) or r)
+    rows = {"whole": [{"metric": "no_effect_to_transport", "value": 1}]}
+    monkeypatch.setattr(
+        steering, "transport_rows", lambda effect, *a, **k: seen.append((effect, k)) or rows.get(effect, [])
+    )
+    monkeypatch.setattr(steering, "sweep_rows", lambda slot, *a: seen.append(("sweep", slot)) or [])
+    monkeypatch.setattr(steering, "transfer", lambda *a: SimpleNamespace(b="B", residuals=list))
+    monkeypatch.setattr(steering, "refusal", lambda *a: v)
+    monkeypatch.setattr(steering, "random_controls", lambda v: [])
+    monkeypatch.setattr(steering, "_with_gauge", lambda arm, found: found)
+    found = steering.measure_refusal(SimpleNamespace(task={"strength": 1.0, "sweep": []}), None)
+    assert found == rows["whole"]
+    assert [s for s in seen if s[0] in ("addition", "ablation", "sweep")] == [
+        ("addition", ["bake"]),
+        ("ablation", ["steal"]),
+        ("sweep", ["bake"]),
+    ]
+    assert [s for s in seen if s[0] in rows or s[0] in ("odd", "even")] == [
+        ("whole", {}),
+        ("odd", {"silent": True}),
+        ("even", {"even": True, "silent": True}),
+    ]
 
 
 def job(*overrides):

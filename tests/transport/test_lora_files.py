@@ -12,7 +12,7 @@ from safetensors import safe_open
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.measure import random_tokens, relative_change
 from gaugeport.groups import AffineGauge, Orthogonal, SignedPermutation
-from gaugeport.transport import transport_model
+from gaugeport.transport import lora, transport_model
 from gaugeport.transport.lora import fold_lora, transport_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -54,6 +54,20 @@ def test_a_file_says_what_was_done_to_it_and_is_not_folded_twice(tmp_path):
         assert json.loads(f.metadata()["gaugeport"]) == {"fold_lora": "llama", "transport_lora": "orthogonal"}
     with pytest.raises(ValueError, match="moved was folded already"):
         fold_lora(tmp_path / "moved", model)
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
+    model = tiny("llama")
+    adapt(model)[0].save_pretrained(tmp_path / "a")
+
+    def half(tensors, file, metadata):
+        file.write_bytes(b"half")
+        raise OSError("killed")
+
+    monkeypatch.setattr(lora, "save_file", half)
+    with pytest.raises(OSError, match="killed"):
+        transport_lora(tmp_path / "a", signed(model), model, tmp_path / "b")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_nothing_is_written_on_errors(tmp_path):
