@@ -10,9 +10,10 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 TITLE = (
     "b2 bars across seeds, against seed 0 of the cohort. B: KL(seed 0 ‖ seed), nats. P: largest mean squared difference of a "
     "tensor after aligning heads, neurons and the stream by the named group (starts without rotation all end at one point); "
-    "floor: what no element of the group gets below; quotient: of products that no rotation changes; explained: share of the "
+    "floor: what no element of the paper's group (heads and neurons permuted, rotated and scaled; the stream rotated) gets "
+    "below; quotient: of products that no rotation changes; explained: share of the "
     "sum over tensors that heads and neurons leave (raw, O(d) is no symmetry). C: Pearson of component effects; any order: "
-    "its mean over all orders of the heads. Pr, cumulative: of ablating the k most important components together; the "
+    "its mean over all orders of the heads within their layers. Pr, cumulative: of ablating the k most important components together; the "
     "paper's Pr is its C"
 )
 EXTRA = ["cohort", "alignment", "component", "head", "split", "samples", "tensor", "status"]
@@ -140,7 +141,10 @@ def _line(part, shown):
         "C": value("bar_c_pearson", alignment="cayley"),
         "C, any order": value("bar_c_any_order", alignment="cayley"),
     }
-    line |= {"C, heads alone": value("bar_c_heads_pearson", alignment="cayley")}
+    line |= {
+        "C, heads alone": value("bar_c_heads_pearson", alignment="cayley"),
+        "C, heads alone, any order": value("bar_c_heads_any_order", alignment="cayley"),
+    }
     line |= {"C, edges": value("bar_c_edges_pearson", alignment="cayley")}
     line |= {"C, heads as they are": value("bar_c_pearson", alignment="none")}
     return {**line, "Pr, cumulative": value("bar_pr_pearson", alignment="cayley")}

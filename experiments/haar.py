@@ -18,7 +18,8 @@ TITLE = (
     "which R is free, then Haar's 95 % range and a calibrated p (all pairs of a site together, by Monte Carlo over Haar "
     "matrices; not adjusted for how many there are). Support: the principal components with 99 % of seed 0's variance. "
     "Naive p: the paper's two-sample KS, which takes eigen-angles as independent; they repel, so p ≈ 1 is what Haar gives and says next to nothing. Controls: R = I on "
-    "data of that rank with a little noise; Gaussian noise with both covariances and nothing shared. S_d, B_d: share of the "
+    "data of that rank with a little noise; Gaussian noise with both covariances and nothing shared. A rotation that several "
+    "pairs have counts once (cohort A's input, which they share). S_d, B_d: share of the "
     "Procrustes objective (of one rotated at random). Power: share of matrices that each test rejects at 5 %"
 )
 EXTRA = ["cohort", "width", "haar", "statistic", "test", "control", "alternative", "rank"]
@@ -53,10 +54,11 @@ def tabulate(records):
     """Every measurement, means over pairs, p-values of the pairs together, and the judged distance."""
     rows = tidy("b6", records, extra=EXTRA).assign(matcher=None, route=None)
     rows["model"] = rows["model"].mask(rows["cohort"].isna())
-    means = aggregate(rows[~rows["metric"].isin(DRAWN)], BY)
+    distinct = _distinct(rows)
+    means = aggregate(distinct[~distinct["metric"].isin(DRAWN)], BY)
     main = (means["metric"] == "distance_from_identity") & (means["group"] == "orthogonal")
     means.loc[main & means["cohort"].isin(["seeds", "B"]), "paper"] = PAPER_DISTANCE
-    pooled = pd.DataFrame([*_calibrated(rows), *_naive(rows)]).reindex(columns=rows.columns)
+    pooled = pd.DataFrame([*_calibrated(distinct), *_naive(distinct)]).reindex(columns=rows.columns)
     parts = [means, pooled.assign(table="b6", profile=rows["profile"].iloc[0])] if len(pooled) else [means]
     return judged("b6", rows, pd.concat(parts, ignore_index=True))
 
@@ -101,21 +103,26 @@ def plot(table):
     return figure
 
 
-def _calibrated(rows):
-    """One p-value per cohort, site and statistic: the mean over pairs against means over as many Haar matrices.
+def _distinct(rows):
+    """The rows without pairs whose rotation is another pair's: cohort A's streams at the input are one and the same."""
+    at = ["model", "setting", "cohort", "site"]
+    fitted = rows[(rows["metric"] == "distance_from_identity") & (rows["group"] == "orthogonal")]
+    again = fitted[fitted.assign(value=fitted["value"].round(9)).duplicated([*at, "value"])]
+    repeated = set(again[[*at, "seed"]].itertuples(index=False, name=None))
+    return rows[[key not in repeated for key in rows[[*at, "seed"]].itertuples(index=False, name=None)]]
 
-    Cohort A's streams at the input are one and the same, and so is their rotation: a matrix counts once.
-    """
+
+def _calibrated(rows):
+    """One p-value per cohort, site and statistic: the mean over pairs against means over as many Haar matrices."""
     draws = select(rows, {"metric": "null_draw"})
     mine = rows[rows["metric"].isin(TAILS) & (rows["group"] == "orthogonal")]
     for keys, part in mine.groupby(["model", "setting", "cohort", "site", "width", "haar", "metric"], sort=False):
         where = dict(zip(("model", "setting", "cohort", "site", "width", "haar", "statistic"), keys, strict=True))
         null = select(draws, {k: where[k] for k in ("haar", "width", "statistic")})["value"]
         if len(null):
-            distinct = part["value"].round(9).drop_duplicates()
-            values = (torch.tensor(v.tolist(), dtype=torch.float64) for v in (distinct, null))
+            values = (torch.tensor(v.tolist(), dtype=torch.float64) for v in (part["value"], null))
             p = pooled_p_value(*values, TAILS[where["statistic"]])
-            yield {**where, "metric": "pooled_p_value", "test": "calibrated", "value": p, "n": len(distinct)}
+            yield {**where, "metric": "pooled_p_value", "test": "calibrated", "value": p, "n": len(part)}
 
 
 def _naive(rows):

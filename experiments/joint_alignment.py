@@ -12,7 +12,9 @@ TITLE = (
     "b10 joint alignment: residual rotation R minimising weight mismatch + λ · activation mismatch. Exact: the Procrustes "
     "solution, the best of all; Cayley: Adam on a Cayley transform from three starts. P: largest mean squared difference of a "
     "tensor; activations: unexplained share of the variance; excess: the objective above the best of the same determinant; "
-    "barrier: rise of the objective on the geodesic between the two optima (means over n pairs, cohort A)"
+    "barrier: rise of the objective on the geodesic from the weights' optimum to the best for the activations of its "
+    "determinant; same determinant: share of the pairs in which the two free optima have one, other pairs' are joined by no "
+    "path; cost: the share of the best of the other determinant that is above the best of all (means over n pairs)"
 )
 EXTRA = ["cohort", "lam", "method", "start"]
 PAPER = 0.280
@@ -52,6 +54,7 @@ def pivot(table):
             line[name] = scientific(row["value"], row["ci_low"], row["ci_high"])
         path = select(means, {"cohort": cohort, "lam": lam, "method": "geodesic"}).set_index("metric")["value"]
         line |= {"barrier": f"{path['barrier']:.1e}", "same determinant": f"{path['same_component']:.2f}"}
+        line["cost of the other"] = f"{path['determinant_cost']:.1e}"
         paper = found.at["weight_max_mse", "paper"]
         lines.append({**line, "paper's P": "–" if pd.isna(paper) else f"{paper:.3f}", "n": int(found["n"].max())})
     wide = pd.DataFrame(lines)

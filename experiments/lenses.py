@@ -70,6 +70,9 @@ def pivot(table):
         for flag in ("unused", "vestigial"):
             found = select(flags, {"metric": f"flag_{flag}"})
             line[flag] = f"{found['value'].sum():.2f}"
+        for circuit in ("QK", "OV"):
+            ratio = cell(select(flags, {"metric": f"unused_{circuit.lower()}_over_used"}), digits=2)
+            line[circuit] = f"{ratio} of the used heads' of their layer"
         lines.append(line)
     lines.append({"seed": "A, paper", "component": "heads kept", "ACDC": "6 of 8", "vestigial": "2 (L1H0, L1H3)"})
     lines += [{"seed": "A, paper", "component": c, "patterns": f"{n}"} for c, n in PAPER_PATTERNS.items()]

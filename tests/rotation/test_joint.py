@@ -128,6 +128,8 @@ def test_a_barrier_is_measured_on_the_geodesic(strangers):
         above = [float(v - (path[0] + (path[-1] - path[0]) * t / 100)) for t, v in enumerate(path)]
         assert row["barrier"] == pytest.approx(max(0.0, *above), abs=1e-9)
         assert row["same_component"] == (sign_of(activations.best()) == sign_of(start))
+        best, other = (float(joint(joint.best(d))) for d in (sign_of(joint.best()), -sign_of(joint.best())))
+        assert row["determinant_cost"] == pytest.approx(1 - best / other) and row["determinant_cost"] > 0
 
 
 def test_a_barrier_is_found_where_there_is_one():
@@ -191,6 +193,7 @@ def test_a_planted_rotation_is_found_by_both():
         assert found[lam, "geodesic", "weights"]["barrier"] <= floor
     assert found[1.0, "exact", "global"]["from_weights"] <= 1e-5
     assert found[1.0, "exact", "reflection"]["objective"] > 1e-2
+    assert found[1.0, "geodesic", "weights"]["determinant_cost"] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_quotient_knows_no_residual_rotation():

@@ -204,11 +204,12 @@ def test_a_loud_head_that_reads_an_empty_coordinate_is_vestigial(rows):
 def test_every_disagreement_by_its_rule():
     """One head described by hand, a field changed at a time."""
 
-    def flags(effect=1.0, paths=1.0, acdc=1.0, looks="counter", raises="count", norm=5.0, **kwargs):
+    def flags(effect=1.0, paths=1.0, acdc=1.0, looks="counter", raises="count", norm=5.0, other_layer=1.0, **kwargs):
         def row(component, metric, value, **text):
             return {"lens": "x", "component": component, "metric": metric, "value": value, **text}
 
         numbers = [row("L0H0", m, norm) for m in crosslens.HEAD_NUMBERS] + [row("L0H1", "ov_frobenius", 3.0)]
+        numbers += [row(f"L1H{k}", "ov_frobenius", other_layer) for k in range(2)]
         found = crosslens.cross_rows(
             [*numbers, row("L0H0", "role", 1.0, role=looks)],
             {"L0H0": effect},
@@ -228,11 +229,27 @@ def test_every_disagreement_by_its_rule():
     assert flags(effect=0.01) == {"ablation_acdc"}
     assert flags(effect=0.01, paths=0.0, acdc=0.0) == {"unused", "vestigial"}
     assert flags(effect=0.01, paths=0.0, acdc=0.0, norm=2.0) == {"unused"}
+    assert flags(effect=0.01, paths=0.0, acdc=0.0, other_layer=9.0) == {"unused", "vestigial"}, "of its own layer"
     for bad in (0, -1, math.inf):
         with pytest.raises(ValueError, match="threshold"):
             flags(threshold=bad)
 
 
+def test_unused_heads_are_as_loud_as_the_used_ones_of_their_layer():
+    norms = {"L0H0": 2.0, "L0H1": 4.0, "L0H2": 6.0, "L1H0": 50.0}
+    numbers = [{"component": c, "metric": m, "value": v} for c, v in norms.items() for m in crosslens.HEAD_NUMBERS]
+    words = [{"component": c, "metric": "role", "value": 1.0, "role": "weak"} for c in norms]
+    used = {"L0H0": 0.0, "L0H1": 1.0, "L0H2": 1.0, "L1H0": 0.0}
+    kept = [{"component": c, "metric": "kept", "value": v} for c, v in used.items()]
+    raised = [{"component": c, "metric": "role", "value": 0.0, "role": roles.NONE} for c in norms]
+    found = crosslens.cross_rows([*numbers, *words], used, kept, kept, raised, [], 0.1)
+    assert value(found, "model", "unused_ov_over_used") == value(found, "model", "unused_qk_over_used") == 2 / 5
+    every = crosslens.cross_rows([*numbers, *words], dict.fromkeys(norms, 1.0), kept, kept, raised, [], 0.1)
+    assert not [r for r in every if "over_used" in r["metric"]], "no head is unused"
+
+
 def test_a_component_that_a_lens_left_out_is_named():
     with pytest.raises(ValueError, match="no kept of L0H0"):
-        crosslens.cross_rows([{"metric": "ov_frobenius", "value": 1.0}], {"L0H0": 1.0}, [], [], [], [], 0.1)
+        crosslens.cross_rows(
+            [{"component": "L0H0", "metric": "ov_frobenius", "value": 1.0}], {"L0H0": 1.0}, [], [], [], [], 0.1
+        )

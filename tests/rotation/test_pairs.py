@@ -44,6 +44,8 @@ def test_a_model_agrees_with_itself_and_not_with_its_heads_swapped(job, anchor, 
     assert other["bar_pr_pearson"] < same["bar_pr_pearson"]
     assert other["bar_c_any_order"] == pytest.approx(same["bar_c_any_order"]), "it knows no order"
     assert same["bar_c_any_order"] < same["bar_c_pearson"]
+    assert same["bar_c_heads_any_order"] < same["bar_c_heads_pearson"] == pytest.approx(1, abs=1e-3)
+    assert other["bar_c_heads_any_order"] == pytest.approx(same["bar_c_heads_any_order"])
 
 
 def test_the_anchor_predicts_and_the_model_is_measured(job, anchor):

@@ -81,8 +81,9 @@ def joint_alignment(
     * ``cayley``: Adam on a Cayley transform (``steps`` steps, a ``rate`` that falls to 0), from the optimum of the
       weights (``"weights"``), of the activations (``"activations"``) and from the ``"identity"``, best iterate kept;
     * ``geodesic``: from the optimum of the weights to that of the activations with the same determinant. ``barrier``
-      is how far the objective rises above the straight line between its ends (0: nowhere), and ``same_component``
-      says whether the free optima share their determinant (1) or not (0), in which case no path joins those.
+      is how far the objective rises above the straight line between its ends (0: nowhere), ``same_component`` says
+      whether the free optima share their determinant (1) or not (0), in which case no path joins those, and
+      ``determinant_cost`` what share of the best of the other determinant that one is above the best of all.
 
     Metrics of the first two: ``weight_max_mse``, ``weight_global_mse``, ``weight_objective``, ``activation_mse``,
     ``activation_nmse`` (over the reference's variance about each site's mean), ``from_weights`` and
@@ -128,7 +129,10 @@ def joint_alignment(
         line = torch.lerp(path[0], path[-1], torch.linspace(0, 1, PATH, dtype=torch.float64))
         together = float(sign_of(best_w) == sign_of(best_a))
         barrier = max(0.0, float((path - line).max()))  # the ends of the path are rounded
-        found += _records(lam, "geodesic", "weights", {"barrier": barrier, "same_component": together})
+        least, most = sorted(float(joint(optima[d])) for d in ("rotation", "reflection"))
+        cost = (most - least) / most if most > 0 else 0.0
+        metrics = {"barrier": barrier, "same_component": together, "determinant_cost": cost}
+        found += _records(lam, "geodesic", "weights", metrics)
     return found
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -168,15 +169,18 @@ def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thr
 def _null(
     anchor: DyckModel, predicted: Mapping[Edge, float], measured: Mapping[Edge, float], limits: bars.Thresholds
 ) -> list[Row]:
-    """What Bar C is with the heads of each layer in any order: MLPs apart from heads alone make it large; and heads alone."""
+    """Bar C with the heads of each layer in any order, as a mean over orders: how much of it no matching of heads earns,
+    since a layer whose heads matter stays apart from one whose heads do not. And heads alone, their null likewise."""
     heads = [(head, ALL) for head in components.heads(anchor)]
     layers = [[e for e in heads if components.layer_of(e[0]) == n] for n in range(anchor.config.num_hidden_layers)]
-    found = []
-    for orders in itertools.product(*(itertools.permutations(layer) for layer in layers)):
-        renamed = dict(zip(itertools.chain(*layers), itertools.chain(*orders), strict=True))
-        found.append(bars.pearson(list(predicted.values()), [measured[renamed.get(edge, edge)] for edge in predicted]))
-    null = [r for r in found if not math.isnan(r)]
-    rows: list[Row] = [{"metric": "bar_c_any_order", "value": sum(null) / len(null)}] if null else []
+    rows: list[Row] = []
+    for name, edges in (("bar_c_any_order", list(predicted)), ("bar_c_heads_any_order", heads)):
+        null = []
+        for orders in itertools.product(*(itertools.permutations(layer) for layer in layers)):
+            renamed = dict(zip(itertools.chain(*layers), itertools.chain(*orders), strict=True))
+            null.append(bars.pearson([predicted[e] for e in edges], [measured[renamed.get(e, e)] for e in edges]))
+        null = [r for r in null if not math.isnan(r)]
+        rows += [{"metric": name, "value": fmean(null)}] if null else []
     return [*rows, correlation("bar_c_heads", "c", {e: predicted[e] for e in heads}, measured, limits)]
 
 

@@ -6,7 +6,6 @@ it looks, ``W_O W_V`` what it writes. Read off the folded model, whose readers s
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 
 import torch
@@ -160,11 +159,6 @@ def neuron_norms(model: DyckModel, layer: int) -> Tensor:
 def alive(norms: Tensor) -> Tensor:
     """Which of a layer's neurons have a product norm above :data:`ALIVE` times the largest. bool[neurons]"""
     return norms > ALIVE * norms.max()
-
-
-def median_ov(rows: list[Row]) -> float:
-    """The median head's OV Frobenius norm, of rows of this lens."""
-    return statistics.median(r["value"] for r in rows if r["metric"] == "ov_frobenius")
 
 
 def require_folded(model: DyckModel) -> None:
