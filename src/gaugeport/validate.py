@@ -24,12 +24,14 @@ from gaugeport.tasks.optimizer_recipes import RECIPES
 from gaugeport.tasks.sign_ceiling import ACTIVATIONS
 from gaugeport.workflows import dyck_check, subject_check
 from gaugeport.workflows.registry import WORKFLOWS
-from gaugeport.workflows.transfer import EVIDENCE, TARGETS
+from gaugeport.workflows.transfer import BACK, EVIDENCE, TARGETS
 
 NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
 """Config nodes that are not part of a job's result."""
 
 COUNTS = ("steps", "batch_size", "save_every")
+STEERING = ("steering_sentiment", "refusal")
+"""Tasks that move a direction alone: the true gauge takes it either way."""
 
 
 def job_from(config: DictConfig) -> Job:
@@ -99,6 +101,11 @@ def _check_names(job: Job) -> None:
     for key, values in (("target", TARGETS), ("evidence", EVIDENCE)):
         if key in job.task:
             _one_of(f"task.{key}", job.task[key], values)
+    if job.task.get("target") == BACK and (task not in STEERING or job.matcher != "oracle"):
+        raise ValueError(
+            f"task.target={BACK} with task={task} matcher={job.matcher}: evidence goes from A to B; allowed: "
+            f"task={' or '.join(STEERING)} with matcher=oracle"
+        )
     if job.data.name != "mini" and job.data.richness != LATER["richness"]:
         raise ValueError(f"data.richness={job.data.richness} with data={job.data.name}; allowed: 1.0, or data=mini")
     _one_of("measurement.dtype", job.measurement.dtype, DTYPES)

@@ -185,6 +185,11 @@ def test_a_table_of_every_profile_and_of_local_text_composes(extra, tmp_path):
             ["measurement.whiten=false,true", "task=merge"],
             "measurement.whiten=True: task merge with task.target=identical",
         ),
+        (
+            ["task=refusal", "task.target=finetuned_back", "matcher=oracle,hungarian_abs"],
+            "task.target=finetuned_back with task=refusal matcher=hungarian_abs: evidence goes from A to B",
+        ),
+        (["task=sae", "task.target=finetuned_back", "matcher=oracle"], "allowed: task=steering_sentiment or refusal"),
         (["data=text", "data.path=README.md", "data.richness=0.5,1"], "data.richness=0.5 with data=text; allowed: 1.0"),
         (["profile=smoke", "seed=0,1", "+hydra.launcher.no_such_thing=1"], "no_such_thing"),
     ],

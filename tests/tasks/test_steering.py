@@ -1,6 +1,7 @@
 """Steering: known answers, planted models, statistics by an independent route, and what is refused."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from gaugeport import corpus
 from gaugeport.charts import chart_of
 from gaugeport.charts.measure import YARDSTICK_FACTOR, permute_neurons
+from gaugeport.compose import compose_config, from_config
 from gaugeport.groups import Permutation, SignedPermutation, compose
 from gaugeport.interventions import ablating, adding, edited
 from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
@@ -23,6 +25,7 @@ from gaugeport.tasks.steering import (
 )
 from gaugeport.transport import transport_model
 from gaugeport.transport.directions import transport_direction
+from gaugeport.workflows import transfer
 
 WORDS = (torch.tensor([5, 6]), torch.tensor([7, 8]))
 
@@ -271,3 +274,23 @@ def test_a_sweep_is_the_shift_of_the_log_odds():
     assert rows[2]["value"] == pytest.approx(sum(wanted[2:]) / 2)
     with pytest.raises(ValueError, match="same mean"):
         difference_of_means(torch.ones(3, 4), torch.ones(2, 4), 1.0)
+
+
+def test_the_ends_of_a_pair_by_target(monkeypatch):
+    monkeypatch.setattr(transfer, "run_checkpoints", lambda job, store, run: {5: run, 3: "earlier"})
+    monkeypatch.setattr(transfer, "base_stage", lambda job, store: f"base {job.seed}")
+    monkeypatch.setattr(transfer, "load_model", lambda path, **k: path)
+    monkeypatch.setattr(transfer, "load_tokenizer", lambda path: None)
+    monkeypatch.setattr(transfer, "data_stage", lambda job, store: Path())
+    monkeypatch.setattr(transfer, "chart_of", lambda model: None)
+    monkeypatch.setattr(transfer, "middle_site", lambda model, chart: "block1")
+    monkeypatch.setattr(transfer, "heldout_rows", lambda job, store: (None, None))
+
+    def ends(target):
+        arm = [f"task.target={target}", "gauge=signed_permutation", "matcher=oracle", "route=endpoint"]
+        job = from_config(compose_config(["experiment=sentiment_steering", "profile=smoke", *arm]), ()).job
+        found = transfer.load_ends(job, None)
+        return found.a, found.b, found.step
+
+    assert ends("identical") == ("A", "A", 5) and ends("finetuned") == ("A", "B", 5)
+    assert ends("finetuned_back") == ("B", "A", 5) and ends("independent") == ("A", "base 1000", 5)

@@ -28,9 +28,12 @@ from gaugeport.tasks.self_evidence import SelfEvidence
 from gaugeport.training.stages import base_stage, data_stage, heldout_rows, run_checkpoints, run_stage
 
 Row = dict[str, Any]
-TARGETS = ("identical", "finetuned", "independent")
+BACK = "finetuned_back"
+TARGETS = ("identical", "finetuned", BACK, "independent")
 """``identical``: B is A in other coordinates. ``finetuned``: B is the other run from A's base, drifted on its own.
-``independent``: B is a base model trained from another seed; no gauge is the true one (table c1 only)."""
+``finetuned_back``: the same pair with its ends changed, B's direction on A, by the true gauge (steering only: what a model
+saw last tells the ends apart). ``independent``: B is a base model trained from another seed; no gauge is the true one
+(table c1 only)."""
 OTHER = 1000
 """What is added to a job's seed to train the independent model from."""
 EVIDENCE = ("site", "pooled", "weights", "both")
@@ -96,8 +99,10 @@ def load_ends(job: Job, store: Store) -> Ends:
     a = load_model(saved[step], dtype=torch.float32, device=device())
     b = a
     if target != "identical":
-        path = run_checkpoints(job, store, "B")[step] if target == "finetuned" else base_stage(other_job(job), store)
+        path = base_stage(other_job(job), store) if target == "independent" else run_checkpoints(job, store, "B")[step]
         b = load_model(path, dtype=torch.float32, device=device())
+    if target == BACK:
+        a, b = b, a
     chart = chart_of(a)
     tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
     return Ends(a, b, chart, tokenizer, middle_site(a, chart), step, *heldout_rows(job, store))
