@@ -11,8 +11,8 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 TITLE = (
     "a9 gauge audit: top-k lists of a model against those of a target in a random gauge: Jaccard overlap (identity: raw); ρ: "
     "Spearman's rank correlation of all scores; signs: agreement on the list. Other tokens: lists of the same model, or of "
-    "the two, in one basis, each on a half of the tokens: what the former lack to 1 is noise of the list, what the latter "
-    "lack beyond is drift (means over n training seeds)"
+    "the two, in one basis, each on another half of the tokens (the arms' are all on the same): what the former lack to 1 is "
+    "noise of the list, what the latter lack beyond is drift (means over n training seeds)"
 )
 EXTRA = ["target", "planted", "list", "named", "k", "theory"]
 

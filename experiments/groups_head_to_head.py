@@ -9,14 +9,14 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "c1 groups head to head: maps of every group fitted on the same tokens, from run A's last checkpoint to run B's "
-    "(finetuned: none is the true gauge) or to the base model of another seed (independent). Explained variance of "
+    "(finetuned: unmoved is the true gauge) or to the base model of another seed (independent). Explained variance of "
     "held-out tokens, shrunk: with the scale of least squares, as a regression has it; SAE: NMSE of A's SAE through the "
     "map, and of the map there and back with no SAE between; retention of B's own sentiment effect, of the seeds that have "
     "one; index precision among the top k (means over n training seeds)"
 )
 EXTRA = ["target", "tokens"]
 GROUPS = {
-    "identity": ("none", f.GREY),
+    "identity": ("unmoved", f.GREY),
     "permutation": ("S_d raw", f.ORANGE),
     "signed_permutation": ("B_d", f.BLUE),
     "orthogonal": ("O(d)", "black"),

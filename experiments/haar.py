@@ -93,7 +93,7 @@ def plot(table):
     cohorts = [c for c in COLOURS if c in set(rows["cohort"].dropna())]
     power = select(means, {"metric": "rejection_rate"})
     figure, axes = f.panels(1 + len(cohorts) + bool(len(power)), width=4.4, height=3.8, columns=5, sharey=False)
-    _histogram(axes[0], rows, cohorts)
+    _histogram(axes[0], _distinct(rows), cohorts)
     for axis, cohort in zip(axes[1:], cohorts, strict=False):
         _by_site(axis, select(means, {"cohort": cohort}), cohort)
     axes[1].set_ylabel("‖R − I‖ / √(2d)")

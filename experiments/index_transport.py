@@ -10,8 +10,8 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "a10 index transport: precision at k of lists of A moved to B by the arm's gauge, against B's own "
-    "(signed lists: and agreement of signs; means over n training seeds; the oracle's gap to 1 is drift and the list's own "
-    "noise, which a9 tells apart)"
+    "(signed lists: and agreement of signs; means over n training seeds; the oracle's gap to 1 is drift, on "
+    "tokens that both lists share; how far a list is its tokens' a9 says)"
 )
 EXTRA = ["target", "list", "k", "theory"]
 

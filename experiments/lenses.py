@@ -10,7 +10,7 @@ from gaugeport.report.tidy import aggregate, means_of, select, tidy
 TITLE = (
     "b4 five lenses on Dyck-3, gains folded. Lens 1: norms of QK and OV, attention entropy (1: uniform); 3: rise of the loss "
     "under mean ablation (nats), kept by path patching and by ACDC; 4: activation patterns of an MLP; 5: the task feature "
-    "raised most; 2: explained variance of dictionaries (of a head: those of its layer's attention). Components of the primary seed, then counts over all seeds"
+    "raised most; vestigial: unused, and as loud as its layer's median head; 2: explained variance of dictionaries (of a head: those of its layer's attention). Components of the primary seed, then counts over all seeds"
 )
 EXTRA = ["cohort", "lens", "component", "expansion", "role", "feature", "destination", "note", "tokens", "cell"]
 BY = ["cohort", "lens", "component", "expansion"]
@@ -71,8 +71,9 @@ def pivot(table):
             found = select(flags, {"metric": f"flag_{flag}"})
             line[flag] = f"{found['value'].sum():.2f}"
         for circuit in ("QK", "OV"):
-            ratio = cell(select(flags, {"metric": f"unused_{circuit.lower()}_over_used"}), digits=2)
-            line[circuit] = f"{ratio} of the used heads' of their layer"
+            ratio = select(flags, {"metric": f"unused_{circuit.lower()}_over_used"})
+            if len(ratio):
+                line[circuit] = f"unused over used of a layer: {cell(ratio, digits=2, n=part['n'].max())}"
         lines.append(line)
     lines.append({"seed": "A, paper", "component": "heads kept", "ACDC": "6 of 8", "vestigial": "2 (L1H0, L1H3)"})
     lines += [{"seed": "A, paper", "component": c, "patterns": f"{n}"} for c, n in PAPER_PATTERNS.items()]

@@ -1,7 +1,7 @@
 """Table b6 at smoke size: its two tasks, what their rows hold, and the table that is made of them."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -107,6 +107,23 @@ def test_the_table_pools_pairs_and_judges_the_distance(records):
     assert list(shown[shown["cohort"] == "A"]["site"])[:3] == ["resid_pre_0", "resid_mid_0", "resid_post_0"]
     assert len(shown[shown["cohort"] == "power"]) == 2 * len(module.ALTERNATIVES)
     assert not shown.isna().any().any()
+
+
+def test_a_rotation_that_two_pairs_have_counts_once(records):
+    """Cohort A's second pair has the first's rotation at the input, which they share, and others elsewhere."""
+    first = records[1]
+    rows = [dict(r) for r in first.rows]
+    for row in rows:
+        if row["site"] != "resid_pre_0" and row["metric"] in (*haar.TAILS, "eigen_angle"):
+            row["value"] += 1e-3
+    second = replace(first, id="3", config={**first.config, "seed": 2}, rows=rows)
+    table = experiment_module("haar").tabulate([*records, second])
+    mine = table[(table["cohort"] == "A") & table["seed"].isna() & (table["group"] == "orthogonal")]
+    n = mine[mine["metric"] == "distance_from_identity"].set_index("site")["n"]
+    assert n["resid_pre_0"] == 1 and (n.drop("resid_pre_0") == 2).all()
+    pooled = table[(table["metric"] == "pooled_p_value") & (table["cohort"] == "A")]
+    assert (pooled[pooled["test"] == "calibrated"].groupby("site")["n"].first() == n).all()
+    assert pooled[pooled["test"] == "naive"]["n"].tolist() == [2 * len(n) - 1]
 
 
 def test_the_table_is_made_without_the_null_too(records, tmp_path):

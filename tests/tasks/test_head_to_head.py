@@ -67,7 +67,8 @@ def test_a_map_that_may_shrink_is_never_worse_and_what_fits_is_left_as_it_is(row
     assert set(fit) == set(shrunk) == {"identity", "permutation", "signed_permutation", "orthogonal", "affine"}
     assert all(shrunk[g] > fit[g] - 0.01 for g in fit)
     assert shrunk["signed_permutation"] == pytest.approx(fit["signed_permutation"], abs=0.01)
-    assert fit["identity"] < 0 < shrunk["identity"] + 0.05
+    assert fit["identity"] < 0 and shrunk["identity"] > -0.05
+    assert of(rows, "heldout_fit_shrunk", FEW)["affine"] == of(rows, "heldout_fit", FEW)["affine"]
 
 
 def test_an_sae_goes_through_the_right_map_and_indices_through_permutations_alone(rows):

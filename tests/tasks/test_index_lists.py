@@ -15,6 +15,7 @@ from gaugeport.tasks.indices import METRICS, moved_lists
 from gaugeport.tasks.self_evidence import SelfEvidence
 from gaugeport.transport import transport_indices
 from gaugeport.workflows import indices as workflow
+from gaugeport.workflows import lists
 from gaugeport.workflows.transfer import Transfer
 
 D, K, PLANTS = 32, 8, 40
@@ -149,3 +150,11 @@ def test_bad_input(here):
         moved_lists(here, here, [SignedPermutation.identity(D)], 40)
     with pytest.raises(ValueError, match="width"):
         moved_lists(here, here, [SignedPermutation.identity(D + 1)], K)
+
+
+def test_the_halves_are_the_whole_and_share_no_row():
+    job = SimpleNamespace(task={"tokens": 44}, measurement=SimpleNamespace(skip_first=1, batch_size=3))
+    rows = torch.arange(20 * 12).view(20, 12)
+    whole, first, second = (torch.cat([b["input_ids"] for b in lists._batches(job, rows, p)]) for p in lists.PARTS)
+    assert torch.equal(whole, rows[:4]) and torch.equal(torch.cat([first, second]), whole)
+    assert len(first) == len(second) == 2

@@ -57,7 +57,7 @@ def test_the_map_that_moves_nothing_carries_means_and_scale():
 
 
 def test_a_map_that_may_shrink_explains_rho_squared_where_one_that_keeps_lengths_explains_2_rho_less_1():
-    """B is A and as much again of noise, ρ = ½ on average over coordinates of one variance: 0, and a quarter."""
+    """B is half of A, the rest of its variance noise: ρ = ½, so 0 and a quarter."""
     gen = torch.Generator().manual_seed(4)
     a, noise = (torch.randn(40_000, D, generator=gen) for _ in range(2))
     b = 3 * (0.5 * a + 0.75**0.5 * noise) + 1
@@ -67,6 +67,9 @@ def test_a_map_that_may_shrink_explains_rho_squared_where_one_that_keeps_lengths
     assert 1 - unexplained(small.forward(a), b) == pytest.approx(0.25, abs=0.01)
     assert small.scale == pytest.approx(0.5 * m.scale, rel=0.01)
     assert torch.equal(small.to_b, m.to_b) and torch.equal(small.mean_b, m.mean_b)
+    torch.testing.assert_close(small.backward(small.forward(a)), a)
+    affine = fit_map("affine", a[:40], b[:40])
+    assert shrunk(affine, a[:40], b[:40]) is affine, "ridge has shrunk it, by what it tried on other rows"
 
 
 def test_few_tokens_hurt_the_affine_map_on_held_out_rows():

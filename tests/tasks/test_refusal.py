@@ -52,14 +52,15 @@ def test_an_ablation_is_even_and_independent_of_length(slot):
     assert (effect(v) - effect(torch.roll(v, 1))).abs().max() > 1e-3, "which direction it is does count"
 
 
-def test_a_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch):
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch, silent):
     """What the workflow hands to the measurements, which are tested by themselves."""
     prompts = SimpleNamespace(heldout_negative=["bake"], heldout_positive=["steal"])
     v = SimpleNamespace(prompts=prompts, of_a=torch.ones(3), of_b=torch.ones(3), slot=lambda model, texts: texts)
     seen = []
     for name, result in (("addition", ("whole", "odd")), ("ablation", "even")):
         monkeypatch.setattr(steering, name, lambda slot, *a, n=name, r=result: seen.append((n, slot)) or r)
-    rows = {"whole": [{"metric": "no_effect_to_transport", "value": 1}]}
+    rows = {"whole": [{"metric": "no_effect_to_transport", "value": float(silent)}]}
     monkeypatch.setattr(
         steering, "transport_rows", lambda effect, *a, **k: seen.append((effect, k)) or rows.get(effect, [])
     )
@@ -77,8 +78,8 @@ def test_a_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch)
     ]
     assert [s for s in seen if s[0] in rows or s[0] in ("odd", "even")] == [
         ("whole", {}),
-        ("odd", {"silent": True}),
-        ("even", {"even": True, "silent": True}),
+        ("odd", {"silent": silent}),
+        ("even", {"even": True, "silent": silent}),
     ]
 
 

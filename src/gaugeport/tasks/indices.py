@@ -19,7 +19,7 @@ def moved_lists(a: Scores, b: Scores, residuals: Sequence[Element], k: int) -> l
 
     ``residuals`` are what the arm's gauge does beyond the true one, one per plant, in coordinates that A and B share.
     ``precision`` |moved ∩ native| / k; ``rank_correlation`` of all scores; ``sign_agreement`` of signed lists. Under
-    the identity (the oracle) what is missing to 1 is drift, or noise of the list. Neuron lists are invariant under a
+    the identity (the oracle) what is missing to 1 is drift. Neuron lists are invariant under a
     residual gauge and move as they are. A rotation moves no index: for coordinate lists the one metric is then
     ``refused`` = 1.
     """

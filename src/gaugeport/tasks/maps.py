@@ -4,7 +4,7 @@ Every map carries the means and the scale of the streams, ``x_B ≈ mean_B + s·
 their root mean squares (runs drift in scale, which no gauge can follow), so that gauges differ only in what M may be. The
 affine map is no gauge: it fits its own scale, and its way back is a regression of its own, not an inverse. Both ways
 shrink what they cannot predict, so there and back loses part of the stream (:func:`round_trip`), with no SAE in between;
-:func:`shrunk` lets a gauge shrink as well, one way.
+:func:`shrunk` lets a gauge shrink as well.
 """
 
 from __future__ import annotations
@@ -65,11 +65,13 @@ def unmapped(a: Tensor, b: Tensor) -> Map:
 
 
 def shrunk(m: Map, a: Tensor, b: Tensor) -> Map:
-    """The same map forward with the scale of least squares on rows ``a``, ``b`` [tokens, d], as a regression has it.
+    """A gauge with the scale of least squares, forward, on rows ``a``, ``b`` [tokens, d]; the affine map, which has it, as it is.
 
-    A gauge that keeps lengths pays twice for what it cannot predict: at correlation ρ it explains 2ρ − 1 of the variance,
-    and with this scale ρ². Its way back is not the inverse of that.
+    A gauge that keeps lengths pays twice for what it cannot predict: on rows that it was not fitted on, at correlation ρ,
+    it explains 2ρ − 1 of the variance, and with this scale ρ².
     """
+    if m.gauge is None:
+        return m
     moved, wanted = m.forward(a.double()) - m.mean_b, b.double() - m.mean_b
     return replace(m, scale=m.scale * float((moved * wanted).sum() / moved.square().sum()))
 

@@ -43,8 +43,13 @@ def measure(job: Job, store: Store) -> list[Row]:
             f"task.tokens={job.task['tokens']} wants {wanted} held-out rows, there are {len(ends.rows_fit)}"
         )
     fit = [_streams(job, ends, model, ends.rows_fit[:wanted]) for model in (ends.a, ends.b)]
-    # from the other end of the text: no document is fitted on and measured on
-    test = [_streams(job, ends, model, ends.rows_test[-job.task["test_rows"] :]) for model in (ends.a, ends.b)]
+    # from the other end of the text, so that no document is fitted on and measured on
+    apart = ends.rows_test[max(wanted, len(ends.rows_test) - job.task["test_rows"]) :]
+    if not len(apart):
+        raise ValueError(
+            f"task.tokens={job.task['tokens']} leaves none of {len(ends.rows_test)} held-out rows to measure on"
+        )
+    test = [_streams(job, ends, model, apart) for model in (ends.a, ends.b)]
     v = sentiment(job, ends)
     effect = slope(v.slot(ends.b), job.task["strength"])
 
