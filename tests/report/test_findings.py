@@ -25,6 +25,11 @@ PREDICTED = {"metric": "predictor_pearson", "predictor": "attribution_patching"}
 BAR_C = {"cohort": "A", "alignment": "cayley"}
 MAPS = ("self", "identity", "permutation", "signed_permutation", "orthogonal", "principal_axes")
 
+LISTS = ("activation", "integrated_gradients", "gradient_activation", "mean_gradient")
+AUDITED = {"model": "tinyllama", "target": "finetuned", "matcher": "oracle"}
+BACK = {**DRIFTED, "target": "finetuned_back", "matcher": "oracle", "metric": "retention_native"}
+FITTED, MAY = {"tokens": 4096, "metric": "heldout_fit"}, {"tokens": 4096, "metric": "heldout_fit_shrunk"}
+
 SENTENCES = [
     (
         "at 3e-2 the endpoint recovers {}, via base {}, the trajectory {}.",
@@ -39,10 +44,31 @@ SENTENCES = [
     (
         "by {} (activation), {} (integrated gradients), {} (gradient × activation) and {} (mean gradient",
         "a9",
+        [{**AUDITED, "metric": "jaccard", "list": name} for name in LISTS],
+    ),
+    (
+        "on the other overlap by {}, {}, {} and {}; two models' on different halves by {}, {}, {} and {}.",
+        "a9",
+        [{**AUDITED, "metric": f"jaccard_{m}_model", "list": name} for m in ("same", "other") for name in LISTS],
+    ),
+    ("The direction of that run does {} [.47, .95] (sentiment, B to A)", "a5", [BACK]),
+    ("the other's {} [.44, .72] and", "a5", [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}]),
+    ("[.44, .72] and {} [.73, .84] of its.", "a6", [BACK]),
+    (
+        "explains {} of the stream, {} once it may shrink; B_d matched at the endpoint {} and {}, O(d) {} and {}, a ridge "
+        "regression {}.",
+        "c1",
         [
-            {"model": "tinyllama", "target": "finetuned", "metric": "jaccard", "matcher": "oracle", "list": name}
-            for name in ("activation", "integrated_gradients", "gradient_activation", "mean_gradient")
-        ],
+            {"target": "finetuned", "group": g, **metric}
+            for g in ("identity", "signed_permutation", "orthogonal")
+            for metric in (FITTED, MAY)
+        ]
+        + [{"target": "finetuned", "group": "affine", **FITTED}],
+    ),
+    (
+        "both may shrink ({} and {}).",
+        "c1",
+        [{"target": "independent", "group": g, **MAY} for g in ("orthogonal", "signed_permutation")],
     ),
     (
         "saturated after 50 steps: {}, against {} with signs and {} without",
