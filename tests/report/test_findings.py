@@ -180,8 +180,18 @@ SENTENCES = [
         "b3",
         [{**PREDICTED, "cohort": c} for c in "AB"] + [{**PREDICTED, "model": "pythia", "ablated": "update"}],
     ),
-    ("seed 0 against those of an aligned seed: r = {} [.80, .93]", "b2", [{**BAR_C, "metric": "bar_c_pearson"}]),
+    ("seed 0 against those of an aligned seed: r = {} [.61, 1.04]", "b2", [{**BAR_C, "metric": "bar_c_pearson"}]),
     ("any order it is {} all the same", "b2", [{**BAR_C, "metric": "bar_c_any_order"}]),
+    (
+        "Over heads alone {} [.47, 1.11], in any order {}; of cumulative ablation, which is no identity with C, {} [.70, .99].",
+        "b2",
+        [{**BAR_C, "metric": m} for m in ("bar_c_heads_pearson", "bar_c_heads_any_order", "bar_pr_pearson")],
+    ),
+    (
+        "Their OV norms are {} [.67, .87] of those of the used heads beside them, QK {} [.32, .93], and",
+        "b4",
+        [{"cohort": "A", "component": "model", "metric": f"unused_{x}_over_used"} for x in ("ov", "qk")],
+    ),
     (
         "Path patching keeps {} of 8 heads and ACDC {} (the paper's 6).",
         "b4",
