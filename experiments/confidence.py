@@ -39,11 +39,11 @@ def pivot(table):
     keys = ["model", "setting", "group", "matcher", "route", "evidence", "site"]
     means = means.assign(site=means["site"].fillna("–"))
     # a row is one arm; AUROC is left out where every placement is right, so that n is that of the others
-    of = zip(means["n"], means.groupby(keys)["n"].transform("max"), strict=True)
-    means = means.assign(text=with_intervals(means) + [of_seeds(*pair) for pair in of])
-    wide = means.pivot(index=keys, columns="metric", values="text").reset_index()
-    n = means.groupby(keys)["n"].max().rename("n").reset_index()
-    wide = wide.merge(n, on=keys).sort_values("site", key=lambda s: by_depth(s.replace("–", "embed")), kind="stable")
+    most = means.groupby(keys)["n"].transform("max")
+    of = [of_seeds(*pair) for pair in zip(means["n"], most, strict=True)]
+    means = means.assign(text=with_intervals(means) + of, n=most)
+    wide = means.pivot(index=[*keys, "n"], columns="metric", values="text").reset_index()
+    wide = wide.sort_values("site", key=lambda s: by_depth(s.replace("–", "embed")), kind="stable")
     wide = wide.sort_values(keys[:-1], kind="stable")
     shown = [c for c in COLUMNS if c in wide]
     return wide[[*keys, *shown, "n"]].rename(columns=COLUMNS).fillna("–")

@@ -1,11 +1,15 @@
 """The groups' comparison on streams whose gauge is planted: what is fitted is not what is measured on."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from gaugeport.compose import compose_config, from_config
 from gaugeport.groups import SignedPermutation
 from gaugeport.rotation.lenses.dictionaries import train_dictionary
 from gaugeport.tasks.head_to_head import head_to_head
+from gaugeport.workflows import head_to_head as workflow
 
 D, K, FEW, MANY, NOISE = 24, 6, 40, 2000, 1.0
 SAE = {"architecture": "topk", "k": 4, "l1": 5.0, "lr": 2e-3, "batch_size": 256, "activations": 8192, "tokens": 65536}
@@ -80,6 +84,23 @@ def test_an_sae_goes_through_the_right_map_and_indices_through_permutations_alon
     assert precision["permutation"] < 1 and precision["identity"] < 1
     trip = of(rows, "round_trip_nmse")
     assert trip["orthogonal"] < 1e-6 < trip["affine"]
+
+
+def test_a_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
+    job = from_config(compose_config(["experiment=groups_head_to_head", "profile=smoke"]), ()).job
+    wanted = max(job.task["tokens"]) // (job.data.length - job.measurement.skip_first) + 1
+    rows = torch.arange(wanted + 20)[:, None].expand(-1, job.data.length)
+    ends, seen = SimpleNamespace(a="A", b="B", rows_fit=rows, rows_test=rows), []
+    monkeypatch.setattr(workflow, "load_ends", lambda job, store: ends)
+    monkeypatch.setattr(workflow, "_streams", lambda job, ends, model, rows: seen.append((model, rows[:, 0].tolist())))
+    monkeypatch.setattr(workflow, "sentiment", lambda job, ends: 1 / 0)  # after the streams, whose rows are asked for
+    with pytest.raises(ZeroDivisionError):
+        workflow.measure(job, None)
+    fit, test = list(range(wanted)), list(range(wanted, wanted + 20))
+    assert seen == [("A", fit), ("B", fit), ("A", test), ("B", test)]
+    ends.rows_test = rows[:wanted]
+    with pytest.raises(ValueError, match=f"leaves none of {wanted} held-out rows to measure on; allowed: fewer tokens"):
+        workflow.measure(job, None)
 
 
 def test_more_tokens_than_there_are_rows_to_fit_on_are_refused():

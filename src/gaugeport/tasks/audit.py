@@ -67,8 +67,10 @@ def reliability(halves: Sequence[tuple[Scores, Scores]], k: int) -> list[Row]:
 
     ``halves`` are the scores of A and of B on the first half and on the second, in coordinates that they share. Each
     metric is a mean of two: ``…_same_model``, the first half against the second of the same model, and, where B is not A,
-    ``…_other_model``, the first half of one against the second of the other. Lists that drift alone parts are alike in
-    the former.
+    ``…_other_model``, the first half of one against the second of the other. What the former lack to 1 is noise, what
+    the latter lack beyond is drift.
+
+    Raises ``ValueError`` for a ``k`` the scores do not have. No table of the papers has this control.
     """
     (a, b), (a_second, b_second) = halves
     pairs = {"same_model": [(a, a_second), (b, b_second)]}

@@ -43,11 +43,12 @@ def measure(job: Job, store: Store) -> list[Row]:
             f"task.tokens={job.task['tokens']} wants {wanted} held-out rows, there are {len(ends.rows_fit)}"
         )
     fit = [_streams(job, ends, model, ends.rows_fit[:wanted]) for model in (ends.a, ends.b)]
-    # from the other end of the text, so that no document is fitted on and measured on
+    # from the other end of the text: no document but the one where both meet, if they do, is fitted on and measured on
     apart = ends.rows_test[max(wanted, len(ends.rows_test) - job.task["test_rows"]) :]
     if not len(apart):
         raise ValueError(
-            f"task.tokens={job.task['tokens']} leaves none of {len(ends.rows_test)} held-out rows to measure on"
+            f"task.tokens={job.task['tokens']} leaves none of {len(ends.rows_test)} held-out rows to measure on; allowed: "
+            "fewer tokens, or more rows (data.documents)"
         )
     test = [_streams(job, ends, model, apart) for model in (ends.a, ends.b)]
     v = sentiment(job, ends)

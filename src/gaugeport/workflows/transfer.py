@@ -93,7 +93,7 @@ def other_job(job: Job) -> Job:
 
 
 def load_ends(job: Job, store: Store) -> Ends:
-    """Load A, and the target that the job's task names (A itself where that is ``identical``)."""
+    """Load A, and the target that the job's task names (A itself where that is ``identical``; :data:`BACK` swaps the two)."""
     saved = run_checkpoints(job, store, "A")
     step, target = max(saved), job.task["target"]
     a = load_model(saved[step], dtype=torch.float32, device=device())

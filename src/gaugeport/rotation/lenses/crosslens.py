@@ -5,7 +5,7 @@ A function of the other lenses' rows and of the measured mean-ablation effects; 
 - *unused*: mean ablation costs less than the threshold, and neither path patching nor ACDC keeps it.
 - *vestigial*: an unused head whose OV norm is at least the median of its own layer's heads. High norm does not imply use
   (section 5). Layers write on different scales, so that across them every head of one would be louder than every head of
-  the other.
+  the other. Half of a layer's heads are that loud, so the flag alone is little evidence; ``unused_ov_over_used`` measures.
 - *role*: lens 1 says counter or lookup, and what lens 5 sees raised most is of no kind that such attention makes.
 - *paths_acdc*: path patching keeps it and ACDC does not, or the other way round.
 - *ablation_acdc*: its ablation costs the threshold or more and ACDC drops it, or less and ACDC keeps it.
