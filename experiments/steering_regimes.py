@@ -160,9 +160,8 @@ def _line(pairs, means):
         line[f"α = {a:g}"] = _range(select(unchanged, {"strength": a}))
     slopes = select(pairs, {"metric": "ratio_slope", "strength": strengths[0]})
     arms = {"unchanged": UNCHANGED}
-    arms |= {
-        name: {"arm": "cross", "group": g} for g, (name, _) in GROUPS.items() if g not in ("identity", "translation")
-    }
+    directional = [g for g in GROUPS if g not in ("identity", "translation", "orthogonal_scaled")]  # no means, no scale
+    arms |= {GROUPS[g][0]: {"arm": "cross", "group": g} for g in directional}
     arms |= {"native": {"arm": "native"}}
     arms |= {
         f"matched, {n}": {"arm": "matched", "group": g} for n, g in (("unchanged", "identity"), ("O(d)", "orthogonal"))

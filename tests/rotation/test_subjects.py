@@ -9,7 +9,9 @@ import torch
 from gaugeport.compose import compose_config, from_config
 from gaugeport.loading import load_model
 from gaugeport.rotation import subject_saes, subjects
+from gaugeport.rotation.universality import RAW, SCALED, TRANSLATION
 from gaugeport.store import Store
+from gaugeport.tasks.maps import FITS
 from gaugeport.training.stages import base_key, base_stage, data_key, initialised, pretraining_stage
 from gaugeport.workflows import checkpoints, universality
 
@@ -101,6 +103,9 @@ def test_saes_of_one_initialisation_are_of_one_and_others_are_not():
     subject_saes.check_saes(replace(j, model=replace(j.model, architecture={})))  # the user's own: no width known here
 
 
+MAPS = (RAW, TRANSLATION, SCALED, *FITS)
+
+
 def by_group(rows, site, metric):
     return {r["group"]: r["value"] for r in rows if r["site"] == site and r["metric"] == metric}
 
@@ -112,7 +117,7 @@ def test_tables_b5_and_b7_measure_every_group_at_every_site(store, of):
     sites = list(dict.fromkeys(r["site"] for r in rows))
     for site in sites:
         ev = by_group(rows, site, "explained_variance")
-        assert set(ev) == {"self", "noise", "noise_rotated", "principal_axes", "native", *universality.GROUPS}
+        assert set(ev) == {"self", "noise", "noise_rotated", "principal_axes", "native", *MAPS}
         assert all(v <= 1 for v in ev.values())
     if of == DYCK:  # the shared boundary
         ev = by_group(rows, "resid_pre_0", "explained_variance")

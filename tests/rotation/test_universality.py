@@ -69,6 +69,15 @@ def test_a_planted_signed_permutation_is_undone_by_b_d_and_o_d_but_not_s_d(home)
     assert ev["permutation"] < ev["self"] - 0.1
 
 
+def test_a_stream_of_another_length_needs_the_rotation_s_scale(home):
+    """RMSNorm forgets the length of a stream, an SAE does not."""
+    _, fit, test, sae = home
+    r = Orthogonal.random(WIDTH, noise())
+    ev = values(transfer(sae, fit, 0.5 * r.act(fit), test, 0.5 * r.act(test)))
+    assert abs(ev[u.SCALED] - ev["self"]) < 1e-6 and abs(ev["orthogonal"] - ev["self"]) > 0.01
+    assert u.SCALED not in u.fit_maps(fit, fit, ["permutation"])
+
+
 def test_gauges_keep_the_whole_stream_there_and_back_and_regressions_do_not(home):
     _, fit, test, sae = home
     partner = test + 0.5 * test.std() * torch.randn(test.shape, generator=noise(2))

@@ -14,8 +14,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart under every common form of colour blindness.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#666666"
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#666666"
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ GROUPS = {
     "permutation": ("S_d", f.ORANGE),
     "signed_permutation": ("B_d", f.BLUE),
     "orthogonal": ("O(d)", "black"),
+    "orthogonal_scaled": ("O(d), scaled", f.YELLOW),
     "affine": ("affine (ridge)", f.GREEN),
 }
 """Group of the map between two models -> what tables call it, and its colour."""

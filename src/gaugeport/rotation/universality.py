@@ -22,8 +22,9 @@ from gaugeport.tasks.sae import nmse, reconstruct
 
 Row = dict[str, Any]
 
-RAW, TRANSLATION = "identity", "translation"
-"""No map at all (the paper's raw transfer), and one that carries the means alone."""
+RAW, TRANSLATION, SCALED = "identity", "translation", "orthogonal_scaled"
+"""No map at all (the paper's raw transfer), one that carries the means alone, and the paper's rotation with a scale: what
+RMSNorm forgets of a stream, its length, a seed may well have otherwise."""
 
 UNPAIRED = "principal_axes"
 """The control that knows of no token's partner: :func:`principal_axes`."""
@@ -34,12 +35,15 @@ SIGNS = 8
 def fit_maps(a: Tensor, b: Tensor, groups: Sequence[str] = tuple(FITS)) -> dict[str, Map]:
     """Group -> its map from A to B, fitted on streams ``a``, ``b`` [tokens, d] of the same tokens; RAW and TRANSLATION too.
 
-    None has a scale of its own but the affine one. Raises as :func:`~gaugeport.tasks.maps.fit_map`.
+    None has a scale of its own but the affine one and, with the rotation, :data:`SCALED`. Raises as
+    :func:`~gaugeport.tasks.maps.fit_map`.
     """
     same = torch.eye(a.shape[1], dtype=torch.float64)
     zero, means = torch.zeros(a.shape[1], dtype=torch.float64), (a.double().mean(0), b.double().mean(0))
     found = {RAW: Map(same, same, zero, zero, None), TRANSLATION: Map(same, same, *means, None)}
-    return found | {group: replace(fit_map(group, a, b), scale=1.0) for group in groups}
+    fitted = {group: fit_map(group, a, b) for group in groups}
+    found |= {group: replace(m, scale=1.0) for group, m in fitted.items()}
+    return found | ({SCALED: fitted["orthogonal"]} if "orthogonal" in fitted else {})
 
 
 def principal_axes(a: Tensor, b: Tensor, seed: int) -> list[Map]:
@@ -117,7 +121,7 @@ def decoder_rows(a: Tensor, b: Tensor, maps: Mapping[str, Map], threshold: float
     ``init`` says whether they were trained from one initialisation. Raises ``ValueError`` for a threshold that is no cosine.
     """
     for group, m in maps.items():
-        if group == TRANSLATION:  # directions do not see it
+        if group in (TRANSLATION, SCALED):  # directions see neither
             continue
         carried = (b.double() @ m.to_a.T).to(b.dtype)
         for metric, value in match_decoders(a, carried).values(threshold).items():

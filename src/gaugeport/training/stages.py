@@ -101,7 +101,7 @@ def heldout_rows(job: Job, store: Store) -> tuple[Tensor, Tensor]:
     """Held-out rows, split in two: those to calibrate gauges on, those to measure losses and effects on.
 
     They are alternate rows of one packed text, so that neighbours often share a document. A map that is fitted on the ones
-    and scored on the others wants the first of the ones and the last of the others, as c1 takes them.
+    and scored on the others wants the first of the ones and the last of the others.
     """
     rows = load_file(data_stage(job, store) / "rows.safetensors")["heldout"]
     return rows[::2], rows[1::2]

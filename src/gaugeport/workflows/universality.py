@@ -13,7 +13,6 @@ from gaugeport.rotation.firing import firing_rows
 from gaugeport.rotation.lenses.dictionaries import match_decoders
 from gaugeport.rotation.universality import (
     RAW,
-    TRANSLATION,
     decoder_rows,
     explained,
     fit_maps,
@@ -22,12 +21,8 @@ from gaugeport.rotation.universality import (
     transfer_rows,
 )
 from gaugeport.store import Store
-from gaugeport.tasks.maps import FITS
 
 Row = dict[str, Any]
-
-GROUPS = (RAW, TRANSLATION, *FITS)
-"""Maps between the two models that every table has."""
 
 
 def firing_stages(job: Job) -> tuple[str, ...]:
