@@ -8,13 +8,13 @@ from gaugeport.report.render import scientific
 from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
-    "b2 bars across seeds, against seed 0 of the cohort. B: KL(seed 0 ‖ seed), nats. P: largest mean squared difference of a "
-    "tensor after aligning heads, neurons and the stream by the named group (starts without rotation all end at one point); "
-    "floor: what no element of the paper's group (heads and neurons permuted, rotated and scaled; the stream rotated) gets "
-    "below; quotient: of products that no rotation changes; explained: share of the "
-    "sum over tensors that heads and neurons leave (raw, O(d) is no symmetry). C: Pearson of component effects; any order: "
-    "its mean over all orders of the heads within their layers. Pr, cumulative: of ablating the k most important components together; the "
-    "paper's Pr is its C"
+    "b2 bars across seeds, against seed 0 of the cohort. B: KL(seed 0 ‖ seed), nats. P: largest mean squared "
+    "difference of a tensor after aligning heads, neurons and the stream by the named group (starts without rotation "
+    "all end at one point); floor: what no element of the paper's group (heads and neurons permuted, rotated and "
+    "scaled; the stream rotated) gets below; quotient: of products that no rotation changes; explained: share of the "
+    "sum over tensors that heads and neurons leave (raw, O(d) is no symmetry). C: Pearson of component effects; any "
+    "order: its mean over all orders of the heads within their layers. Pr, cumulative: of ablating the k most "
+    "important components together; the paper's Pr is its C"
 )
 EXTRA = ["cohort", "alignment", "component", "head", "split", "samples", "tensor", "status"]
 BY = ["cohort", "alignment", "component", "head", "split", "samples"]

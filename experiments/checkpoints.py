@@ -9,11 +9,12 @@ from gaugeport.report.subjects import GROUPS, by_site, named
 from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
-    "b9 checkpoints of one run: an SAE of an early checkpoint (source) on the last one, explained variance of held-out "
-    "tokens raw and through the best map of every group, fitted end to end or composed of those between neighbouring "
-    "checkpoints; ‖R−I‖/√(2d) of the end-to-end rotation, 1 for a random one, and on the directions that carry 99 % of the "
-    "source's variance. Early: from 2 % of the run, as in the paper. Scaled: with the ratio of the streams' lengths. The affine "
-    "map goes there and back by two regressions, and keeps less than the stream. Means over n training seeds"
+    "b9 checkpoints of one run: an SAE of an early checkpoint (source) on the last one, explained variance of "
+    "held-out tokens raw and through the best map of every group, fitted end to end or composed of those between "
+    "neighbouring checkpoints; ‖R−I‖/√(2d) of the end-to-end rotation, 1 for a random one, and on the directions "
+    "that carry 99 % of the source's variance. Early: from 2 % of the run, as in the paper. Scaled: with the ratio "
+    "of the streams' lengths. The affine map goes there and back by two regressions, and keeps less than the stream. "
+    "Means over n training seeds"
 )
 EXTRA = ["cohort", "source"]
 COMPOSED = ("permutation", "signed_permutation", "orthogonal")

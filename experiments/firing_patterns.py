@@ -9,8 +9,9 @@ from gaugeport.report.subjects import GROUPS, by_site, named
 from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
 
 TITLE = (
-    "b7 firing patterns: correlation over held-out tokens of each latent of seed 0's SAE with itself on another seed, mean "
-    "over all latents (self: the share that ever fires; scaled: with the ratio of the streams' lengths), and the share of latents above 0.5 (recovered); means over n pairs"
+    "b7 firing patterns: correlation over held-out tokens of each latent of seed 0's SAE with itself on another "
+    "seed, mean over all latents (self: the share that ever fires; scaled: with the ratio of the streams' lengths), "
+    "and the share of latents above 0.5 (recovered); means over n pairs"
 )
 EXTRA = ["cohort"]
 PAPER = {

@@ -14,13 +14,14 @@ from gaugeport.rotation.haar import TAILS
 from gaugeport.rotation.haar_null import naive_p_value, pooled_p_value
 
 TITLE = (
-    "b6 rotation R between a model and its cohort's seed 0, against Haar: distances in units of √(2d), d the dimensions in "
-    "which R is free, then Haar's 95 % range and a calibrated p (all pairs of a site together, by Monte Carlo over Haar "
-    "matrices; not adjusted for how many there are). Support: the principal components with 99 % of seed 0's variance. "
-    "Naive p: the paper's two-sample KS, which takes eigen-angles as independent; they repel, so p ≈ 1 is what Haar gives and says next to nothing. Controls: R = I on "
-    "data of that rank with a little noise; Gaussian noise with both covariances and nothing shared. A rotation that several "
-    "pairs have counts once (cohort A's input, which they share). S_d, B_d: share of the "
-    "Procrustes objective (of one rotated at random). Power: share of matrices that each test rejects at 5 %"
+    "b6 rotation R between a model and its cohort's seed 0, against Haar: distances in units of √(2d), d the "
+    "dimensions in which R is free, then Haar's 95 % range and a calibrated p (all pairs of a site together, by "
+    "Monte Carlo over Haar matrices; not adjusted for how many there are). Support: the principal components with 99 "
+    "% of seed 0's variance. Naive p: the paper's two-sample KS, which takes eigen-angles as independent; they "
+    "repel, so p ≈ 1 is what Haar gives and says next to nothing. Controls: R = I on data of that rank with a little "
+    "noise; Gaussian noise with both covariances and nothing shared. A rotation that several pairs have counts once "
+    "(cohort A's input, which they share). S_d, B_d: share of the Procrustes objective (of one rotated at random). "
+    "Power: share of matrices that each test rejects at 5 %"
 )
 EXTRA = ["cohort", "width", "haar", "statistic", "test", "control", "alternative", "rank"]
 BY = [c for c in EXTRA if c != "rank"]

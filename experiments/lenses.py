@@ -8,9 +8,11 @@ from gaugeport.report.render import cell
 from gaugeport.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
-    "b4 five lenses on Dyck-3, gains folded. Lens 1: norms of QK and OV, attention entropy (1: uniform); 3: rise of the loss "
-    "under mean ablation (nats), kept by path patching and by ACDC; 4: activation patterns of an MLP; 5: the task feature "
-    "raised most; vestigial: unused, and as loud as its layer's median head; 2: explained variance of dictionaries (of a head: those of its layer's attention). Components of the primary seed, then counts over all seeds"
+    "b4 five lenses on Dyck-3, gains folded. Lens 1: norms of QK and OV, attention entropy (1: uniform); 3: rise of "
+    "the loss under mean ablation (nats), kept by path patching and by ACDC; 4: activation patterns of an MLP; 5: "
+    "the task feature raised most; vestigial: unused, and as loud as its layer's median head; 2: explained variance "
+    "of dictionaries (of a head: those of its layer's attention). Components of the primary seed, then counts over "
+    "all seeds"
 )
 EXTRA = ["cohort", "lens", "component", "expansion", "role", "feature", "destination", "note", "tokens", "cell"]
 BY = ["cohort", "lens", "component", "expansion"]

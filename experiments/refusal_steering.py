@@ -5,7 +5,8 @@ from gaugeport.report import steering
 TITLE = (
     "a6 refusal steering: how often a moved direction, added to harmless prompts, lowers the log-odds of a refusal "
     "(P(reversed), over plants; random: how often a direction that means nothing does); retention: share of the truly "
-    "moved direction's effect; target finetuned_back: B's direction on A, the two changing places; odd part: of half the difference between adding v and adding −v, which theory speaks of "
+    "moved direction's effect; target finetuned_back: B's direction on A, the two changing places; odd part: of half "
+    "the difference between adding v and adding −v, which theory speaks of "
     "(uniform signs, identical target); ablated: retention of its ablation on harmful prompts, which no sign can "
     "reverse; over random: B's own effect in root mean squares of random directions', which has to be 5, as it has in "
     "standard errors; means over n training seeds that have an effect to transport"

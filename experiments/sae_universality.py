@@ -9,15 +9,15 @@ from gaugeport.report.subjects import GROUPS, by_site, named
 from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
-    "b5 an SAE of seed 0 on other seeds of its cohort: explained variance of held-out tokens on seed 0 (self), on Gaussian "
-    "noise with the mean and covariance of its stream, and on the other seed, raw and through the map of every group "
-    "fitted on other tokens (centred; permutations by correlation, the paper's rotation by covariance; scaled: with the "
-    "ratio of the streams' lengths, which the paper's has not). Principal axes: "
-    "through rotations that align those, and know no token's partner; noise, rotated: Gaussian noise with the other's "
-    "moments through the rotation. Affine, no SAE: what that map keeps of the stream there and back (the others: all), the "
-    "most that its column can be. Native: the other seed's own SAE. Decoder rows: share with greatest cosine above 0.7 "
-    "(one-to-one: assigned), and its mean; SAEs trained from the same or from their own initialisation, never trained, and "
-    "rotated. Means over n pairs with seed 0"
+    "b5 an SAE of seed 0 on other seeds of its cohort: explained variance of held-out tokens on seed 0 (self), on "
+    "Gaussian noise with the mean and covariance of its stream, and on the other seed, raw and through the map of "
+    "every group fitted on other tokens (centred; permutations by correlation, the paper's rotation by covariance; "
+    "scaled: with the ratio of the streams' lengths, which the paper's has not). Principal axes: through rotations "
+    "that align those, and know no token's partner; noise, rotated: Gaussian noise with the other's moments through "
+    "the rotation. Affine, no SAE: what that map keeps of the stream there and back (the others: all), the most that "
+    "its column can be. Native: the other seed's own SAE. Decoder rows: share with greatest cosine above 0.7 "
+    "(one-to-one: assigned), and its mean; SAEs trained from the same or from their own initialisation, never "
+    "trained, and rotated. Means over n pairs with seed 0"
 )
 EXTRA = ["cohort", "tokens", "init"]
 OWN_LINES = {"self": "self", "noise": "noise"}

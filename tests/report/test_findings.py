@@ -23,6 +23,9 @@ FIRING = {"metric": "firing_pearson", "model": "pythia", "site": "block2", "sett
 BY_TOKENS = {**NEOX, "metric": "explained_variance_by_tokens"}
 PREDICTED = {"metric": "predictor_pearson", "predictor": "attribution_patching"}
 BAR_C = {"cohort": "A", "alignment": "cayley"}
+TOY = {"metric": "explained_variance", "model": "dyck3", "cohort": "A"}
+ANCESTOR = {"setting": "checkpoints", "model": "dyck3", "cohort": "B", "step": 3000}
+LENGTHS = ("orthogonal", "orthogonal_scaled", "self")
 MAPS = ("self", "identity", "permutation", "signed_permutation", "orthogonal", "principal_axes")
 
 LISTS = ("activation", "integrated_gradients", "gradient_activation", "mean_gradient")
@@ -165,6 +168,26 @@ SENTENCES = [
         [{**NEOX, "metric": m, "group": "affine"} for m in ("round_trip", "explained_variance")],
     ),
     (
+        "a ReLU-and-L1 SAE at resid_mid_1 goes from {} to {} of its {} at home, and behind the last block from {} to {} of {}:",
+        "b5",
+        [
+            {**TOY, "setting": "relu_l1", "site": s, "group": g}
+            for s in ("resid_mid_1", "resid_post_1")
+            for g in LENGTHS
+        ],
+    ),
+    (
+        "TopK hardly asks for it ({} and {}), and",
+        "b5",
+        [{**TOY, "setting": "default", "site": "resid_mid_1", "group": g} for g in LENGTHS[:2]],
+    ),
+    ("equally long ({} and {}).", "b5", [{**NEOX, "setting": "relu_l1", "group": g} for g in LENGTHS[:2]]),
+    (
+        "the identity ({} [.85, .95] of the √128 that random ones have), and {} on the support",
+        "b9",
+        [{**ANCESTOR, "site": "resid_pre_0", "metric": m} for m in ("distance_from_identity", "supported_distance")],
+    ),
+    (
         "EV falls raw, but not catastrophically: GPT-NeoX {} to {}, rotated {}, means alone {}.",
         "b9",
         [{**NEOX, "setting": "checkpoints", "group": g} for g in ("self", "identity", "orthogonal", "translation")],
@@ -176,7 +199,7 @@ SENTENCES = [
         + [{**NEOX, "setting": "early", "step": 1500, "metric": "distance_from_identity"}],
     ),
     (
-        "does not reproduce: {} [−.27, .39] on the toy's cohort A, {} [−1.37, .51] on its cohort B, {} [−1.20, .21]",
+        "does not reproduce: {} [−.53, .12] on the toy's cohort A, {} [−1.31, .36] on its cohort B, {} [−1.09, .31]",
         "b3",
         [{**PREDICTED, "cohort": c} for c in "AB"] + [{**PREDICTED, "model": "pythia", "ablated": "update"}],
     ),
