@@ -5,9 +5,8 @@ from gaugeport.report import steering
 TITLE = (
     "a5 sentiment steering: share of a direction's steering effect kept after transport (retention: over that of the "
     "truly moved direction; to native: over that of B's own; target finetuned_back: B's direction on A, the two "
-    "changing places; "
-    "theory: uniform signs, identical target; sd: over plants; over random: B's own effect in root mean squares of "
-    "random directions', which has to be 5, as it has in standard errors; "
+    "changing places; theory: uniform signs, identical target; sd: over plants; over random: B's own effect in root mean "
+    "squares of random directions', which has to be 5, as it has in standard errors; "
     "means over n training seeds that have an effect to transport, the native ones over all)"
 )
 PAPER = {
