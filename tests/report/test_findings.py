@@ -14,6 +14,7 @@ EXPERIMENTS = data_dir("experiments")
 LAST = {"metric": "signed_accuracy", "step": 1500, "model": "tinyllama"}
 SITE = {**LAST, "site": "block2", "evidence": "site", "lr": 0.015, "spacing": 100, "tokens": 16384}
 RATE, WIDTH, TOKENS = "fine-tuning learning rate", "width of the model", "calibration tokens"
+WHITENED = "whitened before matching"
 B_D, S_D = {"group": "signed_permutation"}, {"group": "permutation"}
 STEERED = {"model": "tinyllama", "target": "identical", **S_D}
 DRIFTED = {"model": "tinyllama", "target": "finetuned", "setting": "default"}
@@ -112,7 +113,16 @@ SENTENCES = [
             for m in ("nmse", "nmse_native", "ce_recovered")
         ],
     ),
-    ("128 wide the endpoint keeps {}.", "d9", [{**LAST, WIDTH: 128, "route": "endpoint"}]),
+    (
+        "64 wide keeps {} at the endpoint and every coordinate by the other routes, 128 wide the endpoint keeps {}.",
+        "d9",
+        [{**LAST, WIDTH: w, "route": "endpoint"} for w in (64, 128)],
+    ),
+    (
+        "whitening before matching {} for {}, and via base {} for {};",
+        "d7",
+        [{**LAST, WHITENED: w, "route": r} for r in ("endpoint", "via_base") for w in (True, False)],
+    ),
     (
         "256 calibration tokens give {} at the endpoint and {} along the trajectory",
         "d2",
