@@ -5,7 +5,7 @@ import pandas as pd
 from gaugeport.report import figures as f
 from gaugeport.report.claims import judged
 from gaugeport.report.render import cell
-from gaugeport.report.subjects import GROUPS, by_site, named
+from gaugeport.report.subjects import GROUPS, by_site, line_style, named
 from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
@@ -63,14 +63,13 @@ def plot(table):
         at = middle_site(sites) if any(site.startswith("block") for site in sites) else "resid_mid_1"
         middle = select(part, {"site": at, "metric": "explained_variance_by_step"})
         for group, (name, colour) in GROUPS.items():
-            for route, style in (("endpoint", "-"), ("trajectory", ":")):
+            for route, style in (("endpoint", line_style(group)), ("trajectory", ":")):
                 rows = select(middle, {"group": group, "route": route}).sort_values("step")
                 if len(rows):
                     shown = name if route == "endpoint" else f"{name}, composed"
                     here.plot(rows["step"], rows["value"], style, color=colour, marker="o", markersize=3, label=shown)
         here.set_title(f"{named(model, cohort)}, {at}, SAE of step {middle['source'].max():.0f}", fontsize=10)
         here.set(xlabel="step", ylabel="explained variance")
-        here.legend(fontsize=6)
         distances = select(part, {"metric": "distance_from_identity"})
         for site, colour in zip(sites, (f.GREY, f.SKY, f.BLUE, f.GREEN, f.ORANGE, f.RED, f.PURPLE), strict=False):
             rows = select(distances, {"site": site}).sort_values("step")
@@ -79,4 +78,5 @@ def plot(table):
         there.set_title("end-to-end rotation from there", fontsize=10)
         there.set(xlabel="step", ylabel="‖R−I‖/√(2d)")
         there.legend(fontsize=6)
+    f.legend_below(figure, axes[0])
     return figure

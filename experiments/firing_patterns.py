@@ -5,7 +5,7 @@ import pandas as pd
 from gaugeport.report import figures as f
 from gaugeport.report.claims import judged
 from gaugeport.report.render import cell
-from gaugeport.report.subjects import GROUPS, by_site, named
+from gaugeport.report.subjects import GROUPS, by_site, line_style, named
 from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
 
 TITLE = (
@@ -52,7 +52,7 @@ def plot(table):
     for axis, (title, part) in zip(axes, parts, strict=True):
         for group, (name, colour) in GROUPS.items():
             rows = select(part, {"metric": "firing_pearson", "group": group}).sort_values("site", key=by_depth)
-            axis.plot(rows["site"], rows["value"], "o-", color=colour, markersize=3, label=name)
+            axis.plot(rows["site"], rows["value"], f"o{line_style(group)}", color=colour, markersize=3, label=name)
         axis.tick_params(axis="x", rotation=30, labelsize=7)
         axis.set(title=title)
     axes[0].set(ylabel="mean correlation of a latent with itself", ylim=(-0.05, 1.02))

@@ -5,7 +5,7 @@ import pandas as pd
 from gaugeport.report import figures as f
 from gaugeport.report.claims import judged
 from gaugeport.report.render import cell
-from gaugeport.report.subjects import GROUPS, by_site, named
+from gaugeport.report.subjects import GROUPS, by_site, line_style, named
 from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
@@ -22,6 +22,7 @@ TITLE = (
 EXTRA = ["cohort", "tokens", "init"]
 OWN_LINES = {"self": "self", "noise": "noise"}
 CONTROLS = {"native": "native", "principal_axes": "principal axes", "noise_rotated": "noise, rotated"}
+KINDS = {"default": "TopK", "relu_l1": "ReLU and L1"}
 DECODERS = {
     "above .7, same init": {"metric": "decoder_max_above", "group": "identity", "init": "same"},
     "above .7, own init": {"metric": "decoder_max_above", "group": "identity", "init": "own"},
@@ -65,29 +66,30 @@ def pivot(table):
 
 
 def plot(table):
-    """Explained variance by site, a panel per model and cohort, and by the number of fitting tokens mid-stack."""
-    means = select(means_of(table), {"setting": "default"})
-    parts = [(named(m, c), part) for (m, _, c), part in by_site(means, [])]
-    figure, axes = f.panels(len(parts) + 1, width=4.4, sharey=True)
+    """Explained variance by site, a panel per model, cohort and kind of SAE, and by the number of fitting tokens mid-stack."""
+    means = means_of(table)
+    parts = sorted(by_site(means, []), key=lambda part: part[0][1] != "default")
+    figure, axes = f.panels(len(parts) + 1, width=4.4, columns=3)
     lines = {"self": ("self", f.GREY), "principal_axes": ("principal axes, unpaired", f.SKY), **GROUPS}
-    for axis, (title, part) in zip(axes, parts, strict=False):
+    for axis, ((model, setting, cohort), part) in zip(axes, parts, strict=False):
         for group, (name, colour) in lines.items():
             rows = select(part, {"metric": "explained_variance", "group": group})
             rows = rows.sort_values("site", key=by_depth)
-            style = "o:" if group in CONTROLS else "o-"
+            style = "o:" if group in CONTROLS else f"o{line_style(group)}"
             axis.plot(rows["site"], rows["value"], style, color=colour, markersize=3, label=name)
         axis.tick_params(axis="x", rotation=30, labelsize=7)
-        axis.set(title=title)
+        axis.set(title=f"{named(model, cohort)}, {KINDS.get(setting, setting)}", ylabel="explained variance")
         axis.axhline(0, color=f.GREY, linewidth=0.5)
-    axes[0].set(ylabel="explained variance", ylim=(-0.3, 1.04))
-    axes[0].legend(fontsize=6, loc="lower center", ncols=2)
-    last, first = axes[len(parts)], means[means["model"] == "pythia"]
-    curve = select(first if len(first) else means, {"metric": "explained_variance_by_tokens"})
+    axes[0].set(ylim=(-0.8, 1.04))
+    f.legend_below(figure, axes[0])
+    default = select(means, {"setting": "default"})
+    last, first = axes[len(parts)], default[default["model"] == "pythia"]
+    curve = select(first if len(first) else default, {"metric": "explained_variance_by_tokens"})
     sites = [s for s in curve["site"].unique() if s.startswith("block")]
     curve = select(curve, {"site": middle_site(sites)}) if sites else curve.iloc[:0]
     for group, (name, colour) in GROUPS.items():
         rows = select(curve, {"group": group})
         if len(rows):
-            f.line_with_band(last, rows, "tokens", colour, name)
-    last.set(xscale="log", xlabel="tokens fitted on", title="pythia, mid-stack")
+            f.line_with_band(last, rows, "tokens", colour, name, line_style(group))
+    last.set(xscale="log", xlabel="tokens fitted on", title="pythia, mid-stack, TopK")
     return figure

@@ -119,7 +119,7 @@ SENTENCES = [
         [{**LAST, WIDTH: w, "route": "endpoint"} for w in (64, 128)],
     ),
     (
-        "whitening before matching {} for {}, and via base {} for {};",
+        "whitening before matching {} for {}, and via base {} for {} (three",
         "d7",
         [{**LAST, WHITENED: w, "route": r} for r in ("endpoint", "via_base") for w in (True, False)],
     ),
@@ -235,7 +235,7 @@ SENTENCES = [
         "b5",
         [{**NEOX, "group": g} for g in ("identity", "signed_permutation", "orthogonal")],
     ),
-    ("side by side, no token paired, give {} (b5)", "b5", [{**NEOX, "group": "principal_axes"}]),
+    ("side by side, no token paired, give {} (b5;", "b5", [{**NEOX, "group": "principal_axes"}]),
     (
         "(b7: {} raw, {} B_d, {} rotated)",
         "b7",

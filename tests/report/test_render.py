@@ -55,8 +55,17 @@ def test_every_letter_of_latex_is_one_that_it_can_set():
         assert f"x{said}x" in latex("t", pd.DataFrame({"c": [f"x{letter}x", "y"]})), letter
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not on this machine")
+def lacking_in_latex():
+    """What a document with our tables needs and this machine has not."""
+    if shutil.which("pdflatex") is None or shutil.which("kpsewhich") is None:
+        return ["pdflatex"]
+    found = (subprocess.run(["kpsewhich", f"{p}.sty"], capture_output=True).returncode for p in PACKAGES.split(","))
+    return [p for p, code in zip(PACKAGES.split(","), found, strict=True) if code]
+
+
 def test_latex_compiles(tmp_path):
+    if lacking := lacking_in_latex():
+        pytest.skip(f"not on this machine: {', '.join(lacking)}")
     odd = "λ α² ‖Q−Q*‖/√(2d) ≥ ½ · {a} [b] 5 % of B_d & S_d # $ ~ ^ \\ é Ω 中 x→y … <i> “quoted”"
     wide = pd.DataFrame({f"c_{i}": [odd[:30], "0.5 [0.4, 0.6]"] for i in range(12)})
     long = pd.DataFrame({"word": [f"w{i}" for i in range(100)], "prose": "many words " * 8, odd: "1 %"})

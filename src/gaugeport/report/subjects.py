@@ -23,6 +23,11 @@ GROUPS = {
 COHORTS = {"seeds": "independent seeds", "runs": "two runs of one base", "A": "cohort A", "B": "cohort B"}
 
 
+def line_style(group: str) -> str:
+    """Dashes for the scaled rotation, so that the rotation shows where the two are one."""
+    return "--" if group == "orthogonal_scaled" else "-"
+
+
 def by_site(frame: pd.DataFrame, by: list[str]) -> Any:
     """The parts of a frame by model, setting, cohort and ``by``, sites in order of depth."""
     ordered = frame.sort_values("site", key=by_depth, kind="stable") if "site" in by else frame
