@@ -80,7 +80,7 @@ def plot(table):
         axis.tick_params(axis="x", rotation=30, labelsize=7)
         axis.set(title=f"{named(model, cohort)}, {KINDS.get(setting, setting)}", ylabel="explained variance")
         axis.axhline(0, color=f.GREY, linewidth=0.5)
-    axes[0].set(ylim=(-0.8, 1.04))
+    axes[0].set_ylim(max(-1.0, axes[0].get_ylim()[0]), 1.04)  # a map that is worse than that is off the panel
     f.legend_below(figure, axes[0])
     default = select(means, {"setting": "default"})
     last, first = axes[len(parts)], default[default["model"] == "pythia"]

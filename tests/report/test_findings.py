@@ -55,9 +55,9 @@ SENTENCES = [
         "a9",
         [{**AUDITED, "metric": f"jaccard_{m}_model", "list": name} for m in ("same", "other") for name in LISTS],
     ),
-    ("The direction of that run does {} [.47, .95] (sentiment, B to A)", "a5", [BACK]),
-    ("the other's {} [.44, .72] and", "a5", [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}]),
-    ("[.44, .72] and {} [.73, .84] of its.", "a6", [BACK]),
+    ("The direction of that run does {:ci} (sentiment, B to A)", "a5", [BACK]),
+    ("the other's {:ci} and", "a5", [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}]),
+    ("and {:ci} of its.", "a6", [BACK]),
     (
         "explains {} of the stream, {} once it may shrink; B_d matched at the endpoint {} and {}, O(d) {} and {}, a ridge "
         "regression {}.",
@@ -101,7 +101,12 @@ SENTENCES = [
         [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
     ),
     (
-        "and {} [.85, 1.15] in refusal (a6)",
+        "and {:ci} (refusal, A to B)",
+        "a6",
+        [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
+    ),
+    (
+        "and {:ci} in refusal (a6)",
         "a6",
         [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
     ),
@@ -152,6 +157,16 @@ SENTENCES = [
         [{**STEERED, "metric": "reversal_probability", "matcher": "hungarian_abs"}],
     ),
     (
+        "a random direction does in {:ci},",
+        "a6",
+        [{**STEERED, "metric": "reversal_probability_random", "matcher": "hungarian_abs"}],
+    ),
+    (
+        "it is {:ci} (½)",
+        "a6",
+        [{**STEERED, "metric": "odd_reversal_probability", "matcher": "hungarian_abs"}],
+    ),
+    (
         "dropping the signs leaves {} of it",
         "a6",
         [{**STEERED, "metric": "ablation_retention", "matcher": "hungarian_abs"}],
@@ -193,7 +208,7 @@ SENTENCES = [
     ),
     ("equally long ({} and {}).", "b5", [{**NEOX, "setting": "relu_l1", "group": g} for g in LENGTHS[:2]]),
     (
-        "the identity ({} [.85, .95] of the √128 that random ones have), and {} on the support",
+        "the identity ({:ci} of the √128 that random ones have), and {} on the support",
         "b9",
         [{**ANCESTOR, "site": "resid_pre_0", "metric": m} for m in ("distance_from_identity", "supported_distance")],
     ),
@@ -209,19 +224,19 @@ SENTENCES = [
         + [{**NEOX, "setting": "early", "step": 1500, "metric": "distance_from_identity"}],
     ),
     (
-        "does not reproduce: {} [−.53, .12] on the toy's cohort A, {} [−1.31, .36] on its cohort B, {} [−1.09, .31]",
+        "does not reproduce: {:ci} on the toy's cohort A, {:ci} on its cohort B, {:ci}",
         "b3",
         [{**PREDICTED, "cohort": c} for c in "AB"] + [{**PREDICTED, "model": "pythia", "ablated": "update"}],
     ),
-    ("seed 0 against those of an aligned seed: r = {} [.61, 1.04]", "b2", [{**BAR_C, "metric": "bar_c_pearson"}]),
+    ("seed 0 against those of an aligned seed: r = {:ci}", "b2", [{**BAR_C, "metric": "bar_c_pearson"}]),
     ("any order it is {} all the same", "b2", [{**BAR_C, "metric": "bar_c_any_order"}]),
     (
-        "Over heads alone {} [.47, 1.11], in any order {}; of cumulative ablation, which is no identity with C, {} [.70, .99].",
+        "Over heads alone {:ci}, in any order {}; of cumulative ablation, which is no identity with C, {:ci}.",
         "b2",
         [{**BAR_C, "metric": m} for m in ("bar_c_heads_pearson", "bar_c_heads_any_order", "bar_pr_pearson")],
     ),
     (
-        "Their OV norms are {} [.67, .87] of those of the used heads beside them, QK {} [.32, .93], and",
+        "Their OV norms are {:ci} of those of the used heads beside them, QK {:ci}, and",
         "b4",
         [{"cohort": "A", "component": "model", "metric": f"unused_{x}_over_used"} for x in ("ov", "qk")],
     ),
@@ -256,11 +271,22 @@ def kept(table):
 
 
 def two_digits(value):
-    return "1" if round(value, 2) == 1 else f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")
+    return "1" if round(value, 2) == 1 else re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}").replace("-", "−")
+
+
+class Figure:
+    """A row of a table as sentences have it: ``{}`` its value, ``{:ci}`` with its interval."""
+
+    def __init__(self, row):
+        self.row = row
+
+    def __format__(self, spec):
+        value, low, high = (two_digits(self.row[c]) for c in ("value", "ci_low", "ci_high"))
+        return f"{value} [{low}, {high}]" if spec == "ci" else value
 
 
 @pytest.mark.parametrize(("sentence", "table", "rows"), SENTENCES)
 def test_a_sentence_has_the_figures_of_its_table(said, sentence, table, rows):
     found = [select(kept(table), where) for where in rows]
     assert [len(f) for f in found] == [1] * len(rows)
-    assert sentence.format(*(two_digits(f["value"].iloc[0]) for f in found)) in said
+    assert sentence.format(*(Figure(f.iloc[0]) for f in found)) in said

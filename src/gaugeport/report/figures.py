@@ -42,10 +42,10 @@ def line_with_band(axis: Any, rows: pd.DataFrame, x: str, colour: str, label: st
         axis.fill_between(rows[x], rows["ci_low"].clip(0, 1), rows["ci_high"].clip(0, 1), color=colour, alpha=0.18)
 
 
-def legend_below(figure: Figure, axis: Any, columns: int = 5) -> None:
+def legend_below(figure: Figure, axis: Any) -> None:
     """The legend of one axis below all of them, where it hides no line."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=7)
 
 
 def paper_line(axis: Any, value: float, colour: str, text: str) -> None:

@@ -52,8 +52,9 @@ class Subject:
     """A model in evaluation mode with its residual ``sites`` in order of depth.
 
     ``streams(part, tokens)`` gives site -> float32[tokens, d] on the CPU: the same tokens in the same order for every
-    model of the cohort, all sites from one pass. The parts share no document: ``sae`` to train SAEs on, ``fit`` to fit
-    maps on, ``test`` to measure on (of language models from the other end of the held-out text).
+    model of the cohort, all sites from one pass. The parts share no token: ``sae`` to train SAEs on, ``fit`` to fit maps
+    on, ``test`` to measure on (of language models from the other end of the held-out text, so that no document is in both
+    while the two take less than half of it).
     """
 
     model: PreTrainedModel
@@ -204,4 +205,4 @@ def _rows(job: Job, store: Store, part: str) -> Tensor:
         train = torch.cat([rows["train_0"], rows["train_1"]])
         return corpus.mixed_rows(train, len(train), generator(job.data.seed, "subjects", part))
     calibration, evaluation = heldout_rows(job, store)
-    return calibration if part == "fit" else evaluation.flip(0)  # from the end: no document is in both
+    return calibration if part == "fit" else evaluation.flip(0)  # from the other end
