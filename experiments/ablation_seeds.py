@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.ablation import Ablation
-from gaugeport.report.tidy import aggregate, means_of, select
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.ablation import Ablation
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select
 
 TABLE = Ablation("d6", "training seeds", "seed")
 TITLE = "d6 gap between trajectory and endpoint (signed accuracy, block L/2, last step) over the first n training seeds"

@@ -1,6 +1,6 @@
 """Table d9: coordinates recovered by route, over the width of the model."""
 
-from gaugeport.report.ablation import Ablation
+from gaugeport.pipeline.report.ablation import Ablation
 
 TABLE = Ablation("d9", "width of the model", "model.architecture.hidden_size", logarithmic=True)
 TITLE, tabulate, pivot, plot = TABLE.title, TABLE.tabulate, TABLE.pivot, TABLE.plot

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import of_seeds
-from gaugeport.report.tidy import aggregate, select, tidy
-from gaugeport.tasks.adamw_resume import FLOOR, RESOLVED
+from gaugeport.pipeline.measures.adamw_resume import FLOOR, RESOLVED
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import of_seeds
+from gaugeport.pipeline.report.tidy import aggregate, select, tidy
 
 TITLE = (
     "a8 AdamW resume: divergence ‖g⁻¹θ' − θ‖ / ‖θ − θ_resume‖ from the reference run on identical batches "

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import scientific
-from gaugeport.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import scientific
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "b2 bars across seeds, against seed 0 of the cohort. B: KL(seed 0 ‖ seed), nats. P: largest mean squared "

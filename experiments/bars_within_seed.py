@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import scientific
-from gaugeport.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import scientific
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "b1 bars within seed: Bar B in nats per prediction (−log p of the true label), P as the largest mean squared difference "

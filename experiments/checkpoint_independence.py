@@ -2,12 +2,12 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import interval
-from gaugeport.report.subjects import COHORTS
-from gaugeport.report.tidy import aggregate, means_of, select, tidy
-from gaugeport.rotation.independence import LARGEST_COSINE
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import interval
+from gaugeport.pipeline.report.subjects import COHORTS
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.rotation.models.independence import LARGEST_COSINE
 
 TITLE = (
     "b12 independence of the checkpoints, each seed against seed 0 of its cohort. Identical: tensors bit for bit the "

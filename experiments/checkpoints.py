@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import cell
-from gaugeport.report.subjects import GROUPS, by_site, line_style, named
-from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import cell
+from gaugeport.pipeline.report.subjects import GROUPS, by_site, line_style, named
+from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
     "b9 checkpoints of one run: an SAE of an early checkpoint (source) on the last one, explained variance of "

@@ -1,9 +1,9 @@
 """Table c3: do margins sort right from wrong placements? Accuracy among the kept coordinates against the share kept."""
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import of_seeds, with_intervals
-from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import of_seeds, with_intervals
+from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
     "c3 confidence: signed accuracy of all coordinates and of the half with the largest margins; area under "

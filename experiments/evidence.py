@@ -1,9 +1,9 @@
 """Table c2: how far endpoint recovery goes by evidence. Is the trajectory needed at all?"""
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import with_intervals
-from gaugeport.report.tidy import aggregate, means_of, middle_site, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import with_intervals
+from gaugeport.pipeline.report.tidy import aggregate, means_of, middle_site, select, tidy
 
 TITLE = "c2 evidence: signed accuracy of endpoint recovery by evidence (last step, n training seeds)"
 SETTINGS = {"lr": "training.run.lr"}

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import cell
-from gaugeport.report.subjects import GROUPS, by_site, line_style, named
-from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import cell
+from gaugeport.pipeline.report.subjects import GROUPS, by_site, line_style, named
+from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
 
 TITLE = (
     "b7 firing patterns: correlation over held-out tokens of each latent of seed 0's SAE with itself on another "

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from gaugeport.report.arms import ORDER, named, shown
-from gaugeport.report.claims import judged
-from gaugeport.report.lists import LISTS, bars, legend, panels
-from gaugeport.report.render import cell
-from gaugeport.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.report.arms import ORDER, named, shown
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.lists import LISTS, bars, legend, panels
+from gaugeport.pipeline.report.render import cell
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "a9 gauge audit: top-k lists of a model against those of a target in a random gauge: Jaccard overlap (identity: raw); ρ: "

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.tidy import aggregate, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.tidy import aggregate, tidy
 
 TITLE = "a1 gauge groups: logit change (of the logits' std) under a random element; worst of n random models"
 GROUPS = {

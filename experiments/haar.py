@@ -5,13 +5,13 @@ import math
 import pandas as pd
 import torch
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import cell, interval
-from gaugeport.report.subjects import COHORTS
-from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
-from gaugeport.rotation.haar import TAILS
-from gaugeport.rotation.haar_null import naive_p_value, pooled_p_value
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import cell, interval
+from gaugeport.pipeline.report.subjects import COHORTS
+from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
+from gaugeport.pipeline.rotation.haar.haar import TAILS
+from gaugeport.pipeline.rotation.haar.haar_null import naive_p_value, pooled_p_value
 
 TITLE = (
     "b6 rotation R between a model and its cohort's seed 0, against Haar: distances in units of √(2d), d the "

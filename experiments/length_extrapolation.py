@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import cell
-from gaugeport.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import cell
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "b11 length extrapolation: accuracy per position on held-out strings of the trained lengths (2 to the longest) and on "

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import cell
-from gaugeport.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import cell
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
     "b4 five lenses on Dyck-3, gains folded. Lens 1: norms of QK and OV, attention entropy (1: uniform); 3: rise of "

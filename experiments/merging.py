@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.arms import ORDER, named, shown
-from gaugeport.report.claims import judged
-from gaugeport.report.render import cell
-from gaugeport.report.tidy import aggregate, main_model, means_of, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.arms import ORDER, named, shown
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import cell
+from gaugeport.pipeline.report.tidy import aggregate, main_model, means_of, select, tidy
 
 TITLE = (
     "a7 merging: loss barrier between A, carried to B's coordinates, and B, in nats per token (means over n training seeds; "

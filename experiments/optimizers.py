@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.tidy import aggregate, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.tidy import aggregate, tidy
 
 TITLE = (
     "c4 optimizers: displacement of a moved run after 5 resumed steps, over the distance travelled "

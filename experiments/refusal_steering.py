@@ -1,6 +1,6 @@
 """Table a6: does a refusal direction of A bring refusals about in B, or undo them? Ablation apart: it has no sign."""
 
-from gaugeport.report import steering
+from gaugeport.pipeline.report import steering
 
 TITLE = (
     "a6 refusal steering: how often a moved direction, added to harmless prompts, lowers the log-odds of a refusal "

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.arms import ORDER, named, shown
-from gaugeport.report.claims import judged
-from gaugeport.report.render import cell, interval
-from gaugeport.report.tidy import aggregate, main_model, means_of, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.arms import ORDER, named, shown
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import cell, interval
+from gaugeport.pipeline.report.tidy import aggregate, main_model, means_of, select, tidy
 
 TITLE = (
     "a4 SAE transfer: share of the target's held-out variance an SAE of A leaves unexplained after transport (NMSE; "

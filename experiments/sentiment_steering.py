@@ -1,6 +1,6 @@
 """Table a5: the share of a sentiment direction's effect that is kept when A's direction steers B."""
 
-from gaugeport.report import steering
+from gaugeport.pipeline.report import steering
 
 TITLE = (
     "a5 sentiment steering: share of a direction's steering effect kept after transport (retention: over that of the "

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import interval
-from gaugeport.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import interval
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = "a2 sign ceiling: index accuracy against the share p of positive signs (n seeds: draws of activations, or trainings)"
 NAMES = {

@@ -3,12 +3,12 @@
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import cell
-from gaugeport.report.subjects import COHORTS, GROUPS, by_site, named
-from gaugeport.report.tidy import aggregate, by_depth, means_of, select, tidy
-from gaugeport.rotation.steering import FEWEST, REGIMES, share_test
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import cell
+from gaugeport.pipeline.report.subjects import COHORTS, GROUPS, by_site, named
+from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
+from gaugeport.pipeline.rotation.features.steering import FEWEST, REGIMES, share_test
 
 TITLE = (
     "b8 steering regimes: effect of a difference-of-means vector of seed 0 on another seed over its effect on seed 0, at "

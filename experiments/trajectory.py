@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from gaugeport.report import figures as f
-from gaugeport.report.claims import judged
-from gaugeport.report.render import with_intervals
-from gaugeport.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import with_intervals
+from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = "a3 trajectory: share of coordinates recovered (last step, n training seeds)"
 SETTINGS = {"lr": "training.run.lr", "spacing": "measurement.spacing", "tokens": "measurement.tokens"}

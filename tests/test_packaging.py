@@ -4,11 +4,10 @@ import os
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from places import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +42,13 @@ def test_data_travels_in_the_wheel(unpacked):
         "experiments/claims.yaml",
     ):
         assert (package / data).read_bytes() == (ROOT / data).read_bytes()
-    templates = "report/templates/page.html"
+    templates = "pipeline/report/templates/page.html"
     assert (package / templates).read_bytes() == (ROOT / "src" / "gaugeport" / templates).read_bytes()
 
 
 def test_the_wheel_composes_and_lists_its_tables(unpacked, tmp_path):
     script = (
-        "import gaugeport, gaugeport.sweeps as c, gaugeport.paths as p;"
+        "import gaugeport, gaugeport.pipeline.config.sweeps as c, gaugeport.pipeline.paths as p;"
         f"assert p.PACKAGE.is_relative_to({str(unpacked)!r}), p.PACKAGE;"
         "assert p.data_dir('conf').is_relative_to(p.PACKAGE);"
         "assert p.experiment_module('trajectory').TITLE;"

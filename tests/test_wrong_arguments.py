@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import gaugeport as gp
-from gaugeport.tasks.gauge_groups import tiny_model
+from gaugeport.pipeline.measures.gauge_groups import tiny_model
 
 
 def tiny(seed=0):

@@ -1,4 +1,4 @@
-"""Time `gaugeport.assignment.solve` against scipy on one thread, interleaved, medians.
+"""Time `gaugeport.alignment.assignment.solve` against scipy on one thread, interleaved, medians.
 
     python experiments/benchmarks/assignment.py [--sizes 512 2048 4096] [--repeats 3] [--seed 1000]
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from gaugeport.assignment import certify, solve
+from gaugeport.alignment.assignment import certify, solve
 
 
 def planted(n: int, strength: torch.Tensor, noise: float, cap: float, rng: torch.Generator) -> torch.Tensor:

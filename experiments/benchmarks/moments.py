@@ -19,7 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from gaugeport.moments import MomentStream
+from gaugeport.alignment.moments import MomentStream
 
 
 def seconds(work: Callable[[], object]) -> float:

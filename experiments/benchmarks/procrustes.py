@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/procrustes.py [--sizes 512 2048 4096] [--repeats 3] [--threads 2] [--seed 1000]
 
-Ours starts from the cross moment, as `gaugeport.matchers.procrustes` does; scipy's gets the same matrix as X'Y with
+Ours starts from the cross moment, as `gaugeport.alignment.matchers.procrustes` does; scipy's gets the same matrix as X'Y with
 X = I, one product more. Targets (issue 6), on two cores: 10 s at 2048, 60 s at 4096, orthogonality error at most 1e-6.
 Stops with an error if the rotations differ where the cross moment decides them.
 """
@@ -20,8 +20,8 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
-from gaugeport.matchers import procrustes
-from gaugeport.rotation.haar import orthogonality_error
+from gaugeport.alignment.matchers import procrustes
+from gaugeport.pipeline.rotation.haar.haar import orthogonality_error
 
 TARGETS = {2048: 10.0, 4096: 60.0}
 """Seconds, by size."""

@@ -20,13 +20,13 @@ from typing import Any
 
 import pandas as pd
 
-from gaugeport.commands.tables import Chosen, choose, made, write_tables
-from gaugeport.records import Record, write_record
-from gaugeport.report.render import FLOAT, markdown, replace_text
-from gaugeport.report.tables import Table, claims_table
-from gaugeport.store import digest
-from gaugeport.timings import Timings, clock, shapes
-from gaugeport.workflows.registry import STAGES, stage_keys
+from gaugeport.pipeline.commands.tables import Chosen, choose, made, write_tables
+from gaugeport.pipeline.execution.timings import Timings, clock, shapes
+from gaugeport.pipeline.report.render import FLOAT, markdown, replace_text
+from gaugeport.pipeline.report.tables import Table, claims_table
+from gaugeport.pipeline.store.records import Record, write_record
+from gaugeport.pipeline.store.store import digest
+from gaugeport.pipeline.tasks.registry import STAGES, stage_keys
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "mini"

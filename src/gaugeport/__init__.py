@@ -5,7 +5,7 @@
 >>> moved = gp.transport_model(model_a, found.gauge)  # A, in B's coordinates  # doctest: +SKIP
 """
 
-from gaugeport.align import Alignment, align, align_along
+from gaugeport.alignment.align import Alignment, align, align_along
 from gaugeport.charts import Certificate, Chart, certify, chart_of, fold_gains
 from gaugeport.groups import (
     AffineGauge,
@@ -18,7 +18,7 @@ from gaugeport.groups import (
 )
 from gaugeport.groups import load as load_gauge
 from gaugeport.groups import provenance as gauge_provenance
-from gaugeport.loading import load_model, load_tokenizer
+from gaugeport.models.loading import load_model, load_tokenizer
 from gaugeport.transport import (
     HeadGauge,
     Merged,

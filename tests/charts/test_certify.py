@@ -8,7 +8,7 @@ import torch
 
 from gaugeport.charts import Certificate, certify, chart_of, fold_gains
 from gaugeport.charts.certificate import degenerate_sets
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model, with_unit_gains
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model, with_unit_gains
 
 
 def tiny(family, **config):

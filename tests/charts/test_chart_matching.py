@@ -10,7 +10,7 @@ from transformers import BertConfig, BertLMHeadModel
 from gaugeport.charts import Chart, chart_of
 from gaugeport.charts.chart import FAMILIES
 from gaugeport.charts.rules import Rule, matches
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 
 RMS_RAW = {t: "signed_permutation" for t in MODEL_TYPES} | {
     "gpt_neox": "global_sign_permutation",

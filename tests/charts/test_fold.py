@@ -7,8 +7,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gaugeport.charts import chart_of, fold_gains
-from gaugeport.charts.measure import logits_of, neuron_yardstick, norms_in_float64, random_tokens, relative_change
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.charts.measure import (
+    logits_of,
+    neuron_yardstick,
+    norms_in_float64,
+    random_tokens,
+    relative_change,
+)
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 
 POST_NORM = ("gemma2", "gemma3_text", "olmo2")
 FOLDABLE = tuple(t for t in MODEL_TYPES if t not in POST_NORM)

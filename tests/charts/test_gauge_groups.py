@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gaugeport.groups import MeanPreservingOrthogonal, Orthogonal, Permutation, SignedPermutation
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, gauge_groups, generic_element, tiny_model
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, gauge_groups, generic_element, tiny_model
 
 FIELDS = {"chart", "group", "metric", "value", "yardstick", "theory"}
 LAYER = ("gpt_neox", "gpt2")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import gaugeport as gp
-from gaugeport.tasks.gauge_groups import tiny_model
+from gaugeport.pipeline.measures.gauge_groups import tiny_model
 
 
 def tiny(family="llama", seed=0, **config):

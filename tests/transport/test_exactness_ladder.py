@@ -10,9 +10,15 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of, fold_gains
-from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change, yardstick_for
+from gaugeport.charts.measure import (
+    logits_of,
+    norms_in_float64,
+    random_tokens,
+    relative_change,
+    yardstick_for,
+)
 from gaugeport.groups import GROUPS, GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model, with_unit_gains
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model, with_unit_gains
 from gaugeport.transport import transport_model
 
 POST_NORM = ("gemma2", "gemma3_text", "olmo2")

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from lora_adapters import D, adapt, adapt_named, as_dict, generator, logits, matrices, signed, tiny, with_adapter
 from peft import LoraConfig
 
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.measure import logits_of, random_tokens, relative_change
 from gaugeport.groups import GROUPS, Orthogonal
-from gaugeport.tasks.gauge_groups import MODEL_TYPES
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES
 from gaugeport.transport import transport_model
 from gaugeport.transport.lora import fold_lora, transport_lora
+from lora_adapters import D, adapt, adapt_named, as_dict, generator, logits, matrices, signed, tiny, with_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

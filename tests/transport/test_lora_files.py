@@ -6,7 +6,6 @@ import json
 import peft
 import pytest
 import torch
-from lora_adapters import D, adapt, as_dict, attach, generator, logits, signed, tiny
 from safetensors import safe_open
 
 from gaugeport.charts import chart_of, fold_gains
@@ -14,6 +13,7 @@ from gaugeport.charts.measure import random_tokens, relative_change
 from gaugeport.groups import AffineGauge, Orthogonal, SignedPermutation
 from gaugeport.transport import lora, transport_model
 from gaugeport.transport.lora import fold_lora, transport_lora
+from lora_adapters import D, adapt, as_dict, attach, generator, logits, signed, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

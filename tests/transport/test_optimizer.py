@@ -8,8 +8,8 @@ import torch
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.measure import norms_in_float64, random_tokens
 from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
-from gaugeport.tasks.optimizer_recipes import RECIPES, Lion, build, split
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, Lion, build, split
 from gaugeport.transport import transport_model
 from gaugeport.transport.optimizer import transport_optimizer
 from gaugeport.transport.optimizer_rules import OPTIMIZERS, infer, state_axes, state_shapes

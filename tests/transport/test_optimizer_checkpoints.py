@@ -11,9 +11,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from gaugeport.charts import chart_of
 from gaugeport.groups import Orthogonal, SignedPermutation
-from gaugeport.loading import load_model
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
-from gaugeport.training.trainer import Rows
+from gaugeport.models.loading import load_model
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.pipeline.training.trainer import Rows
 from gaugeport.transport import transport_model
 from gaugeport.transport.optimizer import transport_optimizer
 from gaugeport.transport.optimizer_files import trainer_names

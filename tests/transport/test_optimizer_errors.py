@@ -7,8 +7,8 @@ import torch
 
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.groups import AffineGauge, GlobalSignPermutation, Orthogonal, SignedPermutation
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
-from gaugeport.tasks.optimizer_recipes import RECIPES, build, split
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, build, split
 from gaugeport.transport.optimizer import transport_optimizer
 
 D = 32

@@ -15,7 +15,7 @@ from gaugeport.groups import (
     Permutation,
     SignedPermutation,
 )
-from gaugeport.tasks.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.transport import transport_model
 
 

@@ -12,7 +12,14 @@ Elements are frozen values: they compare by content, and every operation returns
 """
 
 from gaugeport.groups.affine import AffineGauge
-from gaugeport.groups.algebra import GROUPS, LinearGauge, check_is_element, compose, contains, smallest_common_group
+from gaugeport.groups.algebra import (
+    GROUPS,
+    LinearGauge,
+    check_is_element,
+    compose,
+    contains,
+    smallest_common_group,
+)
 from gaugeport.groups.element import Element
 from gaugeport.groups.files import load, provenance
 from gaugeport.groups.permutations import GlobalSignPermutation, Permutation, SignedPermutation

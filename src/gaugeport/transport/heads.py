@@ -13,9 +13,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from gaugeport import assignment
+from gaugeport.alignment import assignment
+from gaugeport.alignment.evidence import check_comparable
 from gaugeport.charts.chart import Chart, chart_of
-from gaugeport.evidence import check_comparable
 from gaugeport.groups import Permutation, compose
 from gaugeport.transport.neurons import Model, Part, act_on_blocks, paired_rows
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gaugeport.charts.chart import Chart, chart_of, check_movable
 from gaugeport.charts.rules import Rule
 from gaugeport.groups import Element, Orthogonal, SignedPermutation
-from gaugeport.loading import check_safetensors
+from gaugeport.models.loading import check_safetensors
 from gaugeport.transport.axis import InPlace
 from gaugeport.transport.model import check_element
 

@@ -16,10 +16,10 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gaugeport import assignment
+from gaugeport.alignment import assignment
+from gaugeport.alignment.evidence import check_comparable
 from gaugeport.charts.chart import Chart, chart_of
 from gaugeport.charts.rules import Rule
-from gaugeport.evidence import check_comparable
 from gaugeport.groups import Permutation, SignedPermutation, compose
 from gaugeport.transport.axis import InPlace
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gaugeport.loading import WEIGHT_FILES, check_folder, load_model
+from gaugeport.models.loading import WEIGHT_FILES, check_folder, load_model
 from gaugeport.transport.optimizer_checks import ADAPTERS
 
 OPTIMIZER_FILE = "optimizer.pt"

@@ -1,0 +1,143 @@
+"""The command line: ``gaugeport run | tables | status | report | certify``."""
+
+from __future__ import annotations
+
+import errno
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+console = Console(highlight=False, soft_wrap=True)
+
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+HYDRA_HELP = ("--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p")
+
+Profile = Annotated[str, typer.Option(help="smoke, mini or paper.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A further Hydra override for every job.")]
+
+
+@app.command(context_settings=PASS_THROUGH)
+def run(context: typer.Context) -> None:
+    """Run one job, or a sweep with -m: Hydra overrides, e.g. model=qwen route=endpoint; --help lists the groups.
+
+    -m model=tinyllama,qwen seed=0,1 is four jobs, -m experiment=trajectory all those of a table; hydra/launcher=joblib
+    (or submitit_slurm, ray, …) says what runs them; --dry-run prints what would be run, and how long it would take.
+    """
+    from gaugeport.pipeline.commands.run import run_one, run_sweep, show_config
+
+    if any(a in context.args for a in HYDRA_HELP):
+        return show_config(context.args)
+    dry_run = "--dry-run" in context.args
+    overrides = [a for a in context.args if a not in ("-m", "--multirun", "--dry-run")]
+    if "-m" in context.args or "--multirun" in context.args:
+        _end(*run_sweep(overrides, dry_run))
+    else:
+        _end(run_one(overrides, dry_run), [])
+
+
+@app.command()
+def tables(
+    ids: Annotated[list[str] | None, typer.Argument(help="Table ids or names; all when omitted.")] = None,
+    profile: Profile = "mini",
+    run: Annotated[bool, typer.Option(help="Run what is missing first; --no-run tabulates what is there.")] = True,
+    headline: Annotated[
+        bool, typer.Option(help="Only the headline jobs: one model, one training seed per claim.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs and an estimate; run nothing.")] = False,
+    processes: Annotated[int | None, typer.Option(help="Jobs side by side; all cores when omitted.")] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="One of Hydra's launchers instead: joblib, submitit_slurm, ray, …")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Make tables: run missing jobs, then write and print tables, figures and the claims summary."""
+    from gaugeport.pipeline.commands.run import describe
+    from gaugeport.pipeline.commands.tables import choose, made, write_tables
+    from gaugeport.pipeline.execution.launchers import by_hydra, local
+    from gaugeport.pipeline.execution.runner import run_all
+
+    chosen = choose(ids or [], profile, headline, set_ or [])
+    if dry_run:
+        return console.print(describe(chosen.asked, processes), markup=False)
+    launch = by_hydra([f"hydra/launcher={launcher}"]) if launcher else local(processes)
+    failures = run_all(chosen.asked, launch, processes) if run else []
+    if any(failure.error.full_disk for failure in failures):
+        _end("", failures)  # no room for tables either
+    for text in write_tables(chosen, made(chosen), chosen.wanted if ids else list(chosen.experiments)):
+        console.print(text, markup=False)
+    _end("", failures)
+
+
+@app.command()
+def status(
+    what: Annotated[list[str] | None, typer.Argument(help="Tables and sweeps; all of them when omitted.")] = None,
+    profile: Profile = "mini",
+    set_: Set = None,
+) -> None:
+    """List how many jobs of tables and sweeps are done, failed and missing, and what the store holds."""
+    from gaugeport.pipeline.commands.status import status_text
+
+    console.print(status_text(what or [], profile, set_ or []), markup=False)
+
+
+@app.command()
+def report(profile: Profile = "mini", set_: Set = None) -> None:
+    """Write outputs/report/index.html: every claim, table and figure, with the command and config behind each."""
+    from gaugeport.pipeline.commands.report import write_report
+
+    console.print(f"report in {write_report(profile, set_ or [])}", markup=False)
+
+
+@app.command()
+def certify(
+    model: Annotated[str, typer.Argument(help="A Hugging Face model folder, or a hub id.")],
+    seed: Annotated[int, typer.Option(help="Seed of the random elements and tokens.")] = 0,
+    fold: Annotated[bool, typer.Option(help="Fold the gains into the readers first.")] = False,
+) -> None:
+    """Measure which group leaves a model's function alone, inside and outside, and report degenerate gains."""
+    import torch
+
+    from gaugeport.charts import certify as certify_model
+    from gaugeport.charts import fold_gains
+    from gaugeport.models.loading import load_model, quiet
+
+    quiet()
+    loaded = load_model(model, dtype="float32")
+    if fold:
+        loaded = fold_gains(loaded)
+    console.print(str(certify_model(loaded, generator=torch.Generator().manual_seed(seed))), markup=False)
+
+
+def _end(text: str, failures: list) -> None:
+    """Print what came out, then what failed."""
+    if text:
+        console.print(text, markup=False)
+    for failure in failures:
+        console.print(f"FAILED {failure}", style="red", markup=False)
+    if failures:
+        console.print(
+            f"{len(failures)} failed; the same command runs again what is not done, and only that", style="red"
+        )
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: library errors are one line, with exit code 2."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, ConnectionError) as e:
+        console.print(f"error: {e}", style="red", markup=False)
+        raise SystemExit(2) from e
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        console.print(
+            f"error: {e}: the disk is full; free some of it and give the same command", style="red", markup=False
+        )
+        raise SystemExit(2) from e
+
+
+if __name__ == "__main__":
+    main()

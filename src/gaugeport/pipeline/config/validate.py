@@ -1,0 +1,186 @@
+"""A composed config -> a job, or an error that names the bad key or value and the allowed ones."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import AutoConfig
+from transformers.trainer_utils import SchedulerType
+
+from gaugeport.alignment.align import DEFAULT_MATCHER
+from gaugeport.alignment.matchers import COMBINATIONS
+from gaugeport.alignment.routes import ROUTES
+from gaugeport.pipeline.job import LATER, Job, Model
+from gaugeport.pipeline.measures.optimizer_recipes import RECIPES
+from gaugeport.pipeline.measures.sign_ceiling import ACTIVATIONS
+from gaugeport.pipeline.paths import data_dir
+from gaugeport.pipeline.stages.evidence import DTYPES
+from gaugeport.pipeline.tasks import dyck_check, subject_check
+from gaugeport.pipeline.tasks.registry import WORKFLOWS
+from gaugeport.pipeline.tasks.transfer import BACK, EVIDENCE, TARGETS
+from gaugeport.streams.activations import check_sites
+
+NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
+"""Config nodes that are not part of a job's result."""
+
+COUNTS = ("steps", "batch_size", "save_every")
+STEERING = ("steering_sentiment", "refusal")
+"""Tasks that move a direction alone: the true gauge takes it either way."""
+
+
+def job_from(config: DictConfig) -> Job:
+    """The job of a composed config. Raises ``ValueError`` naming the bad key or value and what is allowed, and
+    ``FileNotFoundError`` for a local path that is not there."""
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(resolved, dict)
+        _known("config key", resolved, [*Job.__dataclass_fields__, *NOT_THE_JOB])
+        wanted: dict[Any, Any] = {k: v for k, v in resolved.items() if k not in NOT_THE_JOB}
+        wanted |= {k: resolved[k]["name"] for k in ("gauge", "matcher", "route", "profile")}
+        job = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Job), wanted))
+    except OmegaConfBaseException as e:
+        where = getattr(e, "full_key", None)
+        fields = getattr(getattr(e, "object_type", None), "__dataclass_fields__", {})
+        allowed = "" if str(where).split(".")[-1] in fields else f"; allowed keys there: {', '.join(fields)}"
+        raise ValueError(f"bad config value at {where}: {str(e).splitlines()[0]}{allowed}") from e
+    assert isinstance(job, Job)
+    _check_names(job)
+    _check_numbers(job)
+    _check_evidence(job)
+    for key, path in job.files().items():
+        if not Path(path).exists():
+            kind = "a Hugging Face folder" if key == "model.path" else "a .jsonl, .csv, .txt or .parquet file"
+            raise FileNotFoundError(f"{key}={path}: nothing there; {key} wants {kind}")
+    if job.model.path is not None:
+        job.model = _local(job.model.path)
+        if job.data.name == "mini":
+            warnings.warn(
+                f"model.path={job.model.path} is fine-tuned and measured on the synthetic mini corpus; its own kind of "
+                "text: data=text data.path=FILE",
+                stacklevel=2,
+            )
+    return job
+
+
+def _local(path: str) -> Model:
+    """A model of the user's own: of the config group's only its folder is left to say what it is."""
+    folder = Path(path)
+    if not (folder / "config.json").exists():
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "a file"
+        raise FileNotFoundError(f"model.path={path}: no config.json there, found {found or 'nothing'}")
+    return Model(name=folder.resolve().name, path=path, hub_id="")
+
+
+def _check_names(job: Job) -> None:
+    task = str(job.task.get("name"))
+    _one_of("task.name", task, [p.stem for p in (data_dir("conf") / "task").glob("*.yaml")])
+    _known(f"key of task {task}", job.task, _task_keys(data_dir("conf") / "task", task))
+    if task in subject_check.TASKS:
+        subject_check.check(job)
+    elif "cohort" in job.task:
+        dyck_check.check(job)
+    elif "dyck3" in (job.model.name, job.data.name):
+        raise ValueError(
+            f"task={task} with model={job.model.name} data={job.data.name}: Dyck-3 models are no language models"
+        )
+    _one_of("route", job.route, ROUTES)
+    if (job.gauge, job.matcher) not in allowed_pairs():
+        pairs = "; ".join(f"{g} with {m}" for g, m in allowed_pairs())
+        raise ValueError(f"gauge={job.gauge} with matcher={job.matcher} recovers nothing; allowed: {pairs}")
+    if task == "sign_ceiling":
+        _one_of("task.activations", job.task["activations"], ACTIVATIONS)
+    if task == "optimizers":
+        for optimizer in job.task["optimizers"]:
+            _one_of("task.optimizers", optimizer, RECIPES)
+    for key, values in (("target", TARGETS), ("evidence", EVIDENCE)):
+        if key in job.task:
+            _one_of(f"task.{key}", job.task[key], values)
+    if job.task.get("target") == BACK and (task not in STEERING or job.matcher != "oracle"):
+        raise ValueError(
+            f"task.target={BACK} with task={task} matcher={job.matcher}: evidence goes from A to B; allowed: "
+            f"task={' or '.join(STEERING)} with matcher=oracle"
+        )
+    if job.data.name != "mini" and job.data.richness != LATER["richness"]:
+        raise ValueError(f"data.richness={job.data.richness} with data={job.data.name}; allowed: 1.0, or data=mini")
+    _one_of("measurement.dtype", job.measurement.dtype, DTYPES)
+    for name, schedule in (("base", job.training.base), ("run", job.training.run)):
+        _one_of(f"training.{name}.scheduler", schedule.scheduler, [s.value for s in SchedulerType])
+    if job.model.path is None and not job.model.from_hub:
+        _known("key of model.architecture", job.model.architecture, _architecture_keys(job.model.architecture))
+        check_sites(job.measurement.sites, job.model.architecture["num_hidden_layers"])
+
+
+def allowed_pairs() -> list[tuple[str, str]]:
+    """The (gauge, matcher) pairs a job may ask for: real matchers, weights in every group, and the two controls."""
+    weights = [(group, "weights") for group in DEFAULT_MATCHER]
+    oracles = [("signed_permutation", "oracle"), ("global_sign_permutation", "oracle")]
+    return [*COMBINATIONS, *weights, *oracles, ("identity", "none")]
+
+
+def _check_numbers(job: Job) -> None:
+    positive: dict[str, float] = {
+        "data.documents": job.data.documents,
+        "measurement.batch_size": job.measurement.batch_size,
+        "measurement.tokens": job.measurement.tokens,
+        "measurement.spacing": job.measurement.spacing,
+        "data.length": job.data.length - job.measurement.skip_first,
+    }
+    for run, schedule in (("base", job.training.base), ("run", job.training.run)):
+        positive |= {f"training.{run}.{k}": getattr(schedule, k) for k in (*COUNTS, "lr")}
+    for name, value in positive.items():
+        if not value > 0:
+            extra = " beyond measurement.skip_first" if name == "data.length" else ""
+            raise ValueError(f"{name}={value} must be positive{extra}")
+    if job.measurement.skip_first < 0:
+        raise ValueError(f"measurement.skip_first={job.measurement.skip_first} must be at least 0")
+
+
+def _check_evidence(job: Job) -> None:
+    used = {k: getattr(job.measurement, k) for k in ("whiten", "dtype") if getattr(job.measurement, k) != LATER[k]}
+    if used and "evidence" not in WORKFLOWS[job.task["name"]].stages(job):
+        target = f" with task.target={job.task['target']}" if "target" in job.task else ""
+        said = ", ".join(f"measurement.{k}={v}" for k, v in used.items())
+        raise ValueError(
+            f"{said}: task {job.task['name']}{target} measures no evidence between runs; allowed: recovery, confidence"
+        )
+
+
+@functools.cache
+def _task_keys(folder: Path, task: str) -> list[str]:
+    """The keys of a task's file, and of those it takes over from other tasks (its defaults)."""
+    node = OmegaConf.to_container(OmegaConf.load(folder / f"{task}.yaml"))
+    assert isinstance(node, dict)
+    others = [d for d in node.pop("defaults", []) if d != "_self_"]
+    return [*map(str, node), *(k for other in others for k in _task_keys(folder, other))]
+
+
+@functools.cache
+def _known_architecture(model_type: str) -> frozenset[str]:
+    return frozenset(AutoConfig.for_model(model_type).to_dict())
+
+
+def _architecture_keys(architecture: dict[str, Any]) -> Iterable[str]:
+    try:
+        return sorted(_known_architecture(architecture["model_type"]))
+    except (KeyError, ValueError) as e:
+        raise ValueError(f"model.architecture.model_type={architecture.get('model_type')!r}: {e}") from e
+
+
+def _known(what: str, given: Iterable[Any], allowed: Iterable[str]) -> None:
+    known = list(allowed)
+    unknown = [str(k) for k in given if k not in known]
+    if unknown:
+        shown = [k for k in known if not k.startswith("_")]
+        raise ValueError(f"unknown {what} {', '.join(unknown)}; allowed: {', '.join(shown[:60])}")
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    known = sorted(allowed)
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; allowed: {', '.join(known)}")

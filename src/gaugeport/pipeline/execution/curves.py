@@ -1,0 +1,24 @@
+"""The training curves behind a job: what Trainer logged of the base model and the runs it stands on."""
+
+from __future__ import annotations
+
+import json
+
+from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.tasks.registry import STAGES, stage_keys
+from gaugeport.pipeline.training.trainer import checkpoints
+
+TRAINED = ("base", "A", "B", "anchor", "replica")
+
+
+def training_curves(job: Job, store: Store) -> dict[str, list[dict[str, float]]]:
+    """Stage -> Trainer's log, ``{"step", "loss", "learning_rate", "grad_norm"}`` a line; only stages trained here."""
+    found = {}
+    for stage, config in stage_keys(job).items():
+        folder = store.path(STAGES[stage].kind, config)
+        saved = [*checkpoints(folder).values(), *checkpoints(folder / "training").values()]
+        if stage in TRAINED and saved:
+            log = json.loads((saved[-1] / "trainer_state.json").read_text())["log_history"]
+            found[stage] = [line for line in log if "loss" in line]
+    return found

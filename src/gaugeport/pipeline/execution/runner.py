@@ -1,0 +1,64 @@
+"""Running many jobs: their shared stages first, each once, then the jobs; surviving failures, and saying what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gaugeport.pipeline.config.compose import Composed
+from gaugeport.pipeline.execution.failures import Error, Failure, note
+from gaugeport.pipeline.execution.launchers import Launch, cores, local
+from gaugeport.pipeline.execution.plan import JOBS, WAVES, Step, plan
+from gaugeport.pipeline.execution.progress import Progress
+
+
+def run_all(jobs: Sequence[Composed], launch: Launch | None = None, processes: int | None = None) -> list[Failure]:
+    """Run the jobs whose records are missing. Returns what failed; everything that does not stand on it is done.
+
+    Stages go first, in waves, each distinct one once. A full disk ends it all after its wave: nothing could be written.
+    ``launch`` is what runs the steps, by default ``processes`` of this machine.
+    """
+    left = plan(jobs)
+    progress = Progress(left, processes or cores())
+    failures: list[Failure] = []
+    for wave in (*WAVES, JOBS):
+        steps = left.wave(wave)
+        if not steps:
+            continue
+        with progress.watch(wave, steps):
+            failed = {f.step.key: f for f in _failed(steps, launch or local(processes))}
+        failures += failed.values()
+        for job, stages in left.needs.items():
+            reason = next((failed[key] for key in (job, *stages) if key in failed), None)
+            if reason is not None:
+                note(left.steps[job], reason)
+        if any(f.error.full_disk for f in failed.values()):
+            break
+        left = left.without(failed)
+        progress.expect(left)
+    return failures
+
+
+def _failed(steps: Sequence[Step], launch: Launch) -> Iterator[Failure]:
+    """What failed of some steps. Where it is not a step that fails but what runs them (a killed worker, a job out of its
+    time), the steps that are left are launched one by one; where that fails twice running, they are given up."""
+    left, lost = list(steps), 0
+    try:
+        for step, error in zip(steps, launch(steps), strict=True):
+            left.remove(step)
+            if error is not None:
+                yield Failure(step, error)
+        return
+    except Exception as e:
+        reason = Error.of(e, steps[0].composed.outputs)
+    for step in left:
+        if not step.done and len(steps) > 1 and lost < 2:
+            try:
+                (error,) = launch([step])
+                lost = 0
+            except Exception as e:
+                error, lost = Error.of(e, step.composed.outputs), lost + 1
+                reason = error
+        else:
+            error = None if step.done else reason
+        if error is not None:
+            yield Failure(step, error)

@@ -1,0 +1,101 @@
+"""How long things took here before, and so how long what is left will take."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gaugeport.pipeline.execution.plan import Step
+from gaugeport.pipeline.paths import data_dir
+from gaugeport.pipeline.store.store import MANIFEST, digest
+
+NOT_THE_SHAPE = ("seed", "plant_seed", "run", "setting")
+"""What changes a result and not the time it takes."""
+
+REFERENCE = "reference/mini/timings.json"
+
+
+class Timings:
+    """Recorded seconds of stages and jobs, by what decides them; where nothing like it was recorded, by their kind."""
+
+    def __init__(self, reference: Mapping[str, list[float]]):
+        self.reference = reference
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    @classmethod
+    def recorded(cls, outputs: Path) -> Timings:
+        """What the manifests and records below ``outputs`` say; of anything else, what the reference run took."""
+        reference = data_dir("experiments") / REFERENCE
+        timings = cls(json.loads(reference.read_text()) if reference.exists() else {})
+        for path in (outputs / "store").glob(f"*/*/{MANIFEST}"):
+            stage = _read(path)
+            timings.add({"kind": stage.get("kind"), **stage.get("config", {})}, stage.get("seconds"))
+        for path in (outputs / "records").glob("*.json"):
+            record = _read(path)
+            timings.add(record.get("config", {}), record.get("seconds"))
+        return timings
+
+    def add(self, config: Mapping[str, Any], seconds: float | None) -> None:
+        """Take note of how long a stage or job of some configuration took."""
+        for shape in shapes(config) if seconds is not None else ():
+            self.seconds[shape].append(seconds)  # type: ignore[arg-type]
+
+    def of(self, config: Mapping[str, Any]) -> float | None:
+        """Seconds that a stage or job of some configuration will take; None where nothing of its kind was ever recorded."""
+        for shape in shapes(config):
+            for known in (self.seconds, self.reference):
+                if shape in known:
+                    return median(known[shape])
+        return None
+
+    def text(self, step: Step) -> str:
+        """The same in words."""
+        seconds = self.of(step.shape)
+        return "never timed" if seconds is None else clock(seconds)
+
+    def total(self, steps: Iterable[Step], processes: float = 1.0) -> str:
+        """How long some steps take, ``processes`` of them at a time, in words."""
+        found = [self.of(step.shape) for step in steps]
+        known = [s for s in found if s is not None]
+        untimed = len(found) - len(known)
+        text = f"about {clock(sum(known) / processes)}" if known else ""
+        return " and ".join(part for part in (text, f"{untimed} never timed" if untimed else "") if part) or "nothing"
+
+
+def taken(made: Path) -> float | None:
+    """Seconds that a step took, from the file it left."""
+    return _read(made).get("seconds")
+
+
+def shapes(config: Mapping[str, Any]) -> list[str]:
+    """Names of what decides how long something takes, the most telling first."""
+    if "kind" in config:
+        return [digest(_shape(config)), f"stage {config['kind']}"]
+    task, profile, model = (config.get(k) or {} for k in ("task", "profile", "model"))
+    name = f"{profile} {task.get('name')}"
+    return [digest(_shape(config)), f"{name} {model.get('name')}", name]
+
+
+def clock(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _shape(config: Any) -> Any:
+    if not isinstance(config, Mapping):
+        return config
+    return {k: _shape(v) for k, v in config.items() if k not in NOT_THE_SHAPE}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):  # damaged, or just being replaced: one timing less
+        return {}

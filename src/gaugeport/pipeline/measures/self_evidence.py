@@ -1,0 +1,73 @@
+"""Evidence between a checkpoint and a copy of it in other coordinates: the same function, only the gauge differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gaugeport.alignment.evidence import check_no_constant, pair_moments, weight_evidence
+from gaugeport.alignment.matchers import cross_moment
+from gaugeport.alignment.routes import Node
+from gaugeport.charts import chart_of
+from gaugeport.groups import GROUPS, Element, compose
+from gaugeport.pipeline.measures.planted import name_of, replant
+from gaugeport.utils.seeds import generator
+
+COPY = "copy"
+"""The run a copied checkpoint belongs to in a walk: ``[("A", 1500), ("copy", 1500)]``."""
+
+
+class SelfEvidence:
+    """Evidence of the link A → copy, with an independent random element of the exact group planted on either.
+
+    The activations of a transported copy are the transported activations, so the evidence is that of A with itself,
+    relabelled by both plants; ``seen`` int64[n] are the vocabulary rows weight evidence may look at.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        step: int,
+        batches: Iterable[dict[str, Tensor]],
+        *,
+        sites: str | Sequence[str],
+        skip_first: int,
+        seen: Tensor,
+        seed: int,
+    ):
+        chart = chart_of(model)
+        self.width = chart.width
+        self.nodes: tuple[Node, Node] = (("A", step), (COPY, step))
+        cls = GROUPS[chart.group]
+        self.plants: dict[str, Element] = {
+            name_of(n): cls.random(chart.width, generator(seed, "plant", *n))  # type: ignore[attr-defined]
+            for n in self.nodes
+        }
+        moments = pair_moments({"A": model}, [("A", "A")], batches, sites, skip_first)["A", "A"]
+        check_no_constant(moments, list(moments))
+        self.sites = list(moments)
+        self._correlation = {s: m.correlation() for s, m in moments.items()}
+        self._cross = {s: cross_moment(m) for s, m in moments.items()}
+        self._weights = {
+            "weights": weight_evidence(model, model, seen),
+            "weights_all_rows": weight_evidence(model, model),
+        }
+
+    def truth(self, nodes: Sequence[Node]) -> Element:
+        """The true gauge of the link, from A's planted coordinates to the copy's."""
+        first, last = (self.plants[name_of(n)] for n in (nodes[0], nodes[-1]))
+        return compose(last, first.inverse())  # type: ignore[attr-defined]
+
+    def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor:
+        """As :meth:`~gaugeport.pipeline.measures.planted.PlantedEvidence.between`, float64[d, d] indexed [b, a]."""
+        return replant(self._of(kind, cross), self.plants[name_of(a)], self.plants[name_of(b)])
+
+    def _of(self, kind: str, cross: bool) -> Tensor:
+        if kind in self._weights:
+            return self._weights[kind] / (self.width if cross else 1)
+        if kind == "both":
+            return self._of("pooled", cross) + self._of("weights", cross)
+        at = self._cross if cross else self._correlation
+        return torch.stack([at[s] for s in self.sites]).mean(0) if kind == "pooled" else at[kind]

@@ -1,0 +1,123 @@
+"""Tables of ablations: coordinates recovered by each route, as one setting of table a3 varies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.render import cell
+from gaugeport.pipeline.report.tidy import KEYS, aggregate, means_of, middle_site, select, tidy
+from gaugeport.pipeline.store.records import Record
+
+ROUTES = {"endpoint": ("endpoint", f.RED), "via_base": ("via base", f.ORANGE), "trajectory": ("trajectory", f.BLUE)}
+LOSSES = ("loss_base", "loss_A", "loss_B")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One table: its ``id``, what it varies in words (``axis``), and the config ``path`` of that.
+
+    ``kinds`` is the evidence it is read at, ``everywhere`` whether at every site or at block L/2; an empty ``path`` means
+    that the evidence or the site itself is what varies.
+    """
+
+    id: str
+    axis: str
+    path: str = ""
+    everywhere: bool = False
+    kinds: tuple[str, ...] = ("site",)
+    logarithmic: bool = False
+
+    @property
+    def title(self) -> str:
+        """The table's title."""
+        where = "" if self.everywhere or not self.path else ", block L/2"
+        return (
+            f"{self.id} coordinates recovered (signed accuracy{where}, last step) by {self.axis}. Gap: trajectory over "
+            "endpoint, paired by seed; means over n training seeds"
+        )
+
+    def tabulate(self, records: Sequence[Record]) -> pd.DataFrame:
+        """Every seed's :meth:`measurements`, their means, and the judged contrasts."""
+        found = self.measurements(records)
+        return judged(self.id, found, aggregate(found, [c for c in (self.axis,) if c not in KEYS]))
+
+    def measurements(self, records: Sequence[Record]) -> pd.DataFrame:
+        """Signed accuracy at the last step and held-out losses by level of the axis, and the gap of each seed."""
+        rows = tidy(self.id, records, {self.axis: self.path} if self.path else {})
+        last = rows.groupby("record")["step"].transform("max")
+        accuracy = rows[(rows["metric"] == "signed_accuracy") & (rows["step"] == last)]
+        accuracy = accuracy[accuracy["evidence"].isin(self.kinds)]
+        if not self.everywhere:
+            middle = accuracy.groupby("model")["site"].transform(_middle)
+            accuracy = accuracy[accuracy["site"].isna() | (accuracy["site"] == middle)]
+        losses = rows[rows["metric"].isin(LOSSES) & (rows["route"] == "endpoint") & (rows["matcher"] != "weights")]
+        found = pd.concat([accuracy, losses], ignore_index=True)
+        if not self.path:
+            found[self.axis] = found["site"] if self.everywhere else found["evidence"]
+        return pd.concat([found, self._gaps(found)], ignore_index=True)
+
+    def pivot(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A row per level: what each route recovers, the gap, and how well the models do."""
+        means = means_of(table)
+        lines = []
+        for level in self._levels(means):
+            here = select(means, {self.axis: level})
+            line: dict[str, Any] = {self.axis: level}
+            for route, (name, _) in ROUTES.items():
+                line[name] = cell(select(here, {"metric": "signed_accuracy", "route": route}))
+            line["gap"] = cell(select(here, {"metric": "gap_to_endpoint"}))
+            for loss in LOSSES:
+                line[loss.replace("_", " ")] = cell(select(here, {"metric": loss}))
+            lines.append({**line, "n": int(here["n"].max())})
+        wide = pd.DataFrame(lines)
+        return wide.loc[:, (wide != "–").any()]
+
+    def plot(self, table: pd.DataFrame) -> Any:
+        """Signed accuracy by level, a line per route with its interval."""
+        figure, (axis,) = f.panels(1, width=5.4)
+        means = select(means_of(table), {"metric": "signed_accuracy"})
+        order = {level: i for i, level in enumerate(self._levels(means))}
+        means = means.assign(at=means[self.axis].map(order if not self.logarithmic else {k: k for k in order}))
+        for route, (name, colour) in ROUTES.items():
+            rows = select(means, {"route": route})
+            if len(rows):
+                f.line_with_band(axis, rows, "at", colour, name)
+        if self.logarithmic:
+            axis.set_xscale("log")
+            axis.minorticks_off()
+        ticks = list(order) if self.logarithmic else list(order.values())
+        axis.set_xticks(ticks, [f"{level:g}" if isinstance(level, float | int) else level for level in order])
+        axis.set(xlabel=self.axis, ylabel="signed accuracy (share of coordinates)", ylim=(0, 1.04))
+        axis.legend(fontsize=7)
+        return figure
+
+    def _levels(self, means: pd.DataFrame) -> list[Any]:
+        found = means[self.axis].dropna()
+        if self.everywhere:
+            return sorted(found.unique(), key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
+        if not self.path:
+            return [kind for kind in self.kinds if kind in set(found)]
+        return sorted(found.unique())
+
+    def _gaps(self, found: pd.DataFrame) -> pd.DataFrame:
+        """Per seed and level, what the trajectory recovers more than the endpoint."""
+        accuracy = found[found["metric"] == "signed_accuracy"]
+        same = ["model", "seed", self.axis]
+        endpoint = accuracy[accuracy["route"] == "endpoint"].drop_duplicates(same).set_index(same)["value"]
+        ours = accuracy[accuracy["route"] == "trajectory"]
+        theirs = [endpoint.get(key) for key in map(tuple, ours[same].to_numpy())]
+        gaps = ours.assign(
+            metric="gap_to_endpoint", value=ours["value"] - pd.Series(theirs, index=ours.index, dtype=float)
+        )
+        return gaps.dropna(subset=["value"])
+
+
+def _middle(sites: pd.Series) -> str | None:
+    named = [s for s in sites.dropna().unique() if s]
+    return middle_site(named) if named else None

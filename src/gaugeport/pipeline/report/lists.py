@@ -1,0 +1,57 @@
+"""What the two tables of importance lists share: what the lists are called, and bars by list and arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.arms import Arm, named
+from gaugeport.pipeline.report.tidy import main_model, means_of, select
+
+LISTS = {
+    "activation": "mean absolute activation",
+    "mean_activation": "mean activation",
+    "mean_gradient": "mean gradient",
+    "gradient_activation": "gradient × activation",
+    "integrated_gradients": "integrated gradients",
+    "neuron_activation": "neurons, mean absolute activation",
+}
+
+
+def panels(table: pd.DataFrame, metric: str) -> tuple[Any, list[tuple[Any, pd.DataFrame]]]:
+    """A figure with an axis per target of the first model, each with that target's named means of ``metric``."""
+    means = select(named(means_of(table)), {"metric": metric})
+    means = means[means["list"].notna()]
+    model = main_model(means)
+    targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
+    figure, axes = f.panels(len(targets), width=6.5, height=3.8)
+    for axis, target in zip(axes, targets, strict=True):
+        axis.set(title=f"{model}, target {target}", ylim=(0, 1.04))
+    return figure, [(a, select(means, {"model": model, "target": t})) for a, t in zip(axes, targets, strict=True)]
+
+
+def bars(axis: Any, means: pd.DataFrame, arms: Sequence[Arm], chance: Callable[[str], float | None]) -> None:
+    """A group of bars per list, one per arm (hatched: along a trajectory); what ``chance`` gives for a list dotted."""
+    names = [name for name in LISTS if name in set(means["list"])]
+    width = 0.8 / max(1, len(arms))
+    for i, arm in enumerate(arms):
+        values = select(means, {"arm": arm.name}).set_index("list")["value"]
+        at = [x + (i - (len(arms) - 1) / 2) * width for x, name in enumerate(names) if name in values]
+        heights = [values[name] for name in names if name in values]
+        axis.bar(at, heights, width, color=arm.colour, label=arm.name, hatch="//" if arm.style == "--" else None)
+    label: str | None = "chance"
+    for x, name in enumerate(names):
+        level = chance(name)
+        if level is not None:
+            axis.plot([x - 0.45, x + 0.45], [level] * 2, ":", color="black", linewidth=1, label=label)
+            label = None
+    axis.set_xticks(range(len(names)), [LISTS[name] for name in names], rotation=25, ha="right", fontsize=7)
+
+
+def legend(figure: Any) -> None:
+    """One legend above all panels."""
+    entries = {label: h for a in figure.axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries, loc="outside upper center", ncols=len(entries), fontsize=7)

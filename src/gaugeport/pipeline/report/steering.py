@@ -1,0 +1,135 @@
+"""What the two steering tables share: arms by name, theory beside measurement, pivot and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.arms import BY_NAME, ORDER, named, shown
+from gaugeport.pipeline.report.claims import claim_rows
+from gaugeport.pipeline.report.render import cell, interval
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.store.records import Record
+
+SETTINGS = {"lr": "training.run.lr"}
+EXTRA = ["target", "strength", "theory", *SETTINGS]
+THEORY = {
+    "identity": (0.0, 0.5),
+    "S_d, signs dropped": (0.0, 0.5),
+    "S_d raw": (0.5, 0.0),
+    "B_d": (1.0, 0.0),
+    "O(d)": (1.0, 0.0),
+    "oracle": (1.0, 0.0),
+}
+"""Retention and reversal probability on an identical target of an effect that is odd in the vector, signs planted
+uniformly (p = ½): 2p − 1 and ½ with signs dropped, p and hardly ever with raw matching."""
+NOTHING = "no effect to transport"
+NO_VERDICT = f"no verdict ({NOTHING})"
+
+
+def tabulate(
+    table: str, records: Sequence[Record], paper: Mapping[tuple[str, str], Mapping[str, float]], odd: str = ""
+) -> pd.DataFrame:
+    """Every measurement, its mean over seeds with theory and the paper's figures, and the judged contrasts.
+
+    ``paper`` maps (metric, target) to figures by arm, ``odd`` begins the names of the metrics of an effect that is odd
+    in the vector, which theory speaks of. A seed without an effect to transport has no retention and no
+    reversal, so it is in no mean and no claim; a claim that is left with no seed at all says why.
+    """
+    rows = tidy(table, records, SETTINGS, EXTRA)
+    means = named(aggregate(rows, EXTRA))
+    for i, metric in enumerate(("retention", "reversal_probability")):
+        here = (means["metric"] == odd + metric) & (means["target"] == "identical")
+        values = {arm: both[i] for arm, both in THEORY.items()}
+        means.loc[here, "theory"] = means.loc[here, "arm"].map(values).astype(float)
+    ours = (means["model"] == "tinyllama") & (means["setting"] == "default")
+    for (metric, target), figures in paper.items():
+        here = ours & (means["metric"] == metric) & (means["target"] == target)
+        means.loc[here, "paper"] = means.loc[here, "arm"].map(figures).astype(float)
+    claims = claim_rows(table, rows)
+    keys = ["model", "setting", "target", "route"]
+    silent = rows[(rows["metric"] == "no_effect_to_transport") & (rows["value"] == 1)]
+    here = claims[keys].apply(tuple, axis=1).isin(set(zip(*(silent[k] for k in keys), strict=True)))
+    claims.loc[(claims["n"] == 0) & here, "verdict"] = NO_VERDICT
+    return pd.concat([rows, means.drop(columns="arm"), claims], ignore_index=True)
+
+
+def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """One row per model, target and arm; ``columns`` maps metrics to titles, ``theory:`` and ``paper:`` to theirs.
+
+    n counts the seeds in the first column, those with an effect to transport; where none had one, it says so. Where
+    another column has more or fewer, its cells say how many.
+    """
+    lines, first = [], next(iter(columns))
+    by = ["model", "setting", "target", "site", "arm"]
+    for key, part in named(means_of(table)).groupby(by, sort=False, dropna=False):
+        found: Any = part.drop_duplicates("metric").set_index("metric")
+        line: dict[str, Any] = dict(zip(by, key, strict=True))
+        silent = found.at["no_effect_to_transport", "value"] == 1
+        n = found.at[first, "n"] if first in found.index else None
+        for name, title in columns.items():
+            kind, _, metric = name.rpartition(":")
+            if silent and name == first:
+                line[title] = NOTHING
+            elif kind and metric in found.index:
+                line[title] = interval(found.at[metric, kind], float("nan"), float("nan"))
+            else:
+                line[title] = cell(select(part, {"metric": metric}), n=n)
+        lines.append({**line, "n": int(n or 0)})
+    wide = pd.DataFrame(lines)
+    wide = wide.assign(order=wide["arm"].map(ORDER), same=wide["target"] != "identical")
+    wide = wide.sort_values(["model", "setting", "same", "order"], kind="stable")
+    return wide.drop(columns=["order", "same"]).reset_index(drop=True)
+
+
+def plot(table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str, str], Mapping[str, float]]) -> Any:
+    """``metric`` by arm above (bars: its spread over plants; hollow: of the odd part; ticks: theory), the strength sweep
+    below; a column per model, setting and target."""
+    means = named(means_of(table))
+    keys = ["model", "setting", "target"]
+    order = {"default": 0, "tinyllama": 0, "identical": 0}
+    pairs = means[keys].drop_duplicates().sort_values(keys, key=lambda c: c.map(lambda v: (order.get(v, 1), v)))
+    figure, grid = f.plt.subplots(
+        2, len(pairs), figsize=(4.4 * len(pairs), 7), sharey="row", squeeze=False, constrained_layout=True
+    )
+    for (above, below), (model, setting, target) in zip(grid.T, pairs.to_numpy(), strict=True):
+        here = select(means, {"model": model, "setting": setting, "target": target})
+        arms = shown(here)
+        for x, arm in enumerate(arms):
+            _point(above, x, select(here, {"arm": arm.name}), metric, arm.colour)
+            sweep = select(here, {"arm": arm.name, "metric": "shift"}).sort_values("strength")
+            look = {"color": arm.colour, "linestyle": arm.style, "label": arm.name}
+            below.plot(sweep["strength"], sweep["value"], marker="o", markersize=3, **look)
+        for name, value in paper.get((metric, target), {}).items():
+            f.paper_line(above, value, BY_NAME[name].colour, f"paper, {name}")
+        if not (here["metric"] == metric).any():
+            above.text(0.5, 0.5, NOTHING, transform=above.transAxes, ha="center", color=f.GREY)
+        above.set_xticks(range(len(arms)), [arm.name for arm in arms], rotation=25, ha="right", fontsize=7)
+        above.set_xlim(-0.6, len(arms) - 0.4)
+        above.set_title(f"{model}, target {target}" + (f", {setting}" if setting != "default" else ""), fontsize=9)
+        below.axhline(0, color=f.GREY, linewidth=0.5)
+        below.axvline(0, color=f.GREY, linewidth=0.5)
+        below.set_xlabel("strength (mean lengths of A's stream)")
+    grid[0][0].set_ylabel(label)
+    grid[1][0].set_ylabel("change of the log-odds (nats)")
+    for axis in grid[1]:
+        axis.legend(fontsize=6.5)
+    return figure
+
+
+def _point(axis: Any, x: int, rows: pd.DataFrame, metric: str, colour: str) -> None:
+    found: Any = rows.drop_duplicates("metric").set_index("metric")
+    if metric not in found.index:
+        return
+    value = found.at[metric, "value"]
+    spread = found["value"].get(f"{metric}_plants_sd", 0.0)
+    axis.errorbar([x], [value], [spread], fmt="o", color=colour, markersize=5, capsize=3)
+    odd = f"odd_{metric}"
+    if odd in found.index:
+        axis.plot([x + 0.2], [found.at[odd, "value"]], "o", color=colour, markerfacecolor="white", markersize=5)
+    theory = found.at[odd if odd in found.index else metric, "theory"]
+    if pd.notna(theory):
+        axis.plot([x - 0.3, x + 0.3], [theory] * 2, color="black", linewidth=1.2)

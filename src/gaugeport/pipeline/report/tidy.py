@@ -1,0 +1,144 @@
+"""Records -> tidy rows, one measurement a row, and their means over training seeds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from gaugeport.pipeline.job import LATER
+from gaugeport.pipeline.store.records import Record
+
+COLUMNS = [
+    *("table", "profile", "model", "seed", "setting", "group", "matcher", "route", "evidence", "site", "step"),
+    *("metric", "value", "ci_low", "ci_high", "n", "paper", "verdict"),
+]
+"""The columns every table's csv begins with; a column that does not apply is empty."""
+
+KEYS = [c for c in COLUMNS if c not in ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict")]
+
+
+def tidy(
+    table: str, records: Sequence[Record], settings: Mapping[str, str] | None = None, extra: Sequence[str] = ()
+) -> pd.DataFrame:
+    """One row per measurement of the records. ``extra`` are columns the table has even where no row does.
+
+    ``settings`` maps the name of an ablation to the config path of what it varies (``{"lr": "training.run.lr"}``): its
+    rows get ``setting`` ``lr=0.003``, and every row a column ``lr`` with the value it was run at. Measurements override
+    the job's own columns (a row may name its model). The last column, ``record``, is the id of the record it is from.
+    """
+    rows = [{**_job_columns(table, r, settings or {}), **row, "record": r.id} for r in records for row in r.rows]
+    frame = pd.DataFrame(rows)
+    own = [c for c in dict.fromkeys([*frame.columns, *extra]) if c not in (*COLUMNS, "record")]
+    frame = frame.reindex(columns=[*COLUMNS, *own, "record"]).replace("", None)
+    order = [c for c in [*KEYS, *own, "seed"] if c in frame]
+    return frame.sort_values(order, kind="stable", na_position="first").reset_index(drop=True)
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float, int]:
+    """Mean, lower and upper end of its t-interval, and n. One value has no interval: both ends are NaN."""
+    x = np.asarray(values, dtype=float)
+    n, mean = len(x), float(np.mean(x))
+    if n < 2:
+        return mean, float("nan"), float("nan"), n
+    half = float(_t_quantile(level, n) * np.std(x, ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half, n
+
+
+@functools.cache  # an interval is asked for a thousand times a table, at a handful of n
+def _t_quantile(level: float, n: int) -> float:
+    return float(stats.t.ppf(0.5 + level / 2, n - 1))
+
+
+def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
+    """Mean over training seeds of every measurement, with its 95 % t-interval and n; ``seed`` is empty.
+
+    ``extra`` are the table's own columns that tell measurements apart; its other columns are left empty.
+    """
+    by = [*KEYS, *extra]
+    rows = []
+    for key, values in frame.groupby(by, dropna=False, sort=False)["value"]:
+        mean, low, high, n = t_interval(values.tolist())
+        rows.append({**dict(zip(by, key, strict=True)), "value": mean, "ci_low": low, "ci_high": high, "n": n})
+    return pd.DataFrame(rows).reindex(columns=frame.columns)
+
+
+def means_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The means over seeds among a table's rows."""
+    return table[table["seed"].isna() & table["verdict"].isna()]
+
+
+def select(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows in which every named column has the given value."""
+    kept = np.ones(len(frame), dtype=bool)
+    for column, value in where.items():
+        kept &= (frame[column] == value).to_numpy(dtype=bool)
+    return frame[kept]
+
+
+def main_model(frame: pd.DataFrame) -> str:
+    """The model a figure with room for one shows: tinyllama, which has every arm and seed, else the first there is."""
+    return "tinyllama" if "tinyllama" in set(frame["model"]) else frame["model"].iloc[0]
+
+
+def middle_site(sites: Sequence[str]) -> str:
+    """The pre-declared site, block L/2, among the sites of a model."""
+    depth = 1 + max(int(s.removeprefix("block")) for s in sites if str(s).startswith("block"))
+    return f"block{depth // 2}"
+
+
+def by_number(table_id: str) -> tuple[str, int]:
+    """Sort key of table ids: a2 before a10."""
+    return table_id[0], int(table_id[1:])
+
+
+def by_depth(sites: pd.Series) -> pd.Series:
+    """Sort key of a site column: embed, then blocks by number; or a layer's resid_pre, resid_mid, resid_post, by layer."""
+    return sites.map(_depth)
+
+
+def _depth(site: str) -> float:
+    if site == "embed":
+        return -1
+    if site.startswith("block"):
+        return int(site.removeprefix("block"))
+    place, _, layer = site.rpartition("_")
+    return int(layer) + _PLACES.index(place) / len(_PLACES)
+
+
+_PLACES = ("resid_pre", "resid_mid", "resid_post")
+
+
+def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dict[str, Any]:
+    config = record.config
+    setting = config["setting"]
+    if setting in settings:
+        value = _at(config, settings[setting])
+        setting = f"{setting}={value:g}" if isinstance(value, float | int) else f"{setting}={value}"
+    columns = {"table": table, "profile": config["profile"], "model": config["model"]["name"], "seed": config["seed"]}
+    columns |= {"setting": setting, **{c: config[k] for c, k in _COMBINATION.items()}}
+    return {**columns, **{name: _swept(record, path) for name, path in settings.items()}}
+
+
+_COMBINATION = {"group": "gauge", "matcher": "matcher", "route": "route"}
+
+
+def _swept(record: Record, path: str) -> Any:
+    """The value at a config path; of a path to local files, the files; lists as text, so that they can be grouped by."""
+    if path in record.files:
+        return record.files[path]
+    try:
+        value = _at(record.config, path)
+    except (KeyError, TypeError):  # an option of other tasks, or one that counts in no result
+        return None
+    return str(value) if isinstance(value, list | dict) else value
+
+
+def _at(config: Any, path: str) -> Any:
+    for key in path.split("."):
+        config = config[key] if key in config else LATER[key]
+    return config

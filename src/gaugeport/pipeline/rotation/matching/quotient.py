@@ -1,0 +1,95 @@
+"""Bar P without the residual gauge (beyond paper B: section 9.5 asks for 'a bar that quotients out the rotation').
+
+Put all that faces the stream of a folded model under each other as rows: embedding, positions, unembeddings, queries,
+keys, values and ups as they are, outs and downs transposed. A residual rotation multiplies every row by the same matrix,
+so it leaves the products ``T_i T_jᵀ`` of any two tensors alone; and two models whose products are all equal differ by
+such a rotation. The products are thus a complete invariant of the residual gauge: this bar is 0 exactly when Bar P is 0
+for some rotation, and no rotation has to be found for it.
+
+What is *not* taken out are heads and neurons, which act on the rows of a product: reordered heads, rotations inside
+them, reordered and scaled neurons. A symmetry that an alignment found brings those of the model to the reference's; its
+residual part has no influence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import torch
+from torch import nn
+
+from gaugeport.pipeline.rotation.matching.alignment import comparable_rows
+from gaugeport.pipeline.rotation.matching.symmetry import Rows, Symmetry, check_dyck
+
+
+@dataclass(frozen=True)
+class Quotient:
+    """Mean squared differences per entry of the products of two models, by the names of the two tensors.
+
+    ``relative`` are the same over the mean square of the reference's product, where that is not 0. ``pair`` has the
+    largest difference, ``max_mse``. ``global_mse`` pools the entries of all pairs, each pair once.
+    """
+
+    per_pair: dict[tuple[str, str], float]
+    relative: dict[tuple[str, str], float]
+    pair: tuple[str, str]
+    max_mse: float
+    global_mse: float
+    symmetry: Symmetry
+
+
+def quotient_bar(model: nn.Module, reference: nn.Module, symmetry: Symmetry | None = None) -> Quotient:
+    """Compare two folded Dyck-3 models up to any residual rotation.
+
+    ``symmetry`` (of an :class:`~gaugeport.pipeline.rotation.matching.alignment.Alignment`) aligns the model's heads and neurons; its
+    residual part is not used. None leaves them as they are.
+
+    Raises ``ValueError`` for models that cannot be compared, and with gains in place: those pin the coordinates, and
+    no product says where they are.
+    """
+    rows, target = comparable_rows(model, reference)
+    if not check_dyck(model).folded:
+        raise ValueError("a rotation is no symmetry while gains are in place; fold_gains(model) first")
+    symmetry = symmetry or Symmetry.identity(model)
+    mine, theirs = _flat(symmetry.inside(rows)), _flat(target)
+    per_pair, relative, products = {}, {}, {}
+    for i, j in combinations_with_replacement(theirs, 2):
+        products[i, j] = theirs[i] @ theirs[j].T
+        square = float(products[i, j].square().mean())
+        per_pair[i, j] = float((mine[i] @ mine[j].T - products[i, j]).square().mean())
+        if square > 0:
+            relative[i, j] = per_pair[i, j] / square
+    pair = max(per_pair, key=lambda p: per_pair[p])
+    entries = {p: product.numel() for p, product in products.items()}
+    pooled = sum(mse * entries[p] for p, mse in per_pair.items()) / sum(entries.values())
+    return Quotient(per_pair, relative, pair, per_pair[pair], pooled, symmetry)
+
+
+def floors(model: nn.Module, reference: nn.Module) -> dict[str, float]:
+    """The least mean squared difference that *any* residual rotation can leave in a tensor, each taken by itself.
+
+    A proof, not a search: no element of the group has a ``max_mse`` below the largest of these. Embedding, positions
+    and unembeddings move with the residual element only: their floor is that of their own Procrustes problem. Heads are
+    moved by orthogonal matrices on both sides: theirs follows from the singular values alone (Mirsky 1960), where
+    every orthogonal matrix over all heads counts as allowed. The MLP is left out: scalings leave it no simple floor.
+
+    Raises ``ValueError`` as :func:`quotient_bar` does.
+    """
+    rows, target = comparable_rows(model, reference)
+    if not check_dyck(model).folded:
+        raise ValueError("a rotation is no symmetry while gains are in place; fold_gains(model) first")
+    mine, theirs = _flat(rows), _flat(target)
+    least = {}
+    for name in theirs:
+        a, b = mine[name], theirs[name]
+        if "self_attn" in name:
+            least[name] = float((torch.linalg.svdvals(a) - torch.linalg.svdvals(b)).square().sum()) / a.numel()
+        elif "mlp" not in name:
+            u, _, vh = torch.linalg.svd(b.T @ a)
+            least[name] = float((a @ (u @ vh).T - b).square().mean())
+    return least
+
+
+def _flat(rows: Rows) -> Rows:
+    return {name: t.flatten(0, -2) for name, t in rows.items()}

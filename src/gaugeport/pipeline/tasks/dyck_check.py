@@ -1,0 +1,71 @@
+"""What a job on Dyck-3 models may ask for, checked before anything is trained."""
+
+from __future__ import annotations
+
+from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.rotation.lenses.circuits import COSTS
+from gaugeport.pipeline.rotation.lenses.dictionaries import sites_of
+from gaugeport.pipeline.rotation.toy import strings
+from gaugeport.pipeline.rotation.toy.bars import Thresholds
+from gaugeport.pipeline.stages.cohorts import COHORTS
+
+COUNTS = ("rows", "edge_rows", "path_rows", "region_rows", "train_rows", "points", "starts", "refine_steps")
+"""Keys of Dyck-3 tasks that are whole numbers from 1."""
+
+
+def check(job: Job) -> None:
+    """Raises ``ValueError`` naming what of a job on Dyck-3 models is wrong, and what is allowed."""
+    task, sizes = job.task["name"], job.model.architecture
+    if job.model.path is not None:
+        raise ValueError(f"task={task} trains its own models: model.path={job.model.path} has no use; leave it out")
+    if job.model.name != "dyck3" or job.data.name != "dyck3":
+        raise ValueError(
+            f"task={task} with model={job.model.name} data={job.data.name}; allowed: model=dyck3 data=dyck3 training=dyck3"
+        )
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        raise ValueError(
+            f"model.architecture.num_attention_heads={sizes['num_attention_heads']} does not divide "
+            f"hidden_size={sizes['hidden_size']}"
+        )
+    shortest, context = 2 * strings.MAX_DEPTH + 2, sizes["max_position_embeddings"]
+    if context < strings.LONG[1] + 2:
+        raise ValueError(
+            f"model.architecture.max_position_embeddings={context}; allowed: {strings.LONG[1] + 2} or more, which strings "
+            f"of {strings.LONG[1]} want"
+        )
+    if not shortest <= job.data.length <= context:
+        raise ValueError(
+            f"data.length={job.data.length}; allowed: {shortest} (a nest of the full depth) to {context} "
+            "(model.architecture.max_position_embeddings)"
+        )
+    _check_task(job)
+
+
+def thresholds(job: Job) -> Thresholds:
+    """The bars' thresholds. Raises ``ValueError`` naming a bad one."""
+    given, known = job.task["thresholds"], Thresholds.__dataclass_fields__
+    unknown = [k for k in given if k not in known]
+    if unknown:
+        raise ValueError(f"unknown key of task.thresholds {', '.join(unknown)}; allowed: {', '.join(known)}")
+    return Thresholds(**given)
+
+
+def _check_task(job: Job) -> None:
+    task = job.task
+    if task["cohort"] not in COHORTS:
+        raise ValueError(f"task.cohort={task['cohort']!r}; allowed: {', '.join(COHORTS)}")
+    for key in (k for k in COUNTS if k in task):
+        if isinstance(task[key], bool) or not isinstance(task[key], int) or task[key] < 1:
+            raise ValueError(f"task.{key}={task[key]!r}; allowed: whole numbers from 1")
+    if "threshold" in task and not 0 < task["threshold"] < float("inf"):
+        raise ValueError(f"task.threshold={task['threshold']}; allowed: a positive number of nats")
+    if "acdc_cost" in task and task["acdc_cost"] not in COSTS:
+        raise ValueError(f"task.acdc_cost={task['acdc_cost']!r}; allowed: {', '.join(COSTS)}")
+    if any(not float(lam) >= 0 for lam in task.get("lambdas", [])):
+        raise ValueError(f"task.lambdas={task['lambdas']}; allowed: numbers from 0, and inf")
+    known = sites_of(job.model.architecture["num_hidden_layers"])
+    unknown = [site for site in task.get("sites", []) if site not in known]
+    if unknown:
+        raise ValueError(f"task.sites: unknown {', '.join(unknown)}; allowed: {', '.join(known)}")
+    if "thresholds" in task:
+        thresholds(job)

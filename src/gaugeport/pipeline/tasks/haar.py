@@ -1,0 +1,161 @@
+"""Jobs of table b6: is the rotation between two models a Haar-random one, as far as the data decide it? And the tests'
+power."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaugeport.alignment.matchers import match
+from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.measures.maps import FITS
+from gaugeport.pipeline.rotation.haar.haar import (
+    TAILS,
+    eigenangles,
+    free_part,
+    random_rotation,
+    signed_angles,
+    statistics,
+)
+from gaugeport.pipeline.rotation.haar.haar_null import Null, haar_null, naive_p_value, p_value
+from gaugeport.pipeline.rotation.haar.haar_power import ALTERNATIVES, rejection_rates
+from gaugeport.pipeline.rotation.haar.rank import (
+    Fit,
+    Spectrum,
+    far_below_haar,
+    fit_rotation,
+    independent_rows,
+    low_rank_copies,
+    spectrum,
+    supported_distance,
+)
+from gaugeport.pipeline.rotation.models import subjects
+from gaugeport.pipeline.store.store import Store
+from gaugeport.utils.seeds import generator
+
+Row = dict[str, Any]
+
+NULL_SEED = 0
+"""Of the Monte-Carlo null: one for all jobs, so that it is drawn once for each width."""
+
+ROTATED = 8
+"""Random rotations of the cross moment that the smaller groups' share of it is compared with."""
+
+
+def stages(job: Job) -> tuple[str, ...]:
+    """Both models of the pair. Raises ``ValueError`` for the anchor with itself."""
+    subjects.check_pair(job)
+    return subjects.model_stages(job)
+
+
+def measure_haar(job: Job, store: Store) -> list[Row]:
+    """Table b6: at every site the rotation from the anchor's stream to the other's, against Haar and beside its controls."""
+    anchor, other = subjects.load_pair(job, store)
+    a, b = (subject.streams("fit", job.task["tokens"]) for subject in (anchor, other))
+    haar = anchor.rotations
+    rows: list[Row] = []
+    for site in anchor.sites:
+        null = haar_null(store, a[site].shape[1], job.task["draws"], NULL_SEED, haar)
+        found = site_rows(a[site], b[site], null, job.task["share"], generator(job.seed, "haar", site))
+        rows += [{"site": site, "width": a[site].shape[1], "haar": haar, **row} for row in found]
+    return [{"cohort": job.task["cohort"], **row} for row in rows]
+
+
+def measure_power(job: Job, store: Store) -> list[Row]:
+    """Rejection rates of every test under every alternative; and of the nulls what pooled tests need."""
+    rows: list[Row] = []
+    for haar, width in job.task["widths"].items():
+        null = haar_null(store, width, job.task["draws"], NULL_SEED, haar)
+        found = list(_null_draws(null))
+        for alternative in ALTERNATIVES:
+            rates = rejection_rates(width, alternative, job.task["draws"], null, job.task["level"], job.seed)
+            found += [
+                {"metric": "rejection_rate", "alternative": alternative, "statistic": name, "value": rate}
+                for name, rate in rates.items()
+            ]
+        rows += [{"group": "", "width": width, "haar": haar, **row} for row in found]
+    return rows
+
+
+def site_rows(a: Tensor, b: Tensor, null: Null, share: float, gen: torch.Generator) -> list[Row]:
+    """One site: paired rows ``a`` of the anchor and ``b`` [tokens, d], ``share`` of the variance that is its support."""
+    components = spectrum(a)
+    support = components.support(share)
+    fit = fit_rotation(a, b, null.group)
+    found = _measured(fit, support, null)
+    rows: list[Row] = [{"metric": name, "value": value} for name, value in found.items()]
+    rows += [*_against_haar(found, support.shape[1], null), *_angles(fit.rotation, null), *_ranks(components, b, share)]
+    controls = {
+        "low_rank_identity": low_rank_copies(a, support, gen, group=null.group),
+        "independent_noise": independent_rows(a, b, gen),
+    }
+    for control, (x, y) in controls.items():
+        same = _measured(fit_rotation(x, y, null.group), support, null)
+        rows += [{"metric": f"control_{name}", "control": control, "value": value} for name, value in same.items()]
+    return [{"group": "orthogonal", **row} for row in rows] + list(_groups(fit.cross, null.group, gen))
+
+
+def _measured(fit: Fit, support: Tensor, null: Null) -> dict[str, float]:
+    """Of a fit: the statistics of its matrix, and those that know of the support."""
+    supported = supported_distance(fit.rotation, support)
+    least = float(null.supported_distance(support.shape[1]).min())
+    return {
+        **statistics(fit.rotation, null.group),
+        "supported_distance": supported,
+        "far_below_haar_on_support": float(far_below_haar(supported, least)),
+        "correlation": fit.correlation,
+    }
+
+
+def _against_haar(found: dict[str, float], rank: int, null: Null) -> Iterator[Row]:
+    """Of every statistic that Haar's is known of: its calibrated p-value, and Haar's mean and 95 % range."""
+    draws = {**null.statistics, "supported_distance": null.supported_distance(rank)}
+    for name, tail in {**TAILS, "supported_distance": "small"}.items():
+        of = {"statistic": name}
+        yield {"metric": "p_value", **of, "test": "calibrated", "value": p_value(found[name], draws[name], tail)}
+        low, high = draws[name].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        values = {"null_mean": float(draws[name].mean()), "null_low": low, "null_high": high}
+        yield from ({"metric": metric, **of, "value": value} for metric, value in values.items())
+
+
+def _ranks(components: Spectrum, b: Tensor, share: float) -> Iterator[Row]:
+    """Effective rank of the anchor's stream, and of the other's."""
+    for end, found in {"anchor": components, "other": spectrum(b)}.items():
+        yield {"metric": f"effective_rank_{end}", "value": found.participation}
+        yield {"metric": f"rank_{end}", "value": found.rank(share)}
+
+
+def _angles(r: Tensor, null: Null) -> Iterator[Row]:
+    """The paper's p-value of this matrix; and its eigen-angles, of a conjugate pair one of each sign, for tables to pool."""
+    angles = eigenangles(free_part(r, null.group))
+    signed = signed_angles(angles)
+    naive = naive_p_value(signed, null.reference)
+    yield {"metric": "p_value", "statistic": "ks_distance", "test": "naive", "value": naive}
+    yield from ({"metric": "eigen_angle", "rank": i, "value": x} for i, x in enumerate(signed.tolist()))
+
+
+def _groups(cross: Tensor, haar: str, gen: torch.Generator) -> Iterator[Row]:
+    """S_d and B_d beside O(d): the best element of each for the same objective ⟨g, C⟩, its share of what the best rotation
+    attains, its distance from the identity; and as a control its share where C is rotated at random."""
+    attained = float(torch.linalg.svdvals(cross).sum())
+    d = len(cross)
+    turned = [random_rotation(d, haar, gen) @ cross for _ in range(ROTATED)]
+    for group in ("permutation", "signed_permutation"):
+        found = match(cross, group, FITS[group])
+        away = float((found.gauge.dense() - torch.eye(d, dtype=torch.float64)).norm())  # type: ignore[attr-defined]
+        yield {"metric": "distance_from_identity", "group": group, "value": away / (2 * d) ** 0.5}
+        yield {"metric": "objective_share", "group": group, "value": found.objective / attained}
+        shares = [match(c, group, FITS[group]).objective / attained for c in turned]
+        control = {"metric": "control_objective_share", "control": "haar_rotated", "group": group}
+        yield {**control, "value": sum(shares) / ROTATED}
+
+
+def _null_draws(null: Null) -> Iterator[Row]:
+    """Every draw's statistics, and the eigen-angles of as many as the paper compares with."""
+    for name, values in null.statistics.items():
+        for i, value in enumerate(values.tolist()):
+            yield {"metric": "null_draw", "statistic": name, "rank": i, "value": value}
+    yield from ({"metric": "null_angle", "rank": i, "value": x} for i, x in enumerate(null.reference.tolist()))

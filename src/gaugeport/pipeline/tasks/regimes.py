@@ -1,0 +1,189 @@
+"""Jobs of table b8: steering vectors of the anchor on itself and on another model, unchanged and through every group's map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaugeport.charts import chart_of
+from gaugeport.models.dyck import DyckModel
+from gaugeport.models.loading import load_tokenizer
+from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.measures.maps import FITS, fit_map
+from gaugeport.pipeline.measures.slot import Prompts, Slot, last_tokens, prompt_batches, word_ids
+from gaugeport.pipeline.measures.steering import random_directions
+from gaugeport.pipeline.rotation.features import steering
+from gaugeport.pipeline.rotation.features.steering import Measure
+from gaugeport.pipeline.rotation.models import contrasts, subjects
+from gaugeport.pipeline.rotation.models.subjects import Subject
+from gaugeport.pipeline.rotation.toy import toy_vectors
+from gaugeport.pipeline.rotation.toy.strings import heldout
+from gaugeport.pipeline.stages.cohorts import longest_trained
+from gaugeport.pipeline.stages.training import data_stage
+from gaugeport.pipeline.store.store import Store
+from gaugeport.streams.activations import middle_site
+from gaugeport.streams.interventions import adding
+from gaugeport.utils.seeds import derive, generator
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Steered:
+    """A vector ``v`` of the anchor at a site, float32[d], of the mean length of its stream; the other model's ``native``
+    one, of the same length; what adding something does ``within`` the anchor and ``across``, in the other model.
+
+    ``lengths`` are the mean lengths of both streams; ``known`` further metrics of the vector.
+    """
+
+    name: str
+    site: str
+    v: Tensor
+    native: Tensor
+    within: Measure
+    across: Measure
+    lengths: tuple[float, float]
+    known: dict[str, float]
+
+
+def stages(job: Job) -> tuple[str, ...]:
+    """Both models of the pair. Raises ``ValueError`` for the anchor with itself and for settings that make no sense."""
+    subjects.check_pair(job)
+    check(job)
+    return subjects.model_stages(job)
+
+
+def check(job: Job) -> None:
+    """Raises ``ValueError`` naming a bad key of the job's task and what is allowed."""
+    strengths = job.task["strengths"]
+    good = [s for s in strengths if isinstance(s, int | float) and 0 < s < float("inf")]
+    if not strengths or good != list(strengths) or len(set(good)) < len(good):
+        raise ValueError(
+            f"task.strengths={strengths}; allowed: positive numbers, each once (each is tried with both signs)"
+        )
+    if isinstance(job.task["controls"], bool) or not isinstance(job.task["controls"], int) or job.task["controls"] < 1:
+        raise ValueError(f"task.controls={job.task['controls']!r}; allowed: whole numbers from 1")
+    tokens = job.task["tokens"]
+    if not tokens or not all(isinstance(n, int) and n > 1 for n in tokens):
+        raise ValueError(f"task.tokens={tokens}; allowed: whole numbers from 2")
+    contrasts.check_sentences(job.task["sentences"])
+
+
+def measure(job: Job, store: Store) -> list[Row]:
+    """Table b8: effects, transfer ratios and regimes of every vector and site, and how well the predictors do.
+
+    Of every vector also ``class_distance``, the length of the difference of means before it is scaled (α = 1 is one), in
+    mean lengths of the stream; of language models ``class_gap`` (and ``class_gap_other``), the log-odds of the held-out
+    positive prompts minus those of the negative ones with nothing added: a model that does not know the classes has none.
+    """
+    check(job)
+    a, b = subjects.load_pair(job, store)
+    found = _toy(job, a, b) if subjects.is_dyck(job) else _language(job, store, a, b)
+    shared, theirs = ([toy_vectors.readers(s.model) for s in (a, b)]) if job.task["cohort"] == "A" else ([], [])
+    fit_a, fit_b = (s.streams("fit", max(job.task["tokens"])) for s in (a, b))
+    rows = measured(job, found, fit_a, fit_b, shared)
+    if theirs:
+        basis = steering.span(theirs)
+        for s in found:
+            where = {"site": s.site, "vector": s.name, "metric": "pinned_share_other"}
+            rows.append({**where, "value": steering.share(s.v, basis)})
+    return [{"cohort": job.task["cohort"], "group": "", **row} for row in rows]
+
+
+def measured(
+    job: Job, found: Sequence[Steered], fit_a: dict[str, Tensor], fit_b: dict[str, Tensor], shared: Sequence[Tensor]
+) -> list[Row]:
+    """The rows of all vectors: maps are fitted on the streams ``fit_a``, ``fit_b`` (site -> [tokens, d]) of the same tokens.
+
+    ``shared`` are the readers that both models have in common (:func:`toy_vectors.readers`); where there are none, nothing
+    is pinned and every share is 0 (section 9.2).
+    """
+    rows: list[Row] = []
+    seen: list[tuple[str, float, float, float | None]] = []  # arm, share, cosine, ratio of what was added unchanged
+    maps = {s.site: {g: fit_map(g, fit_a[s.site], fit_b[s.site]) for g in FITS} for s in found}
+    pinned = steering.span(shared) if shared else torch.zeros(len(found[0].v), 0, dtype=torch.float64)
+    for s in found:
+        length = float(s.v.norm())  # one dose for all: the affine map shrinks
+        moved = {group: _as_long(m.direction(s.v), length) for group, m in maps[s.site].items()}
+        controls = random_directions(job.task["controls"], s.v, generator(job.seed, "controls", s.name, s.site))
+        strengths = list(map(float, job.task["strengths"]))
+        arms = {steering.UNCHANGED: s.v, **moved}
+        matched = s.lengths[1] / s.lengths[0]
+        here, points = steering.transfer(s.within, s.across, s.v, arms, s.native, controls, strengths, matched)
+        here += steering.regime_rows(points)
+        known = {
+            **s.known,
+            "pinned_share": steering.share(s.v, pinned),
+            "rotation_cosine": steering.cosine(s.v, moved["orthogonal"]),
+            "native_cosine": steering.cosine(moved["orthogonal"], s.native),
+            "length_ratio": matched,
+        }
+        here += [{"metric": name, "value": value} for name, value in known.items()]
+        rows += [{"site": s.site, "vector": s.name, **row} for row in here]
+        same = [p for p in points if p.group == steering.UNCHANGED]
+        seen += [(p.arm, known["pinned_share"], known["rotation_cosine"], p.ratio) for p in same]
+    rows.append({"metric": "pinned_share_random", "value": pinned.shape[1] / len(pinned)})
+    for arm, prefix in (("cross", ""), ("matched", "matched_")):
+        shares, cosines, ratios = zip(*(x for a, *x in seen if a == arm), strict=True)
+        rows += steering.predictor_rows(f"{prefix}share", shares, ratios)
+        rows += steering.predictor_rows(f"{prefix}cosine", cosines, ratios)
+    return rows
+
+
+def _toy(job: Job, a: Subject, b: Subject) -> list[Steered]:
+    def drawn(rows: str) -> dict[str, Tensor]:
+        seed = derive(job.data.seed, "regimes", rows)
+        return heldout("train", job.task[rows], longest_trained(job), job.data.length, seed)
+
+    models: list[DyckModel] = [a.model, b.model]  # type: ignore[list-item]
+    at, build, test = toy_vectors.sites(models[0]), drawn("train_rows"), drawn("rows")
+    of_a, of_b = (toy_vectors.vectors_at(model, build, at) for model in models)
+    both = zip(*(toy_vectors.measures(model, test, at) for model in models), strict=True)
+    found = []
+    for (site, name, within), (_, _, across) in both:
+        (mine, length), (theirs, other) = of_a[site], of_b[site]
+        v, native = (_as_long(of[name], length) for of in (mine, theirs))
+        known = {"class_distance": float(mine[name].norm()) / length}
+        found.append(Steered(name, site, v, native, within, across, (length, other), known))
+    return found
+
+
+def _language(job: Job, store: Store, a: Subject, b: Subject) -> list[Steered]:
+    tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
+    chart = chart_of(a.model)
+    site = middle_site(a.model, chart)
+
+    def batches(texts: Sequence[str]) -> list[Prompts]:
+        return prompt_batches(texts, tokenizer, job.data.length, job.measurement.batch_size)
+
+    found = []
+    for c in contrasts.contrasts(job.task["sentences"], mini=job.data.name == "mini"):
+        build, words = [batches(texts) for texts in c.build], word_ids(c.words, tokenizer, c.after)
+        differences, lengths = [], []
+        for model in (a.model, b.model):
+            (high, n), (low, m) = (last_tokens(model, chart, site, x) for x in build)
+            differences.append(high.mean(0) - low.mean(0))
+            lengths.append((n + m) / 2)
+        slots = [Slot(s.model, chart, site, batches([*c.heldout[0], *c.heldout[1]]), words) for s in (a, b)]
+        known = {"class_distance": float(differences[0].norm()) / lengths[0]}
+        for metric, s in (("class_gap", a), ("class_gap_other", b)):
+            high, low = (Slot(s.model, chart, site, batches(texts), words).log_odds() for texts in c.heldout)
+            known[metric] = float(high.mean() - low.mean())
+        v, native = (_as_long(d, lengths[0]) for d in differences)
+        within, across = map(_log_odds, slots)
+        found.append(Steered(c.name, site, v, native, within, across, (lengths[0], lengths[1]), known))
+    return found
+
+
+def _log_odds(slot: Slot) -> Measure:
+    return lambda added: {"effect": slot.log_odds(adding(added))}
+
+
+def _as_long(v: Tensor, length: float) -> Tensor:
+    if not bool(v.norm() > 0):
+        raise ValueError("both classes have the same mean stream; a difference of means wants two that differ")
+    return v / v.norm() * length

@@ -1,0 +1,172 @@
+"""One training run through ``transformers.Trainer``, resumable from whatever checkpoint an interruption left whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, default_data_collator
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
+
+from gaugeport.models.loading import load_model
+from gaugeport.pipeline.job import Schedule
+from gaugeport.utils.seeds import derive
+
+
+class Rows(Dataset):
+    """Packed rows [n, length] as causal language modelling examples, in order."""
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+def train(
+    model: PreTrainedModel,
+    rows: Tensor | Dataset,
+    folder: Path,
+    schedule: Schedule,
+    seed: int,
+    keep: int | None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> None:
+    """Train ``model`` on ``rows`` [steps · batch_size, length] in the given order; checkpoints land in ``folder``.
+
+    ``rows`` may also be a dataset of examples as the model takes them. A run that was killed goes on from its last whole
+    checkpoint and ends at the same weights. ``keep`` limits how many checkpoints stay (None: all); each holds the
+    ``tokenizer`` too, where one is given. ``callbacks`` watch and may stop it. Training runs on one CPU thread (results
+    then do not depend on the machine's load, and two runs share two cores) or on the GPU where there is one.
+
+    Raises ``ValueError`` when there are fewer rows than the schedule reads.
+    """
+    drop_broken_checkpoints(folder)
+    arguments, saved = _arguments(folder, schedule, seed, keep), checkpoints(folder)
+    if saved:
+        # Trainer matches names in the file with those of the model, which differ where transformers has renamed a layer
+        # (GPT-NeoX: embed_out is lm_head), and leaves what it does not find as it is
+        model.load_state_dict(load_model(saved[max(saved)], dtype=torch.float32).state_dict())
+    _run(model, rows, schedule, arguments, bool(saved), callbacks, tokenizer)
+
+
+def resume(
+    model: PreTrainedModel,
+    rows: Tensor,
+    checkpoint: Path,
+    schedule: Schedule,
+    seed: int,
+    callbacks: Sequence[TrainerCallback],
+    scratch: Path,
+) -> None:
+    """Go on from a ``checkpoint`` folder as the run of :func:`train` that wrote it would have.
+
+    ``model`` has the checkpoint's weights, and is trained in place. ``rows`` are all rows of that run, those of the
+    steps before the checkpoint included. ``callbacks`` watch and may stop it; nothing is saved. ``scratch`` is a folder
+    for what Trainer may leave.
+
+    Raises ``ValueError`` when there are fewer rows than the schedule reads.
+    """
+    arguments = _arguments(scratch, schedule, seed, None, save_strategy="no")
+    _run(model, rows, schedule, arguments, str(checkpoint), callbacks)
+
+
+def _run(
+    model: PreTrainedModel,
+    rows: Tensor | Dataset,
+    schedule: Schedule,
+    arguments: TrainingArguments,
+    resume_from: bool | str,
+    callbacks: Sequence[TrainerCallback],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    examples: Any = Rows(rows) if isinstance(rows, Tensor) else rows
+    if len(examples) < schedule.steps * schedule.batch_size:
+        raise ValueError(
+            f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(examples)} given"
+        )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng():  # Trainer seeds the global generators; leave the caller's alone
+            trainer = Trainer(
+                model=model,
+                args=arguments,
+                train_dataset=examples,
+                data_collator=default_data_collator,  # rows are full: no padding, which some tokenizers cannot do
+                processing_class=tokenizer,
+                callbacks=list(callbacks),
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train(resume_from_checkpoint=resume_from)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a run, step -> folder, in order of step."""
+    found = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if p.is_dir()}
+    return dict(sorted(found.items()))
+
+
+def drop_broken_checkpoints(folder: Path) -> None:
+    """Delete checkpoints that a killed process left half-written (Trainer writes ``trainer_state.json`` last)."""
+    for path in checkpoints(folder).values():
+        if not _is_whole(path):
+            shutil.rmtree(path)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+        for shard in checkpoint.glob("*.safetensors"):
+            with safe_open(shard, framework="pt"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True
+
+
+MIN_LR_RATE = 0.02
+"""What ``cosine_with_min_lr`` ends at, over the peak learning rate (paper B, section 4.3)."""
+
+
+def _arguments(folder: Path, schedule: Schedule, seed: int, keep: int | None, **changes: Any) -> TrainingArguments:
+    fixed: dict[str, Any] = {
+        "report_to": [],
+        "save_strategy": "steps",
+        "train_sampling_strategy": "sequential",
+        "logging_steps": max(1, schedule.steps // 20),
+        "dataloader_pin_memory": False,
+        "disable_tqdm": not sys.stderr.isatty(),
+        "log_level": "warning",
+        **changes,
+    }
+    if schedule.scheduler == "cosine_with_min_lr":
+        fixed["lr_scheduler_kwargs"] = {"min_lr_rate": MIN_LR_RATE}
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size,
+        learning_rate=schedule.lr,
+        lr_scheduler_type=schedule.scheduler,
+        warmup_steps=schedule.warmup_steps,
+        weight_decay=schedule.weight_decay,
+        save_steps=schedule.save_every,
+        save_total_limit=keep,
+        bf16=schedule.bf16,
+        seed=derive(seed, "trainer"),
+        **fixed,
+    )

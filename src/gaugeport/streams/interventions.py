@@ -1,0 +1,64 @@
+"""Changing the residual stream of a running model at one site: add a direction, ablate one, splice in another stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaugeport.charts import Chart
+from gaugeport.streams.activations import check_sites
+
+Edit = Callable[[Tensor], Tensor]
+"""From a stream [batch, time, d] to the stream that takes its place."""
+
+
+@contextmanager
+def edited(model: nn.Module, chart: Chart, site: str, edit: Edit) -> Iterator[None]:
+    """While open, every forward pass of ``model`` goes on from ``edit(stream)`` at ``site``.
+
+    Sites are those of :mod:`gaugeport.streams.activations`. Raises ``ValueError`` on an unknown one.
+    """
+    blocks = chart.blocks(model)
+    check_sites(site, len(blocks))
+
+    def leaving(module: nn.Module, args: Any, output: Any) -> Any:
+        return edit(output) if isinstance(output, Tensor) else (edit(output[0]), *output[1:])
+
+    def entering(module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        if args:
+            return (edit(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
+
+    if site == "embed":
+        handle: Any = blocks[0].register_forward_pre_hook(entering, with_kwargs=True)
+    else:
+        handle = blocks[int(site.removeprefix("block"))].register_forward_hook(leaving)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def adding(vector: Tensor) -> Edit:
+    """Add ``vector`` [d] at every position."""
+    return lambda x: x + vector.to(x.device, x.dtype)
+
+
+def ablating(direction: Tensor) -> Edit:
+    """Project ``direction`` [d] (of any length but 0, else ``ValueError``) out of every position."""
+    wide = direction.to(torch.promote_types(direction.dtype, torch.float32))
+    length = wide.norm()
+    if not (bool(torch.isfinite(length)) and length > 0):
+        raise ValueError(f"a direction to project out has a length, found {float(length)}")
+    unit = wide / length
+
+    def edit(x: Tensor) -> Tensor:
+        rows = x.to(torch.promote_types(x.dtype, torch.float32))  # 16 bits are rounded once, at the end
+        u = unit.to(rows.device, rows.dtype)
+        return (rows - (rows @ u).unsqueeze(-1) * u).to(x.dtype)
+
+    return edit

@@ -1,0 +1,245 @@
+"""Matchers: exact against scipy, and against planted gauges whose recovery theory guarantees."""
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from gaugeport.alignment.matchers import (
+    COMBINATIONS,
+    cross_moment,
+    hungarian_abs,
+    hungarian_global_sign,
+    hungarian_raw,
+    match,
+    procrustes,
+    procrustes_mean_preserving,
+)
+from gaugeport.alignment.moments import MomentStream
+from gaugeport.groups import (
+    GlobalSignPermutation,
+    MeanPreservingOrthogonal,
+    Orthogonal,
+    Permutation,
+    SignedPermutation,
+    compose,
+)
+
+D = 40
+
+
+def gen(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def evidence_for(g, noise, generator):
+    """C[i, j] = Q[i, j] plus noise: the correlation where A's coordinates are decorrelated and x_B = g·x_A."""
+    d = g.size
+    return g.dense() + noise * torch.randn(d, d, generator=generator, dtype=torch.float64)
+
+
+def optimum(score):
+    rows, columns = linear_sum_assignment(-score.numpy())
+    return float(score.numpy()[rows, columns].sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("d", [1, 2, 3, 31])
+def test_objectives_are_scipys(d, seed):
+    c = torch.randn(d, d, generator=gen(seed), dtype=torch.float64)
+    rows = torch.arange(d)
+    raw, either, marginal = hungarian_raw(c), hungarian_global_sign(c), hungarian_abs(c)
+    assert raw.objective == pytest.approx(optimum(c), abs=1e-12 * d)
+    assert either.objective == pytest.approx(max(optimum(c), optimum(-c)), abs=1e-12 * d)
+    assert marginal.objective == pytest.approx(optimum(c.abs()), abs=1e-12 * d)
+    for found in (raw, either, marginal):  # the objective is that of the gauge: sum_i s_i C[i, π(i)]
+        g = found.gauge
+        assert float((g.sign * c[rows, g.perm]).sum()) == pytest.approx(found.objective, abs=1e-12 * d)
+    assert type(raw.gauge) is Permutation and type(either.gauge) is GlobalSignPermutation
+    assert type(marginal.gauge) is SignedPermutation
+
+
+RECOVERS = {
+    ("permutation", "hungarian_raw"): Permutation,
+    ("permutation", "hungarian_abs"): Permutation,
+    ("global_sign_permutation", "hungarian_raw"): GlobalSignPermutation,
+    ("signed_permutation", "hungarian_abs"): SignedPermutation,
+    ("signed_permutation", "hungarian_raw"): Permutation,
+    ("mean_preserving_orthogonal", "procrustes"): MeanPreservingOrthogonal,
+    ("orthogonal", "procrustes"): Orthogonal,
+}
+
+
+def test_every_combination_is_covered():
+    assert set(RECOVERS) == set(COMBINATIONS)
+
+
+@pytest.mark.parametrize("pair", RECOVERS)
+@pytest.mark.parametrize("seed", range(4))
+def test_planted_elements_are_recovered_from_noise(pair, seed):
+    generator = gen(seed)
+    g = RECOVERS[pair].random(D, generator)
+    found = match(evidence_for(g, 0.1, generator), *pair)
+    if pair[1] == "procrustes":
+        # first order: the antisymmetric part of the noise, entries of 0.1/√2
+        assert float((found.gauge.matrix - g.matrix).norm()) < 0.1 * D
+        assert float((match(g.dense(), *pair).gauge.matrix - g.matrix).abs().max()) < 1e-12
+    else:
+        assert torch.equal(found.gauge.perm, g.perm) and torch.equal(found.gauge.sign, g.sign)
+        assert found.objective > 0 and float(found.margin.min()) > 0
+    assert found.gauge.group == pair[0]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_global_sign(sign):
+    g = GlobalSignPermutation(torch.randperm(D, generator=gen(1)), torch.tensor(sign))
+    assert hungarian_global_sign(evidence_for(g, 0.1, gen(2))).gauge == g
+    assert bool((hungarian_raw(evidence_for(g, 0.1, gen(2))).gauge.perm == g.perm).all()) is (sign == 1)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_raw_matching_is_capped_at_the_share_of_positive_signs(p):
+    """Decorrelated: entries off the partner are noise, a negative partner is never worth it, a positive one always.
+
+    At most one negative row can be forced on its partner (a single row left with a single column).
+    """
+    d, generator = 200, gen(0)
+    sign = torch.ones(d)
+    sign[: round((1 - p) * d)] = -1
+    g = SignedPermutation(torch.randperm(d, generator=generator), sign[torch.randperm(d, generator=generator)])
+    c = evidence_for(g, 0.02, generator)
+    raw, marginal = match(c, "signed_permutation", "hungarian_raw"), hungarian_abs(c)
+    assert abs(float((raw.gauge.perm == g.perm).double().mean()) - p) <= 1 / d
+    assert marginal.gauge == g
+
+
+def test_dropping_the_signs():
+    g = SignedPermutation.random(D, gen(3))
+    c = evidence_for(g, 0.1, gen(4))
+    dropped, kept = match(c, "permutation", "hungarian_abs"), match(c, "signed_permutation", "hungarian_abs")
+    assert dropped.gauge == Permutation(g.perm) and type(dropped.gauge) is Permutation
+    assert torch.equal(dropped.margin, kept.margin) and dropped.objective == kept.objective
+
+
+def test_margins_are_the_lead_over_the_best_other_partner():
+    c = torch.tensor([[0.9, -0.8, 0.0], [0.7, 0.1, 0.2], [0.0, 0.1, -0.5]])
+    found = hungarian_abs(c)
+    # |C|: 0→1, 1→0, 2→2 gives 2.0; 0→0, 1→1 would give 1.5
+    assert found.gauge.perm.tolist() == [1, 0, 2] and found.gauge.sign.tolist() == [-1, 1, -1]
+    assert found.margin.tolist() == pytest.approx([0.8 - 0.9, 0.7 - 0.2, 0.5 - 0.1], abs=1e-6)
+    raw = hungarian_raw(c)
+    rows = torch.arange(3)
+    for i, margin in enumerate(raw.margin.tolist()):
+        others = [float(c[i, j]) for j in range(3) if j != int(raw.gauge.perm[i])]
+        assert margin == pytest.approx(float(c[i, raw.gauge.perm[i]]) - max(others), abs=1e-6)
+    negative = hungarian_global_sign(-torch.eye(3))
+    assert negative.gauge.sign.tolist() == [-1] * 3 and negative.margin.tolist() == [1.0] * 3
+    assert torch.equal(negative.gauge.perm, rows)
+    assert hungarian_abs(torch.tensor([[-0.3]])).margin.tolist() == pytest.approx([0.3])
+
+
+def test_rotation_margins_say_how_far_it_mixes():
+    assert torch.allclose(procrustes(SignedPermutation.random(6, gen(0)).dense()).margin, torch.ones(6).double())
+    turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5
+    assert float(procrustes(turn).margin.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_marginalized_matching_is_equivariant_under_plants(seed):
+    """match(h_B·C·h_A⁻¹) = h_B · match(C) · h_A⁻¹ exactly, right or wrong (no ties in continuous noise)."""
+    generator = gen(seed)
+    c = evidence_for(SignedPermutation.random(D, generator), 0.5, generator)  # noise as large as errors need
+    h_a, h_b = (SignedPermutation.random(D, generator) for _ in range(2))
+    moved = h_b.act(h_a.act(c, axis=1), axis=0)
+    plain, planted = hungarian_abs(c), hungarian_abs(moved)
+    assert planted.gauge == compose(h_b, compose(plain.gauge, h_a.inverse()))
+    assert planted.objective == pytest.approx(plain.objective, abs=1e-12 * D)
+    assert torch.allclose(planted.margin, h_b.act_gain(plain.margin))
+    raw_a, raw_b = match(c, "permutation", "hungarian_raw").gauge, match(moved, "permutation", "hungarian_raw").gauge
+    assert raw_b.perm.tolist() != compose(h_b, compose(raw_a, h_a.inverse())).perm.tolist()  # negative control
+
+
+def paired_rows(g, noise, generator, n=4000):
+    """Anisotropic, correlated rows of A, and g·x_A plus noise as B's."""
+    d = g.size
+    a = (
+        torch.randn(n, d, generator=generator)
+        * torch.linspace(0.3, 3, d)
+        @ Orthogonal.random(d, generator).dense(torch.float32)
+    )
+    if isinstance(g, MeanPreservingOrthogonal):
+        a = a - a.mean(1, keepdim=True)
+    b = g.act(a) + noise * torch.randn(n, d, generator=generator)
+    stream = MomentStream()
+    stream.update(a + 5, b - 3)
+    return stream.result()
+
+
+@pytest.mark.parametrize("cls", [Orthogonal, MeanPreservingOrthogonal])
+def test_procrustes_recovers_a_planted_rotation_from_activations(cls):
+    g = cls.random(24, gen(1))
+    if cls is MeanPreservingOrthogonal and float(g.matrix.sum()) < 0:  # the sign on 1 is not in activations: +1
+        g = cls(g.matrix + 2 / 24)
+    pair = (cls.group, "procrustes")
+    exact = match(cross_moment(paired_rows(g, 0.0, gen(2))), *pair).gauge
+    assert float((exact.matrix - g.matrix).abs().max()) < 1e-5  # float32 rows, condition number 100
+    noisy = match(cross_moment(paired_rows(g, 0.1, gen(2))), *pair).gauge
+    error = float((noisy.matrix - g.matrix).norm()) / (2 * 24) ** 0.5
+    wrong_way = float((noisy.matrix.T - g.matrix).norm()) / (2 * 24) ** 0.5
+    assert error < 0.05 and wrong_way > 0.5  # its inverse is another rotation
+
+
+def test_procrustes_maximises_the_trace():
+    """No rotation drawn at random, nor a small turn of the optimum, does better; the objective is tr(Q X_Aᵀ X_B)."""
+    c = torch.randn(12, 12, generator=gen(0), dtype=torch.float64)
+    found = procrustes(c)
+    assert float((found.gauge.matrix @ c.T).trace()) == pytest.approx(found.objective, rel=1e-12)
+    generator = gen(1)
+    for _ in range(50):
+        skew = torch.randn(12, 12, generator=generator, dtype=torch.float64) * 0.05
+        near = found.gauge.matrix @ torch.linalg.matrix_exp(skew - skew.T)
+        far = Orthogonal.random(12, generator).matrix
+        assert max(float((q @ c.T).trace()) for q in (near, far)) <= found.objective
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_mean_preserving_procrustes_reads_the_sign_on_ones_where_evidence_has_it(sign):
+    g = MeanPreservingOrthogonal.random(10, gen(0))
+    now = round(float(g.matrix.sum()) / 10)
+    g = MeanPreservingOrthogonal(g.matrix + (sign - now) / 10)
+    s = torch.randn(30, 10, generator=gen(1), dtype=torch.float64)
+    c = g.matrix @ (s.T @ s)
+    found = procrustes_mean_preserving(g.matrix)
+    assert float((found.gauge.matrix - g.matrix).abs().max()) < 1e-12
+    assert found.objective == pytest.approx(float((found.gauge.matrix @ g.matrix.T).trace()))
+    assert round(float(procrustes_mean_preserving(c).gauge.matrix.sum()) / 10) == sign
+    blind = g.matrix - sign / 10 + sign * 1e-9
+    assert round(float(procrustes_mean_preserving(blind).gauge.matrix.sum()) / 10) == 1
+
+
+def test_cross_moments_are_scaled_by_the_total_variances():
+    moments = paired_rows(Orthogonal.random(8, gen(0)), 0.0, gen(1))
+    c = cross_moment(moments)
+    assert float(torch.linalg.svdvals(c).sum()) == pytest.approx(1, abs=1e-5)  # x_B = Q x_A: all of the variance
+    doubled = type(moments)(
+        moments.n, moments.mean_a, 2 * moments.mean_b, moments.square_a, 4 * moments.square_b, 2 * moments.cross
+    )
+    assert torch.allclose(cross_moment(doubled), c)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("orthogonal", "hungarian_abs"), ("permutation", "procrustes"), ("affine", "procrustes"), ("signed_permutation", "weights"),
+     ("global_sign_permutation", "hungarian_abs"), ("B_d", "hungarian_abs")],
+)  # fmt: skip
+def test_a_pair_that_makes_no_sense(pair):
+    with pytest.raises(
+        ValueError, match=f"matcher '{pair[1]}' does not recover an element of '{pair[0]}'; allowed: permutation with"
+    ):
+        match(torch.eye(3), *pair)
+
+
+@pytest.mark.parametrize("bad", [torch.full((3, 3), float("nan")), torch.ones(2, 3)])
+def test_bad_evidence(bad):
+    for matcher in (hungarian_raw, hungarian_abs, hungarian_global_sign):
+        with pytest.raises(ValueError):
+            matcher(bad)

@@ -1,0 +1,96 @@
+"""Walks between checkpoints, the links they need, and the order in which local gauges compose."""
+
+import itertools
+
+import pytest
+import torch
+
+from gaugeport.alignment.routes import BASE, ROUTES, compose_along, links, loop, stored, walk
+from gaugeport.groups import (
+    AffineGauge,
+    MeanPreservingOrthogonal,
+    Orthogonal,
+    Permutation,
+    SignedPermutation,
+    compose,
+)
+
+
+def test_walks():
+    assert walk("endpoint", 300, 100) == [("A", 300), ("B", 300)]
+    assert walk("via_base", 300, 100) == [("A", 300), BASE, ("B", 300)]
+    assert walk("trajectory", 300, 100) == [
+        ("A", 300), ("A", 200), ("A", 100), BASE, ("B", 100), ("B", 200), ("B", 300),
+    ]  # fmt: skip
+
+
+def test_spacing_that_does_not_divide_the_last_step():
+    assert walk("trajectory", 250, 100) == [
+        ("A", 250),
+        ("A", 200),
+        ("A", 100),
+        BASE,
+        ("B", 100),
+        ("B", 200),
+        ("B", 250),
+    ]
+    for step, spacing in ((100, 100), (70, 100)):
+        assert walk("trajectory", step, spacing) == walk("via_base", step, spacing) == [("A", step), BASE, ("B", step)]
+
+
+def test_links_are_distinct_and_in_one_order():
+    walks = [walk(r, s, 100) for r in ROUTES for s in (100, 200, 250)]
+    found = links(walks)
+    assert found == sorted(set(found)) and all(a < b for a, b in found)
+    crossed = {frozenset(p) for w in walks for p in itertools.pairwise(w)}
+    assert {frozenset(link) for link in found} == crossed and len(found) == len(crossed)
+    assert links([w[::-1] for w in walks]) == found
+    for a, b in found:
+        assert stored(a, b) == stored(b, a) == (a, b)
+
+
+@pytest.mark.parametrize("cls", [Permutation, SignedPermutation, Orthogonal, MeanPreservingOrthogonal, AffineGauge])
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_gauge_of_a_walk_is_its_links_one_after_the_other(cls, route):
+    """Non-commuting elements: x is carried link by link, and the composition has to carry it in one go."""
+    nodes = walk(route, 350, 100)
+    generator = torch.Generator().manual_seed(0)
+    local = {pair: cls.random(7, generator) for pair in itertools.pairwise(nodes)}
+    x = torch.randn(4, 7, generator=generator, dtype=torch.float64)
+    moved = x
+    for pair in itertools.pairwise(nodes):
+        moved = local[pair].act(moved)
+    whole = compose_along(nodes, lambda a, b: local[a, b])
+    assert torch.allclose(whole.act(x), moved, rtol=0, atol=1e-11)
+    if len(nodes) > 2:
+        backwards = compose_along(nodes[::-1], lambda a, b: local[b, a])
+        assert not torch.allclose(backwards.act(x), moved, atol=1e-3)
+
+
+def test_a_loop_closes():
+    nodes = loop(250, 100)
+    assert nodes == [
+        BASE, ("A", 100), ("A", 200), ("A", 250), ("B", 250), ("B", 200), ("B", 100), BASE,
+    ]  # fmt: skip
+    assert set(links([nodes])) <= set(links([walk("trajectory", 250, 100), walk("endpoint", 250, 100)]))
+    plants = {n: SignedPermutation.random(9, torch.Generator().manual_seed(i)) for i, n in enumerate(set(nodes))}
+    consistent = compose_along(nodes, lambda a, b: compose(plants[b], plants[a].inverse()))
+    assert consistent == SignedPermutation.identity(9)
+    swap = SignedPermutation(torch.tensor([1, 0, *range(2, 9)]), torch.ones(9))
+
+    def one_wrong(a, b):
+        right = compose(plants[b], plants[a].inverse())
+        return compose(swap, right) if (a, b) == (("A", 250), ("B", 250)) else right
+
+    assert compose_along(nodes, one_wrong) != SignedPermutation.identity(9)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="unknown route 'direct'; allowed: endpoint, via_base, trajectory"):
+        walk("direct", 100, 10)
+    for spacing in (0, -5):
+        with pytest.raises(ValueError, match=f"spacing must be a positive number of steps, found {spacing}"):
+            walk("trajectory", 100, spacing)
+    for nodes in ([], [BASE]):
+        with pytest.raises(ValueError, match="a walk needs at least two checkpoints"):
+            compose_along(nodes, lambda a, b: Permutation.identity(2))

@@ -1,0 +1,166 @@
+"""Loading: a good folder loads; a bad one raises an error that names what was found, and nothing is re-initialised."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import places
+from gaugeport.charts import certify
+from gaugeport.models.loading import as_dtype, check_safetensors, load_model, load_tokenizer, local_folder
+from gaugeport.pipeline.measures.gauge_groups import tiny_model
+
+REAL = places.REAL / "models" / "stories260K"
+
+
+@pytest.fixture
+def model():
+    return tiny_model("llama", torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def whole(model, tmp_path):
+    model.save_pretrained(tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+@pytest.fixture
+def sharded(model, tmp_path):
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="30KB")
+    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 2
+    return tmp_path / "sharded"
+
+
+def test_a_folder_loads_as_it_was_saved(model, whole, sharded):
+    for folder in (whole, str(sharded)):
+        loaded = load_model(folder)
+        assert not loaded.training
+        for p, q in zip(loaded.parameters(), model.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+def test_options_are_passed_on(whole):
+    loaded = load_model(whole, dtype="bfloat16", device="cpu", attn_implementation="eager")
+    assert loaded.dtype == torch.bfloat16 and loaded.config._attn_implementation == "eager"
+    assert as_dtype("torch.float16") is as_dtype(torch.float16) is torch.float16
+    with pytest.raises(ValueError, match=r"'int8'; allowed: auto, float64, float32"):
+        load_model(whole, dtype="int8")
+
+
+def test_a_missing_folder_and_a_file_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no model folder at .*nowhere"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no model folder"):
+        local_folder("./nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        load_model(tmp_path / "file")
+    assert local_folder("owner/name") is None
+
+
+def test_a_folder_without_config_or_weights(whole):
+    (whole / "model.safetensors").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"no weights in .*wanted one of model\.safetensors.*found config\.json"
+    ):
+        load_model(whole)
+    (whole / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is no readable JSON"):
+        load_model(whole)
+    (whole / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in .*found generation_config\.json"):
+        load_model(whole)
+
+
+def test_an_unknown_architecture_in_the_config(whole):
+    config = json.loads((whole / "config.json").read_text())
+    (whole / "config.json").write_text(json.dumps(config | {"model_type": "never_heard_of"}))
+    with pytest.raises(ValueError, match="never_heard_of"):
+        load_model(whole)
+
+
+@pytest.mark.parametrize("keep", [-1, -300, 60, 8, 3, 0])
+def test_a_truncated_shard_is_named_with_its_lengths(sharded, keep):
+    shard = sorted(sharded.glob("model-*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:keep] if keep else b"")
+    with pytest.raises(ValueError, match=rf"{shard.name} is truncated.*{shard.stat().st_size} bytes"):
+        load_model(sharded)
+
+
+def test_a_damaged_header_is_named(whole):
+    path = whole / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[8:12] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load_model(whole)
+
+
+def test_a_missing_shard_is_named(sharded):
+    shard = sorted(sharded.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"these are missing: {shard.name}"):
+        load_model(sharded)
+
+
+def test_a_shard_without_the_tensor_the_index_promises(sharded):
+    shard = sorted(sharded.glob("model-*.safetensors"))[0]
+    tensors = load_file(shard)
+    name = sorted(tensors)[0]
+    tensors["something.else"] = tensors.pop(name)
+    save_file(tensors, shard, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"lacks tensors that the index places in it: {name}"):
+        load_model(sharded)
+
+
+def test_missing_and_misshapen_parameters_raise(whole):
+    path, name = whole / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(path)
+    kept = tensors.pop(name)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"missing parameters {name}"):
+        load_model(whole)
+    save_file(tensors | {name: kept[:5].clone()}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"of another shape .*{name}"):
+        load_model(whole)
+
+
+def test_surplus_weights_warn(whole):
+    path = whole / "model.safetensors"
+    save_file(load_file(path) | {"model.extra.weight": torch.zeros(2)}, path, metadata={"format": "pt"})
+    with pytest.warns(UserWarning, match=r"no use for: model\.extra\.weight"):
+        load_model(whole)
+
+
+def test_an_unreachable_hub_says_what_was_wanted_and_what_to_do(monkeypatch):
+    import gaugeport.models.loading as loading
+
+    def unreachable(*args, **kwargs):
+        raise OSError("We couldn't connect to 'https://huggingface.co'\nsecond line")
+
+    for loader in (loading.AutoConfig, loading.AutoTokenizer):
+        monkeypatch.setattr(loader, "from_pretrained", unreachable)
+    with pytest.raises(ValueError, match=r"config\.json of 'owner/name'.*model\.path=DIR.*couldn't connect"):
+        load_model("owner/name")
+    with pytest.raises(ValueError, match=r"the tokenizer of 'owner/name'.*model\.path=DIR"):
+        load_tokenizer("owner/name")
+
+
+def test_a_folder_without_a_tokenizer(whole):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer in .*wanted tokenizer\.json"):
+        load_tokenizer(whole)
+
+
+def test_check_safetensors_lists_the_names(whole):
+    assert "model.norm.weight" in check_safetensors(whole / "model.safetensors")
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is absent")
+def test_a_real_pretrained_model_loads_and_certifies():
+    model, tokenizer = load_model(REAL), load_tokenizer(REAL)
+    tokens = tokenizer("Once upon a time, there was a little girl", return_tensors="pt").input_ids
+    certificate = certify(model, tokens=tokens)
+    assert certificate.group == "signed_permutation"
+    assert certificate.exact and certificate.outside_breaks and certificate.degenerate == ()

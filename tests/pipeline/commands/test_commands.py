@@ -1,0 +1,70 @@
+"""Commands that the README names and other tests do not reach: they say what they say they do, and leave what they say."""
+
+import pytest
+import torch
+
+from gaugeport.pipeline.commands.tables import choose
+from gaugeport.pipeline.config.sweeps import variant_of
+from gaugeport.pipeline.execution.failures import note_path
+from gaugeport.pipeline.execution.jobs import job_id
+from gaugeport.pipeline.measures.gauge_groups import tiny_model
+from processes import built, files, printed
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model("llama", torch.Generator().manual_seed(0)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_certify_measures_the_group_and_folding_enlarges_it(tiny, tmp_path):
+    plain, folded = printed(["certify", tiny], tmp_path), printed(["certify", tiny, "--fold"], tmp_path)
+    assert "group    signed_permutation" in plain and "haar_rotation: broken, as it should be" in plain
+    assert "group    orthogonal" in folded and "gains all 1" in folded
+    assert "no model folder at /nope/model" in printed(["certify", "/nope/model"], tmp_path, code=2)
+
+
+def test_a_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path):
+    for command in (
+        ["tables", "a3", "--profile", "smoke", "--dry-run"],
+        ["run", "experiment=trajectory", "profile=smoke", "route=endpoint", "--dry-run"],
+    ):
+        text = printed(command, tmp_path)
+        assert "to run" in text and "gaugeport run experiment=trajectory" in text and "base models: " in text
+    assert files(tmp_path, "**/*") == {}
+
+
+def test_one_stage_is_built_and_no_more(tmp_path):
+    text = printed(["run", "experiment=trajectory", "profile=smoke", "stage=data"], tmp_path)
+    (line,) = built(tmp_path)
+    assert line.startswith("data ") and text.startswith("data: ") and line.split()[1] in text
+    assert not (tmp_path / "records").exists()
+
+
+def test_hydra_s_own_help_and_config(tmp_path):
+    groups = printed(["run", "--help"], tmp_path)
+    assert "model: " in groups and "tinyllama" in groups and "signed_permutation" in groups
+    assert "seed: 7" in printed(["run", "seed=7", "--cfg", "job"], tmp_path)
+
+
+def test_what_changes_results_has_a_folder_of_its_own():
+    assert variant_of("mini", []) == variant_of("mini", ["tracker=none", "paths.outputs=/x"]) == ""
+    assert variant_of("smoke", []) == variant_of("smoke", ["tracker=none"]) == "smoke"
+    slow = variant_of("mini", ["training.run.lr=1e-3"])
+    assert slow.startswith("mini-") and slow != variant_of("mini", ["training.run.lr=2e-3"])
+    assert slow == variant_of("mini", ["tracker=none", "training.run.lr=1e-3"])
+    assert variant_of("smoke", ["training.run.lr=1e-3"]) == slow.replace("mini", "smoke")
+
+
+def test_a_note_or_sweep_that_was_cut_short_stops_no_status(tmp_path):
+    """They are written aside and renamed; what a crash of the machine leaves is still no reason to say nothing."""
+    job = choose(["a1"], "smoke", False, [f"paths.outputs={tmp_path}"]).jobs["a1"][0]
+    for damaged in (tmp_path / "sweeps" / "sweep-half.json", note_path(tmp_path, job_id(job.job))):
+        damaged.parent.mkdir()
+        damaged.write_text('["seed=')
+    text = printed(["status", "a1", "sweep-half", "--profile", "smoke"], tmp_path)
+    assert "sweep-half cannot be read: " in text
+    (line,) = [line for line in text.splitlines() if "a1 gauge_groups" in line]
+    jobs, done, failed, missing = (int(cell) for cell in line.split("|")[2:6])
+    assert (done, failed) == (0, 0) and missing == jobs > 0

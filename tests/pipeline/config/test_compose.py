@@ -1,0 +1,128 @@
+"""Configs: every table composes; a bad key or value is an error that lists the allowed ones."""
+
+import pytest
+
+from gaugeport.alignment.routes import ROUTES
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.config.sweeps import expand, experiment, experiment_names, jobs_of
+from gaugeport.pipeline.config.validate import allowed_pairs
+
+
+def composed(overrides):
+    return from_config(compose_config(overrides), overrides)
+
+
+def test_the_default_job():
+    c = composed(["model=qwen", "seed=3", "profile=smoke"])
+    assert (c.job.model.name, c.job.seed, c.job.profile) == ("qwen", 3, "smoke")
+    assert c.job.model.architecture["hidden_size"] == 32 and c.tracker == "offline"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model=foo", ["model=foo: no such model; allowed: dyck3, pythia", "qwen, tinyllama"]),
+        ("gauge=permutatio", ["nearest: permutation", "; allowed: global_sign_permutation, identity"]),
+        ("matcher=foo", ["foo", "hungarian_abs"]),
+        ("modle=qwen", ["unknown config key 'modle'; nearest: model", "; allowed: data, gauge, matcher"]),
+        ("training.run.lrr=3", ["training.run.lrr", "training.run.lr", "; allowed: training.run.batch_size"]),
+        ("task.nonsense=1", ["unknown config key 'task.nonsense'", "; allowed: task.name, task.plants"]),
+        ("task.none.at.all=1", ["unknown config key 'task.none.at.all'", "; allowed: task.name, task.plants"]),
+        ("seed=x", ["seed: Value 'x' of type 'str' could not be converted to Integer"]),
+        ("--profile", ["'--profile' cannot be read (write key=value)"]),
+        ("training.run.lr=fast", ["fast", "lr", "Float"]),
+        ("+training.run.extra=1", ["extra", "save_every"]),
+        ("task.name=foo", ["foo", "recovery", "gauge_groups", "sign_ceiling"]),
+        ("gauge.name=foo", ["foo", "signed_permutation with hungarian_abs"]),
+        ("gauge=global_sign_permutation", ["global_sign_permutation with hungarian_raw"]),
+        ("+bogus=1", ["bogus", "model", "training"]),
+        ("+task.foo=1", ["foo", "plants"]),
+        ("+model.architecture.hidden_sise=3", ["hidden_sise", "hidden_size"]),
+        ("measurement.sites=[block99]", ["block99", "block3"]),
+        ("training.run.scheduler=nope", ["nope", "constant_with_warmup"]),
+        ("training.run.lr=-1", ["training.run.lr", "-1"]),
+        ("training.run.save_every=0", ["training.run.save_every", "0"]),
+        ("measurement.skip_first=32", ["data.length", "skip_first"]),
+        ("measurement.tokens=0", ["measurement.tokens", "0"]),
+        ("seed=[1", ["seed"]),
+    ],
+)
+def test_bad_overrides_name_what_is_allowed(override, words):
+    with pytest.raises(ValueError) as e:
+        composed([override])
+    assert all(w in str(e.value) for w in words), str(e.value)
+
+
+def test_a_bad_key_is_judged_by_the_config_that_the_other_overrides_make():
+    with pytest.raises(ValueError, match=r"'task.nonsense'.*; allowed: task.cohort, task.expansion"):
+        composed(["experiment=sae_universality", "task.nonsense=1"])
+    with pytest.raises(ValueError, match="unknown config key 'zz'; allowed: data, gauge"):  # another is bad too
+        composed(["zz=1", "yy=1"])
+
+
+def test_missing_local_files_are_named():
+    with pytest.raises(FileNotFoundError, match=r"/nowhere.*model.path wants"):
+        composed(["model.path=/nowhere"])
+
+
+def test_every_allowed_gauge_matcher_and_route_composes():
+    for gauge, matcher in allowed_pairs():
+        job = composed([f"gauge={gauge}", f"matcher={matcher}"]).job
+        assert (job.gauge, job.matcher) == (gauge, matcher)
+    for route in ROUTES:
+        assert composed([f"route={route}"]).job.route == route
+
+
+def test_expand_is_the_product():
+    assert len(expand(["a=1,2", "b=x,y,z", "c=5"])) == 6
+    assert expand(["a=1,2", "c=5"]) == [("a=1", "c=5"), ("a=2", "c=5")]
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_table_composes_and_its_headline_is_part_of_it(name):
+    found = experiment(name)
+    assert experiment(found.id) == found
+    ids = {c.job.hash({}) for c in jobs_of(found, "smoke", headline=False)}
+    assert {c.job.hash({}) for c in jobs_of(found, "smoke", headline=True)} <= ids
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_the_jobs_of_a_table_are_those_that_hydra_composes(name):
+    jobs = jobs_of(experiment(name), "smoke", extra=["seed=3", "measurement.tokens=999"])
+    for job in jobs[:: max(1, len(jobs) // 4)]:
+        assert composed(job.overrides) == job
+
+
+def test_an_unknown_table_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown table 'a99'; allowed: a1 \(gauge_groups\)"):
+        experiment("a99")
+    with pytest.raises(ValueError, match=r"a9 \(gauge_audit\), a10 \(index_transport\), b1 "):
+        experiment("a99")
+
+
+def test_a_local_model_is_what_its_folder_says(tmp_path):
+    for name in ("mine", "copied", "no-model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("notes.txt" if name == "no-model" else "config.json")).write_text("{}")
+    (tmp_path / "a.txt").write_text("text")
+    data = ["data=text", f"data.path={tmp_path / 'a.txt'}"]
+    mine, copied = (composed([f"model.path={tmp_path / n}", *data]).job for n in ("mine", "copied"))
+    assert (mine.model.name, mine.model.architecture, mine.model.hub_id) == ("mine", {}, "")
+    assert mine.hash({"model.path": "aa"}) == copied.hash({"model.path": "aa"}) != mine.hash({"model.path": "bb"})
+    with pytest.warns(UserWarning, match="synthetic mini corpus; its own kind of text: data=text data.path=FILE"):
+        composed([f"model.path={tmp_path / 'mine'}"])
+    with pytest.raises(FileNotFoundError, match=r"no-model: no config.json there, found notes.txt"):
+        composed([f"model.path={tmp_path / 'no-model'}", *data])
+
+
+def test_paths_and_trackers_do_not_change_a_job(tmp_path):
+    plain, other = composed([]), composed(["tracker=none", f"paths.outputs={tmp_path}"])
+    assert plain.job.hash({}) == other.job.hash({}) and other.outputs == tmp_path
+    assert plain.job.hash({}) != composed(["seed=1"]).job.hash({})
+    assert plain.job.hash({"data.path": "aa"}) != plain.job.hash({"data.path": "bb"}), "contents of local files count"
+
+
+@pytest.mark.parametrize("line", ["seed=0,1,0", "model=qwen,qwen"])
+def test_a_choice_named_twice_is_refused(line):
+    with pytest.raises(ValueError, match=r"names (0|qwen) twice; allowed: each once"):
+        expand([line])

@@ -1,0 +1,139 @@
+"""Errors as they cross processes, and what a full disk is told apart by."""
+
+import errno
+import json
+import pickle
+
+import pytest
+
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.execution.failures import Error, Failure, note, note_path
+from gaugeport.pipeline.execution.plan import plan
+from gaugeport.pipeline.execution.runner import run_all
+
+
+def raised(error, cause=None):
+    try:
+        raise error from cause
+    except Exception as e:
+        return Error.of(e)
+
+
+def test_an_error_says_its_type_and_message_and_crosses_processes():
+    error = raised(ValueError("lr=-1 must be positive"))
+    assert error.message == "ValueError: lr=-1 must be positive" and not error.full_disk
+    assert "test_failures.py" in error.traceback
+    assert pickle.loads(pickle.dumps(error)) == error
+
+
+@pytest.mark.parametrize(
+    "error, cause",
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/store/x"), None),
+        (RuntimeError("could not save"), OSError(errno.ENOSPC, "No space left on device")),
+    ],
+)
+def test_a_full_disk_is_told_from_other_errors(error, cause):
+    found = raised(error, cause)
+    assert found.full_disk and "free some of it and give the same command" in found.message
+    assert not raised(OSError(errno.EACCES, "Permission denied")).full_disk
+
+
+def test_a_writer_that_only_says_that_it_failed_is_asked_about_the_disk(tmp_path, monkeypatch):
+    error = RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    assert not Error.of(error, tmp_path).full_disk
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
+    assert Error.of(error, tmp_path).full_disk
+
+
+def jobs(tmp_path, *sweeps):
+    fixed = ["profile=smoke", "tracker=none", "route=endpoint", f"paths.outputs={tmp_path}"]
+    return [from_config(compose_config([*fixed, *s.split()]), (*fixed, *s.split())) for s in sweeps]
+
+
+def test_a_failed_stage_is_told_once_and_noted_of_every_job_that_stands_on_it(tmp_path):
+    found = jobs(tmp_path, "route=endpoint", "route=via_base", "task=sign_ceiling task.activations=decorrelated")
+    tried = []
+
+    def launch(steps):
+        tried.extend(steps)
+        return [raised(ValueError("no base today")) if s.stage == "base" else None for s in steps]
+
+    failures = run_all(found, launch)
+    assert [f.step.stage for f in failures] == ["base"] and failures[0].step.command.endswith("stage=base")
+    assert [s.stage for s in tried] == ["data", "base", None], "what does not stand on it is run"
+    todo = plan(found)
+    notes = [note_path(tmp_path, job) for job, stages in todo.needs.items() if stages]
+    assert len(notes) == 2
+    for path in notes:
+        noted = json.loads(path.read_text())
+        assert noted["failed"] == "base of tinyllama, seed 0" and noted["error"] == "ValueError: no base today"
+        assert noted["command"].startswith("gaugeport run profile=smoke") and "stage=" not in noted["command"]
+
+
+def test_what_launches_may_fail_too(tmp_path):
+    def launch(steps):
+        raise ConnectionError("the queue is gone")
+
+    (failure,) = run_all(jobs(tmp_path, "route=endpoint"), launch)
+    assert failure.step.stage == "data" and failure.error.message == "ConnectionError: the queue is gone"
+
+
+SYNTHETIC = "task=sign_ceiling task.activations=decorrelated seed="
+
+
+def test_a_worker_that_dies_takes_nothing_with_it_but_its_own_step(tmp_path):
+    """The first launch dies at seed 2, having told of seed 1's own error; alone, seed 2 kills its worker again."""
+    calls = []
+
+    def launch(steps):
+        seeds = [s.composed.job.seed for s in steps]
+        calls.append(seeds)
+        for s in steps:
+            if s.composed.job.seed == 2:
+                raise RuntimeError("worker killed")
+            yield raised(ValueError("the real reason")) if s.composed.job.seed == 1 else None
+
+    failures = run_all(jobs(tmp_path, *(SYNTHETIC + str(i) for i in range(5))), launch)
+    assert calls == [[0, 1, 2, 3, 4], [2], [3], [4]]
+    said = {f.step.composed.job.seed: f.error.message for f in failures}
+    assert said == {1: "ValueError: the real reason", 2: "RuntimeError: worker killed"}
+
+
+def test_what_launches_is_given_up_where_it_fails_twice_running(tmp_path):
+    calls = []
+
+    def launch(steps):
+        calls.append(len(steps))
+        raise RuntimeError("no such cluster")
+
+    assert len(run_all(jobs(tmp_path, *(SYNTHETIC + str(i) for i in range(5))), launch)) == 5
+    assert calls == [5, 1, 1]
+
+
+def test_an_outdated_record_is_no_sign_that_its_job_is_done(tmp_path):
+    found = jobs(tmp_path, SYNTHETIC + "0")
+    (step,) = plan(found).steps.values()
+    step.made.parent.mkdir(parents=True)
+    step.made.write_text('{"schema": 0}')
+    (step,) = plan(found).steps.values()
+    assert not step.done
+    assert len(run_all(found, lambda steps: (_ for _ in ()).throw(RuntimeError("worker killed")))) == 1
+    assert run_all(found, processes=1) == [] and step.done
+
+
+def test_a_full_disk_ends_it_all(tmp_path):
+    tried = []
+
+    def launch(steps):
+        tried.extend(steps)
+        return [raised(OSError(errno.ENOSPC, "No space left on device"))] * len(steps)
+
+    found = jobs(tmp_path, "route=endpoint", "task=sign_ceiling task.activations=decorrelated")
+    assert len(run_all(found, launch)) == 1 and [s.stage for s in tried] == ["data"]
+
+
+def test_a_note_that_cannot_be_written_is_no_failure_of_its_own(tmp_path):
+    (job,) = plan(jobs(tmp_path, "task=sign_ceiling task.activations=decorrelated")).steps.values()
+    (tmp_path / "failures").write_text("a file where the folder should be")
+    note(job, Failure(job, raised(ValueError("no"))))

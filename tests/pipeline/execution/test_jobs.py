@@ -1,0 +1,92 @@
+"""What running a job promises: measured once, tracked, then written; whatever tracking does, the measurement is kept."""
+
+import multiprocessing
+import time
+
+import pytest
+
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.execution import jobs
+from gaugeport.pipeline.execution.failures import note_path
+from gaugeport.pipeline.store.records import read_record, record_path
+from gaugeport.pipeline.tasks.registry import Workflow
+
+
+@pytest.fixture
+def composed(tmp_path, monkeypatch):
+    """A job whose measurement leaves a mark in a file, each time."""
+
+    def measure(job, store):
+        with (tmp_path / "measured").open("a") as marks:
+            marks.write("x")
+        time.sleep(0.3)
+        return [{"metric": "found", "value": 1.0}]
+
+    monkeypatch.setitem(jobs.WORKFLOWS, "gauge_groups", Workflow(lambda job: (), measure))
+    overrides = ["experiment=gauge_groups", "profile=smoke", "tracker=wandb_offline", f"paths.outputs={tmp_path}"]
+    return from_config(compose_config(overrides), overrides)
+
+
+@pytest.fixture
+def tracked(composed, monkeypatch):
+    """The ids of the records that were tracked, and whether each was written by then."""
+    calls = []
+    path = record_path(composed.outputs / "records", jobs.job_id(composed.job))
+    monkeypatch.setattr(jobs, "track_job", lambda record, *a: calls.append((record.id, path.exists())))
+    return calls
+
+
+def measured(composed):
+    return (composed.outputs / "measured").read_text()
+
+
+def written(composed):
+    path = record_path(composed.outputs / "records", jobs.job_id(composed.job))
+    return read_record(path) if path.exists() else None
+
+
+def test_a_job_is_measured_tracked_and_then_written_once(composed, tracked):
+    first = jobs.run_job(composed)
+    assert jobs.run_job(composed) == first == written(composed)
+    assert measured(composed) == "x" and tracked == [(first.id, False)]
+
+
+def test_of_two_processes_that_run_one_job_one_measures_and_the_other_reads(composed, tracked):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=jobs.run_job, args=(composed,)) for _ in range(2)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(60)
+    assert [w.exitcode for w in workers] == [0, 0]
+    assert measured(composed) == "x" and written(composed).rows == [{"metric": "found", "value": 1.0}]
+
+
+def test_what_a_tracker_breaks_is_said_and_the_measurement_is_kept(composed, monkeypatch):
+    def broken(*a):
+        raise RuntimeError("no service")
+
+    monkeypatch.setattr(jobs, "track_job", broken)
+    with pytest.warns(UserWarning, match="was measured, but tracking it failed: no service"):
+        record = jobs.run_job(composed)
+    assert written(composed) == record
+
+
+def test_a_job_killed_while_it_is_tracked_is_not_written_and_tracked_anew(composed, monkeypatch, tracked):
+    def killed(*a):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as here, pytest.raises(KeyboardInterrupt):
+        here.setattr(jobs, "track_job", killed)
+        jobs.run_job(composed)
+    assert written(composed) is None
+    jobs.run_job(composed)
+    assert written(composed) is not None and len(tracked) == 1
+
+
+def test_a_failure_s_note_goes_once_the_job_succeeds(composed, tracked):
+    note = note_path(composed.outputs, jobs.job_id(composed.job))
+    note.parent.mkdir(parents=True)
+    note.write_text("{}")
+    jobs.run_job(composed)
+    assert not note.exists()

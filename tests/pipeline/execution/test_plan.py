@@ -1,0 +1,77 @@
+"""Which stages and jobs are missing, and how long they will take."""
+
+import json
+
+from gaugeport.pipeline.config.sweeps import sweep_jobs
+from gaugeport.pipeline.execution.plan import JOBS, plan
+from gaugeport.pipeline.execution.timings import Timings, clock
+from gaugeport.pipeline.store.store import Store
+
+SWEEP = ["profile=smoke", "tracker=none", "route=endpoint,via_base", "seed=0,1"]
+
+
+def jobs(tmp_path, *more):
+    return sweep_jobs([*SWEEP, f"paths.outputs={tmp_path}", *more])
+
+
+def build(step, seconds=2.0):
+    """Leave what a step would, as the store and the records do."""
+    if step.stage is not None:
+        config = {k: v for k, v in step.shape.items() if k != "kind"}
+        Store(step.composed.outputs / "store").ensure(step.shape["kind"], config, lambda folder: None)
+    found = json.loads(step.made.read_text()) if step.made.exists() else {"config": step.shape}
+    step.made.parent.mkdir(parents=True, exist_ok=True)
+    step.made.write_text(json.dumps({**found, "seconds": seconds}))
+
+
+def test_shared_stages_are_there_once_in_the_order_in_which_they_build_on_one_another(tmp_path):
+    todo = plan(jobs(tmp_path))
+    assert [s.stage for s in todo.steps.values()] == [
+        "data",
+        *["base"] * 2,
+        *["A"] * 2,
+        *["B"] * 2,
+        *["evidence"] * 2,
+        *[None] * 4,
+    ]
+    assert len(todo.needs) == len(todo.wave(JOBS)) == 4
+    build(next(iter(todo.steps.values())))
+    assert "data" not in [s.stage for s in plan(jobs(tmp_path)).steps.values()], "what is built is not planned"
+
+
+def test_what_stands_on_a_failed_stage_is_not_tried(tmp_path):
+    todo = plan(jobs(tmp_path))
+    failed = next(key for key, s in todo.steps.items() if s.stage == "base" and s.composed.job.seed == 1)
+    left = todo.without([failed])
+    assert {s.composed.job.seed for s in left.steps.values()} == {0} and len(left.needs) == 2
+
+
+def test_times_are_those_of_the_same_shape_else_of_the_kind(tmp_path):
+    todo = plan(jobs(tmp_path))
+    timings = Timings.recorded(tmp_path)
+    timings.reference = {}
+    bases = [s for s in todo.steps.values() if s.stage == "base"]
+    assert timings.of(bases[0].shape) is None and timings.total(bases) == "2 never timed"
+    build(bases[0], seconds=90.0)
+    timings = Timings.recorded(tmp_path)
+    assert timings.of(bases[1].shape) == 90.0, "another seed's"
+    assert timings.total(bases, processes=2) == "about 2 min"
+    (wider,) = [
+        s
+        for s in plan(jobs(tmp_path, "model.architecture.hidden_size=64", "seed=0")).steps.values()
+        if s.stage == "base"
+    ]
+    assert timings.of(wider.shape) == 90.0, "another model's, where there is none of its own"
+    timings.add(wider.shape, 200.0)
+    assert timings.of(wider.shape) == 200.0 and timings.of(bases[1].shape) == 90.0
+
+
+def test_clock():
+    assert [clock(s) for s in (0.4, 89, 91, 5340, 5460, 3 * 3600 + 300)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "89 min",
+        "1 h 31 min",
+        "3 h 05 min",
+    ]

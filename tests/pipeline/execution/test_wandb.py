@@ -1,0 +1,90 @@
+"""What wandb is told, read back from the files of its offline runs."""
+
+import time
+
+import pytest
+
+from gaugeport.pipeline.execution.tracking import track_job, track_table
+from gaugeport.pipeline.store.records import Record
+from wandb_files import read
+
+ROWS = [
+    {"evidence": "site", "site": "block1", "step": 5, "metric": "signed_accuracy", "value": 0.25},
+    {"evidence": "site", "site": "block1", "step": 10, "metric": "signed_accuracy", "value": 0.5},
+    {"step": 0, "metric": "loss_base", "value": 5.0},
+]
+CURVES = {
+    "base": [{"step": 1, "epoch": 0.1, "loss": 6.5, "learning_rate": 0.1}, {"step": 2, "epoch": 0.2, "loss": 6.0}],
+    "A": [{"step": 1, "epoch": 0.5, "loss": 5.5}],
+}
+
+
+def record(task="recovery", name="0123456789abcdef"):
+    return Record(name, task, {"seed": 3, "model": {"name": "qwen"}}, ROWS, 1.5, {"torch": "2"}, 2)
+
+
+def only(folder, pattern="offline-run-*"):
+    (found,) = (folder / "wandb").glob(pattern)
+    return found
+
+
+def test_a_job_is_a_run_of_its_experiment_with_its_metrics_and_the_curves_behind_them(tmp_path):
+    track_job(record(), "trajectory", CURVES, tmp_path, "offline")
+    run, config, history, summary, _ = read(only(tmp_path))
+    assert (run.run_id, run.run_group, run.job_type) == ("0123456789abcdef", "trajectory", "job")
+    assert config["seed"] == 3 and config["model"] == {"name": "qwen"}
+    measured = [(h["step"], h["site/block1/signed_accuracy"]) for h in history if "site/block1/signed_accuracy" in h]
+    assert measured == [(5, 0.25), (10, 0.5)]
+    assert summary["site/block1/signed_accuracy"] == 0.5 and summary["loss_base"] == 5.0, "the last step's"
+    for stage, log in CURVES.items():
+        name = f"train/{stage}/loss"
+        assert [(h["train/step"], h[name]) for h in history if name in h] == [(c["step"], c["loss"]) for c in log]
+    assert any(h.get("train/base/learning_rate") == 0.1 for h in history)
+
+
+def test_rows_that_differ_in_anything_are_series_of_their_own(tmp_path):
+    rows = [
+        {"target": target, "k": k, "theory": 0.5, "metric": "overlap", "value": float(k)}
+        for target in ("identical", "finetuned")
+        for k in (8, 16)
+    ]
+    found = Record("0123456789abcdef", "indices", {}, rows, 1.0, {}, 2)
+    track_job(found, "index_transport", {}, tmp_path, "offline")
+    summary = read(only(tmp_path))[3]
+    assert {name: value for name, value in summary.items() if "overlap" in name} == {
+        f"{k}/{target}/overlap": float(k) for target in ("identical", "finetuned") for k in (8, 16)
+    }
+
+
+def test_a_job_that_runs_again_takes_the_place_of_its_run(tmp_path):
+    track_job(record(), "first", {}, tmp_path, "offline")
+    time.sleep(1.1)  # wandb names a run's folder by the second it began in; no job runs twice in one
+    track_job(record(), "second", {}, tmp_path, "offline")
+    assert read(only(tmp_path))[0].run_group == "second"
+
+
+def test_a_table_is_an_artifact_with_its_files_kept_beside_the_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    files = [tmp_path / name for name in ("a3.csv", "a3.md", "a3.tex", "a3.png")]
+    for file in files:
+        file.write_text(f"what {file.name} says")
+    track_table("trajectory", files, tmp_path, "offline")
+    run, _, _, _, (artifact, *_) = read(only(tmp_path))
+    assert (run.run_group, run.job_type) == ("trajectory", "table") and artifact.name == "trajectory"
+    kept = {entry.path: entry.local_path for entry in artifact.manifest.contents}
+    assert sorted(kept) == ["a3.csv", "a3.md", "a3.png", "a3.tex"]
+    for name, path in kept.items():
+        assert str(tmp_path) in path and open(path).read() == f"what {name} says", "a later `wandb sync` finds it"
+    track_table("trajectory", files, tmp_path, "offline")
+    only(tmp_path)  # the same table is not logged again …
+    files[0].write_text("something else")
+    track_table("trajectory", files, tmp_path, "offline")
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2, "… a changed one is"
+
+
+def test_nothing_is_tracked_where_nothing_is_asked_for(tmp_path):
+    track_job(record(), "trajectory", CURVES, tmp_path, "none")
+    track_table("trajectory", [], tmp_path, "none")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="tracker 'wandb' is unknown; allowed: none, offline, online"):
+        track_job(record(), "trajectory", {}, tmp_path, "wandb")

@@ -1,0 +1,110 @@
+"""The groups' comparison on streams whose gauge is planted: what is fitted is not what is measured on."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gaugeport.groups import SignedPermutation
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.measures.head_to_head import head_to_head
+from gaugeport.pipeline.rotation.lenses.dictionaries import train_dictionary
+from gaugeport.pipeline.tasks import head_to_head as workflow
+
+D, K, FEW, MANY, NOISE = 24, 6, 40, 2000, 1.0
+SAE = {"architecture": "topk", "k": 4, "l1": 5.0, "lr": 2e-3, "batch_size": 256, "activations": 8192, "tokens": 65536}
+
+
+def gen(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def streams():
+    """A few of 40 features a token, each of one sign, loudest in the last coordinates."""
+    active = torch.rand(MANY + 500, 40, generator=gen(0)) < 0.08
+    features = torch.randn(40, D, generator=gen(3)) * torch.linspace(0.5, 2.0, D)
+    return (active * (0.5 + torch.rand(active.shape, generator=gen(4)))) @ features
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """B is A in other coordinates, with noise; measured on tokens that nothing is fitted on."""
+    plant = SignedPermutation.random(D, gen(1))
+    a = streams()
+    b = 2 * plant.act(a) + NOISE * torch.randn(a.shape, generator=gen(2))
+    seen = []
+
+    def retention(m):
+        seen.append(m)
+        return {"retention_native": float(m.direction(torch.ones(D)).sum())}
+
+    found = head_to_head(
+        a[:MANY],
+        b[:MANY],
+        a[MANY:],
+        b[MANY:],
+        sae=train_dictionary(a[:MANY], SAE, 4, 0, "here"),
+        retention=retention,
+        tokens=[MANY, FEW],
+        plants=[SignedPermutation.random(D, gen(s)) for s in (5, 6, 7)],
+        k=K,
+    )
+    assert len(seen) == 3 + 4, "raw S_d once a plant, the others once"
+    return found
+
+
+def of(rows, metric, tokens=MANY):
+    return {r["group"]: r["value"] for r in rows if r["metric"] == metric and r["tokens"] == tokens}
+
+
+def test_the_held_out_fit_is_of_tokens_that_were_not_fitted(rows):
+    few, many = of(rows, "heldout_fit", FEW), of(rows, "heldout_fit")
+    noise = NOISE**2 / (4 * float(streams().var(0).mean()) + NOISE**2)
+    assert many["signed_permutation"] == pytest.approx(1 - noise, abs=0.02)
+    assert many["affine"] == pytest.approx(many["signed_permutation"], abs=0.02)
+    assert few["affine"] < few["signed_permutation"] - 0.02, "on the rows it was fitted on it would be ahead"
+    assert many["permutation"] < 0.5 and many["identity"] < 0.5
+
+
+def test_a_map_that_may_shrink_is_never_worse_and_what_fits_is_left_as_it_is(rows):
+    fit, shrunk = of(rows, "heldout_fit"), of(rows, "heldout_fit_shrunk")
+    assert set(fit) == set(shrunk) == {"identity", "permutation", "signed_permutation", "orthogonal", "affine"}
+    assert all(shrunk[g] > fit[g] - 0.01 for g in fit)
+    assert shrunk["signed_permutation"] == pytest.approx(fit["signed_permutation"], abs=0.01)
+    assert fit["identity"] < 0 and shrunk["identity"] > -0.05
+    assert of(rows, "heldout_fit_shrunk", FEW)["affine"] == of(rows, "heldout_fit", FEW)["affine"]
+
+
+def test_an_sae_goes_through_the_right_map_and_indices_through_permutations_alone(rows):
+    nmse, native = of(rows, "sae_nmse"), of(rows, "sae_nmse_native", 0)["none"]
+    assert abs(nmse["signed_permutation"] - native) < 0.1 < nmse["permutation"] - native
+    assert of(rows, "index_refused") == {"orthogonal": 1.0, "affine": 1.0}
+    precision = of(rows, "index_precision")
+    assert precision["signed_permutation"] == 1 and set(precision) == {"identity", "permutation", "signed_permutation"}
+    assert precision["permutation"] < 1 and precision["identity"] < 1
+    trip = of(rows, "round_trip_nmse")
+    assert trip["orthogonal"] < 1e-6 < trip["affine"]
+
+
+def test_a_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
+    job = from_config(compose_config(["experiment=groups_head_to_head", "profile=smoke"]), ()).job
+    wanted = max(job.task["tokens"]) // (job.data.length - job.measurement.skip_first) + 1
+    rows = torch.arange(wanted + 20)[:, None].expand(-1, job.data.length)
+    ends, seen = SimpleNamespace(a="A", b="B", rows_fit=rows, rows_test=rows), []
+    monkeypatch.setattr(workflow, "load_ends", lambda job, store: ends)
+    monkeypatch.setattr(workflow, "_streams", lambda job, ends, model, rows: seen.append((model, rows[:, 0].tolist())))
+    monkeypatch.setattr(workflow, "sentiment", lambda job, ends: 1 / 0)  # after the streams, whose rows are asked for
+    with pytest.raises(ZeroDivisionError):
+        workflow.measure(job, None)
+    fit, test = list(range(wanted)), list(range(wanted, wanted + 20))
+    assert seen == [("A", fit), ("B", fit), ("A", test), ("B", test)]
+    ends.rows_test = rows[:wanted]
+    with pytest.raises(ValueError, match=f"leaves none of {wanted} held-out rows to measure on; allowed: fewer tokens"):
+        workflow.measure(job, None)
+
+
+def test_more_tokens_than_there_are_rows_to_fit_on_are_refused():
+    x = torch.zeros(10, D)
+    for tokens in ([], [11], [1]):
+        with pytest.raises(ValueError, match="of 10 rows to fit on; allowed: 2 to 10"):
+            head_to_head(x, x, x, x, sae=None, retention=dict, tokens=tokens, plants=[], k=1)

@@ -1,0 +1,178 @@
+"""Importance scores against independent ones, exact under signs; lists and their agreement by hand and by chance."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from gaugeport.charts import chart_of
+from gaugeport.charts.measure import norms_in_float64
+from gaugeport.groups import GlobalSignPermutation, SignedPermutation
+from gaugeport.pipeline.measures.gauge_groups import tiny_model
+from gaugeport.pipeline.measures.importance import LISTS, agreement, chance, top
+from gaugeport.streams.interventions import edited
+from gaugeport.transport import transport_model
+from gaugeport.transport.directions import transport_direction, transport_magnitude
+from importance_models import FAMILIES, D, batches_of, gen, plant_of, scores, wide
+
+
+def moved(score, name, g):
+    return (transport_direction if LISTS[name].signed else transport_magnitude)(score, g)
+
+
+def apart(x, y):
+    return float((x - y).abs().max() / y.abs().max())
+
+
+# the scores
+
+
+def test_activations_and_gradients_against_hidden_states():
+    """transformers' own ``hidden_states`` and a backward pass through the whole model."""
+    model, (batch,) = wide("llama"), batches_of(1)
+    ids = batch["input_ids"]
+    out = model(ids, output_hidden_states=True, use_cache=False)
+    x = out.hidden_states[1]  # what block 0 hands on
+    loss = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    (slope,) = torch.autograd.grad(loss, x)
+    x, slope = x[:, 1:].flatten(0, 1).detach(), slope[:, 1:].flatten(0, 1)
+    found = scores(model, [batch])
+    assert torch.allclose(found["activation"], x.abs().mean(0), atol=1e-12)
+    assert torch.allclose(found["mean_activation"], x.mean(0), atol=1e-12)
+    assert torch.allclose(found["mean_gradient"], slope.mean(0), atol=1e-12)
+    assert torch.allclose(found["gradient_activation"], (x * slope).abs().mean(0), atol=1e-12)
+    everything = scores(model, [batch], skip_first=0)
+    assert apart(everything["activation"], found["activation"]) > 1e-2, "the first token was left out"
+
+
+def test_neurons_against_the_mlp():
+    model, (batch,) = wide("llama"), batches_of(1)
+    mlp, seen = model.model.layers[1].mlp, []
+    handle = mlp.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(batch["input_ids"])
+        handle.remove()
+        hidden = mlp.act_fn(mlp.gate_proj(seen[0])) * mlp.up_proj(seen[0])
+    found = scores(model, [batch], "block1")["neuron_activation"]
+    assert torch.allclose(found, hidden[:, 1:].abs().mean((0, 1)), atol=1e-12)
+    assert apart(scores(model, [batch], "block0")["neuron_activation"], found) > 0.1, "of the block that ends there"
+
+
+@pytest.mark.parametrize("baseline", ["mean", "zero"])
+def test_integrated_gradients_against_finite_differences(baseline):
+    """Every partial derivative on the path by central differences of the loss, one row per coordinate and sign."""
+    model, steps, eps = wide("llama"), 3, 1e-4
+    ids = batches_of(1, rows=1, length=4)[0]["input_ids"]
+    chart, slopes = chart_of(model), torch.zeros(3, D, dtype=torch.float64)
+    with norms_in_float64(model), torch.no_grad():
+        x = model(ids, output_hidden_states=True, use_cache=False).hidden_states[1]
+        start = x[:, 1:].mean((0, 1)) if baseline == "mean" else torch.zeros(D, dtype=torch.float64)
+        for step in range(steps):
+            point = x.clone()
+            point[:, 1:] = start + (step + 0.5) / steps * (x[:, 1:] - start)
+            many = point.repeat(2 * 3 * D, 1, 1)
+            for row, (sign, token, i) in enumerate(itertools.product((1, -1), range(3), range(D))):
+                many[row, 1 + token, i] += sign * eps
+            with edited(model, chart, "block0", lambda stream, many=many: many):
+                logits = model(ids.expand(len(many), -1), use_cache=False).logits[:, :-1]
+            targets = ids[:, 1:].expand(len(many), -1)
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(1)
+            slopes += (losses[: 3 * D] - losses[3 * D :]).view(3, D) / (2 * eps) / steps
+        expected = ((x[0, 1:] - start) * slopes).abs().mean(0)
+        found = scores(model, [{"input_ids": ids}], ig_steps=steps, baseline=baseline)
+    # eager attention's float32 softmax leaves 1e-7 on a loss, over 2e-4; central differences err by eps² or so
+    assert apart(found["integrated_gradients"], expected) < 5e-3
+    assert apart(found["gradient_activation"], expected) > 0.1, "the end of the path is not the path"
+
+
+def test_batches_and_padding_do_not_matter():
+    model, rows = wide("llama"), torch.cat([b["input_ids"] for b in batches_of()])
+    whole = scores(model, [{"input_ids": rows}])
+    padded = torch.cat([rows, torch.zeros(8, 3, dtype=torch.long)], 1)
+    mask = (torch.arange(13) < 10).long().expand(8, -1)
+    for other in ([{"input_ids": r} for r in rows.split(3)], [{"input_ids": padded, "attention_mask": mask}]):
+        again = scores(model, other)
+        assert all(apart(again[name], whole[name]) < 1e-6 for name in LISTS)
+    unmasked = scores(model, [{"input_ids": padded}])
+    assert all(apart(unmasked[name], whole[name]) > 1e-3 for name in LISTS)
+
+
+def test_the_model_is_left_alone():
+    model = tiny_model("llama", gen(0)).train()
+    model.lm_head.weight.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    scores(model)
+    assert all(m.training for m in model.modules()) and not model.lm_head.weight.requires_grad
+    assert model.model.embed_tokens.weight.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+# exactness under gauges
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_signs_move_scores_exactly(family):
+    model = tiny_model(family, gen(0))
+    cls = GlobalSignPermutation if chart_of(model).norm == "layer" else SignedPermutation
+    sign = torch.tensor(-1) if cls is GlobalSignPermutation else plant_of(model, 5).sign
+    g = cls(torch.arange(D), sign)
+    here, there = scores(model), scores(transport_model(model, g))
+    for name in LISTS:
+        kept = LISTS[name].space == "neuron"
+        assert torch.equal(there[name], here[name] if kept else moved(here[name], name, g)), name
+    assert apart(there["mean_activation"], here["mean_activation"]) > 0.1, "the sign is not optional"
+
+
+# lists and their agreement
+
+
+def test_top_and_agreement_by_hand():
+    a = torch.tensor([0.1, -5.0, 3.0, 0.0, -2.0])
+    assert top(a, 3).tolist() == [1, 2, 4]
+    g = SignedPermutation(torch.tensor([4, 1, 0, 3, 2]), torch.tensor([1, -1, 1, 1, 1]))  # 4→0, 1→1 reversed, 2→4
+    b = torch.tensor([2.0, -4.0, 7.0, 0.0, 1.0])
+    found = agreement(a, b, g, 3, signed=True)
+    assert found["precision"] == pytest.approx(2 / 3) and found["jaccard"] == pytest.approx(2 / 4)
+    assert found["sign_agreement"] == pytest.approx(1 / 3)  # −2 against 2, 5 against −4, 3 against 1
+    expected = stats.spearmanr([2.0, 5.0, 0.1, 0.0, 3.0], [2.0, 4.0, 7.0, 0.0, 1.0]).statistic
+    assert found["rank_correlation"] == pytest.approx(expected)
+    assert "sign_agreement" not in agreement(a, b, g, 3)
+
+
+def test_ties_do_not_depend_on_the_run():
+    assert top(torch.ones(5), 3).tolist() == [0, 1, 2]
+
+
+def test_chance_is_the_mean_over_all_lists():
+    n, k = 7, 3
+    subsets = [set(s) for s in itertools.combinations(range(n), k)]
+    assert chance("jaccard", n, k) == pytest.approx(np.mean([len(s & {0, 1, 2}) / len(s | {0, 1, 2}) for s in subsets]))
+    assert chance("precision", n, k) == pytest.approx(np.mean([len(s & {0, 1, 2}) / k for s in subsets]))
+    assert chance("jaccard", n, n) == 1
+
+
+# bad input
+
+
+def test_bad_input():
+    model = tiny_model("llama", gen(0))
+    with pytest.raises(ValueError, match="unknown site"):
+        scores(model, site="block7")
+    with pytest.raises(ValueError, match=r"site=embed.*allowed: the output of a block"):
+        scores(model, site="embed")
+    with pytest.raises(ValueError, match=r"baseline='median'.*allowed: .*mean, zero"):
+        scores(model, baseline="median")
+    with pytest.raises(ValueError, match="ig_steps=0"):
+        scores(model, ig_steps=0)
+    with pytest.raises(ValueError, match="no tokens to score"):
+        scores(model, batches_of(length=1))
+    with pytest.raises(ValueError, match=f"the top 33 of {D}; allowed: 1 to {D}"):
+        top(torch.ones(D), 33)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="scores at block0 are not finite"):
+        scores(model)

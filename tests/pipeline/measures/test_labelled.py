@@ -1,0 +1,117 @@
+"""Labelled prompts: where they come from, what is refused, and that their content counts in a job's hash."""
+
+import inspect
+import json
+
+import pytest
+
+from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.data import load
+from gaugeport.pipeline.execution.jobs import job_id
+from gaugeport.pipeline.measures.labelled import labelled_prompts
+from gaugeport.pipeline.stages.training import data_key
+from gaugeport.pipeline.tasks.steering import _requests, _reviews
+
+
+def job(*overrides):
+    fixed = ["profile=smoke", "tracker=none", "gauge=identity", "matcher=none", "route=endpoint"]
+    return from_config(compose_config([*fixed, *overrides]), ()).job
+
+
+def test_mini_reviews_stop_at_the_verdict():
+    found, template, source = _reviews(job("task=steering_sentiment"))
+    prompts = labelled_prompts(found, "review", corpus.mini_tokenizer(), template, 30, 10, source)
+    assert len(prompts.positive) == len(prompts.negative) == 30 and len(prompts.heldout_positive) == 10
+    assert all(t.endswith("i would call it") for t in (*prompts.positive, *prompts.heldout_negative))
+    assert not set(prompts.positive + prompts.negative) & set(prompts.heldout_positive + prompts.heldout_negative)
+
+
+def test_no_prompt_is_held_out_twice_or_trained_on():
+    documents = corpus.mini_corpus(20_000, 0, 0.1, 1.0)
+    trained, held = ([corpus.slot_prompt(d) for d in documents.labelled("request", s)] for s in ("train", "heldout"))
+    assert set(trained) & set(held), "the grammar makes no request twice: nothing is shown here"
+    prompts = labelled_prompts(documents, "request", corpus.mini_tokenizer(), None, 200, 100, "mini")
+    for found in (prompts.heldout_positive, prompts.heldout_negative):
+        assert len(set(found)) == 100 and not set(found) & set(trained)
+
+
+def test_held_out_prompts_that_are_all_trained_on_are_refused():
+    documents = corpus.mini_corpus(600, 0)
+    same = corpus.Corpus(documents.train, documents.train)
+    with pytest.raises(ValueError, match=r"twice: 0 prompts with label 1 in the heldout split \(of 0 labelled and not"):
+        labelled_prompts(same, "review", corpus.mini_tokenizer(), None, 10, 10, "twice")
+
+
+def reviews_file(path, labels):
+    rows = [{"text": f"film number {i} was fine", "label": label} for i, label in enumerate(labels)]
+    if path.suffix == ".csv":
+        path.write_text("text,label\n" + "".join(f"{r['text']},{r['label']}\n" for r in rows))
+    else:
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_reviews_of_a_file_go_into_the_template(tmp_path, suffix):
+    path = reviews_file(tmp_path / f"r{suffix}", [i % 2 for i in range(40)])
+    found, template, source = _reviews(job("task=steering_sentiment", f"task.reviews={path}"))
+    prompts = labelled_prompts(found, "review", corpus.mini_tokenizer(), template, 10, 10, source)
+    assert prompts.positive[0].startswith("film number") and prompts.positive[0].endswith(" Overall , it was")
+    assert prompts.after == " Overall , it was"
+    assert {int(t.split()[2]) % 2 for t in prompts.positive + prompts.heldout_positive} == {1}
+
+
+def test_one_class_and_bad_templates_are_refused(tmp_path):
+    path = reviews_file(tmp_path / "one.csv", [1] * 40)
+    found, template, source = _reviews(job("task=steering_sentiment", f"task.reviews={path}"))
+    tokenizer = corpus.mini_tokenizer()
+    with pytest.raises(ValueError, match=r"one\.csv: 0 prompts with label 0 in the train split"):
+        labelled_prompts(found, "review", tokenizer, template, 10, 10, source)
+    with pytest.raises(ValueError, match="no labelled 'request'"):
+        labelled_prompts(found, "request", tokenizer, template, 10, 10, source)
+    with pytest.raises(ValueError, match=r"no \{text\} in it"):
+        labelled_prompts(found, "review", tokenizer, "it was", 10, 10, source)
+    with pytest.raises(ValueError, match="no chat template"):
+        labelled_prompts(found, "review", tokenizer, "chat", 10, 10, source)
+
+
+def test_a_chat_template_makes_the_prompt_a_turn():
+    tokenizer = corpus.mini_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>{{ '\\n' }}"
+    found, _, source = _requests(job("task=refusal"))
+    prompts = labelled_prompts(found, "request", tokenizer, "chat", 5, 5, source)
+    assert prompts.positive[0].startswith("<user>user :") and prompts.after == "\n<assistant>\n"
+
+
+def test_without_files_and_without_the_mini_corpus_the_hub_is_asked(tmp_path, monkeypatch):
+    asked = []
+
+    def hub(*args, **options):
+        bound = inspect.signature(load.hub_corpus).bind(*args, **options).arguments
+        asked.append(bound["name"])
+        path = reviews_file(tmp_path / f"{len(asked)}.jsonl", [i % 2 for i in range(40)])
+        return corpus.text_corpus(path, kind=bound["kind"], label=bound.get("label"), heldout=bound["heldout"])
+
+    monkeypatch.setattr(corpus, "hub_corpus", hub)
+    text = ["data=text", f"data.path={reviews_file(tmp_path / 'texts.jsonl', [0] * 9)}"]
+    found, _, source = _reviews(job("task=steering_sentiment", *text))
+    assert asked == ["stanfordnlp/sst2"] and "sst2" in source and len(found.labelled("review", "heldout")) == 12
+    with pytest.raises(TypeError, match=r"multiple values|unexpected"):
+        hub("x", nonsense=1)
+    found, template, source = _requests(job("task=refusal", *text))
+    assert asked[1:] == ["tatsu-lab/alpaca", "walledai/AdvBench"]
+    assert {d.label for d in found.labelled("request", "train")} == {0, 1} and "{text}" in template
+
+
+def test_the_content_of_the_labels_counts_in_the_jobs_hash_and_their_path_does_not(tmp_path):
+    labels = [i % 2 for i in range(40)]
+    here, there = (reviews_file(tmp_path / name, labels) for name in ("here.csv", "there.csv"))
+    other = reviews_file(tmp_path / "other.csv", [1 - x for x in labels])
+    jobs = [job("task=steering_sentiment", f"task.reviews={p}") for p in (here, there, other)]
+    ids = [job_id(j) for j in jobs]
+    assert ids[0] == ids[1] != ids[2]
+    assert job_id(job("task=steering_sentiment")) not in ids
+    assert len({json.dumps(data_key(j), sort_keys=True) for j in (*jobs, job())}) == 1, "no model hangs on them"
+    with pytest.raises(FileNotFoundError, match=r"task\.reviews=/nope"):
+        job("task=steering_sentiment", "task.reviews=/nope.csv")

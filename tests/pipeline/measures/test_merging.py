@@ -1,0 +1,212 @@
+"""Barriers and merges: by hand, between a model and itself, on really planted models, and what matching puts back."""
+
+import copy
+
+import pytest
+import torch
+
+from gaugeport.charts import chart_of, fold_gains
+from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change
+from gaugeport.groups import GROUPS, Orthogonal, Permutation, SignedPermutation, compose
+from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.measures.gauge_groups import tiny_model
+from gaugeport.pipeline.measures.losses import heldout_loss
+from gaugeport.pipeline.measures.merge import (
+    agreement,
+    barrier,
+    barriers,
+    check_points,
+    rematched,
+    reordered,
+    task_arithmetic,
+)
+from gaugeport.pipeline.tasks import merge as workflow
+from gaugeport.transport import transport_model
+from gaugeport.transport.merge import merge
+
+D = 32
+ALPHAS = [k / 10 for k in range(11)]
+FAMILIES = ("llama", "qwen2", "gpt_neox")
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def identity():
+    return Permutation.identity(D)
+
+
+def batches(model):
+    """Rows that ``model`` itself continues greedily, so that it is good at them and a worse one is not."""
+    rows = torch.randint(0, 64, (32, 2), generator=gen(9))
+    while rows.shape[1] < 10:
+        rows = torch.cat([rows, logits_of(model, rows)[:, -1:].argmax(-1)], dim=1)
+    return list(corpus.batches(rows, 32))
+
+
+def apart(model, seed, size=0.3):
+    """A copy with every parameter drifted by ``size`` of its deviation."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(size * p.std() * torch.randn(p.shape, generator=gen(seed), dtype=torch.float32).to(p.dtype))
+    return other
+
+
+def exact(model, seed):
+    return GROUPS[chart_of(model).group].random(D, gen(seed))
+
+
+def values(rows, metric):
+    return [r["value"] for r in rows if r["metric"] == metric]
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_barrier_by_hand():
+    assert barrier([0, 0.5, 1], [1.0, 3.0, 2.0]) == 1.5
+    assert barrier([0, 0.25, 1], [1.0, 1.5, 3.0]) == 0, "the line itself"
+    assert barrier([0, 0.5, 1], [1.0, 0.0, 2.0]) == 0, "below the line: the ends are on it"
+    assert barrier([0, 0.1, 0.7, 1], [0.1] * 4) == 0, "equal ends give exactly their loss"
+    assert barrier([0, 0.2, 0.6, 1], [4.0, 5.0, 3.0, 0.0]) == pytest.approx(1.8)
+
+
+@families
+def test_a_perfect_gauge_between_a_model_and_itself_has_no_barrier(family):
+    model = tiny_model(family, gen())
+    rows = barriers(model, model, [identity()], batches(model))
+    assert [r["alpha"] for r in rows if r["metric"] == "loss"] == ALPHAS
+    own = heldout_loss(model, batches(model))
+    assert (
+        set(values(rows, "loss")) == {own} == set(values(rows, "loss_average")) == set(values(rows, "loss_unaligned"))
+    )
+    assert values(rows, "barrier") == [0.0]
+    wrong = barriers(model, model, [exact(model, 1)], batches(model))
+    assert values(wrong, "barrier")[0] > 0.1, "the same function, written elsewhere"
+
+
+@families
+def test_planting_and_moving_is_the_residual_between_the_models_themselves(family):
+    """Moved by ĝ between planted checkpoints, merged, and read back: bit by bit the merge by q_B⁻¹∘ĝ∘q_A."""
+    a = tiny_model(family, gen())
+    b = apart(a, 1)
+    q_a, q_b, found = (exact(a, s) for s in (2, 3, 4))
+    planted = merge([transport_model(b, q_b), transport_model(a, q_a)], [None, found], (0.25, 0.75)).model
+    residual = compose(q_b.inverse(), compose(found, q_a))
+    assert same(transport_model(planted, q_b.inverse()), merge([b, a], [None, residual], (0.25, 0.75)).model)
+    assert not same(planted, merge([b, a], [None, residual], (0.25, 0.75)).model)
+
+
+def test_elements_outside_the_group_are_refused():
+    """A sign-flipped LayerNorm model would be another function; so would a rotated one with its gains in place."""
+    neox = tiny_model("gpt_neox", gen())
+    with pytest.raises(ValueError, match="not in the exact group"):
+        barriers(neox, neox, [SignedPermutation.random(D, gen(1))], batches(neox))
+    llama = tiny_model("llama", gen())
+    with pytest.raises(ValueError, match="not in the exact group"):
+        barriers(llama, llama, [Orthogonal.random(D, gen(1))], batches(llama))
+
+
+def test_rotations_are_symmetries_of_folded_models():
+    a = fold_gains(tiny_model("llama", gen()).double())
+    r, tokens = Orthogonal.random(D, gen(2)), random_tokens(a, gen(3))
+    end, middle = (merge([a, a], [None, r], (x, 1 - x)).model for x in (0.0, 0.5))
+    with norms_in_float64(a), norms_in_float64(end), norms_in_float64(middle):
+        assert relative_change(logits_of(a, tokens), logits_of(end, tokens)) < 1e-10
+        assert relative_change(logits_of(a, tokens), logits_of(middle, tokens)) > 0.1
+    right, wrong = (barriers(a, a, [g], batches(a), points=3) for g in (Orthogonal(torch.eye(D)), r))
+    assert values(right, "barrier") == [0.0] and values(wrong, "barrier")[0] > 0.1
+
+
+@families
+@pytest.mark.parametrize("planted", ["neurons", "both"])
+def test_matching_puts_back_what_was_reordered(family, planted):
+    """B is A elsewhere, A's neurons (and heads) reordered: found only once the residual gauge is applied, then exactly."""
+    a = tiny_model(family, gen())
+    g = exact(a, 1)
+    b = transport_model(a, g)
+    matched = barriers(a, b, [g], batches(a), points=3, planted=planted, matched="both", seed=5)
+    assert values(matched, "barrier") == [0.0] and len(set(values(matched, "loss"))) == 1
+    assert values(matched, "neurons_matched") == [1.0] == values(matched, "heads_matched")
+    for short in ["none", "heads"] if planted == "neurons" else ["none", "heads", "neurons"]:
+        rows = barriers(a, b, [g], batches(a), points=3, planted=planted, matched=short, seed=5)
+        assert values(rows, "barrier")[0] > 0.01, f"matching {short} is not enough"
+    astray = barriers(a, b, [exact(a, 2)], batches(a), points=3, planted=planted, matched="both", seed=5)
+    assert values(astray, "neurons_matched")[0] < 0.5, "in coordinates that are not shared there is nothing to match"
+
+
+def test_reordering_is_the_same_function_and_is_undone():
+    a, tokens = tiny_model("llama", gen()).double(), random_tokens(tiny_model("llama", gen()), gen(1))
+    moved, plants = reordered(a, "both", 3)
+    with norms_in_float64(a), norms_in_float64(moved):
+        assert relative_change(logits_of(a, tokens), logits_of(moved, tokens)) < 1e-10
+    assert not same(a, moved)
+    back, found = rematched(moved, a, identity(), "both")
+    assert same(back, a)
+    assert all(agreement(found[kind], plants[kind].inverse()) == 1 for kind in plants)
+    untouched, none = reordered(a, "none", 3)
+    assert same(untouched, a) and all(g == type(g).identity(a) for g in none.values())
+
+
+def test_task_arithmetic_at_one_half_is_the_average_and_moves_its_base():
+    base = tiny_model("llama", gen()).double()
+    a, b = apart(base, 1), apart(base, 2)
+    g = exact(base, 3)
+    average = merge([b, a], [None, None]).model
+    half = task_arithmetic(a, b, base, identity(), identity(), 0.5).model
+    for p, q in zip(half.parameters(), average.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+    whole = task_arithmetic(a, b, base, identity(), identity(), 1.0).model
+    elsewhere = transport_model(base, g)
+    assert same(task_arithmetic(a, b, elsewhere, identity(), g.inverse(), 1.0).model, whole)
+    assert not same(task_arithmetic(a, b, elsewhere, identity(), identity(), 1.0).model, whole)
+    rows = barriers(
+        a, b, [identity()], batches(base), points=3, base=base, base_residuals=[identity()], scalings=[0.0, 0.5]
+    )
+    sums = {r["scaling"]: r["value"] for r in rows if r["metric"] == "loss_task_arithmetic"}
+    assert sums[0.0] == heldout_loss(base, batches(base))
+    assert sums[0.5] == pytest.approx(values(rows, "loss_average")[0], abs=1e-6), "losses are taken in float32"
+
+
+def test_several_plants_are_averaged():
+    a = tiny_model("llama", gen())
+    plants = [exact(a, 1), exact(a, 2)]
+    both = barriers(a, a, plants, batches(a), points=3)
+    each = [values(barriers(a, a, [r], batches(a), points=3), "barrier")[0] for r in plants]
+    assert values(both, "barrier")[0] == pytest.approx(sum(each) / 2, rel=1e-12)
+    assert values(both, "barrier_plants_sd")[0] == pytest.approx(abs(each[0] - each[1]) / 2**0.5, rel=1e-9)
+    assert len([r for r in both if r["metric"] == "loss"]) == 3, "one row per metric, not one per plant"
+
+
+@pytest.mark.parametrize("points", [2, 4, 1, "11", 3.0])
+def test_a_line_has_two_ends_and_a_middle(points):
+    with pytest.raises(ValueError, match="odd whole number from 3"):
+        check_points(points)
+
+
+def job(*overrides):
+    return from_config(compose_config(["profile=smoke", "experiment=merging", "route=endpoint", *overrides]), ()).job
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["gauge=orthogonal", "matcher=procrustes"], "no symmetry.*allowed: task.fold=true"),
+        (["task.target=independent"], "task.target='independent'; allowed: identical, finetuned"),
+        (["task.planted=heads"], "task.planted='heads'; allowed: none, neurons, both"),
+        (["task.matched=all"], "task.matched='all'; allowed: none, neurons, heads, both"),
+        (["task.planted=both", "task.evidence=weights"], "weight evidence.*allowed: task.evidence=site"),
+        (["task.planted=both", "matcher=weights"], "weight evidence.*allowed: task.evidence=site"),
+        (["task.points=10"], "points=10 .*odd whole number"),
+        (["task.tokens=0"], "task.tokens=0; allowed: a positive"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_built(overrides, words):
+    with pytest.raises(ValueError, match=words):
+        workflow.stages_of(job(*overrides))
+    assert workflow.stages_of(job()) == ("data", "base", "A")

@@ -1,0 +1,256 @@
+"""SAE transfer: known answers, planted models, plants, splicing, and the workflow with its stage."""
+
+from statistics import fmean, stdev
+
+import pytest
+import torch
+from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
+
+from gaugeport.charts import chart_of
+from gaugeport.groups import Orthogonal, SignedPermutation, compose
+from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.measures.gauge_groups import tiny_model
+from gaugeport.pipeline.measures.sae import (
+    cross_entropy_recovered,
+    nmse,
+    reconstruct,
+    sae_transfer,
+    stream_rows,
+)
+from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.tasks import sae as workflow
+from gaugeport.transport import transport_model
+from gaugeport.transport.sae import transport_sae
+
+D, N = 32, 96
+
+
+def gen(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def tokens(n=12, length=10, seed=0):
+    return torch.randint(3, 64, (n, length), generator=gen(seed))
+
+
+def top_k(seed=0, dtype="float32", k=6):
+    """A TopK SAE with every parameter random, decoder rows near the encoder's columns."""
+    sae = TopKSAE(TopKSAEConfig(d_in=D, d_sae=N, k=k, dtype=dtype))
+    with torch.no_grad():
+        for p in sae.parameters():
+            p.copy_(torch.randn(p.shape, generator=gen(seed), dtype=torch.float64) / D**0.5)
+        sae.W_enc.copy_(sae.W_dec.T)
+    return sae.eval()
+
+
+def exact():
+    """A standard SAE that reconstructs anything exactly: latents relu(x) and relu(−x)."""
+    sae = StandardSAE(StandardSAEConfig(d_in=D, d_sae=2 * D))
+    eye = torch.eye(D)
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.cat([eye, -eye], 1))
+        sae.W_dec.copy_(torch.cat([eye, -eye]))
+    return sae.eval()
+
+
+def silent(bias):
+    """A standard SAE none of whose latents ever fires: it writes ``bias``."""
+    sae = StandardSAE(StandardSAEConfig(d_in=D, d_sae=N))
+    with torch.no_grad():
+        sae.b_enc.fill_(-1e9)
+        sae.b_dec.copy_(bias)
+    return sae.eval()
+
+
+def stream(seed=0, n=40, length=10, mean=0.7, dtype=torch.float32):
+    return torch.randn(n, length, D, generator=gen(seed), dtype=dtype) + mean * torch.arange(D).remainder(3)
+
+
+def signs(seed):
+    return SignedPermutation(
+        torch.arange(D), torch.where(torch.rand(D, generator=gen(seed)) < 0.5, -1, 1).to(torch.int8)
+    )
+
+
+def values(rows):
+    return {r["metric"]: r["value"] for r in rows}
+
+
+def test_nmse_of_known_guesses():
+    x = stream(dtype=torch.float64)
+    mean = x.mean((0, 1))
+    assert nmse(x, x) == 0
+    assert nmse(x, mean.expand_as(x)) == pytest.approx(1, abs=1e-12)
+    assert nmse(x - mean, mean - x) == pytest.approx(4, abs=1e-12)
+    with pytest.raises(ValueError, match="400 tokens that are all alike"):
+        nmse(torch.ones(40, 10, D), x)
+
+
+def test_the_perfect_gauge_costs_nothing_and_a_wrong_one_does():
+    x, sae = stream(), top_k()
+    none = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x))
+    assert none["nmse"] == none["nmse_native"] == nmse(x[:, 1:], reconstruct(sae, x)[0][:, 1:])
+    assert none["nmse_excess"] == none["nmse_to_oracle"] == 0
+    wrong = values(sae_transfer(sae, [SignedPermutation.random(D, gen(5))], x, x))
+    assert wrong["nmse_to_oracle"] > 0.1 and wrong["nmse_native"] == none["nmse_native"]
+    drifted = x + 0.3 * torch.randn(x.shape, generator=gen(9))
+    moved = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, drifted))
+    assert moved["nmse_excess"] == moved["nmse"] - none["nmse_native"] != 0 and moved["nmse_to_oracle"] == 0
+
+
+def test_first_tokens_are_left_out_and_reported():
+    """A massive first token that the SAE gives back makes the second column cheap."""
+    x, sae = stream(mean=0.0), exact()
+    sae.W_dec.data *= 0.5  # half of everything: NMSE about ¼ + ¼‖mean‖²/variance
+    small = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x))
+    x[:, 0] *= 0
+    x[:, 0, 0] = 1e4
+    large = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x))
+    assert large["nmse"] == small["nmse"]
+    flat = x.flatten(0, 1).double()
+    assert large["nmse_first_token"] == pytest.approx(
+        float((flat**2).sum() / 4 / ((flat - flat.mean(0)) ** 2).sum()), rel=1e-6
+    )
+    assert values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x, skip_first=0))["nmse"] == pytest.approx(
+        large["nmse_first_token"], rel=1e-12
+    )
+
+
+def test_sparsity_counts_tokens_beyond_the_first():
+    x = torch.zeros(5, 4, D)
+    x[:, :, 0] = 1.0
+    x[0, 1, 1] = x[:, 0, 2] = 2.0  # coordinate 2 only in first tokens
+    _, l0, dead = reconstruct(exact(), x)
+    assert l0 == pytest.approx(1 + 1 / 15) and dead == (2 * D - 2) / (2 * D)
+    assert reconstruct(exact(), x, skip_first=0)[2] == (2 * D - 3) / (2 * D)
+
+
+def test_random_signs_over_silent_latents_average_to_the_reference():
+    """And only a reference: latents that give anything back have no error under any gauge."""
+    x = stream()
+    sae = silent(x.mean((0, 1)))
+    with torch.no_grad():  # one latent whispers, or there would be no variance to compare reconstructions by
+        sae.b_enc[0] = 0
+        sae.W_dec[0] *= 1e-6
+    drawn = torch.where(torch.rand(400, D, generator=gen(1)) < 0.5, -1, 1).to(torch.int8)
+    plants = [SignedPermutation(torch.arange(D), s) for s in drawn]
+    found = values(sae_transfer(sae, plants, x, x))
+    error = found["nmse_plants_sd"] / len(plants) ** 0.5
+    assert abs(found["nmse"] - found["nmse_silent"]) < 5 * error
+    native = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x))
+    assert abs(native["nmse"] - native["nmse_silent"]) > 10 * error
+    everything = values(sae_transfer(exact(), plants[:5], x, x))
+    assert everything["nmse"] == 0 and everything["nmse_silent"] > 1
+
+
+def test_plants_are_averaged_within_the_job():
+    x, sae, plants = stream(), top_k(), [SignedPermutation.random(D, gen(i)) for i in range(3)]
+    rows = list(sae_transfer(sae, plants, x, x))
+    each = [values(sae_transfer(sae, [g], x, x)) for g in plants]
+    assert len({r["metric"] for r in rows}) == len(rows)
+    for metric in ("nmse", "nmse_to_oracle", "dead_latents"):
+        singles = [e[metric] for e in each]
+        assert values(rows)[metric] == fmean(singles) and values(rows)[f"{metric}_plants_sd"] == stdev(singles)
+    assert not any(m.endswith("_plants_sd") for m in each[0])
+
+
+def test_moving_between_planted_models_is_moving_by_the_residual():
+    """Sign-only plants on A and on B, and a wrong gauge between them: the very same numbers, losses included."""
+    a, rows, sae = tiny_model("llama", gen(0)), tokens(), top_k()
+    q_a, q_b, wrong = signs(1), signs(2), signs(3)
+    planted = transport_model(a, q_b)
+    truth = compose(q_b, q_a.inverse())
+    batches = list(corpus.batches(rows, 4))
+    for gauge in (truth, compose(wrong, truth)):
+        residual = compose(q_b.inverse(), compose(gauge, q_a))
+        assert (residual == SignedPermutation.identity(D)) == (gauge == truth)
+        x = stream_rows(a, chart_of(a), rows, "block1", 4)
+        by_residual = values(sae_transfer(sae, [residual], x, x))
+        by_residual |= values(cross_entropy_recovered(a, chart_of(a), "block1", transport_sae(sae, residual), batches))
+        moved = transport_sae(transport_sae(sae, q_a), gauge)
+        y = stream_rows(planted, chart_of(planted), rows, "block1", 4)
+        assert torch.equal(y, q_b.act(x))
+        guess, l0, dead = reconstruct(moved, y)
+        directly = {"nmse": nmse(y[:, 1:], guess[:, 1:]), "nmse_first_token": nmse(y, guess), "l0": l0}
+        directly |= {"dead_latents": dead}
+        directly |= values(cross_entropy_recovered(planted, chart_of(planted), "block1", moved, batches))
+        assert directly == {m: by_residual[m] for m in directly} and "ce_spliced" in directly
+
+
+@pytest.mark.parametrize("group", [SignedPermutation, Orthogonal])
+def test_moving_by_the_residual_in_float64(group):
+    """Any plants of the group: float64 sums in another order, ≤ 1e-10."""
+    x, sae = stream(dtype=torch.float64), top_k(dtype="float64")
+    q_a, q_b, gauge = (group.random(D, gen(i)) for i in range(3))
+    residual = compose(q_b.inverse(), compose(gauge, q_a))
+    by_residual = values(sae_transfer(sae, [residual], x, x))
+    y = q_b.act(x)
+    guess, l0, dead = reconstruct(transport_sae(transport_sae(sae, q_a), gauge), y)
+    assert nmse(y[:, 1:], guess[:, 1:]) == pytest.approx(by_residual["nmse"], rel=1e-10)
+    oracle = reconstruct(transport_sae(sae, q_b), y)[0]
+    assert nmse(oracle[:, 1:], guess[:, 1:]) == pytest.approx(by_residual["nmse_to_oracle"], rel=1e-10)
+    assert (l0, dead) == (by_residual["l0"], by_residual["dead_latents"])
+    assert by_residual["nmse_to_oracle"] > 0.1
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_loss_recovered_of_everything_and_of_nothing(family):
+    model = tiny_model(family, gen(0)).double()
+    rows = tokens()[:, :2]
+    while rows.shape[1] < 8:  # rows that the model continues greedily, so that it loses by whatever is taken away
+        rows = torch.cat([rows, model(input_ids=rows).logits[:, -1:].argmax(-1)], dim=1)
+    chart, batches = chart_of(model), list(corpus.batches(rows, 4))
+
+    def recovered(sae, skip_first=1):
+        return values(cross_entropy_recovered(model, chart, "block0", sae.to(torch.float64), batches, skip_first))
+
+    # LayerNorm models: the SAE never sees the component along 1, and nothing reads it
+    everything = recovered(exact())
+    assert everything["ce_ablated"] > everything["ce_clean"]
+    assert everything["ce_recovered"] == pytest.approx(1, abs=1e-10)
+    assert everything["ce_spliced"] == pytest.approx(everything["ce_clean"], abs=1e-10)
+    nothing = recovered(silent(torch.zeros(D)))
+    assert nothing["ce_spliced"] == nothing["ce_ablated"] != nothing["ce_clean"]
+    assert nothing["ce_recovered"] == 0
+    untouched = recovered(silent(torch.zeros(D)), skip_first=10)
+    assert untouched["ce_spliced"] == untouched["ce_clean"] and "ce_recovered" not in untouched
+
+
+SMOKE = ["experiment=sae_transfer", "profile=smoke", "route=endpoint"]
+
+
+def job(*overrides):
+    return from_config(compose_config([*SMOKE, *overrides]), ()).job
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def test_one_sae_serves_every_arm(store):
+    arms = {
+        "oracle": ["matcher=oracle"],
+        "B_d": ["matcher=hungarian_abs"],
+        "S_d": ["gauge=permutation", "matcher=hungarian_abs"],
+        "O(d)": ["gauge=orthogonal", "matcher=procrustes"],
+        "drifted": ["matcher=oracle", "task.target=finetuned"],
+    }
+    rows = {name: workflow.measure(job(*overrides), store) for name, overrides in arms.items()}
+    found = {name: values(r) for name, r in rows.items()}
+    built = (store.root / "built.log").read_text().split()[::2]
+    assert built.count("sae") == 1 and built.count("run") == 2
+    assert all(r["architecture"] == "topk" and r["site"] == "block1" for name in rows for r in rows[name])
+    assert found["B_d"]["signed_accuracy"] == 1 and found["B_d"]["nmse"] == found["oracle"]["nmse"]
+    assert found["oracle"]["nmse_to_oracle"] == 0 == found["drifted"]["nmse_to_oracle"]
+    assert found["O(d)"]["nmse_to_oracle"] < 1e-3, "full-rank moments of a copy determine the rotation, to rounding"
+    assert found["S_d"]["nmse_to_oracle"] > 0.1 and "nmse_plants_sd" in found["S_d"]
+    assert found["drifted"]["loss_A"] != found["drifted"]["loss_B"]
+    assert found["oracle"]["nmse_native"] == found["drifted"]["nmse_native"] != found["drifted"]["nmse"]
+    assert {"ce_recovered", "ce_clean", "l0", "dead_latents", "nmse_first_token", "loss_A"} <= set(found["S_d"])
+
+
+def test_more_tokens_than_are_held_out_are_refused(store):
+    with pytest.raises(ValueError, match=r"task.tokens=10000000 wants \d+ held-out rows .*allowed: 1 to \d+ rows"):
+        workflow.measure(job("task.tokens=10000000"), store)

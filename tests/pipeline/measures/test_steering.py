@@ -1,0 +1,296 @@
+"""Steering: known answers, planted models, statistics by an independent route, and what is refused."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from gaugeport.charts import chart_of
+from gaugeport.charts.measure import YARDSTICK_FACTOR, permute_neurons
+from gaugeport.groups import Permutation, SignedPermutation, compose
+from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.pipeline.measures.slot import Prompts, Slot, last_tokens, prompt_batches, word_ids
+from gaugeport.pipeline.measures.steering import (
+    CONTROLS,
+    difference_of_means,
+    fieller,
+    random_directions,
+    slope,
+    sweep_rows,
+    transport_rows,
+)
+from gaugeport.pipeline.tasks import transfer
+from gaugeport.streams.interventions import ablating, adding, edited
+from gaugeport.transport import transport_model
+from gaugeport.transport.directions import transport_direction
+
+WORDS = (torch.tensor([5, 6]), torch.tensor([7, 8]))
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_what_is_projected_out_is_gone_to_rounding_and_has_a_length():
+    x, v = torch.randn(7, 32, generator=gen()), torch.randn(32, generator=gen(1))
+    for dtype, rounding in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):  # of the result alone
+        left = ablating(v.to(dtype))(x.to(dtype))
+        assert left.dtype == dtype
+        wide = x.to(dtype).double() - (x.to(dtype).double() @ v.to(dtype).double()).outer(v.to(dtype).double()) / (
+            v.to(dtype).double().square().sum()
+        )
+        assert float((left.double() - wide).abs().max() / wide.abs().max()) <= rounding
+    with pytest.raises(ValueError, match=r"a direction to project out has a length, found 0\.0"):
+        ablating(torch.zeros(32))
+
+
+def token_rows(n, length, g):
+    ids = torch.randint(3, 64, (n, length), generator=g)
+    return Prompts(ids, torch.ones_like(ids), torch.full((n,), length - 1))
+
+
+def ragged(g):
+    ids = torch.randint(3, 64, (3, 9), generator=g)
+    last = torch.tensor([3, 8, 6])
+    return Prompts(ids, (torch.arange(9) <= last[:, None]).long(), last)
+
+
+def metrics(rows):
+    return {r["metric"]: r["value"] for r in rows}
+
+
+# --- the slot ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_log_odds_resumed_at_a_site_are_those_of_whole_forward_passes(family):
+    model, prompts = tiny_model(family, gen()), ragged(gen(1))
+    chart, v = chart_of(model), torch.randn(32, generator=gen(2))
+    rows = list(zip(prompts.input_ids, prompts.last.tolist(), strict=True))
+
+    def f(logits):
+        return logits.double()[WORDS[0]].logsumexp(0) - logits.double()[WORDS[1]].logsumexp(0)
+
+    with torch.no_grad():  # padding is summed over, with weights of zero: what that costs without any edit or resuming
+        padded = model(prompts.input_ids, attention_mask=prompts.attention_mask).logits
+        costs = [(padded[i, k] - model(r[None, : k + 1]).logits[0, -1]).abs().max() for i, (r, k) in enumerate(rows)]
+    yardstick = YARDSTICK_FACTOR * max(max(costs), torch.finfo(torch.float32).eps * padded.abs().max())
+    for site in ("block0", "block1"):
+        slot = Slot(model, chart, site, [prompts], WORDS)
+        with torch.no_grad(), edited(model, chart, site, adding(v)):
+            wanted = torch.stack([f(model(r[None, : k + 1]).logits[0, -1]) for r, k in rows])
+        assert (slot.log_odds(adding(v)) - wanted).abs().max() <= yardstick
+        assert (slot.log_odds() - wanted).abs().max() > 1e-2 > yardstick, "the edit counts"
+    with torch.no_grad():
+        after = model(prompts.input_ids).logits
+    fresh = tiny_model(family, gen())
+    assert torch.equal(after, fresh(prompts.input_ids).logits), "the model is left as it was"
+
+
+def test_a_model_in_training_mode_and_sites_that_are_no_block_are_refused():
+    model, prompts = tiny_model("llama", gen()), token_rows(2, 5, gen())
+    chart = chart_of(model)
+    for site in ("embed", "block7"):
+        with pytest.raises(ValueError, match=f"{site}"):
+            Slot(model, chart, site, [prompts], WORDS)
+    with pytest.raises(ValueError, match="training mode"):
+        last_tokens(model.train(), chart, "block1", [prompts])
+
+
+def test_prompts_keep_their_end_and_their_first_token():
+    tokenizer = corpus.mini_tokenizer()
+    texts = ["the plot was great . overall i would call it", "it was dull"]
+    (batch,) = prompt_batches(texts, tokenizer, 6, 4)
+    assert tokenizer.decode(batch.input_ids[1]) == "<bos> overall i would call it"
+    assert batch.attention_mask.sum(1).tolist() == [4, 6] and batch.last.tolist() == [3, 5]
+    with pytest.raises(ValueError, match="no tokens"):
+        prompt_batches(["great", "  "], tokenizer, 6, 4)
+    with pytest.raises(ValueError, match="0 prompts"):
+        prompt_batches([], tokenizer, 6, 4)
+
+
+def test_word_lists_are_first_tokens_without_what_both_sides_share():
+    tokenizer = corpus.mini_tokenizer()
+    positive, negative = word_ids((corpus.POSITIVE_VERDICTS, corpus.NEGATIVE_VERDICTS), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(positive.tolist()) == sorted(corpus.POSITIVE_VERDICTS)
+    assert len(negative) == 8
+    positive, negative = word_ids((["great", "dull"], ["dull", "awful"]), tokenizer)
+    assert tokenizer.convert_ids_to_tokens([*positive, *negative]) == ["great", "awful"]
+    with pytest.raises(ValueError, match="knows no 'xylophone'"):
+        word_ids((["great", "xylophone"], ["dull"]), tokenizer)
+    with pytest.raises(ValueError, match="no first token tells the words dull"):
+        word_ids((["dull"], ["dull", "awful"]), tokenizer)
+    with pytest.raises(ValueError, match=r"\(none\)"):
+        word_ids(([], ["dull"]), tokenizer)
+
+
+# --- moving by the residual is moving between planted models --------------------------------------------------------
+
+
+def planted(signs_only):
+    """The effect on a planted B of a planted A's vector moved by ĝ, and that of moving A's own by the residual."""
+    a, b = tiny_model("qwen2", gen(0)), tiny_model("qwen2", gen(1))
+    chart, d = chart_of(a), 32
+    q_a, q_b = (SignedPermutation.random(d, gen(s)) for s in (2, 3))
+    recovered = compose(q_b, q_a.inverse())  # the truth, with a quarter of it wrong
+    wrong = SignedPermutation(recovered.perm, torch.where(torch.arange(d) < 8, -1, 1).to(torch.int8) * recovered.sign)
+    if signs_only:
+        q_a, q_b = (SignedPermutation(torch.arange(d), q.sign) for q in (q_a, q_b))
+        wrong = SignedPermutation(torch.arange(d), wrong.sign)
+    residual = compose(q_b.inverse(), compose(wrong, q_a))
+    classes, held = [token_rows(20, 8, gen(4)), token_rows(20, 8, gen(5))], [token_rows(6, 8, gen(6))]
+
+    def vector(model):
+        (x, n), (y, m) = (last_tokens(model, chart, "block0", [c]) for c in classes)
+        return difference_of_means(x, y, (n + m) / 2)
+
+    def effect(model, v):
+        return slope(Slot(model, chart, "block0", held, WORDS), 0.25)(v)
+
+    there = effect(transport_model(b, q_b), transport_direction(vector(transport_model(a, q_a)), wrong))
+    here = effect(b, transport_direction(vector(a), residual))
+    untouched = effect(b, vector(a))
+    reordered = tiny_model("qwen2", gen(1))
+    permute_neurons(chart, reordered, gen(7))
+    floor = (effect(reordered, transport_direction(vector(a), residual)) - here).abs().max()
+    return there, here, untouched, YARDSTICK_FACTOR * floor
+
+
+def test_between_sign_planted_models_a_vector_does_exactly_what_the_residual_says():
+    there, here, untouched, _ = planted(signs_only=True)
+    assert torch.equal(there, here)
+    assert (untouched - here).abs().max() > 0.1, "the residual is not the identity"
+
+
+def test_between_planted_models_a_vector_does_what_the_residual_says():
+    there, here, untouched, yardstick = planted(signs_only=False)
+    assert (there - here).abs().max() <= yardstick
+    assert (untouched - here).abs().max() > 0.1 > yardstick
+
+
+# --- statistics ----------------------------------------------------------------------------------------------------
+
+
+def linear(w, n=40, noise=0.3, seed=0):
+    """An effect that is linear in v, with a slope that differs over prompts."""
+    per_prompt = w + noise * torch.randn(n, len(w), generator=gen(seed)) / len(w) ** 0.5 * w.norm()
+    return lambda v: per_prompt.double() @ v.double()
+
+
+def test_fieller_ends_are_where_the_t_test_is_critical():
+    from scipy import stats
+
+    x = 0.6 + 0.2 * torch.randn(30, generator=gen(0)).double()
+    y = 1 + 0.3 * torch.randn(30, generator=gen(1)).double() + 0.5 * x
+    ratio, low, high = fieller(x, y)
+    assert ratio == pytest.approx(float(x.sum() / y.sum()), rel=1e-12) and low < ratio < high
+    for end in (low, high):
+        z = x - end * y
+        assert abs(z.mean() / (z.std() / 30**0.5)) == pytest.approx(stats.t.ppf(0.975, 29), rel=1e-9)
+    assert fieller(3 * y, y) == pytest.approx((3, 3, 3), rel=1e-7)
+    lost = fieller(x, y - y.mean() + 0.01)  # a denominator that may be zero bounds nothing
+    assert math.isfinite(lost[0]) and math.isnan(lost[1]) and math.isnan(lost[2])
+    with pytest.raises(ValueError, match="two pairs"):
+        fieller(x[:1], y[:1])
+
+
+def test_sign_statistics_are_what_theory_says():
+    d, plants = 64, 400
+    w = torch.randn(d, generator=gen(1))
+    effect, controls = linear(w), random_directions(CONTROLS, w, gen(2))
+    g = gen(3)
+    kept = {"dropped": [], "raw": [], "oracle": [w]}
+    for _ in range(plants):
+        q_a, q_b = SignedPermutation.random(d, g), SignedPermutation.random(d, g)
+        true = compose(q_b, q_a.inverse())
+        guess = true.perm.clone()  # raw matching: right where the sign is +, anything elsewhere
+        lost = (true.sign < 0).nonzero().flatten()
+        guess[lost] = guess[lost[torch.randperm(len(lost), generator=g)]]
+        for name, found in (("dropped", true.without_signs()), ("raw", Permutation(guess))):
+            r = compose(q_b.inverse(), compose(found, q_a))
+            kept[name].append(transport_direction(w, r))
+    found = {k: metrics(transport_rows(effect, v, w, w, controls)) for k, v in kept.items()}
+    assert found["oracle"]["retention"] == 1 and found["oracle"]["reversal_probability"] == 0
+    assert found["oracle"]["effect_plants_sd"] == 0 and found["oracle"]["retention_low"] == pytest.approx(1)
+    for name, p in (("dropped", 0.0), ("raw", 0.5)):
+        spread = found[name]["retention_plants_sd"]
+        assert found[name]["retention"] == pytest.approx(p, abs=4 * spread / plants**0.5)
+        assert found[name]["retention_native"] == found[name]["retention"], "A's vector is B's own"
+    sd = 0.5 / plants**0.5
+    assert found["dropped"]["reversal_probability"] == pytest.approx(0.5, abs=4 * sd)
+    assert found["raw"]["reversal_probability"] < 0.02
+    chance = 4 * 0.5 / CONTROLS**0.5
+    assert found["raw"]["reversal_probability_random"] == pytest.approx(0.5, abs=chance)
+
+
+def test_an_effect_no_larger_than_that_of_random_directions_is_no_effect():
+    d = 128
+    w = torch.randn(d, generator=gen(1))
+    effect, random = linear(w), torch.randn(d, generator=gen(5))
+    controls = random_directions(CONTROLS, w, gen(2))
+    v = random * (random @ w).sign() / random.norm() * w.norm()
+    silent = metrics(transport_rows(effect, [v], v, v, controls))
+    assert silent["effect_se_ratio"] > 5 > silent["effect_control_ratio"], "over prompts alone it would pass"
+    assert silent["no_effect_to_transport"] == 1
+    assert not any(m.startswith(("retention", "reversal")) for m in silent)
+    heard = metrics(transport_rows(effect, [w], w, w, controls))
+    assert heard["no_effect_to_transport"] == 0 and heard["reversal_probability"] == 0
+    backwards = metrics(transport_rows(effect, [w], w, -w, controls))
+    assert backwards["no_effect_to_transport"] == 1, "B's own direction steers the wrong way"
+    drifted = metrics(transport_rows(effect, [v], v, w, controls))  # B's own steers, A's does nothing on B
+    assert "retention_native" in drifted and "retention" not in drifted and "reversal_probability" not in drifted
+    same = metrics(transport_rows(lambda v: effect(w) + 1e-3 * effect(v), [v], w, w, controls))
+    assert same["effect_se_ratio"] > 5 and same["no_effect_to_transport"] == 1, "what every direction does is no effect"
+    assert same["effect_control_ratio"] == pytest.approx(1, abs=0.1)
+    known = metrics(transport_rows(effect, [w], w, w, controls, "ablation_", even=True, silent=True))
+    assert known["ablation_no_effect_to_transport"] == 1 and "ablation_retention" not in known
+
+
+def test_equal_vectors_are_measured_once_and_controls_have_the_length_of_the_vector():
+    w = torch.randn(16, generator=gen(1))
+    calls = []
+
+    def counted(v):
+        calls.append(v)
+        return linear(w)(v)
+
+    controls = random_directions(3, w, gen(2))
+    assert all(c.norm() == pytest.approx(float(w.norm()), rel=1e-5) for c in controls)
+    transport_rows(counted, [w.clone() for _ in range(50)], w.clone(), w, controls)
+    assert len(calls) == 1 + 3
+
+
+def test_a_sweep_is_the_shift_of_the_log_odds():
+    model = tiny_model("llama", gen())
+    slot = Slot(model, chart_of(model), "block0", [token_rows(4, 6, gen(1))], WORDS)
+    v = torch.randn(32, generator=gen(2))
+    rows = sweep_rows(slot, [v, -v], [-0.5, 0.5, 1.0])
+    assert [r["strength"] for r in rows] == [-0.5, 0.5, 1.0]
+    wanted = [float((slot.log_odds(adding(a * s * v)) - slot.log_odds()).mean()) for a in (0.5, 1) for s in (1, -1)]
+    assert rows[0]["value"] == pytest.approx(rows[1]["value"], rel=1e-6) == pytest.approx(sum(wanted[:2]) / 2)
+    assert rows[2]["value"] == pytest.approx(sum(wanted[2:]) / 2)
+    with pytest.raises(ValueError, match="same mean"):
+        difference_of_means(torch.ones(3, 4), torch.ones(2, 4), 1.0)
+
+
+def test_the_ends_of_a_pair_by_target(monkeypatch):
+    monkeypatch.setattr(transfer, "run_checkpoints", lambda job, store, run: {5: run, 3: "earlier"})
+    monkeypatch.setattr(transfer, "base_stage", lambda job, store: f"base {job.seed}")
+    monkeypatch.setattr(transfer, "load_model", lambda path, **k: path)
+    monkeypatch.setattr(transfer, "load_tokenizer", lambda path: None)
+    monkeypatch.setattr(transfer, "data_stage", lambda job, store: Path())
+    monkeypatch.setattr(transfer, "chart_of", lambda model: None)
+    monkeypatch.setattr(transfer, "middle_site", lambda model, chart: "block1")
+    monkeypatch.setattr(transfer, "heldout_rows", lambda job, store: (None, None))
+
+    def ends(target):
+        arm = [f"task.target={target}", "gauge=signed_permutation", "matcher=oracle", "route=endpoint"]
+        job = from_config(compose_config(["experiment=sentiment_steering", "profile=smoke", *arm]), ()).job
+        found = transfer.load_ends(job, None)
+        return found.a, found.b, found.step
+
+    assert ends("identical") == ("A", "A", 5) and ends("finetuned") == ("A", "B", 5)
+    assert ends("finetuned_back") == ("B", "A", 5) and ends("independent") == ("A", "base 1000", 5)

@@ -1,0 +1,130 @@
+"""The judge: null and reversed records must read "not reproduced"."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from gaugeport.pipeline.report.claims import Claim, claim_rows, claim_sides, judge, load_claims
+from gaugeport.pipeline.report.tidy import COLUMNS, aggregate, middle_site, t_interval
+
+
+def gap(direction="greater", paper=0.3, null=0.0):
+    return Claim(
+        id="t.gap", table="t", claim="gap", metric="accuracy", where={"setting": "default", "site": "middle", "step": "last"},
+        left={"route": "trajectory"}, right={"route": "endpoint"}, null_value=null, direction=direction, delta=0.05,
+        paper=paper, quote="",
+    )  # fmt: skip
+
+
+def rows(trajectory, endpoint):
+    """Per-seed rows at two sites and two steps; only the middle site's last step carries the values."""
+    lines = []
+    for route, values in (("trajectory", trajectory), ("endpoint", endpoint)):
+        for seed, value in enumerate(values):
+            for site in ("embed", "block0", "block1"):
+                for step in (5, 10):
+                    here = site == "block1" and step == 10
+                    lines.append(
+                        {"table": "t", "profile": "mini", "model": "m", "seed": seed, "setting": "default", "route": route,
+                         "site": site, "step": step, "metric": "accuracy", "value": value if here else -9.0}
+                    )  # fmt: skip
+    return pd.DataFrame(lines).reindex(columns=COLUMNS)
+
+
+def differences(claim, frame):
+    return claim_sides(claim, frame)["difference"].tolist()
+
+
+NOISE = np.array([-0.02, 0.03, 0.0, 0.01, -0.02])
+
+
+def test_a_clear_gap_is_reproduced_and_paired_by_seed():
+    values = differences(gap(), rows(0.9 + NOISE, 0.6 + NOISE))
+    assert values == pytest.approx([0.3] * 5)
+    assert judge(gap(), values, "mini")[0] == "reproduced"
+
+
+def test_null_records_are_not_reproduced():
+    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.6 - NOISE)), "mini")[0] == "not reproduced"
+    assert judge(gap(), [0.0] * 5, "mini")[0] == "not reproduced", "no gap and no spread"
+
+
+def test_reversed_records_are_not_reproduced():
+    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.9 + NOISE)), "mini")[0] == "not reproduced"
+    assert judge(gap("less"), [0.3, 0.31, 0.29, 0.3, 0.3], "mini")[0] == "not reproduced"
+
+
+def test_an_interval_that_touches_the_null_is_not_reproduced():
+    values = [0.5, -0.1, 0.4, 0.0, 0.2]
+    assert t_interval(values)[1] < 0 < np.mean(values)
+    assert judge(gap(), values, "mini")[0] == "not reproduced"
+
+
+def test_what_could_not_be_otherwise_says_so_and_still_fails_where_it_does():
+    claim = Claim(**{**vars(gap()), "by_construction": True})
+    assert judge(claim, [0.3] * 5, "mini")[0] == judge(claim, [0.3] * 5, "paper")[0] == "reproduced (by construction)"
+    assert judge(claim, [0.0] * 5, "mini")[0] == "not reproduced"
+    assert judge(claim, [0.3] * 4, "mini")[0] == "direction only (n = 4)"
+
+
+def test_few_units_give_a_direction_only_and_none_is_not_run():
+    assert judge(gap(), [0.3] * 4, "mini")[0] == "direction only (n = 4)"
+    assert judge(gap(), [0.3], "mini")[0] == "direction only (n = 1)"
+    assert judge(gap(), [], "mini")[0] == "not run"
+
+
+def test_figures_are_matched_in_the_paper_profile_only():
+    near, better, short = [0.30, 0.31, 0.29, 0.30, 0.30], [0.6, 0.61, 0.59, 0.6, 0.6], [0.1, 0.11, 0.09, 0.1, 0.1]
+    assert judge(gap(), near, "mini")[0] == "reproduced"
+    assert judge(gap(), near, "paper")[0] == "matched"
+    assert judge(gap(), better, "paper")[0] == "matched"
+    assert judge(gap(), short, "paper")[0] == "reproduced"
+    assert judge(gap("less", paper=-0.3), [-v for v in better], "paper")[0] == "matched"
+    two_sided = Claim(**{**vars(gap()), "two_sided": True})
+    assert judge(two_sided, near, "paper")[0] == "matched"
+    assert judge(two_sided, better, "paper")[0] == "reproduced", "beyond the figure is no better"
+
+
+def test_a_claim_on_a_chosen_setting_carries_no_verdict():
+    chosen = Claim(**{**vars(gap()), "unjudged": "setting chosen"})
+    assert judge(chosen, [0.3] * 5, "mini")[0] == "no verdict (setting chosen)"
+
+
+def test_a_claim_that_names_several_measurements_per_seed_is_an_error():
+    with pytest.raises(ValueError, match="one measurement per seed"):
+        differences(gap(), pd.concat([rows([0.9], [0.6])] * 2))
+
+
+def test_claim_rows_carry_the_verdict_and_the_paper(monkeypatch):
+    monkeypatch.setattr("gaugeport.pipeline.report.claims.load_claims", lambda: [gap()])
+    (row,) = claim_rows("t", rows(0.9 + NOISE, 0.6 + NOISE)).to_dict("records")
+    assert row["verdict"] == "reproduced" and row["paper"] == 0.3 and row["site"] == "block1" and row["step"] == 10
+    assert (row["left"], row["right"]) == pytest.approx((0.9, 0.6))
+
+
+def test_every_declared_claim_is_well_formed():
+    claims = load_claims()
+    assert len({c.id for c in claims}) == len(claims)
+    assert {c.table for c in claims} >= {"a1", "a2", "a3", "c2"}
+    with pytest.raises(ValueError, match="allowed: greater, less"):
+        gap("sideways")
+
+
+def test_t_interval_against_scipy():
+    values = [0.2, 0.5, 0.1, 0.4]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert t_interval(values) == pytest.approx((np.mean(values), low, high, 4))
+    assert np.isnan(t_interval([1.0])[1])
+
+
+def test_aggregate_averages_over_seeds_only():
+    means = aggregate(rows([0.9, 0.7], [0.6, 0.6]))
+    last = means[(means["site"] == "block1") & (means["step"] == 10)].set_index("route")
+    assert last.loc["trajectory", "value"] == pytest.approx(0.8) and last.loc["trajectory", "n"] == 2
+    assert means["seed"].isna().all() and len(means) == 2 * 3 * 2
+
+
+def test_middle_site():
+    assert middle_site(["embed", "block0", "block1", "block2", "block3"]) == "block2"
+    assert middle_site(["block0", "block1"]) == "block1"

@@ -1,0 +1,162 @@
+"""The kept results: tables made of their records are the tables kept, and a subset that is run again agrees."""
+
+import importlib.util
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from gaugeport.pipeline.commands.tables import choose, made, write_tables
+from gaugeport.pipeline.config.sweeps import jobs_of
+from gaugeport.pipeline.execution.jobs import job_id
+from gaugeport.pipeline.execution.runner import run_all
+from gaugeport.pipeline.report.render import markdown
+from gaugeport.pipeline.report.tables import claims_table
+from gaugeport.pipeline.report.tidy import select
+from places import ROOT
+
+KEPT = ROOT / "experiments" / "reference" / "mini"
+SAME = ["model", "setting", "group", "matcher", "route", "evidence", "site", "step", "metric"]
+
+
+@pytest.fixture(scope="module")
+def make():
+    spec = importlib.util.spec_from_file_location("make_reference", KEPT.parent / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def remade(make, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("reference")
+    make.unpack(KEPT / "records.jsonl.xz", outputs)
+    chosen = choose([], "mini", False, ["tracker=none", f"paths.outputs={outputs}"])
+    return chosen, made(chosen)
+
+
+def kept(name):
+    return pd.read_csv(KEPT / f"{name}.csv")
+
+
+@pytest.mark.slow
+def test_every_table_is_what_its_records_say(make, remade, tmp_path):
+    chosen, tables = remade
+    assert sorted(tables) == sorted(chosen.experiments) == sorted(p.stem for p in KEPT.glob("[a-d][0-9]*.csv"))
+    for table in [*tables.values(), claims_table(tables, "mini")]:
+        make.write_means(tmp_path / "means.csv", table.tidy)
+        ours, theirs = pd.read_csv(tmp_path / "means.csv"), kept(table.id)
+        numbers = [c for c in theirs.select_dtypes("number")]
+        assert_allclose(ours[numbers], theirs[numbers], rtol=1e-5, err_msg=table.id)  # six digits
+        pd.testing.assert_frame_equal(ours.drop(columns=numbers), theirs.drop(columns=numbers))
+        shown = (KEPT / f"{table.id}.md").read_text()
+        assert markdown(table.title, table.pivot, table.footer) == shown, f"{table.id}: what is read"
+
+
+@pytest.mark.slow
+def test_the_headline_is_made_of_every_record_there_is(remade, tmp_path):
+    """``./run.sh`` after ``./run.sh all`` runs fewer jobs, and replaces no table by one of fewer seeds."""
+    whole = remade[0]
+    (tmp_path / "records").mkdir()
+    for c in whole.jobs["a8"]:
+        shutil.copy(whole.outputs / "records" / f"{job_id(c.job)}.json", tmp_path / "records")
+    headline = choose(["a8"], "mini", True, ["tracker=none", f"paths.outputs={tmp_path}"])
+    assert 0 < len(headline.asked) < len(headline.jobs["a8"]) == len(whole.jobs["a8"])
+    pd.testing.assert_frame_equal(made(headline)["a8"].tidy, remade[1]["a8"].tidy)
+
+
+@pytest.mark.slow
+def test_no_reference_is_made_of_part_of_the_jobs(make, remade, tmp_path):
+    chosen = choose(["c4"], "mini", False, ["tracker=none", f"paths.outputs={tmp_path}"])
+    (tmp_path / "records").mkdir()
+    first, *others = (remade[0].outputs / "records" / f"{job_id(c.job)}.json" for c in chosen.jobs["c4"])
+    for path in others:
+        shutil.copy(path, tmp_path / "records")
+    with pytest.raises(ValueError, match=r"c4 lacks records \(1 not run\)"):
+        make.complete(chosen, "c4")
+    shutil.copy(first, tmp_path / "records")
+    assert len(make.complete(chosen, "c4")) == 1 + len(others)
+
+
+@pytest.mark.slow
+def test_the_headline_s_records_alone_make_its_tables_and_figures(remade, tmp_path):
+    (tmp_path / "records").mkdir()
+    whole, wanted = remade[0], [i for i, e in remade[0].experiments.items() if e.headline]
+    for table in wanted:
+        for c in jobs_of(whole.experiments[table], "mini", headline=True, extra=whole.extra):
+            shutil.copy(whole.outputs / "records" / f"{job_id(c.job)}.json", tmp_path / "records")
+    jobs = {table: [replace(c, outputs=tmp_path) for c in whole.jobs[table]] for table in wanted}
+    chosen = replace(whole, jobs=jobs, wanted=wanted)
+    tables = made(chosen)
+    assert len(tables) > 10 and set(tables) == set(chosen.wanted) < set(remade[1])
+    *texts, _claims, _ = write_tables(chosen, tables, chosen.wanted)
+    assert len(texts) == len(list((tmp_path / "figures").glob("*.png"))) == len(tables)
+    judged = pd.read_csv(tmp_path / "tables" / "claims.csv").set_index("table")["verdict"]
+    for table in tables:
+        assert (judged[[table]] != "not run").any(), f"no claim of {table} is judged"
+
+
+@pytest.mark.slow
+def test_the_claims_in_the_readme_are_those_kept(make, remade):
+    begin, end = make.MARKS
+    text = (ROOT / "README.md").read_text()
+    assert text.count(begin) == text.count(end) == 1
+    assert text.split(begin)[1].split(end)[0] == make.readme_claims(claims_table(remade[1], "mini"))
+
+
+@pytest.mark.slow
+def test_every_decoy_costs_a_tenth_of_a_nat_and_no_real_model_does(remade):
+    table = remade[1]["b1"].tidy
+    bars = table[(table["metric"] == "bar_b") & table["seed"].notna() & (table["setting"] == "default")]
+    wide = bars.pivot(index=["cohort", "seed"], columns="variant", values="value")
+    assert len(wide) == 9 and (wide["decoy"] >= 0.1).all() and (wide["real"] < 0.1).all()
+    pivot = remade[1]["b1"].pivot.set_index(["cohort", "seed", "setting"])["decoy/real"]
+    for (cohort, seed), row in wide.iterrows():
+        assert float(pivot[cohort, f"{seed:.0f}", "default"]) == pytest.approx(row["decoy"] / row["real"], abs=0.5)
+
+
+def test_what_made_it_is_said():
+    text = (KEPT / "README.md").read_text()
+    for said in ("Machines (jobs): ", "torch 2.13", "transformers 5", "Commits that measured them", "cores"):
+        assert said in text
+    assert re.search(r"`[0-9a-f]{7,}` \(\d+\)", text)
+    assert json.loads((KEPT / "timings.json").read_text())["stage base"][0] > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["a1", "a2"])
+def test_a_subset_run_again_has_intervals_that_overlap_the_kept_ones(table, tmp_path):
+    """What trains nothing is run whole, every seed: a1, and a2 on synthetic activations."""
+    chosen = choose([table], "mini", False, ["tracker=none", f"paths.outputs={tmp_path}"])
+    jobs = [c for c in chosen.jobs[table] if not str(c.job.task.get("activations")).startswith("real")]
+    assert len(jobs) >= 5 and run_all(jobs, processes=1) == []
+    ours = made(chosen)[table].tidy
+    ours = ours[ours["seed"].isna() & ours["ci_low"].notna() & ours["verdict"].isna()]
+    theirs = kept(table)
+    keys = [c for c in [*SAME, "chart", "p", "inside"] if c in theirs and c in ours]
+    both = ours.merge(theirs[theirs["verdict"].isna()], on=keys, suffixes=("", "_kept"))
+    assert len(both) == len(ours) > 20
+    slack = 1e-12 + 1e-5 * both["value"].abs()  # intervals of no width: a csv has six digits
+    apart = both[(both["ci_low"] > both["ci_high_kept"] + slack) | (both["ci_high"] < both["ci_low_kept"] - slack)]
+    assert apart.empty, apart[[*keys, "value", "value_kept"]]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_trained_seed_run_again_lies_where_the_kept_ones_do(tmp_path, remade):
+    """Seed 0 of table a3's main arms, trained anew (minutes)."""
+    chosen = choose(["a3"], "mini", True, ["tracker=none", f"paths.outputs={tmp_path}"])
+    assert run_all(chosen.asked) == []
+    at = {"setting": "default", "evidence": "site", "metric": "signed_accuracy", "model": "tinyllama"}
+    ours, theirs = (select(tables["a3"].tidy, at) for tables in (made(chosen), remade[1]))
+    ours, theirs = (found[found["seed"].notna()] for found in (ours, theirs))
+    span = theirs.groupby(SAME)["value"].agg(["min", "max"])
+    both = ours.set_index(SAME).join(span)
+    assert len(both) == len(ours) > 100 and both["min"].notna().all()
+    slack = both["max"] - both["min"] + 1 / 128  # as far again as the kept seeds lie apart, and one coordinate
+    apart = both[(both["value"] < both["min"] - slack) | (both["value"] > both["max"] + slack)]
+    assert apart.empty, apart

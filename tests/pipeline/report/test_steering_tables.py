@@ -1,0 +1,114 @@
+"""Tables a5 and a6 from records: means, theory, the paper's figures, claims, and effects that are not there."""
+
+import pytest
+
+from gaugeport.pipeline.paths import experiment_module
+from gaugeport.pipeline.report import figures
+from gaugeport.pipeline.report.steering import NO_VERDICT, NOTHING
+from gaugeport.pipeline.store.records import Record
+
+ARMS = {
+    "B_d": ("signed_permutation", "hungarian_abs", "endpoint"),
+    "S_d, signs dropped": ("permutation", "hungarian_abs", "endpoint"),
+}
+
+
+BY_CONSTRUCTION = "reproduced (by construction)"
+
+
+def record(arm, seed, effect=True, setting="default", **metrics):
+    """A record of one arm; without ``effect`` it holds what ``transport_rows`` writes where there is none."""
+    group, matcher, route = ARMS[arm]
+    where = {"target": "identical", "evidence": "site", "site": "block2", "step": 1500}
+    found = {"effect": 0.5, "effect_native": 2.0, "effect_control_ratio": 7.0, "no_effect_to_transport": 0.0}
+    found = found | metrics if effect else {**found, "no_effect_to_transport": 1.0}
+    rows = [{**where, "metric": m, "value": v} for m, v in found.items()]
+    rows += [{**where, "metric": "shift", "strength": s, "value": s * found["effect"]} for s in (-1.0, 1.0)]
+    config = {
+        "profile": "mini", "setting": setting, "seed": seed, "model": {"name": "tinyllama"},
+        "gauge": group, "matcher": matcher, "route": route, "training": {"run": {"lr": 0.015}},
+    }  # fmt: skip
+    return Record(f"{arm}{seed}{setting}", "steering_sentiment", config, rows, 1.0, {}, 3)
+
+
+def five_seeds(effect=True, reverse=False):
+    kept = {"retention": 0.99, "odd_retention": 0.99, "reversal_probability": 0.0, "retention_plants_sd": 0.0}
+    lost = {"retention": 0.03, "odd_retention": -0.03, "reversal_probability": 0.46, "retention_plants_sd": 0.2}
+    both = (lost, kept) if reverse else (kept, lost)
+    return [
+        record(arm, seed, effect, **{m: v + 0.001 * seed for m, v in metrics.items()})
+        for seed in range(5)
+        for arm, metrics in zip(ARMS, both, strict=True)
+    ]
+
+
+def verdicts(table):
+    return dict(zip(*table[table["verdict"].notna()][["metric", "verdict"]].to_numpy().T, strict=True))
+
+
+def test_the_claims_of_a5_and_a6_are_judged_against_null_and_reversed_records():
+    a5, a6 = experiment_module("sentiment_steering"), experiment_module("refusal_steering")
+    found = verdicts(a5.tabulate(five_seeds()))
+    assert found["a5.bd_over_sd"] == found["a5.bd_keeps"] == BY_CONSTRUCTION
+    assert found["a5.bd_over_sd_finetuned"] == found["a5.bd_keeps_native"] == "not run"
+    assert verdicts(a6.tabulate(five_seeds())) == {
+        "a6.sd_reverses": "reproduced",
+        "a6.sd_flips": "reproduced",
+        "a6.bd_does_not": BY_CONSTRUCTION,
+    }
+    found = verdicts(a5.tabulate(five_seeds(reverse=True)))
+    assert found["a5.bd_over_sd"] == found["a5.bd_keeps"] == "not reproduced"
+    assert set(verdicts(a6.tabulate(five_seeds(reverse=True))).values()) == {"not reproduced"}
+
+
+def test_where_there_is_no_effect_no_claim_is_judged_and_the_table_says_so():
+    for name in ("sentiment_steering", "refusal_steering"):
+        module = experiment_module(name)
+        table = module.tabulate(five_seeds(effect=False))
+        found = verdicts(table)
+        for claim in ("a5.bd_over_sd_finetuned", "a5.bd_keeps_native"):
+            assert found.pop(claim, "not run") == "not run", "no job of it was run"
+        assert set(found.values()) == {NO_VERDICT}
+        wide = module.pivot(table)
+        assert (wide[next(iter(module.COLUMNS.values()))] == NOTHING).all() and (wide["n"] == 0).all()
+        figures.plt.close(module.plot(table))
+
+
+def test_a_seed_without_an_effect_is_in_no_mean_and_no_claim():
+    module = experiment_module("sentiment_steering")
+    records = [*five_seeds()[:8], record("B_d", 4, effect=False), record("S_d, signs dropped", 4, effect=False)]
+    table = module.tabulate(records)
+    assert verdicts(table)["a5.bd_over_sd"] == "direction only (n = 4)"
+    wide = module.pivot(table).set_index("arm")
+    assert wide.at["B_d", "n"] == 4 and wide.at["B_d", "retention"].startswith("0.99")
+
+
+def test_a_column_with_other_seeds_than_the_first_says_how_many():
+    module = experiment_module("sentiment_steering")
+    records = [*five_seeds()[:8], record("B_d", 4, effect=False), record("S_d, signs dropped", 4, effect=False)]
+    line = module.pivot(module.tabulate(records)).set_index("arm").loc["B_d"]
+    assert line["n"] == 4 and "(n " not in line["retention"]
+    assert line["B's own effect"].endswith(" (n 5)") and line["over random"].endswith(" (n 5)")
+
+
+def test_theory_and_the_papers_figures_stand_beside_the_measurement():
+    module = experiment_module("sentiment_steering")
+    table = module.tabulate([*five_seeds(), record("B_d", 0, setting="lr", retention=0.5)])
+    wide = module.pivot(table).set_index(["setting", "arm"])
+    lost = wide.loc[("default", "S_d, signs dropped")]
+    assert (lost["theory"], lost["theory "], lost["paper"]) == ("0.000", "0.500", "0.172")
+    assert wide.at[("lr=0.015", "B_d"), "paper"] == "–" and wide.at[("lr=0.015", "B_d"), "theory"] == "1.000"
+    figure = module.plot(table)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:2] == ["tinyllama, target identical", "tinyllama, target identical, lr=0.015"]
+    lines = {round(float(line.get_ydata()[0]), 3) for line in figure.axes[0].lines}
+    assert {0.172, 0.958} <= lines, "the paper's figures are reference lines"
+    figures.plt.close(figure)
+
+
+@pytest.mark.parametrize("name", ["sentiment_steering", "refusal_steering"])
+def test_one_arm_of_one_seed_is_enough_for_a_table(name):
+    module = experiment_module(name)
+    table = module.tabulate([record("B_d", 0, retention=1.0, reversal_probability=0.0)])
+    assert len(module.pivot(table)) == 1
+    figures.plt.close(module.plot(table))

@@ -1,0 +1,159 @@
+"""The models that the rotation audit compares, and jobs on them at smoke size."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gaugeport.models.loading import load_model
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.measures.maps import FITS
+from gaugeport.pipeline.rotation.features.universality import RAW, SCALED, TRANSLATION
+from gaugeport.pipeline.rotation.models import subjects
+from gaugeport.pipeline.stages import subject_saes
+from gaugeport.pipeline.stages.training import base_key, base_stage, data_key, initialised, pretraining_stage
+from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.tasks import checkpoints, universality
+
+DYCK = ("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64", "task.cohort=A")
+
+
+def job(*overrides, experiment="sae_universality"):
+    chosen = [f"experiment={experiment}", "profile=smoke", "tracker=none", *overrides]
+    return from_config(compose_config(chosen), chosen).job
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def test_every_checkpoint_of_a_seed_is_kept_and_its_last_is_the_base_model(store):
+    j = job("seed=1")
+    folder = pretraining_stage(j, store)
+    assert subjects.saved_steps(j, store, "other") == [10, 20, 30]
+    last, base = load_model(folder, dtype=torch.float32), load_model(base_stage(j, store), dtype=torch.float32)
+    begun = initialised(j, store)
+    for name, p in last.named_parameters():
+        assert torch.equal(p, base.get_parameter(name)), name
+    weights = "gpt_neox.layers.0.mlp.dense_4h_to_h.weight"
+    assert not torch.equal(last.get_parameter(weights), begun.get_parameter(weights))
+    early = subjects.load_subject(j, store, "other", 10).model
+    assert not torch.equal(early.get_parameter(weights), last.get_parameter(weights))
+    with pytest.raises(ValueError, match=r"step 15 of pythia was not saved; allowed: 10, 20, 30"):
+        subjects.load_subject(j, store, "other", 15)
+
+
+@pytest.mark.parametrize("of", [(), DYCK], ids=["language", "dyck"])
+def test_both_ends_see_the_same_tokens_and_no_part_is_another(store, of):
+    j = job("seed=1", *of)
+    a, b = (subjects.load_subject(j, store, end) for end in subjects.ENDS)
+    again = subjects.load_subject(j, store, "anchor")
+    fit, test = a.streams("fit", 200), a.streams("test", 200)
+    assert list(fit) == list(a.sites) and all(x.shape == fit[a.sites[0]].shape for x in fit.values())
+    assert len(fit[a.sites[0]]) == 200
+    for site in a.sites:
+        assert torch.equal(fit[site], again.streams("fit", 200)[site])
+        assert not torch.equal(fit[site], test[site])
+    # boundary of cohort A: what enters the first layer is one for all seeds, token by token
+    if of:
+        assert torch.equal(fit["resid_pre_0"], b.streams("fit", 200)["resid_pre_0"])
+    else:
+        assert a.layer_norm and float(fit["block0"].mean(1).abs().max()) < 1e-5
+
+
+def test_a_seed_is_not_compared_with_itself_and_cohorts_have_their_models():
+    with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort"):
+        universality.stages(job("seed=0"))
+    with pytest.raises(ValueError, match=r"task\.cohort='C'; allowed: A, B, seeds, runs"):
+        job("task.cohort=C")
+    with pytest.raises(ValueError, match="allowed with Dyck-3 models"):
+        job("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64")
+    with pytest.raises(ValueError, match=r"model.path=.* is one model; allowed: task.cohort=runs"):
+        job("model.path=.")
+    with pytest.raises(ValueError, match=r"task\.cohort=runs has no pretraining to follow"):
+        checkpoints.stages(job("task.cohort=runs", experiment="checkpoints"))
+
+
+def test_the_hub_has_a_repository_a_seed_counted_from_one_and_one_tokenizer():
+    chosen = ["experiment=sae_universality", "profile=paper", "seed=3"]
+    j = from_config(compose_config(chosen), chosen).job
+    ids = [base_key(subjects.seeded(j, end))["model"]["hub_id"] for end in subjects.ENDS]
+    assert ids == ["EleutherAI/pythia-70m-seed1", "EleutherAI/pythia-70m-seed4"]
+    assert data_key(j)["tokenizer"]["hub_id"] == "EleutherAI/pythia-70m-seed1"
+    other = from_config(compose_config([*chosen, "data.documents=99"]), chosen).job
+    assert base_key(j) == base_key(other), "a published model does not depend on our texts"
+    assert subject_saes.saes_key(j, "anchor") != subject_saes.saes_key(other, "anchor"), "what is trained on them does"
+    alone = [*chosen, "model=pythia"]
+    with pytest.raises(ValueError, match="one model for all seeds"):
+        from_config(compose_config(alone), alone)
+
+
+def test_saes_of_one_initialisation_are_of_one_and_others_are_not():
+    j, k = job("seed=1"), job("seed=2")
+    same, own = subject_saes.SAME, subject_saes.OWN
+    assert subject_saes.sae_seed(j, "block1", same) == subject_saes.sae_seed(k, "block1", same)
+    assert subject_saes.sae_seed(j, "block1", own) != subject_saes.sae_seed(k, "block1", own)
+    assert subject_saes.saes_key(j, "anchor") == subject_saes.saes_key(k, "anchor")
+    assert subject_saes.saes_key(j, "other") != subject_saes.saes_key(k, "other")
+    louder = job("seed=1", "task.sae.l1=9")
+    assert subject_saes.saes_key(j, "anchor") == subject_saes.saes_key(louder, "anchor")  # topk has no l1
+    with pytest.raises(ValueError, match="architecture='gated'; allowed: topk, standard"):
+        universality.stages(job("seed=1", "task.sae.architecture=gated"))
+    subject_saes.check_saes(replace(j, model=replace(j.model, architecture={})))  # the user's own: no width known here
+
+
+MAPS = (RAW, TRANSLATION, SCALED, *FITS)
+
+
+def by_group(rows, site, metric):
+    return {r["group"]: r["value"] for r in rows if r["site"] == site and r["metric"] == metric}
+
+
+@pytest.mark.parametrize("of", [(), DYCK, ("task.cohort=runs",)], ids=["seeds", "dyck", "runs"])
+def test_tables_b5_and_b7_measure_every_group_at_every_site(store, of):
+    j = job("seed=1", *of)
+    rows = universality.measure(j, store)
+    sites = list(dict.fromkeys(r["site"] for r in rows))
+    for site in sites:
+        ev = by_group(rows, site, "explained_variance")
+        assert set(ev) == {"self", "noise", "noise_rotated", "principal_axes", "native", *MAPS}
+        assert all(v <= 1 for v in ev.values())
+    if of == DYCK:  # the shared boundary
+        ev = by_group(rows, "resid_pre_0", "explained_variance")
+        assert ev["identity"] == pytest.approx(ev["self"], abs=1e-9)
+    untrained = [r for r in rows if r.get("init") == "untrained"]
+    assert len(untrained) == 4 * len(sites)
+    fired = universality.measure_firing(job("seed=1", *of, experiment="firing_patterns"), store)
+    assert all(-1 <= r["value"] <= 1 for r in fired) and {r["site"] for r in fired} == set(sites)
+
+
+@pytest.mark.parametrize("of", [(), DYCK], ids=["language", "dyck"])
+def test_table_b9_follows_a_run_from_its_source(store, of):
+    j = job(*of, experiment="checkpoints")
+    source, *targets = checkpoints.steps_of(j, store)
+    rows = checkpoints.measure(j, store)
+    assert {r["step"] for r in rows} == set(targets) and {r["source"] for r in rows} == {source}
+    one_link = [r for r in rows if r["step"] == targets[0] and r["metric"] == "explained_variance_by_step"]
+    for group in checkpoints.GROUPS:  # a walk of one link is the link
+        for site in {r["site"] for r in one_link}:
+            ends = [r["value"] for r in one_link if r["group"] == group and r["site"] == site]
+            assert len(ends) == 2 and ends[0] == pytest.approx(ends[1], abs=1e-6)
+    last = [r for r in rows if r["metric"] == "explained_variance"]
+    assert {r["step"] for r in last} == {targets[-1]} and {r["route"] for r in last} == {"endpoint"}
+    with pytest.raises(ValueError, match=r"task\.source=1.0 leaves the checkpoints"):
+        checkpoints.steps_of(job(*of, "task.source=1.0", experiment="checkpoints"), store)
+    some = job(*of, "task.source=[1,0.4,0.1,0.2]", experiment="checkpoints")
+    assert checkpoints.steps_of(some, store) == [10, 20, 30], "the first at or beyond every share, each once"
+
+
+def test_a_seed_that_is_another_seeds_file_is_not_called_independent(store, tmp_path):
+    j = job("seed=1")
+    subjects.load_pair(j, store)
+    twin, anchor = Store(tmp_path), pretraining_stage(subjects.seeded(j, "anchor"), store)
+    for seed in (0, 1):
+        own = replace(j, seed=seed)
+        twin.ensure("pretraining", base_key(own), lambda folder: shutil.copytree(anchor, folder, dirs_exist_ok=True))
+    with pytest.raises(ValueError, match="seed 0 of pythia and seed 1 of pythia are not independent but duplicates"):
+        subjects.load_pair(j, twin)

@@ -1,0 +1,126 @@
+"""Cohorts of Dyck-3 models as stages: what is shared stays frozen, a killed run resumes, training stops when accurate."""
+
+import shutil
+
+import pytest
+import torch
+
+from dyck_models import SIZES
+from gaugeport.models.dyck import DyckConfig, DyckModel
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.job import Schedule
+from gaugeport.pipeline.rotation.toy import strings
+from gaugeport.pipeline.stages import cohorts
+from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.tasks.dyck import own_stages
+from gaugeport.pipeline.tasks.dyck_pairs import stages
+from gaugeport.pipeline.training.trainer import checkpoints, train
+
+
+def job(*overrides):
+    chosen = ["experiment=bars_within_seed", "profile=smoke", *overrides]
+    return from_config(compose_config(chosen), chosen).job
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def test_cohort_a_shares_seed_0s_boundary_bit_for_bit_and_cohort_b_nothing(store):
+    anchor, other = (cohorts.load_seed(job(), store, seed) for seed in (0, 1))
+    apart = cohorts.load_seed(job("task.cohort=B"), store, 0)
+    for name, p in anchor.named_parameters():
+        same = torch.equal(p, other.get_parameter(name))
+        assert same == (name in cohorts.SHARED), name
+        assert not torch.equal(p, apart.get_parameter(name)), name
+    cohorts.check_frozen({"seed 0": anchor, "seed 1": other})
+    assert all(not torch.equal(p, torch.ones_like(p)) for n, p in other.named_parameters() if "norm" in n)
+
+
+def test_a_seed_stands_on_its_anchor_in_cohort_a_alone():
+    assert own_stages(job()) == ("anchor",) and own_stages(job("seed=2")) == ("anchor", "replica")
+    assert own_stages(job("task.cohort=B", "seed=2")) == ("replica",)
+    assert "anchor" in cohorts.model_key(job(), 2) and "anchor" not in cohorts.model_key(job("task.cohort=B"), 2)
+    assert cohorts.model_key(job(), 0) != cohorts.model_key(job("task.cohort=B"), 0)
+    with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort; allowed: seed=1"):
+        stages(job())
+
+
+def tiny(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return DyckModel(DyckConfig(**SIZES | {"max_position_embeddings": 64}))
+
+
+def test_a_run_that_was_cut_short_ends_where_a_whole_one_does(tmp_path):
+    schedule = Schedule(
+        steps=9, batch_size=4, lr=1e-2, scheduler="cosine_with_min_lr", warmup_steps=2, weight_decay=0.01, save_every=3
+    )
+    data = strings.Strings(9, 4, 18, 20, seed=1)
+    whole, resumed, other = tiny(), tiny(), tiny()
+    train(whole, data, tmp_path / "whole", schedule, 0, keep=None)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-9")
+    train(resumed, data, tmp_path / "cut", schedule, 0, keep=None)
+    train(other, strings.Strings(9, 4, 18, 20, seed=2), tmp_path / "other", schedule, 0, keep=None)
+    for name, p in whole.named_parameters():
+        assert torch.equal(p, resumed.get_parameter(name)), name
+    assert not torch.equal(whole.lm_head.weight, other.lm_head.weight)
+
+
+@pytest.mark.parametrize(("reached", "steps"), [(1.0, 3), (0.9998, 6)])
+def test_training_stops_at_the_first_save_that_is_accurate_enough(tmp_path, monkeypatch, reached, steps):
+    found = {"token": 1.0, "depth": 1.0, "valid": reached}
+    monkeypatch.setattr(cohorts, "accuracy", lambda model, rows: found)
+    schedule = Schedule(
+        steps=6, batch_size=4, lr=1e-2, scheduler="cosine_with_min_lr", warmup_steps=2, weight_decay=0.0, save_every=3
+    )
+    stop = cohorts.StopWhenAccurate(48, 64, 0)
+    assert len(stop.heldout) == 2, "long strings count only where strings as long are trained on"
+    train(tiny(), strings.Strings(6, 4, 18, 20, 0), tmp_path, schedule, 0, keep=None, callbacks=[stop])
+    assert max(checkpoints(tmp_path)) == steps
+
+
+def test_accuracy_counts_positions_that_are_no_padding():
+    rows = strings.draw(40, (2, 18), 20, torch.Generator().manual_seed(0))
+    model = tiny()
+    with torch.no_grad():
+        for head in (model.lm_head, model.depth_head, model.valid_head):
+            head.weight.zero_()  # the first class is as likely as any, and comes first
+    found = cohorts.accuracy(model, rows, batch_size=16)
+    labels = rows["labels"][rows["labels"][..., 0] != strings.IGNORED]
+    assert found == pytest.approx({h: float((labels[:, k] == 0).float().mean()) for k, h in enumerate(strings.HEADS)})
+    assert 0 < found["depth"] < 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["task.cohort=C"], "task.cohort='C'; allowed: A, B"),
+        (["data=mini"], "task=bars with model=dyck3 data=mini; allowed: model=dyck3 data=dyck3 training=dyck3"),
+        (["model=qwen"], "task=bars with model=qwen"),
+        (["model.path=."], "task=bars trains its own models: model.path=. has no use"),
+        (["model.architecture.num_attention_heads=3"], "num_attention_heads=3 does not divide hidden_size=32"),
+        (["model.architecture.max_position_embeddings=61"], "max_position_embeddings=61; allowed: 62 or more"),
+        (["task.points=0"], "task.points=0; allowed: whole numbers from 1"),
+        (["task=lenses", "task.threshold=-1"], "task.threshold=-1; allowed: a positive number of nats"),
+        (["task=lenses", "task.acdc_cost=foo"], "task.acdc_cost='foo'; allowed: kl, loss"),
+        (["task=joint_alignment", "task.lambdas=[-1]"], "task.lambdas=[-1]; allowed: numbers from 0, and inf"),
+        (["task=joint_alignment", "task.sites=[resid_mid_7]"], "task.sites: unknown resid_mid_7; allowed: resid_pre_0"),
+        (["data.length=65"], "data.length=65; allowed: 18"),
+        (["data.length=16"], "data.length=16; allowed: 18"),
+        (["task.thresholds.b=-1e-4"], "threshold b=-0.0001; allowed: a positive number"),
+        (["+task.thresholds.q=1"], "unknown key of task.thresholds q; allowed: b, p, c, pr, near"),
+        (["task=recovery"], "Dyck-3 models are no language models"),
+    ],
+)
+def test_bad_configurations_name_what_is_allowed(overrides, words):
+    with pytest.raises(ValueError) as e:
+        job(*overrides)
+    assert words in str(e.value)
+
+
+def test_a_model_of_another_family_is_refused(store):
+    with pytest.raises(ValueError, match="is a llama; allowed with this task: model=dyck3"):
+        cohorts.model_stage(job("model.architecture.model_type=llama"), store, 3)

@@ -1,0 +1,126 @@
+"""The store: built once, whole or not at all, whoever asks."""
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from gaugeport.pipeline.store.store import Store, digest, digest_files, manifest, write_json
+
+
+def test_digest_depends_on_content_not_on_order():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 1.5})
+    with pytest.raises(ValueError):
+        digest({"a": float("nan")})
+
+
+def test_built_once_and_found_again(tmp_path):
+    store, built = Store(tmp_path), []
+
+    def build(folder: Path) -> None:
+        built.append(folder)
+        (folder / "x.txt").write_text("x")
+
+    first = store.ensure("thing", {"k": 1}, build)
+    again = store.ensure("thing", {"k": 1}, build)
+    assert first == again and len(built) == 1
+    assert manifest(first)["config"] == {"k": 1} and manifest(first)["files"] == {"x.txt": 1}
+    assert not store.path("thing", {"k": 2}).exists()
+
+
+def test_a_failed_build_leaves_nothing_under_the_final_name(tmp_path):
+    store = Store(tmp_path)
+
+    def build(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        store.ensure("thing", {}, build)
+    assert not store.path("thing", {}).exists()
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_resumable_stages_find_what_was_left(tmp_path, resumable):
+    store, found = Store(tmp_path), []
+
+    def build(folder: Path) -> None:
+        found.append(sorted(p.name for p in folder.iterdir()))
+        (folder / "left.txt").write_text("left")
+        if len(found) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.ensure("thing", {}, build, resumable=resumable)
+    store.ensure("thing", {}, build, resumable=resumable)
+    assert found == [[], ["left.txt"] if resumable else []]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "no manifest", "half a manifest"])
+def test_a_damaged_stage_is_rebuilt(tmp_path, damage):
+    store, built = Store(tmp_path), []
+
+    def build(folder: Path) -> None:
+        built.append(1)
+        (folder / "x.bin").write_bytes(b"12345678")
+
+    stage = store.ensure("thing", {}, build)
+    if damage == "truncate":
+        (stage / "x.bin").write_bytes(b"123")
+    elif damage == "delete":
+        (stage / "x.bin").unlink()
+    elif damage == "no manifest":
+        (stage / "manifest.json").unlink()
+    else:
+        (stage / "manifest.json").write_text('{"kind": "thi')
+    assert (store.ensure("thing", {}, build) / "x.bin").read_bytes() == b"12345678" and len(built) == 2
+
+
+def _ask(root: str) -> None:
+    def build(folder: Path) -> None:
+        with (Path(root) / "count").open("a") as f:
+            f.write("x")
+        time.sleep(0.5)
+        (folder / "x").write_text("x")
+
+    Store(Path(root) / "store").ensure("thing", {}, build)
+
+
+def test_two_processes_build_one_stage(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_ask, args=(str(tmp_path),)) for _ in range(2)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(30)
+    assert [w.exitcode for w in workers] == [0, 0]
+    assert (tmp_path / "count").read_text() == "x"
+
+
+def test_digest_of_files_follows_content_and_misses_loudly(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    before = digest_files(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_text("one")
+    assert digest_files(tmp_path / "b.txt") == before, "the name of a data file does not count"
+    (tmp_path / "a.txt").write_text("two")
+    assert digest_files(tmp_path / "a.txt") != before
+    with pytest.raises(FileNotFoundError, match="nothing to read"):
+        digest_files(tmp_path / "none.txt")
+
+
+def test_json_is_replaced_whole(tmp_path, monkeypatch):
+    write_json(tmp_path / "r.json", {"v": 1})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "r.json", {"v": float("nan")})
+
+    def half(path, text):
+        path.write_bytes(text.encode()[: len(text) // 2])
+        raise OSError("killed")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="killed"):
+        write_json(tmp_path / "r.json", {"v": 2})
+    assert json.loads((tmp_path / "r.json").read_text()) == {"v": 1}

@@ -1,0 +1,142 @@
+"""Table b6 at smoke size: its two tasks, what their rows hold, and the table that is made of them."""
+
+import math
+from dataclasses import asdict, replace
+
+import pandas as pd
+import pytest
+import torch
+
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.config.sweeps import experiment, jobs_of
+from gaugeport.pipeline.paths import experiment_module
+from gaugeport.pipeline.report import figures
+from gaugeport.pipeline.rotation.haar import haar, haar_null
+from gaugeport.pipeline.store.records import Record, schema_of
+from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.tasks import haar as workflow
+from gaugeport.pipeline.tasks.registry import WORKFLOWS, build_stage
+
+DYCK = ("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64", "task.cohort=A")
+
+
+def job(*overrides):
+    chosen = ["experiment=haar", "profile=smoke", *overrides]
+    return from_config(compose_config(chosen), chosen).job
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def records(store):
+    """Of one pair of language models, one of Dyck-3, and the power of the tests."""
+    found = []
+    for i, chosen in enumerate((job("seed=1"), job("seed=1", *DYCK), job("task=haar_power"))):
+        task = WORKFLOWS[chosen.task["name"]]
+        for stage in task.stages(chosen):
+            build_stage(chosen, store, stage)
+        rows = task.measure(chosen, store)
+        found.append(Record(f"{i}", chosen.task["name"], asdict(chosen), rows, 1.0, {}, schema_of("haar")))
+    return found
+
+
+def values(rows, metric, **where):
+    return [r["value"] for r in rows if r["metric"] == metric and all(r.get(k) == v for k, v in where.items())]
+
+
+@pytest.mark.parametrize(("which", "free", "sites"), [(0, 31, 3), (1, 32, 5)])
+def test_every_site_has_its_statistics_its_null_and_its_controls(records, which, free, sites):
+    rows = records[which].rows
+    assert len({r["site"] for r in rows}) == sites
+    for site in {r["site"] for r in rows}:
+        here = [r for r in rows if r["site"] == site]
+        (distance,) = values(here, "distance_from_identity", group="orthogonal")
+        assert 0 <= distance <= math.sqrt(2)
+        assert values(here, "orthogonality_error")[0] <= 1e-6
+        assert len(values(here, "eigen_angle")) == free
+        for name in (*haar.TAILS, "supported_distance"):
+            (p,) = values(here, "p_value", statistic=name, test="calibrated")
+            assert 0 < p <= 1
+            low, high = (values(here, f"null_{end}", statistic=name)[0] for end in ("low", "high"))
+            assert low <= values(here, "null_mean", statistic=name)[0] <= high
+        assert len(values(here, "p_value", test="naive")) == 1
+        assert values(here, "control_far_below_haar_on_support", control="low_rank_identity") == [1]
+        signed, plain = (values(here, "objective_share", group=g)[0] for g in ("signed_permutation", "permutation"))
+        assert 0 < signed <= 1 and plain <= signed + 1e-9, "a larger group attains no less"
+        assert len(values(here, "control_distance_from_identity")) == 2
+        assert 1 <= values(here, "rank_anchor")[0] <= free
+
+
+def test_an_anchor_with_a_shared_embedding_is_the_identity_where_its_stream_lives(records):
+    """Cohort A's first site is bit for bit the same: any distance from the identity there is rank."""
+    here = [r for r in records[1].rows if r["site"] == "resid_pre_0"]
+    assert values(here, "supported_distance")[0] < 1e-3 and values(here, "far_below_haar_on_support") == [1]
+    assert values(here, "distance_from_identity", group="orthogonal")[0] > 0.5
+
+
+def test_power_has_every_test_and_what_pooling_needs(records):
+    rows, draws = records[2].rows, 20
+    for group in haar.GROUPS:
+        rates = values(rows, "rejection_rate", haar=group, alternative="signed_permutation")
+        assert len(rates) == len(haar.TAILS) + 2
+        assert len(values(rows, "null_draw", haar=group, statistic="largest_entry")) == draws
+        assert len(values(rows, "null_angle", haar=group)) == haar_null.REFERENCE * (
+            31 if group == "mean_preserving_orthogonal" else 32
+        )
+
+
+def test_the_table_pools_pairs_and_judges_the_distance(records):
+    module = experiment_module("haar")
+    table = module.tabulate(records)
+    claim = table[table["metric"] == "b6.distance_is_haar"].iloc[0]
+    own = values(records[0].rows, "distance_from_identity", site="block1", group="orthogonal")
+    assert claim["left"] == pytest.approx(own[0]) and claim["n"] == 1 and claim["site"] == "block1"
+    pooled = table[table["metric"] == "pooled_p_value"]
+    language = pooled[(pooled["cohort"] == "seeds") & (pooled["test"] == "calibrated")]
+    assert len(language) == 3 * len(haar.TAILS) and (language["n"] == 1).all()
+    mine = values(records[0].rows, "eigen_angle")
+    null = values(records[2].rows, "null_angle", haar="mean_preserving_orthogonal")
+    naive = pooled[(pooled["cohort"] == "seeds") & (pooled["test"] == "naive")]["value"].iloc[0]
+    assert naive == pytest.approx(haar_null.naive_p_value(torch.tensor(mine), torch.tensor(null)))
+    assert not set(module.DRAWN) & set(table[table["seed"].isna()]["metric"])
+    shown = module.pivot(table)
+    assert list(shown[shown["cohort"] == "seeds"]["site"]) == ["embed", "block0", "block1", "all", "paper"]
+    assert list(shown[shown["cohort"] == "A"]["site"])[:3] == ["resid_pre_0", "resid_mid_0", "resid_post_0"]
+    assert len(shown[shown["cohort"] == "power"]) == 2 * len(module.ALTERNATIVES)
+    assert not shown.isna().any().any()
+
+
+def test_a_rotation_that_two_pairs_have_counts_once(records):
+    """Cohort A's second pair has the first's rotation at the input, which they share, and others elsewhere."""
+    first = records[1]
+    rows = [dict(r) for r in first.rows]
+    for row in rows:
+        if row["site"] != "resid_pre_0" and row["metric"] in (*haar.TAILS, "eigen_angle"):
+            row["value"] += 1e-3
+    second = replace(first, id="3", config={**first.config, "seed": 2}, rows=rows)
+    table = experiment_module("haar").tabulate([*records, second])
+    mine = table[(table["cohort"] == "A") & table["seed"].isna() & (table["group"] == "orthogonal")]
+    n = mine[mine["metric"] == "distance_from_identity"].set_index("site")["n"]
+    assert n["resid_pre_0"] == 1 and (n.drop("resid_pre_0") == 2).all()
+    pooled = table[(table["metric"] == "pooled_p_value") & (table["cohort"] == "A")]
+    assert (pooled[pooled["test"] == "calibrated"].groupby("site")["n"].first() == n).all()
+    assert pooled[pooled["test"] == "naive"]["n"].tolist() == [2 * len(n) - 1]
+
+
+def test_the_table_is_made_without_the_null_too(records, tmp_path):
+    module = experiment_module("haar")
+    for some in (records, records[:2], records[:1]):
+        table = module.tabulate(some)
+        assert isinstance(module.pivot(table), pd.DataFrame)
+        figures.save(module.plot(table), tmp_path / "b6.png")
+    assert "pooled_p_value" not in set(module.tabulate(records[:1])["metric"])
+
+
+def test_the_sweep_covers_every_cohort_and_the_anchor_is_refused():
+    cohorts = [j.job.task.get("cohort") for j in jobs_of(experiment("b6"), "mini")]
+    assert {"seeds", "A", "B", None} == set(cohorts) and cohorts.count(None) == 1
+    with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort"):
+        workflow.stages(job("seed=0"))

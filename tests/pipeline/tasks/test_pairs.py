@@ -1,0 +1,95 @@
+"""What is measured between a model and its cohort's anchor: who predicts, who is measured, and what only looks like agreement."""
+
+import pandas as pd
+import pytest
+import torch
+
+from dyck_models import generic
+from gaugeport.groups import Permutation
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.paths import experiment_module
+from gaugeport.pipeline.rotation.toy import bars, components, effects
+from gaugeport.pipeline.tasks import dyck_pairs
+from gaugeport.pipeline.tasks.dyck import heldout
+from gaugeport.transport import HeadGauge
+
+
+@pytest.fixture(scope="module")
+def job():
+    chosen = ["experiment=bars_cross_seed", "profile=smoke", "seed=1"]
+    return from_config(compose_config(chosen), chosen).job
+
+
+@pytest.fixture(scope="module")
+def anchor():
+    return generic(folded=True, scale=0.4, max_position_embeddings=64)
+
+
+@pytest.fixture(scope="module")
+def swapped(anchor):
+    """The same function with the heads of both layers in the other order."""
+    return HeadGauge((Permutation(torch.tensor([1, 0])),) * 2).apply(anchor)
+
+
+def by_metric(rows):
+    return {r["metric"]: r["value"] for r in rows if "component" not in r}
+
+
+def test_a_model_agrees_with_itself_and_not_with_its_heads_swapped(job, anchor, swapped):
+    limits = bars.Thresholds()
+    same = by_metric(dyck_pairs.correlations(job, anchor, anchor, limits))
+    other = by_metric(dyck_pairs.correlations(job, anchor, swapped, limits))
+    assert same["bar_c_edges_pearson"] == pytest.approx(1) and same["bar_pr_pearson"] == pytest.approx(1)
+    assert same["bar_c_pearson"] > 0.99 > other["bar_c_pearson"] and other["bar_c_edges_pearson"] < 0.99
+    assert other["bar_pr_pearson"] < same["bar_pr_pearson"]
+    assert other["bar_c_any_order"] == pytest.approx(same["bar_c_any_order"]), "it knows no order"
+    assert same["bar_c_any_order"] < same["bar_c_pearson"]
+    assert same["bar_c_heads_any_order"] < same["bar_c_heads_pearson"] == pytest.approx(1, abs=1e-3)
+    assert other["bar_c_heads_any_order"] == pytest.approx(same["bar_c_heads_any_order"])
+
+
+def test_the_anchor_predicts_and_the_model_is_measured(job, anchor):
+    model = generic(5, folded=True, scale=0.4, max_position_embeddings=64)
+    rows = dyck_pairs.correlations(job, anchor, model, bars.Thresholds())
+    seen = heldout(job, job.task["rows"], "effects")
+    ids, labels = seen["input_ids"], seen["labels"]
+    for metric, m, near in (("effect", model, 1e-6), ("effect_predicted", anchor, 0.05)):  # four points on the path
+        found = {r["component"]: r["value"] for r in rows if r["metric"] == metric}
+        real = effects.measured(m, ids, labels, effects.component_edges(m), components.means(m, ids))
+        size = max(abs(v) for v in real.values())
+        assert max(abs(found[c] - v) for (c, _), v in real.items()) <= near * size
+    own, other = (effects.component_edges(m) for m in (anchor, model))
+    assert own == other
+
+
+def test_a_bar_of_constants_has_no_value_and_fails():
+    edges = [("L0H0", "all"), ("L0M", "all")]
+    row = dyck_pairs.correlation("bar_c", "c", dict.fromkeys(edges, 0.0), dict(zip(edges, (1.0, 2.0), strict=True)),
+                                 bars.Thresholds())  # fmt: skip
+    assert row == {"metric": "bar_c_pearson_undefined", "value": 1.0, "status": "FAIL"}
+
+
+def test_what_a_group_explains_is_read_off_what_was_minimised():
+    module = experiment_module("bars_cross_seed")
+    left = {"identity": 0.4, "signed_permutation": 0.3, "orthogonal": 0.1}
+    rows = [{"metric": "bar_p_objective", "alignment": a, "value": v} for a, v in left.items()]
+    rows += [{"metric": "bar_p_global_mse", "alignment": a, "value": 1 - v} for a, v in left.items()]
+    assert module.explained(pd.DataFrame(rows), "folded") == pytest.approx(
+        {"signed_permutation": 0.25, "orthogonal": 0.75}
+    )
+
+
+def test_squares_of_used_and_unused_heads():
+    module = experiment_module("bars_cross_seed")
+    cost, squares = {"L0H0": 0.5, "L0H1": 1e-4, "L1H0": 0.02}, {"L0H0": 0.1, "L0H1": 0.7, "L1H0": 0.3}
+    rows = [{"metric": "effect_predicted", "component": c, "value": v} for c, v in cost.items()]
+    rows += [{"metric": "bar_p_head", "component": c, "value": v} for c, v in squares.items()]
+    assert module.of_heads(pd.DataFrame(rows)) == pytest.approx([0.2, 0.7])
+
+
+def test_heads_are_compared_matrix_by_matrix(anchor):
+    model = generic(folded=True, scale=0.4, max_position_embeddings=64)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight[:8] += 0.5
+    found = {head: row["value"] for head, row in dyck_pairs.head_mse(model, anchor)}
+    assert found == pytest.approx({"L0H0": 0, "L0H1": 0, "L1H0": 0.25 / 4, "L1H1": 0})

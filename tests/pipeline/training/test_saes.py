@@ -1,0 +1,121 @@
+"""SAEs by sae-lens's own trainer: they explain, repeat, load, move, and mean the same at any scale of activations."""
+
+import pytest
+import torch
+from sae_lens import SAE
+from sae_lens.training import sae_trainer
+
+from gaugeport.groups import SignedPermutation
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.measures.sae import nmse
+from gaugeport.pipeline.training.saes import sae_key, sae_settings, train_sae
+from gaugeport.transport.sae import transport_sae
+
+D, TRUE, K = 16, 24, 3
+METADATA = {"model_name": "toy", "hook_name": "blocks.1.hook_resid_post"}
+COMMON = {"latents": 48, "lr": 1e-2, "batch_size": 256, "activations": 8192, "tokens": 51_200}
+TOPK = {"architecture": "topk", "k": K, **COMMON}
+STANDARD = {"architecture": "standard", "l1": 0.3, **COMMON}
+
+
+def sparse(n, seed, scale=1.0):
+    """K of TRUE features a token, around a mean that is no zero."""
+    features = torch.randn(TRUE, D, generator=torch.Generator().manual_seed(0))
+    gen = torch.Generator().manual_seed(1 + seed)
+    active = torch.rand(n, TRUE, generator=gen).argsort(1) < K
+    strengths = active * (0.5 + torch.rand(n, TRUE, generator=gen))
+    return scale * (strengths @ features + 2.0)
+
+
+@pytest.fixture(scope="module", params=[TOPK, STANDARD], ids=lambda s: s["architecture"])
+def trained(request):
+    return request.param, train_sae(sparse(8192, 0), request.param, 3, METADATA)
+
+
+def test_a_trained_sae_explains_more_than_as_many_principal_components(trained):
+    """An untrained one does not."""
+    settings, sae = trained
+    test = sparse(2048, 1)
+    centred = sparse(8192, 0) - sparse(8192, 0).mean(0)
+    top = torch.linalg.svd(centred, full_matrices=False).Vh[:K]
+    by_components = nmse(test, (test - test.mean(0)) @ top.T @ top + test.mean(0))
+    short = train_sae(sparse(8192, 0), {**settings, "tokens": 256}, 3, METADATA)
+    with torch.no_grad():
+        assert nmse(test, sae(test)) < by_components
+        assert nmse(test, short(test)) > by_components
+        latents = sae.encode(test) != 0
+    if settings["architecture"] == "topk":
+        assert int(latents.sum(1).max()) <= K
+
+
+def test_the_same_arguments_give_the_same_weights_and_touch_no_global_state(trained):
+    settings, sae = trained
+    bar, before = sae_trainer.tqdm, torch.get_rng_state()
+    again = train_sae(sparse(8192, 0), settings, 3, METADATA)
+    assert torch.equal(torch.get_rng_state(), before) and sae_trainer.tqdm is bar and torch.get_num_threads() == 1
+    assert all(torch.equal(p, q) for p, q in zip(sae.parameters(), again.parameters(), strict=True))
+    other = train_sae(sparse(8192, 0), {**settings, "tokens": 2560}, 4, METADATA)
+    assert not torch.equal(other.W_enc, sae.W_enc)
+
+
+def test_it_saves_as_an_ordinary_sae_that_moves_exactly(trained, tmp_path):
+    """Nothing but W_enc, W_dec and b_dec lies in the stream: no normalisation is left, the input loses b_dec."""
+    _, sae = trained
+    sae.save_inference_model(tmp_path)
+    loaded = SAE.load_from_disk(tmp_path).eval()
+    x = sparse(512, 2)
+    assert loaded.cfg.normalize_activations == "none" and loaded.cfg.apply_b_dec_to_input
+    assert loaded.cfg.metadata.hook_name == METADATA["hook_name"]
+    signs = torch.where(torch.arange(D) % 3 == 0, -1, 1).to(torch.int8)
+    g = SignedPermutation(torch.arange(D), signs)
+    moved = transport_sae(loaded, g)
+    with torch.no_grad():
+        # saving folds TopK's decoder norms into the encoder: each number is rounded once more, (1e-7)² a term
+        assert nmse(sae(x), loaded(x)) < 1e-10
+        assert torch.equal(moved.encode(g.act(x)), loaded.encode(x))
+        assert torch.equal(moved(g.act(x)), g.act(loaded(x)))
+        assert not torch.equal(moved.encode(x), loaded.encode(x))
+    assert sorted(moved.cfg.metadata["gaugeport"][0]["moved"]) == ["W_dec", "W_enc", "b_dec"]
+
+
+def test_training_means_the_same_at_any_scale(trained):
+    """Activations times a power of two: the trainer sees the very same numbers, the reconstruction is times it."""
+    settings, sae = trained
+    large = train_sae(sparse(8192, 0, 1024.0), settings, 3, METADATA)
+    x = sparse(512, 2)
+    with torch.no_grad():
+        assert torch.equal(large(1024 * x), 1024 * sae(x))
+
+
+def test_too_few_activations_are_refused():
+    with pytest.raises(ValueError, match="100 activations do not fill one batch of 256"):
+        train_sae(sparse(100, 0), TOPK, 3, METADATA)
+
+
+def job(*overrides):
+    return from_config(compose_config(["experiment=sae_transfer", "profile=smoke", *overrides]), ()).job
+
+
+def test_the_key_knows_the_sae_and_no_arm():
+    first = sae_key(job())
+    arm = ("gauge=permutation", "matcher=hungarian_raw", "route=endpoint", "task.target=finetuned", "task.plants=1")
+    for same in (arm, ("task.tokens=64", "measurement.tokens=64"), ("task.sae.l1=9",)):
+        assert sae_key(job(*same)) == first, same
+    for other in ("seed=1", "task.sae.k=4", "task.sae.architecture=standard", "training.run.steps=10", "model=qwen"):
+        assert sae_key(job(other)) != first, other
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.sae.architecture=gated", "architecture='gated'; allowed: topk, standard"),
+        ("task.sae.k=65", "k=65 is more than the 64 latents"),
+        ("task.sae.k=0", "k=0 must be a positive number"),
+        ("task.sae.lr=fast", "lr='fast' must be a positive number"),
+        ("task.sae.batch_size=5000", "batch_size=5000 is more than task.sae.activations=4096"),
+        ("+task.sae.depth=2", "wanted: architecture, latents"),
+    ],
+)
+def test_bad_settings_are_named(override, message):
+    with pytest.raises(ValueError, match=message):
+        sae_settings(job(override))

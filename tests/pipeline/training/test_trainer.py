@@ -1,0 +1,126 @@
+"""Training survives SIGKILL: the same command goes on from the last whole checkpoint and ends at the same weights."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from gaugeport.pipeline.job import Schedule
+from gaugeport.pipeline.training.trainer import checkpoints, drop_broken_checkpoints, train
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_trainer import model, rows, schedule
+from gaugeport.training.trainer import train
+train(model(), rows(), Path({folder!r}), schedule(), seed=3, keep=None)
+"""
+
+
+def model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+                num_key_value_heads=1,
+            )
+        )  # fmt: skip
+
+
+def rows():
+    return torch.randint(0, 50, (400, 12), generator=torch.Generator().manual_seed(1))
+
+
+def schedule():
+    return Schedule(
+        steps=100, batch_size=4, lr=1e-2, scheduler="cosine", warmup_steps=5, weight_decay=0.01, save_every=10
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    train(model(), rows(), folder, schedule(), seed=3, keep=None)
+    return folder
+
+
+def final_weights(folder):
+    last = checkpoints(folder)[100]
+    assert (last / "optimizer.pt").exists() and (last / "trainer_state.json").exists()
+    return AutoModelForCausalLM.from_pretrained(last).state_dict()
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_checkpoints_are_ordinary_and_complete(uninterrupted):
+    assert list(checkpoints(uninterrupted)) == list(range(10, 101, 10))
+    assert not torch.equal(final_weights(uninterrupted)["lm_head.weight"], model().state_dict()["lm_head.weight"])
+
+
+def test_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, uninterrupted):
+    script = SCRIPT.format(tests=os.path.dirname(__file__), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint-30").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the run must still be going when it is killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 100 not in checkpoints(tmp_path)
+    train(model(), rows(), tmp_path, schedule(), seed=3, keep=None)
+    assert_same(final_weights(tmp_path), final_weights(uninterrupted))
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "gpt2"])
+def test_a_cut_run_of_any_family_takes_all_of_its_weights_from_the_checkpoint(tmp_path, family):
+    def fresh():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            tied = {"tie_word_embeddings": family != "gpt_neox", "num_key_value_heads": 1}
+            return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL, **tied), dtype=torch.float32)
+
+    short = Schedule(**{**vars(schedule()), "steps": 20})
+    train(fresh(), rows(), tmp_path / "whole", short, seed=3, keep=None)
+    shutil.copytree(checkpoints(tmp_path / "whole")[10], tmp_path / "cut" / "checkpoint-10")
+    train(fresh(), rows(), tmp_path / "cut", short, seed=3, keep=None)
+    whole, cut = (AutoModelForCausalLM.from_pretrained(checkpoints(tmp_path / f)[20]) for f in ("whole", "cut"))
+    assert_same(cut.state_dict(), whole.state_dict())
+
+
+@pytest.mark.parametrize("damage", ["no state", "half a state", "truncated weights"])
+def test_a_half_written_checkpoint_is_dropped(tmp_path, damage):
+    train(model(), rows(), tmp_path, Schedule(**{**vars(schedule()), "steps": 20}), seed=3, keep=None)
+    last = tmp_path / "checkpoint-20"
+    state, weights = last / "trainer_state.json", last / "model.safetensors"
+    if damage == "no state":
+        state.unlink()
+    elif damage == "half a state":
+        state.write_text(state.read_text()[:100])
+    else:
+        weights.write_bytes(weights.read_bytes()[:100])
+    drop_broken_checkpoints(tmp_path)
+    assert list(checkpoints(tmp_path)) == [10]
+
+
+def test_global_randomness_is_left_alone(tmp_path):
+    before = torch.get_rng_state()
+    train(model(), rows(), tmp_path, Schedule(**{**vars(schedule()), "steps": 2}), seed=3, keep=None)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_too_few_rows_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="more than the 10 given"):
+        train(model(), rows()[:10], tmp_path, schedule(), seed=3, keep=None)

@@ -1,0 +1,75 @@
+"""``gaugeport`` as a process of its own or in this one, and what it leaves in a folder of outputs."""
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from unittest import mock
+
+from gaugeport.pipeline import cli
+
+
+def gaugeport(arguments, outputs, ci=True, **options):
+    environment = {**os.environ, "GAUGEPORT_OUTPUTS": str(outputs)}
+    environment.pop("CI", None)
+    if ci:
+        environment["CI"] = "1"
+    command = [sys.executable, "-m", "gaugeport.pipeline.cli", *arguments]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def finish(arguments, outputs, code=0, seconds=280, ci=True, **options):
+    process = gaugeport(arguments, outputs, ci, **options)
+    text, _ = process.communicate(timeout=seconds)
+    assert process.returncode == code, text
+    return text
+
+
+def printed(arguments, outputs, code=0):
+    """What a command prints, run in this process: to start one and import everything takes seconds."""
+    text, environment = io.StringIO(), {"GAUGEPORT_OUTPUTS": str(outputs), "CI": "1"}
+    with (
+        mock.patch.dict(os.environ, environment),
+        mock.patch.object(sys, "argv", ["gaugeport", *arguments]),
+        warnings.catch_warnings(record=True) as warned,
+        contextlib.redirect_stdout(text),
+        contextlib.redirect_stderr(text),
+    ):
+        warnings.simplefilter("always")
+        try:
+            cli.main()
+        except SystemExit as end:
+            assert (end.code or 0) == code, text.getvalue()
+        else:
+            assert code == 0, text.getvalue()
+    return "\n".join([text.getvalue(), *(str(w.message) for w in warned)])
+
+
+def kill_when(arguments, outputs, enough, seconds=200):
+    """Start a command in a session of its own and kill all of it, with SIGKILL, as soon as ``enough()``."""
+    process = gaugeport(arguments, outputs, start_new_session=True)
+    deadline = time.monotonic() + seconds
+    while not enough() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, "it must still be going when it is killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def built(outputs):
+    """The lines of the store's log: one for every stage that was built, each time."""
+    log = Path(outputs) / "store" / "built.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def files(outputs, pattern):
+    """Path below ``outputs`` -> bytes."""
+    found = sorted(p for p in Path(outputs).glob(pattern) if p.is_file())
+    return {str(p.relative_to(outputs)): p.read_bytes() for p in found}
