@@ -43,7 +43,10 @@ def pivot(table):
             part = select(group, {"arm": arm})
             line = {"model": model, "setting": setting, "arm": name, "theory": part["theory"].iloc[0]}
             line |= {"n": part["seed"].nunique(), f"step {first:.0f}": _mean(part, "divergence", first)}
-            line |= {"horizon": _range(part, "horizon"), "at horizon": _mean(part, "divergence_at_horizon", last)}
+            line |= {
+                "horizon": _range(part, "horizon"),
+                "at horizon": _mean(part, "divergence_at_horizon", last),
+            }
             line |= {"over floor": _mean(part, "over_floor_at_horizon", last)}
             line |= {f"step {last:.0f}": _mean(part, "divergence", last)}
             line |= {f"over floor, step {last:.0f}": _mean(part, "divergence_over_floor", last)}

@@ -42,7 +42,9 @@ def tabulate(records):
     """Every measurement, its mean over pairs with the paper's, the share of the distance that each group explains, claims."""
     rows = tidy("b2", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     tensors = rows["metric"] == "bar_p_tensor"
-    means = pd.concat([aggregate(rows[~tensors], BY), aggregate(rows[tensors], [*BY, "tensor"])], ignore_index=True)
+    means = pd.concat(
+        [aggregate(rows[~tensors], BY), aggregate(rows[tensors], [*BY, "tensor"])], ignore_index=True
+    )
     main = (means["metric"] == "bar_p_max_mse") & (means["cohort"] == "A")
     means.loc[main, "paper"] = means.loc[main, "alignment"].map(PAPER)
     effects = (means["metric"] == "bar_c_pearson") & (means["cohort"] == "A")
@@ -55,7 +57,11 @@ def pivot(table):
     lines = []
     for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"]):
         lines.append(
-            {"cohort": cohort, "pair": f"0, {seed:.0f}", **_line(part, lambda r: f"{r['value']:.3g}{_status(r)}")}
+            {
+                "cohort": cohort,
+                "pair": f"0, {seed:.0f}",
+                **_line(part, lambda r: f"{r['value']:.3g}{_status(r)}"),
+            }
         )
     for cohort, part in means_of(table).groupby("cohort", sort=False):
         shown = _line(part, lambda r: scientific(r["value"], r["ci_low"], r["ci_high"]))
@@ -75,7 +81,12 @@ def plot(table):
             for x, alignment in enumerate(ALIGNMENTS):
                 values = select(mine, {"metric": metric, "alignment": alignment})["value"]
                 axes[0].plot(
-                    [x + shift] * len(values), values, marker, color=colour, markerfacecolor=fill, markersize=5
+                    [x + shift] * len(values),
+                    values,
+                    marker,
+                    color=colour,
+                    markerfacecolor=fill,
+                    markersize=5,
                 )
         worst = (
             select(mine, {"metric": "bar_p_tensor", "alignment": "cayley"})
@@ -89,7 +100,9 @@ def plot(table):
             values = select(mine, {"metric": metric, "alignment": "cayley"})["value"]
             axes[2].plot([x] * len(values), values, marker, color=colour, markersize=5)
     axes[0].set_xticks(range(len(ALIGNMENTS)), ALIGNMENTS.values(), rotation=25, ha="right", fontsize=7)
-    axes[0].set(yscale="log", ylabel="largest mean squared difference", title="Bar P (hollow: gains in place)")
+    axes[0].set(
+        yscale="log", ylabel="largest mean squared difference", title="Bar P (hollow: gains in place)"
+    )
     for alignment, text in (("orthogonal", "paper, baseline"), ("cayley", "paper, Cayley")):
         f.paper_line(axes[0], PAPER[alignment], f.PURPLE, text)
     axes[0].axhline(1e-4, color=f.GREY, linestyle="--", linewidth=1)
@@ -126,7 +139,9 @@ def _line(part, shown):
     line |= {f"P, {name}": value("bar_p_max_mse", alignment=a) for a, name in ALIGNMENTS.items()}
     worst = select(part, {"metric": "bar_p_max_mse", "alignment": "cayley"})["tensor"].iloc[0]
     line["worst tensor"] = worst if isinstance(worst, str) else "–"
-    tensors = select(part, {"metric": "bar_p_tensor", "alignment": "cayley"}).groupby("tensor")["value"].mean()
+    tensors = (
+        select(part, {"metric": "bar_p_tensor", "alignment": "cayley"}).groupby("tensor")["value"].mean()
+    )
     boundary = tensors[[t for t in tensors.index if "embed" in t or "head" in t]].sum() / tensors.sum()
     line["share in (un)embeddings"] = f"{boundary:.2f}"
     line["heads used / unused"] = " / ".join("–" if v is None else f"{v:.3g}" for v in of_heads(part))
@@ -135,7 +150,9 @@ def _line(part, shown):
     for form in ("folded", "raw"):
         share = explained(part, form)
         line[f"explained, {form}: B_d / O(d)"] = " / ".join(f"{share[a]:.2f}" for a in share)
-    line["configurations"] = f"{_mean(part, 'configurations_least'):.3g}–{_mean(part, 'configurations_largest'):.3g}"
+    line["configurations"] = (
+        f"{_mean(part, 'configurations_least'):.3g}–{_mean(part, 'configurations_largest'):.3g}"
+    )
     line |= {"planted, recovered to": value("self_alignment_mse"), "uniqueness": value("uniqueness_factor")}
     line |= {
         "C": value("bar_c_pearson", alignment="cayley"),

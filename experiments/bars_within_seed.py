@@ -54,7 +54,9 @@ def pivot(table):
         one = {"cohort": cohort, "seed": f"{seed:.0f}", "setting": setting}
         lines.append({**one, **_line(part, lambda r: f"{r['value']:.3g}{_status(r)}")})
     means = means_of(table)
-    for (setting, cohort), part in means[means["setting"] == "default"].groupby(["setting", "cohort"], sort=False):
+    for (setting, cohort), part in means[means["setting"] == "default"].groupby(
+        ["setting", "cohort"], sort=False
+    ):
         n = int(part["n"].max())
         one = {"cohort": cohort, "seed": f"mean of {n}", "setting": setting}
         lines.append({**one, **_line(part, lambda r: scientific(r["value"], r["ci_low"], r["ci_high"]))})
@@ -75,7 +77,9 @@ def plot(table):
             for variant, colour in (("real", f.BLUE), ("decoy", f.RED)):
                 for cohort, marker in (("A", "o"), ("B", "^")):
                     dots = select(here, {"variant": variant, "cohort": cohort})["value"]
-                    axis.plot([x] * len(dots), dots, marker, color=colour, markersize=4, alpha=0.7, linestyle="")
+                    axis.plot(
+                        [x] * len(dots), dots, marker, color=colour, markersize=4, alpha=0.7, linestyle=""
+                    )
         axis.set_xticks(range(len(names)), names)
         axis.set(
             yscale="log",
@@ -94,11 +98,16 @@ def _line(part, shown):
         return shown(found.iloc[0]) if len(found) else "–"
 
     line = {"B": value("bar_b", variant="real")}
-    line |= {f"B, {head}": value("bar_b_head", variant="real", head=head) for head in ("token", "depth", "valid")}
     line |= {
-        f"B, {split}": value("bar_b_split", variant="real", split=split) for split in ("train", "compositional", "long")
+        f"B, {head}": value("bar_b_head", variant="real", head=head) for head in ("token", "depth", "valid")
     }
-    after = select(part, {"metric": "bar_b_after", "variant": "real"}).sort_values("samples")["value"].tolist()
+    line |= {
+        f"B, {split}": value("bar_b_split", variant="real", split=split)
+        for split in ("train", "compositional", "long")
+    }
+    after = (
+        select(part, {"metric": "bar_b_after", "variant": "real"}).sort_values("samples")["value"].tolist()
+    )
     line["last doubling"] = f"{after[-1] / after[-2] - 1:+.1%}" if len(after) > 1 else "–"
     real, fake = (
         select(part, {"metric": "bar_b", "variant": "real"}),
@@ -106,14 +115,22 @@ def _line(part, shown):
     )
     line |= {"B, decoy": value("bar_b", variant="decoy"), "decoy/real": f"{_mean(fake) / _mean(real):.0f}"}
     line |= {"P": value("bar_p", variant="real"), "P, decoy": value("bar_p", variant="decoy")}
-    line |= {"C": value("bar_c_pearson"), "C, edges": value("bar_c_edges_pearson"), "Pr": value("bar_pr_pearson")}
+    line |= {
+        "C": value("bar_c_pearson"),
+        "C, edges": value("bar_c_edges_pearson"),
+        "Pr": value("bar_pr_pearson"),
+    }
     least = (
         select(part, {"metric": "accuracy_depth"})["value"].min(),
         select(part, {"metric": "accuracy_valid"})["value"].min(),
     )
     line |= {"least depth accuracy": f"{least[0]:.4f}", "least valid accuracy": f"{least[1]:.4f}"}
     line["steps"] = f"{select(part, {'metric': 'steps_trained'})['value'].mean():.0f}"
-    paper = PAPER.get(part["seed"].iloc[0]) if part["seed"].notna().all() and part["cohort"].iloc[0] == "A" else None
+    paper = (
+        PAPER.get(part["seed"].iloc[0])
+        if part["seed"].notna().all() and part["cohort"].iloc[0] == "A"
+        else None
+    )
     return {**line, "paper's B": f"{paper:.3g}" if paper else "–"}
 
 

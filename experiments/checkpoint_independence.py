@@ -34,7 +34,9 @@ def tabulate(records):
     """Every measurement, and its mean over pairs: of a tensor, where it is one."""
     rows = tidy("b12", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     tensors = rows["tensor"].notna() & (rows["metric"] != "spectrum_distance")
-    means = pd.concat([aggregate(rows[~tensors], BY), aggregate(rows[tensors], [*BY, "tensor"])], ignore_index=True)
+    means = pd.concat(
+        [aggregate(rows[~tensors], BY), aggregate(rows[tensors], [*BY, "tensor"])], ignore_index=True
+    )
     return judged("b12", rows, means)
 
 
@@ -62,7 +64,9 @@ def verdict(cohort, seed):
 
 def caught_from(part):
     """Least share of the run from which on every own checkpoint is found not to be independent; None where none is."""
-    own = select(part, {"compared": "own checkpoint", "metric": "independent"}).sort_values("step", ascending=False)
+    own = select(part, {"compared": "own checkpoint", "metric": "independent"}).sort_values(
+        "step", ascending=False
+    )
     caught = own[(own["value"] == 0).astype(int).cummin() == 1]
     return None if caught.empty else caught["step"].min() / own["step"].max()
 
@@ -79,7 +83,9 @@ def plot(table):
             run = run.sort_values("step")
             label = COHORTS[cohort] if k == 0 else None
             share = run["step"] / run["step"].max()
-            axes[0].plot(share, run["value"], "o-", color=colour, markersize=3, linewidth=1, alpha=0.7, label=label)
+            axes[0].plot(
+                share, run["value"], "o-", color=colour, markersize=3, linewidth=1, alpha=0.7, label=label
+            )
         across = select(mine, {"compared": "models", "metric": "weight_cosine"})["value"]
         axes[0].plot([1.06 + 0.03 * x] * len(across), across, "_", color=colour, markersize=8)
         apart = select(mine, {"compared": "own checkpoint", "metric": "relative_distance"})["value"]
@@ -87,13 +93,17 @@ def plot(table):
         for axis, metric in ((axes[1], "relative_distance"), (axes[2], "spectrum_distance")):
             for compared, fill, shift in (("models", colour, -0.12), ("initialisations", "white", 0.12)):
                 values = select(mine, {"compared": compared, "metric": metric})["value"]
-                axis.plot([x + shift] * len(values), values, "o", color=colour, markerfacecolor=fill, markersize=5)
+                axis.plot(
+                    [x + shift] * len(values), values, "o", color=colour, markerfacecolor=fill, markersize=5
+                )
     axes[0].axhline(LARGEST_COSINE, color=f.GREY, linestyle="--", linewidth=1)
     axes[0].set(xlabel="share of the run (bars on the right: with seed 0)", ylabel="cosine of the weights")
     axes[0].legend(fontsize=7)
     axes[1].axhline(ROOT_TWO, color=f.GREY, linestyle="--", linewidth=1)
     axes[1].set(ylabel="‖θ − θ'‖ / √(‖θ‖‖θ'‖)", title="seed 0, own checkpoints (×)", ylim=(0, 1.6))
-    axes[2].set(title="seed 0 (hollow: initialisations)", ylabel="relative distance of singular values", yscale="log")
+    axes[2].set(
+        title="seed 0 (hollow: initialisations)", ylabel="relative distance of singular values", yscale="log"
+    )
     for axis in axes[1:]:
         axis.set_xticks(range(len(cohorts)), [COHORTS[c] for c in cohorts], rotation=20, fontsize=7)
     return figure

@@ -20,7 +20,12 @@ EXTRA = ["cohort", "source"]
 COMPOSED = ("permutation", "signed_permutation", "orthogonal")
 DISTANCES = {"distance_from_identity": "‖R−I‖/√(2d)", "supported_distance": "supported"}
 PAPER = {
-    ("pythia", "seeds"): {"raw": "catastrophic", "O(d)": "restores", "‖R−I‖/√(2d)": "about 0.5", "self": "0.907"},
+    ("pythia", "seeds"): {
+        "raw": "catastrophic",
+        "O(d)": "restores",
+        "‖R−I‖/√(2d)": "about 0.5",
+        "self": "0.907",
+    },
     ("dyck3", "B"): {"‖R−I‖/√(2d)": "0.92 at the input, 0.26 late"},
 }
 """Section 8.7: one run each, layer 3 of pythia-70m; the toy's 10.4 and 2.9–3.0 over √128, which we take to be of a run whose
@@ -46,7 +51,9 @@ def pivot(table):
             for group, name in (("self", "self"), *((g, n) for g, (n, _) in GROUPS.items())):
                 line[name] = cell(select(ends, {"group": group, "route": "endpoint"}))
             for group in COMPOSED:
-                line[f"{GROUPS[group][0]}, composed"] = cell(select(ends, {"group": group, "route": "trajectory"}))
+                line[f"{GROUPS[group][0]}, composed"] = cell(
+                    select(ends, {"group": group, "route": "trajectory"})
+                )
             line |= {title: cell(select(part, {"metric": metric})) for metric, title in DISTANCES.items()}
             lines.append({**line, "n": int(part["n"].max())})
         if (model, cohort) in PAPER and setting == last_of[model, cohort]:
@@ -58,7 +65,9 @@ def plot(table):
     """Over the steps of the run: explained variance mid-stack by group, and the rotation's distance by site."""
     parts = list(by_site(means_of(table), []))
     figure, axes = f.panels(2 * len(parts), width=4.4, columns=2, sharey=False)
-    for (here, there), ((model, _, cohort), part) in zip(zip(axes[::2], axes[1::2], strict=True), parts, strict=True):
+    for (here, there), ((model, _, cohort), part) in zip(
+        zip(axes[::2], axes[1::2], strict=True), parts, strict=True
+    ):
         sites = list(part.sort_values("site", key=by_depth)["site"].unique())
         at = middle_site(sites) if any(site.startswith("block") for site in sites) else "resid_mid_1"
         middle = select(part, {"site": at, "metric": "explained_variance_by_step"})
@@ -67,11 +76,21 @@ def plot(table):
                 rows = select(middle, {"group": group, "route": route}).sort_values("step")
                 if len(rows):
                     shown = name if route == "endpoint" else f"{name}, composed"
-                    here.plot(rows["step"], rows["value"], style, color=colour, marker="o", markersize=3, label=shown)
+                    here.plot(
+                        rows["step"],
+                        rows["value"],
+                        style,
+                        color=colour,
+                        marker="o",
+                        markersize=3,
+                        label=shown,
+                    )
         here.set_title(f"{named(model, cohort)}, {at}, SAE of step {middle['source'].max():.0f}", fontsize=10)
         here.set(xlabel="step", ylabel="explained variance")
         distances = select(part, {"metric": "distance_from_identity"})
-        for site, colour in zip(sites, (f.GREY, f.SKY, f.BLUE, f.GREEN, f.ORANGE, f.RED, f.PURPLE), strict=False):
+        for site, colour in zip(
+            sites, (f.GREY, f.SKY, f.BLUE, f.GREEN, f.ORANGE, f.RED, f.PURPLE), strict=False
+        ):
             rows = select(distances, {"site": site}).sort_values("step")
             there.plot(rows["step"], rows["value"], "o-", color=colour, markersize=3, label=site)
         there.axhline(1, color=f.GREY, linestyle=":", linewidth=1)

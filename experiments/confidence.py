@@ -19,7 +19,12 @@ COLUMNS = {
     "area_best": "area, best order",
     "margin_auroc": "AUROC of the margin",
 }
-EVIDENCE = {"site": (f.SKY, "-"), "pooled": (f.GREEN, "--"), "weights": (f.ORANGE, "-."), "both": (f.PURPLE, ":")}
+EVIDENCE = {
+    "site": (f.SKY, "-"),
+    "pooled": (f.GREEN, "--"),
+    "weights": (f.ORANGE, "-."),
+    "both": (f.PURPLE, ":"),
+}
 ROUTES = {"endpoint": f.RED, "via_base": f.ORANGE, "trajectory": f.BLUE}
 
 
@@ -62,7 +67,9 @@ def plot(table):
     figure, axes = f.panels(2 + int(has_lr), width=4.4)
     site = next(iter(default["site"].dropna()), "one site")
     for kind, (colour, style) in EVIDENCE.items():
-        label = site if kind == "site" else {"both": "pooled + weights", "pooled": "pooled sites"}.get(kind, kind)
+        label = (
+            site if kind == "site" else {"both": "pooled + weights", "pooled": "pooled sites"}.get(kind, kind)
+        )
         _draw(axes[0], select(default, {"evidence": kind, "route": "endpoint"}), colour, label, style)
     for route, colour in ROUTES.items():
         _draw(axes[1], select(default, {"evidence": "site", "route": route}), colour, route)
@@ -74,7 +81,9 @@ def plot(table):
             _draw(axes[2], part, colour, f"lr {lr:g}")
         axes[2].set(title=f"tinyllama, {site}, endpoint, by learning rate")
     for axis in axes:
-        axis.set(xlabel="share of coordinates kept, largest margins first (dotted: random order)", ylim=(0, 1.04))
+        axis.set(
+            xlabel="share of coordinates kept, largest margins first (dotted: random order)", ylim=(0, 1.04)
+        )
         axis.xaxis.label.set_fontsize(7)
         axis.legend(fontsize=6.5, loc="lower left")
     return figure

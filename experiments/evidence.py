@@ -30,7 +30,10 @@ def plot(table):
     groups = list(last.groupby(["model", "setting"], sort=False))
     figure, axes = f.panels(len(groups), width=max(2.4, 11 / len(groups)))
     for axis, ((model, setting), part) in zip(axes, groups, strict=True):
-        low, high = (part["value"] - part["ci_low"]).clip(lower=0), (part["ci_high"] - part["value"]).clip(lower=0)
+        low, high = (
+            (part["value"] - part["ci_low"]).clip(lower=0),
+            (part["ci_high"] - part["value"]).clip(lower=0),
+        )
         error = [low.fillna(0), high.fillna(0)]
         colours = [f.SKY if s.startswith("site") else COLOURS[s] for s in part["label"]]
         axis.barh(part["label"], part["value"], xerr=error, color=colours)

@@ -51,8 +51,12 @@ def plot(table):
     figure, axes = f.panels(len(parts), width=4.4)
     for axis, (title, part) in zip(axes, parts, strict=True):
         for group, (name, colour) in GROUPS.items():
-            rows = select(part, {"metric": "firing_pearson", "group": group}).sort_values("site", key=by_depth)
-            axis.plot(rows["site"], rows["value"], f"o{line_style(group)}", color=colour, markersize=3, label=name)
+            rows = select(part, {"metric": "firing_pearson", "group": group}).sort_values(
+                "site", key=by_depth
+            )
+            axis.plot(
+                rows["site"], rows["value"], f"o{line_style(group)}", color=colour, markersize=3, label=name
+            )
         axis.tick_params(axis="x", rotation=30, labelsize=7)
         axis.set(title=title)
     axes[0].set(ylabel="mean correlation of a latent with itself", ylim=(-0.05, 1.02))

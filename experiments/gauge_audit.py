@@ -36,11 +36,15 @@ def pivot(table):
         arms = [arm.name for arm in shown(part)]
         found = part[part["list"].notna()].groupby(["planted", "list"])
         # the residual gauge and what it moves first
-        for (planted, name), rows in sorted(found, key=lambda g: (g[0][0] != "residual", list(LISTS).index(g[0][1]))):
+        for (planted, name), rows in sorted(
+            found, key=lambda g: (g[0][0] != "residual", list(LISTS).index(g[0][1]))
+        ):
             line = {"model": model, "target": target, "planted": planted, "list": LISTS[name]}
             raw = select(rows, {"named": "raw"})
             control = "invariant" if target == "identical" else "–"
-            chance = _overlap(raw.assign(value=raw["theory"], ci_low=None)) if _moved(planted, name) else control
+            chance = (
+                _overlap(raw.assign(value=raw["theory"], ci_low=None)) if _moved(planted, name) else control
+            )
             line |= {"chance": chance}
             line |= {arm: _overlap(select(rows, {"arm": arm})) for arm in arms}
             if _moved(planted, name):
@@ -48,12 +52,20 @@ def pivot(table):
                 line |= {title: _overlap(here, suffix) for suffix, title in OTHER_TOKENS.items()}
             lines.append({**line, "k": int(rows["k"].max()), "n": int(rows["n"].max())})
         gauge = select(part, {"metric": "index_accuracy"})
-        line = {"model": model, "target": target, "planted": "residual", "list": "gauge index accuracy", "chance": "–"}
+        line = {
+            "model": model,
+            "target": target,
+            "planted": "residual",
+            "list": "gauge index accuracy",
+            "chance": "–",
+        }
         line |= {arm: cell(select(gauge, {"arm": arm})) for arm in arms}
         lines.append({**line, "k": "–", "n": int(gauge["n"].max())})
     wide = pd.DataFrame(lines).fillna("–")
     shown_arms = [arm for arm in ORDER if arm in wide]
-    return wide[["model", "target", "planted", "list", "chance", *shown_arms, *OTHER_TOKENS.values(), "k", "n"]]
+    return wide[
+        ["model", "target", "planted", "list", "chance", *shown_arms, *OTHER_TOKENS.values(), "k", "n"]
+    ]
 
 
 def plot(table):
@@ -61,7 +73,9 @@ def plot(table):
     figure, targets = panels(table, "jaccard")
     for axis, means in targets:
         here = means[[_moved(*key) for key in zip(means["planted"], means["list"], strict=True)]]
-        bars(axis, here, shown(here), select(here, {"named": "raw"}).set_index("list")["theory"].to_dict().get)
+        bars(
+            axis, here, shown(here), select(here, {"named": "raw"}).set_index("list")["theory"].to_dict().get
+        )
     figure.axes[0].set_ylabel("Jaccard overlap of the top k")
     legend(figure)
     return figure

@@ -93,7 +93,9 @@ def plot(table):
     means = means_of(table)
     cohorts = [c for c in COLOURS if c in set(rows["cohort"].dropna())]
     power = select(means, {"metric": "rejection_rate"})
-    figure, axes = f.panels(1 + len(cohorts) + bool(len(power)), width=4.4, height=3.8, columns=5, sharey=False)
+    figure, axes = f.panels(
+        1 + len(cohorts) + bool(len(power)), width=4.4, height=3.8, columns=5, sharey=False
+    )
     _histogram(axes[0], _distinct(rows), cohorts)
     for axis, cohort in zip(axes[1:], cohorts, strict=False):
         _by_site(axis, select(means, {"cohort": cohort}), cohort)
@@ -117,8 +119,12 @@ def _calibrated(rows):
     """One p-value per cohort, site and statistic: the mean over pairs against means over as many Haar matrices."""
     draws = select(rows, {"metric": "null_draw"})
     mine = rows[rows["metric"].isin(TAILS) & (rows["group"] == "orthogonal")]
-    for keys, part in mine.groupby(["model", "setting", "cohort", "site", "width", "haar", "metric"], sort=False):
-        where = dict(zip(("model", "setting", "cohort", "site", "width", "haar", "statistic"), keys, strict=True))
+    for keys, part in mine.groupby(
+        ["model", "setting", "cohort", "site", "width", "haar", "metric"], sort=False
+    ):
+        where = dict(
+            zip(("model", "setting", "cohort", "site", "width", "haar", "statistic"), keys, strict=True)
+        )
         null = select(draws, {k: where[k] for k in ("haar", "width", "statistic")})["value"]
         if len(null):
             values = (torch.tensor(v.tolist(), dtype=torch.float64) for v in (part["value"], null))
@@ -151,15 +157,21 @@ def _line(part):
     for statistic, column in COLUMNS.items():
         p = select(part, {"metric": "pooled_p_value", "statistic": statistic, "test": "calibrated"})["value"]
         tested = f"; p {p.iloc[0]:.2g}" if len(p) else ""
-        line[column] = f"{cell(select(fitted, {'metric': statistic}))} (Haar {_range(fitted, statistic)}){tested}"
+        line[column] = (
+            f"{cell(select(fitted, {'metric': statistic}))} (Haar {_range(fitted, statistic)}){tested}"
+        )
         if statistic == "distance_from_identity":
             supported = cell(select(fitted, {"metric": "supported_distance"}))
-            line["on the support"] = f"{supported} (Haar {_range(fitted, 'supported_distance')}){_flag(fitted, '')}"
+            line["on the support"] = (
+                f"{supported} (Haar {_range(fitted, 'supported_distance')}){_flag(fitted, '')}"
+            )
     line["naive p"] = cell(select(fitted, {"metric": "p_value", "test": "naive"}))
     for control, name in {"low_rank_identity": "R = I, that rank", "independent_noise": "noise"}.items():
         found = select(part, {"control": control})
         both = (f"control_{m}" for m in ("distance_from_identity", "supported_distance"))
-        line[f"{name}: whole / support"] = f"{' / '.join(_mean(found, m) for m in both)}{_flag(found, 'control_')}"
+        line[f"{name}: whole / support"] = (
+            f"{' / '.join(_mean(found, m) for m in both)}{_flag(found, 'control_')}"
+        )
     line["correlation (noise)"] = (
         f"{cell(select(fitted, {'metric': 'correlation'}))} "
         f"({_mean(select(part, {'control': 'independent_noise'}), 'control_correlation')})"
@@ -167,7 +179,9 @@ def _line(part):
     for group, name in {"permutation": "S_d", "signed_permutation": "B_d"}.items():
         found = select(part, {"group": group})
         shares = _mean(found, "objective_share"), _mean(found, "control_objective_share")
-        line[f"{name}: share (rotated), ‖g−I‖"] = f"{shares[0]} ({shares[1]}), {_mean(found, 'distance_from_identity')}"
+        line[f"{name}: share (rotated), ‖g−I‖"] = (
+            f"{shares[0]} ({shares[1]}), {_mean(found, 'distance_from_identity')}"
+        )
     return {**line, "n": _whole(select(fitted, {"metric": "distance_from_identity"})["n"])}
 
 
@@ -204,7 +218,15 @@ def _histogram(axis, rows, cohorts):
     angles = select(rows, {"metric": "eigen_angle"})
     for cohort in cohorts:
         values = select(angles, {"cohort": cohort})["value"].abs()
-        axis.hist(values, 24, (0, math.pi), density=True, histtype="step", color=COLOURS[cohort], label=COHORTS[cohort])
+        axis.hist(
+            values,
+            24,
+            (0, math.pi),
+            density=True,
+            histtype="step",
+            color=COLOURS[cohort],
+            label=COHORTS[cohort],
+        )
     axis.axhline(1 / math.pi, color="black", linestyle=":", linewidth=1, label="Haar")
     axis.set_xticks([0, math.pi / 2, math.pi], ["0", "π/2", "π"])
     axis.set(xlabel="eigen-angle |θ|", ylabel="density", title="eigen-angles, all pairs and sites")

@@ -54,7 +54,9 @@ def pivot(table):
     for name, part in _ablations(table[table["seed"].notna()]):
         losses = select(table, {"metric": "cross_entropy", "cohort": name["cohort"]})
         for seed, mine in part.groupby("seed"):
-            lines.append({**name, "seed": f"{seed:.0f}", "loss": cell(select(losses, {"seed": seed})), **_line(mine)})
+            lines.append(
+                {**name, "seed": f"{seed:.0f}", "loss": cell(select(losses, {"seed": seed})), **_line(mine)}
+            )
     for name, part in _ablations(means_of(table)):
         loss = cell(select(means_of(table), {"metric": "cross_entropy", "cohort": name["cohort"]}))
         lines.append({**name, "seed": f"mean of {int(part['n'].max())}", "loss": loss, **_line(part)})
@@ -101,14 +103,18 @@ def plot(table):
 def _ablations(frame):
     """Model, cohort and what is ablated there, with its rows."""
     rows = frame[frame["metric"] != "cross_entropy"]
-    for (model, cohort, ablated), part in rows.groupby(["model", "cohort", "ablated"], dropna=False, sort=False):
+    for (model, cohort, ablated), part in rows.groupby(
+        ["model", "cohort", "ablated"], dropna=False, sort=False
+    ):
         yield {"model": model, "cohort": cohort, "ablated": "–" if pd.isna(ablated) else ablated}, part
 
 
 def _line(part):
     line = {}
     for predictor, name in NAMES.items():
-        line[f"r, {name}"] = cell(select(part, {"metric": "predictor_pearson", "predictor": predictor}), digits=4)
+        line[f"r, {name}"] = cell(
+            select(part, {"metric": "predictor_pearson", "predictor": predictor}), digits=4
+        )
     line["paper's r"] = _paper(select(part, {"metric": "predictor_pearson"}))
     for predictor, name in NAMES.items():
         share = select(part, {"metric": "predicted_share", "predictor": predictor})
@@ -137,7 +143,9 @@ def _blocks(part):
         line = {"seed": f"mean of {int(rows['n'].max())}", "component": block}
         line["measured"] = cell(rows[rows["predictor"].isna()])
         for predictor, name in NAMES.items():
-            line[name] = interval(*select(rows, {"predictor": predictor})[["value", "ci_low", "ci_high"]].iloc[0])
+            line[name] = interval(
+                *select(rows, {"predictor": predictor})[["value", "ci_low", "ci_high"]].iloc[0]
+            )
         yield line
 
 
@@ -149,7 +157,13 @@ def _scatter(axis, rows, predictor):
     if part.empty:
         return
     axis.plot(
-        real.reindex(part.index), part, "o", color=COLOURS[predictor], markersize=4, alpha=0.7, label=NAMES[predictor]
+        real.reindex(part.index),
+        part,
+        "o",
+        color=COLOURS[predictor],
+        markersize=4,
+        alpha=0.7,
+        label=NAMES[predictor],
     )
     top = float(real.max())
     axis.plot([0, top], [0, top], ":", color=f.GREY, linewidth=1)
@@ -157,10 +171,14 @@ def _scatter(axis, rows, predictor):
 
 def _errors(axis, means):
     lines = means.groupby(["cohort", "ablated"], dropna=False, sort=False)
-    for ((cohort, ablated), part), colour in zip(lines, (f.BLUE, f.ORANGE, "black", f.GREEN, f.PURPLE), strict=False):
+    for ((cohort, ablated), part), colour in zip(
+        lines, (f.BLUE, f.ORANGE, "black", f.GREEN, f.PURPLE), strict=False
+    ):
         part = part.sort_values("points")
         label = f"cohort {cohort}" if pd.isna(ablated) else f"{cohort}, {ablated}"
         axis.plot(part["points"], part["value"], "o-", color=colour, markersize=4, label=label)
-    axis.set(xscale="log", yscale="log", xlabel="points on the path", ylabel="largest completeness error, nats")
+    axis.set(
+        xscale="log", yscale="log", xlabel="points on the path", ylabel="largest completeness error, nats"
+    )
     if len(means):
         axis.legend(fontsize=7)

@@ -31,7 +31,9 @@ def pivot(table):
         line["gauge index accuracy"] = cell(select(part, {"metric": "index_accuracy"}))
         for name, title in LISTS.items():
             here = select(part, {"list": name})
-            text = "refused" if "refused" in set(here["metric"]) else cell(select(here, {"metric": "precision"}))
+            text = (
+                "refused" if "refused" in set(here["metric"]) else cell(select(here, {"metric": "precision"}))
+            )
             signs = select(here, {"metric": "sign_agreement"})["value"]
             line[f"{title} (invariant)" if name == "neuron_activation" else title] = text + "".join(
                 f"; signs {s:.2f}" for s in signs

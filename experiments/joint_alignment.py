@@ -36,7 +36,9 @@ def pivot(table):
     """One row per cohort, λ and way of optimising."""
     means, lines = means_of(table), []
     order = {"exact": 0, "cayley": 1, "geodesic": 2}
-    for (cohort, lam, method, start), part in means[means["lam"].notna()].groupby(["cohort", "lam", "method", "start"]):
+    for (cohort, lam, method, start), part in means[means["lam"].notna()].groupby(
+        ["cohort", "lam", "method", "start"]
+    ):
         if method == "geodesic":
             continue
         found = part.drop_duplicates("metric").set_index("metric")
@@ -52,11 +54,15 @@ def pivot(table):
         ):
             row = found.loc[metric]
             line[name] = scientific(row["value"], row["ci_low"], row["ci_high"])
-        path = select(means, {"cohort": cohort, "lam": lam, "method": "geodesic"}).set_index("metric")["value"]
+        path = select(means, {"cohort": cohort, "lam": lam, "method": "geodesic"}).set_index("metric")[
+            "value"
+        ]
         line |= {"barrier": f"{path['barrier']:.1e}", "same determinant": f"{path['same_component']:.2f}"}
         line["cost of the other"] = f"{path['determinant_cost']:.1e}"
         paper = found.at["weight_max_mse", "paper"]
-        lines.append({**line, "paper's P": "–" if pd.isna(paper) else f"{paper:.3f}", "n": int(found["n"].max())})
+        lines.append(
+            {**line, "paper's P": "–" if pd.isna(paper) else f"{paper:.3f}", "n": int(found["n"].max())}
+        )
     wide = pd.DataFrame(lines)
     keys = [wide["cohort"], wide["λ"].map(float), wide["method"].map(order), wide["start"]]
     return wide.loc[np.lexsort([k.to_numpy() for k in reversed(keys)])].reset_index(drop=True)
@@ -71,7 +77,12 @@ def plot(table):
         mine = select(means, {"cohort": cohort})
         front = _points(select(mine, {"method": "exact", "start": "global"}))
         axis.plot(
-            front["activation_nmse"], front["weight_max_mse"], "o-", color="black", markersize=4, label="exact, by λ"
+            front["activation_nmse"],
+            front["weight_max_mse"],
+            "o-",
+            color="black",
+            markersize=4,
+            label="exact, by λ",
         )
         for lam, row in front.iterrows():
             axis.annotate(
@@ -84,7 +95,11 @@ def plot(table):
         for start, colour in STARTS.items():
             ends = _points(select(mine, {"method": "cayley", "start": start}))
             axis.plot(
-                ends["activation_nmse"], ends["weight_max_mse"], "x", color=colour, label=f"Cayley + Adam from {start}"
+                ends["activation_nmse"],
+                ends["weight_max_mse"],
+                "x",
+                color=colour,
+                label=f"Cayley + Adam from {start}",
             )
         axis.set(title=f"cohort {cohort}", xlabel="activations: unexplained share of variance", yscale="log")
         axis.axhline(1e-4, color=f.GREY, linestyle="--", linewidth=1)
@@ -94,10 +109,15 @@ def plot(table):
     last = axes[-1]
     for start, colour in STARTS.items():
         ends = _points(select(select(means, {"cohort": cohorts[0]}), {"method": "cayley", "start": start}))
-        last.plot(range(len(ends)), ends["excess"].clip(lower=1e-12), "x-", color=colour, label=f"from {start}")
+        last.plot(
+            range(len(ends)), ends["excess"].clip(lower=1e-12), "x-", color=colour, label=f"from {start}"
+        )
     last.set_xticks(range(len(ends)), [f"{lam:g}" for lam in ends.index])
     last.set(
-        yscale="log", xlabel="λ", ylabel="objective above the best of its determinant", title=f"cohort {cohorts[0]}"
+        yscale="log",
+        xlabel="λ",
+        ylabel="objective above the best of its determinant",
+        title=f"cohort {cohorts[0]}",
     )
     return figure
 

@@ -35,10 +35,17 @@ def pivot(table):
         for lengths, name in LENGTHS.items():
             part = select(means, {"longest": longest, "lengths": lengths})
             line = {"trained on": f"2–{longest:.0f}", "tested on": name}
-            line |= {h: cell(select(part, {"metric": f"{h}_accuracy"}), digits=4) for h in ("token", "depth", "valid")}
+            line |= {
+                h: cell(select(part, {"metric": f"{h}_accuracy"}), digits=4)
+                for h in ("token", "depth", "valid")
+            }
             paper = select(part, {"metric": "depth_accuracy"})["paper"].iloc[0]
             lines.append(
-                {**line, "paper's depth": "–" if pd.isna(paper) else f"{paper:.4f}", "n": int(part["n"].max())}
+                {
+                    **line,
+                    "paper's depth": "–" if pd.isna(paper) else f"{paper:.4f}",
+                    "n": int(part["n"].max()),
+                }
             )
     return pd.DataFrame(lines)
 
@@ -53,7 +60,15 @@ def plot(table):
             part = select(seeds, {"longest": top, "metric": f"{head}_accuracy"})
             for k, (_, one) in enumerate(part.groupby("seed")):
                 values = [select(one, {"lengths": name})["value"].iloc[0] for name in LENGTHS]
-                axis.plot(range(2), values, "o-", color=colour, markersize=4, alpha=0.8, label=head if k == 0 else None)
+                axis.plot(
+                    range(2),
+                    values,
+                    "o-",
+                    color=colour,
+                    markersize=4,
+                    alpha=0.8,
+                    label=head if k == 0 else None,
+                )
         axis.set_xticks(range(2), LENGTHS.values())
         axis.set(title=f"trained on 2 to {top:.0f}", xlim=(-0.3, 1.3))
         f.paper_line(axis, PAPER[(48 if top < 62 else 62), "longer"], f.PURPLE, "paper, depth, 50–60")

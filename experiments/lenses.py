@@ -14,7 +14,18 @@ TITLE = (
     "of dictionaries (of a head: those of its layer's attention). Components of the primary seed, then counts over "
     "all seeds"
 )
-EXTRA = ["cohort", "lens", "component", "expansion", "role", "feature", "destination", "note", "tokens", "cell"]
+EXTRA = [
+    "cohort",
+    "lens",
+    "component",
+    "expansion",
+    "role",
+    "feature",
+    "destination",
+    "note",
+    "tokens",
+    "cell",
+]
 BY = ["cohort", "lens", "component", "expansion"]
 PAPER_HEADS = 6.0
 """Heads that the paper's ACDC keeps."""
@@ -44,7 +55,9 @@ def pivot(table):
     seeds = table[table["seed"].notna()]
     primary = select(seeds, {"cohort": "A", "seed": seeds["seed"].min()})
     components = list(dict.fromkeys(select(primary, {"metric": "ablation_effect"})["component"]))
-    seen = {r["component"]: r["value"] for _, r in select(primary, {"metric": "explained_variance"}).iterrows()}
+    seen = {
+        r["component"]: r["value"] for _, r in select(primary, {"metric": "explained_variance"}).iterrows()
+    }
     lines = []
     for c in components:
         line = _component(select(primary, {"component": c}))
@@ -77,7 +90,9 @@ def pivot(table):
             if len(ratio):
                 line[circuit] = f"unused over used of a layer: {cell(ratio, digits=2, n=part['n'].max())}"
         lines.append(line)
-    lines.append({"seed": "A, paper", "component": "heads kept", "ACDC": "6 of 8", "vestigial": "2 (L1H0, L1H3)"})
+    lines.append(
+        {"seed": "A, paper", "component": "heads kept", "ACDC": "6 of 8", "vestigial": "2 (L1H0, L1H3)"}
+    )
     lines += [{"seed": "A, paper", "component": c, "patterns": f"{n}"} for c, n in PAPER_PATTERNS.items()]
     lines.append({"seed": "A, paper", "component": "depth counter (L0H2)", "ablation": "23.00"})
     return pd.DataFrame(lines).fillna("–")

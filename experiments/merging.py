@@ -41,12 +41,18 @@ def pivot(table):
         line["sd over plants"] = _text(part, "barrier_plants_sd")
         line["average"] = _text(part, "loss_average")
         sums = select(part, {"metric": "loss_task_arithmetic"}).sort_values("scaling")
-        line["task arithmetic"] = "; ".join(f"λ={s:g}: {v:.2f}" for s, v in sums[["scaling", "value"]].to_numpy())
+        line["task arithmetic"] = "; ".join(
+            f"λ={s:g}: {v:.2f}" for s, v in sums[["scaling", "value"]].to_numpy()
+        )
         matched = {kind: _text(part, f"{kind}_matched") for kind in ("neurons", "heads")}
         line["placed by matching"] = "; ".join(f"{k} {v}" for k, v in matched.items() if v != "–")
         line |= {f"loss {m}": _text(part, f"loss_{m}", 2) for m in ("A", "B")}
         lines.append({k: v if v not in ("", None) else "–" for k, v in line.items()})
-    ranks = {"model": ["tinyllama", "qwen", "pythia"], "setting": ["default"], "target": ["identical", "finetuned"]}
+    ranks = {
+        "model": ["tinyllama", "qwen", "pythia"],
+        "setting": ["default"],
+        "target": ["identical", "finetuned"],
+    }
     ranks |= {"planted": ["none", "neurons", "both"], "matched": ["none", "neurons", "heads", "both"]}
 
     def rank(column):
@@ -71,9 +77,19 @@ def plot(table):
                 lines = {"none": "-", "neurons": "-.", "heads": ":", "both": "--"}
                 part = part.sort_values("alpha")
                 style = arm.style if "matched" in case else lines[matched]
-                axis.plot(part["alpha"], part["value"], style, color=arm.colour, label=label, marker="o", markersize=2)
+                axis.plot(
+                    part["alpha"],
+                    part["value"],
+                    style,
+                    color=arm.colour,
+                    label=label,
+                    marker="o",
+                    markersize=2,
+                )
                 if part["ci_low"].notna().any():
-                    axis.fill_between(part["alpha"], part["ci_low"], part["ci_high"], color=arm.colour, alpha=0.12)
+                    axis.fill_between(
+                        part["alpha"], part["ci_low"], part["ci_high"], color=arm.colour, alpha=0.12
+                    )
         what = {"default": "", "folded": ", gains folded", "reordered": ", neurons and heads reordered"}[
             case["setting"]
         ]

@@ -64,7 +64,9 @@ def pivot(table):
     lines = []
     for (model, optimizer), part in seeds.groupby(["model", "optimizer"], sort=False):
         line = {"model": model, "optimizer": optimizer, "n": part["seed"].nunique()}
-        line |= {name: cell(part[part["arm"] == arm]) for arm, name in ARMS.items() if arm in set(part["arm"])}
+        line |= {
+            name: cell(part[part["arm"] == arm]) for arm, name in ARMS.items() if arm in set(part["arm"])
+        }
         lines.append(line)
     return pd.DataFrame(lines).fillna("–")
 

@@ -41,7 +41,9 @@ def tabulate(records):
     silent = means[means["metric"] == "nmse_silent"].drop_duplicates(_SAME).set_index(_SAME)["value"]
     identical = (means["target"] == "identical") & (means["metric"] == "nmse")
     uniform = identical & means["arm"].isin(UNIFORM)
-    means.loc[uniform, "theory"] = [silent.get(key) for key in map(tuple, means.loc[uniform, _SAME].to_numpy())]
+    means.loc[uniform, "theory"] = [
+        silent.get(key) for key in map(tuple, means.loc[uniform, _SAME].to_numpy())
+    ]
     ours = identical & (means["model"] == "tinyllama") & (means["setting"] == "default")
     ours &= means["architecture"] == "topk"
     means.loc[ours, "paper"] = means.loc[ours, "arm"].map(PAPER)
@@ -66,7 +68,9 @@ def pivot(table):
     wide["topk"] = wide["architecture"] != "topk"
     wide["same"] = wide["target"] != "identical"
     keys = ["model", "setting", "topk", "same", "order"]
-    return wide.sort_values(keys, kind="stable").drop(columns=["topk", "same", "order"]).reset_index(drop=True)
+    return (
+        wide.sort_values(keys, kind="stable").drop(columns=["topk", "same", "order"]).reset_index(drop=True)
+    )
 
 
 def plot(table):
@@ -96,7 +100,9 @@ _SAME = ["profile", "model", "setting", "architecture", "target", "site"]
 
 
 def _point(axis, x, row, colour, fill):
-    low = max(row["ci_low"], row["value"] / 10) if pd.notna(row["ci_low"]) else row["value"]  # the axis is logarithmic
+    low = (
+        max(row["ci_low"], row["value"] / 10) if pd.notna(row["ci_low"]) else row["value"]
+    )  # the axis is logarithmic
     high = row["ci_high"] if pd.notna(row["ci_high"]) else row["value"]
     axis.plot([x, x], [low, high], color=colour, linewidth=1)
     axis.plot([x], [row["value"]], "o", color=colour, markerfacecolor=fill, markersize=5)

@@ -27,7 +27,11 @@ DECODERS = {
     "above .7, same init": {"metric": "decoder_max_above", "group": "identity", "init": "same"},
     "above .7, own init": {"metric": "decoder_max_above", "group": "identity", "init": "own"},
     "above .7, own init, rotated": {"metric": "decoder_max_above", "group": "orthogonal", "init": "own"},
-    "one-to-one above .7, own init, rotated": {"metric": "decoder_matched_above", "group": "orthogonal", "init": "own"},
+    "one-to-one above .7, own init, rotated": {
+        "metric": "decoder_matched_above",
+        "group": "orthogonal",
+        "init": "own",
+    },
     "cosine, same init": {"metric": "decoder_mean_max_cosine", "group": "identity", "init": "same"},
     "cosine, own init": {"metric": "decoder_mean_max_cosine", "group": "identity", "init": "own"},
     "cosine, untrained": {"metric": "decoder_mean_max_cosine", "group": "identity", "init": "untrained"},
@@ -55,7 +59,11 @@ def pivot(table):
     for (model, setting, cohort), whole in by_site(means, []):
         for site, part in whole.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
             line = {"model": named(model, cohort), "setting": setting, "site": site}
-            for group, name in (*OWN_LINES.items(), *((g, n) for g, (n, _) in GROUPS.items()), *CONTROLS.items()):
+            for group, name in (
+                *OWN_LINES.items(),
+                *((g, n) for g, (n, _) in GROUPS.items()),
+                *CONTROLS.items(),
+            ):
                 line[name] = cell(select(part, {"metric": "explained_variance", "group": group}))
             line["affine, no SAE"] = cell(select(part, {"metric": "round_trip", "group": "affine"}))
             line |= {name: cell(select(part, where)) for name, where in DECODERS.items()}

@@ -20,7 +20,9 @@ def tabulate(records):
     """Every measurement, its mean over seeds, theory (p) beside raw matching, and the judged ceiling."""
     rows = tidy("a2", records)
     synthetic = rows["setting"].isin(["default", "correlated"])
-    rows = rows.assign(route=None, model=rows["model"].mask(synthetic), activations=rows["setting"].map(NAMES))
+    rows = rows.assign(
+        route=None, model=rows["model"].mask(synthetic), activations=rows["setting"].map(NAMES)
+    )
     means = aggregate(rows, ["p"])
     raw = (means["matcher"] == "hungarian_raw") & (means["metric"] == "index_accuracy")
     means["theory"] = means["p"].where(raw)
@@ -40,7 +42,9 @@ def pivot(table):
                 "p": f"{p:.1f}",
                 "raw (S_d)": interval(raw["value"], raw["ci_low"], raw["ci_high"]),
                 "theory": f"{p:.3f}",
-                "sign-marginalized (B_d)": interval(marginal["value"], marginal["ci_low"], marginal["ci_high"]),
+                "sign-marginalized (B_d)": interval(
+                    marginal["value"], marginal["ci_low"], marginal["ci_high"]
+                ),
                 "n": int(raw["n"]),
             }
         )
@@ -56,7 +60,9 @@ def plot(table):
         part = select(means, {"setting": setting})
         axis.plot([0, 1], [0, 1], ":", color=f.GREY, label="theory: accuracy = p")
         f.line_with_band(axis, select(part, {"matcher": "hungarian_raw"}), "p", f.RED, "raw (S_d)")
-        f.line_with_band(axis, select(part, {"matcher": "hungarian_abs"}), "p", f.BLUE, "sign-marginalized (B_d)")
+        f.line_with_band(
+            axis, select(part, {"matcher": "hungarian_abs"}), "p", f.BLUE, "sign-marginalized (B_d)"
+        )
         axis.set(title=NAMES[setting], xlabel="p, share of positive signs", ylim=(-0.02, 1.04))
     axes[0].set_ylabel("index accuracy")
     axes[0].legend(fontsize=7)

@@ -128,10 +128,14 @@ def _scatters(axes, seeds):
         toy = select(seeds, {"cohort": "A", "vector": vector})
         for axis, arm in ((share, "cross"), (matched, "matched")):
             found = _against(toy, "pinned_share", arm)
-            axis.plot(found["known"], found["value"], marker, color=colour, markersize=4, label=VECTORS[vector][0])
+            axis.plot(
+                found["known"], found["value"], marker, color=colour, markersize=4, label=VECTORS[vector][0]
+            )
     for cohort, colour in (("A", f.BLUE), ("B", f.ORANGE), ("seeds", f.PURPLE)):
         found = _against(select(seeds, {"cohort": cohort}), "rotation_cosine", "cross")
-        cosine.plot(found["known"], found["value"], "o", color=colour, markersize=3, alpha=0.6, label=COHORTS[cohort])
+        cosine.plot(
+            found["known"], found["value"], "o", color=colour, markersize=3, alpha=0.6, label=COHORTS[cohort]
+        )
     labels = ("share in the pinned subspace, cohort A", "share, at matched lengths", "cosine of v and R v")
     for axis, label in zip(axes, labels, strict=True):
         axis.axhspan(0.8, 1.25, color=f.GREY, alpha=0.15)
@@ -160,11 +164,14 @@ def _line(pairs, means):
         line[f"α = {a:g}"] = _range(select(unchanged, {"strength": a}))
     slopes = select(pairs, {"metric": "ratio_slope", "strength": strengths[0]})
     arms = {"unchanged": UNCHANGED}
-    directional = [g for g in GROUPS if g not in ("identity", "translation", "orthogonal_scaled")]  # no means, no scale
+    directional = [
+        g for g in GROUPS if g not in ("identity", "translation", "orthogonal_scaled")
+    ]  # no means, no scale
     arms |= {GROUPS[g][0]: {"arm": "cross", "group": g} for g in directional}
     arms |= {"native": {"arm": "native"}}
     arms |= {
-        f"matched, {n}": {"arm": "matched", "group": g} for n, g in (("unchanged", "identity"), ("O(d)", "orthogonal"))
+        f"matched, {n}": {"arm": "matched", "group": g}
+        for n, g in (("unchanged", "identity"), ("O(d)", "orthogonal"))
     }
     line |= {f"slope, {name}": _range(select(slopes, where)) for name, where in arms.items()}
     drop = select(pairs, {"metric": "accuracy", **UNCHANGED})

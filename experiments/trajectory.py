@@ -42,7 +42,9 @@ def pivot(table):
     means = means_of(table)
     last = means[means["step"] == means.groupby(["model", "setting"])["step"].transform("max")]
     by_site = last[(last["evidence"] == "site") & (last["setting"] == "default")]
-    shown = pd.concat([by_site, _at_middle(last[last["setting"] != "default"]), last[last["evidence"].isna()]])
+    shown = pd.concat(
+        [by_site, _at_middle(last[last["setting"] != "default"]), last[last["evidence"].isna()]]
+    )
     shown = shown[shown["metric"].isin(METRICS)]
     shown = shown.assign(text=with_intervals(shown), site=shown["site"].fillna("–"))
     keys = ["model", "setting", "group", "matcher", "route", "site"]
@@ -64,7 +66,9 @@ def plot(table):
     figure, axes = f.panels(len(models) + 1 + int(has_lr), columns=3)
     for axis, model in zip(axes, models, strict=False):
         _draw(axis, select(means, {"model": model, "setting": "default"}), "step")
-        axis.set(title=f"{model}, {_at_middle(signed[signed['model'] == model])['site'].iloc[0]}", ylim=(0, 1.04))
+        axis.set(
+            title=f"{model}, {_at_middle(signed[signed['model'] == model])['site'].iloc[0]}", ylim=(0, 1.04)
+        )
         axis.set_xlabel("fine-tuning steps of A and of B")
     for route, colour in (("trajectory", f.BLUE), ("endpoint", f.RED)):
         f.paper_line(axes[0], PAPER[route], colour, f"paper, {route}")

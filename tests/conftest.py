@@ -21,9 +21,17 @@ def what_is_imported_stays():
     gc.freeze()
 
 
-LONGEST_FIRST = ("test_every_table.py", "test_sweeps.py", "test_tables.py", "test_reference.py", "test_new_table.py")
+LONGEST_FIRST = (
+    "test_every_table.py",
+    "test_sweeps.py",
+    "test_tables.py",
+    "test_reference.py",
+    "test_new_table.py",
+)
 
 
 def pytest_collection_modifyitems(items):
     """Files that take minutes first, so that no worker is left with one while the others are done."""
-    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
+    items.sort(
+        key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99
+    )

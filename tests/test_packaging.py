@@ -55,6 +55,8 @@ def test_the_wheel_composes_and_lists_its_tables(unpacked, tmp_path):
         "print(len(c.jobs_of(c.experiment('a3'), 'smoke', headline=True)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "7"

@@ -28,7 +28,9 @@ def test_an_alignment_is_no_gauge_but_holds_one():
         lambda g: gp.transport_optimizer({"state": {}, "param_groups": []}, g, a),
         lambda g: gp.transport_sae(torch.nn.Linear(2, 2), g),
     ):
-        with pytest.raises(TypeError, match=r"a gauge element is wanted, found Alignment \(pass its \.gauge\)"):
+        with pytest.raises(
+            TypeError, match=r"a gauge element is wanted, found Alignment \(pass its \.gauge\)"
+        ):
             move(found)
     assert gp.transport_model(a, found.gauge) is not a
 
@@ -45,7 +47,11 @@ def test_what_could_only_fail_after_the_batches_fails_before_them():
 
 @pytest.mark.parametrize(
     ("ids", "found"),
-    [([[1, 2]], "found a list"), (torch.arange(4), r"found a Tensor of shape \(4,\)"), (None, "found a NoneType")],
+    [
+        ([[1, 2]], "found a list"),
+        (torch.arange(4), r"found a Tensor of shape \(4,\)"),
+        (None, "found a NoneType"),
+    ],
 )
 def test_ids_that_are_no_batch_are_named(ids, found):
     with pytest.raises(TypeError, match=rf"input_ids of a batch has to be a tensor \[b, t\], {found}"):
@@ -73,7 +79,11 @@ def test_swapped_arguments_are_named():
 
 @pytest.mark.parametrize(
     ("wrong", "found"),
-    [(["a text"], "found a str"), (batches()[0], "found a str"), ([{"ids": 1}], r"found a dict of \['ids'\]")],
+    [
+        (["a text"], "found a str"),
+        (batches()[0], "found a str"),
+        ([{"ids": 1}], r"found a dict of \['ids'\]"),
+    ],
 )
 def test_what_is_no_list_of_batches_is_named(wrong, found):
     with pytest.raises(TypeError, match=f"batches are an iterable of .'input_ids'.*{found}"):

@@ -33,7 +33,9 @@ def between(n: int, low: float, high: float, rng: torch.Generator) -> torch.Tens
 def spectral(spectrum: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """|C| of two unrelated bases of activations whose covariance has this spectrum [n]."""
     n = len(spectrum)
-    x, y = (torch.nn.functional.normalize(torch.randn(n, n, generator=rng) * spectrum.sqrt()) for _ in range(2))
+    x, y = (
+        torch.nn.functional.normalize(torch.randn(n, n, generator=rng) * spectrum.sqrt()) for _ in range(2)
+    )
     return (x @ y.T).abs_()
 
 
@@ -99,7 +101,9 @@ def measure(score: torch.Tensor, repeats: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 2048, 4096])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1000)

@@ -99,7 +99,9 @@ def precision(name: str, rows: int, d: int, chunk: int, ratio: float, first: flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--large", action="store_true", help="d=4096 too")
     parser.add_argument("--rows", type=int, default=16384)
     parser.add_argument("--chunk", type=int, default=2048)

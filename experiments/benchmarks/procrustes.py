@@ -55,11 +55,15 @@ def measure(d: int, repeats: int, seed: int) -> str:
         raise SystemExit(f"d = {d}: the rotations differ by {apart:.2g}")
     error, mine = orthogonality_error(q), median(ours)
     target = f"≤ {TARGETS[d]:.0f} s {'met' if mine <= TARGETS[d] else 'MISSED'}" if d in TARGETS else "–"
-    return f"| {d} | {mine:.2f} | {median(scipys):.2f} | {median(scipys) / mine:.2f} | {error:.1e} | {target} |"
+    return (
+        f"| {d} | {mine:.2f} | {median(scipys):.2f} | {median(scipys) / mine:.2f} | {error:.1e} | {target} |"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 2048, 4096])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

@@ -95,14 +95,18 @@ def measure(name: str, layers: int, rounds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=list(TARGETS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=22)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{os.cpu_count()} CPUs, {args.threads} threads, load {os.getloadavg()[0]:.1f}, {args.rounds} rounds")
+    print(
+        f"{os.cpu_count()} CPUs, {args.threads} threads, load {os.getloadavg()[0]:.1f}, {args.rounds} rounds"
+    )
     print("dtype      params   copy_ s  transport s  ratio (min-max)     plain s  ratio   target")
     for name in args.dtypes:
         print(measure(name, args.layers, args.rounds))

@@ -32,7 +32,11 @@ TARGETS = {"float32": 4.0, "bfloat16": 5.0}
 def plain_transport(sae: StandardSAE, g: SignedPermutation) -> list[torch.Tensor]:
     """The obvious code: index, multiply."""
     sign = g.sign.to(sae.W_enc.dtype)
-    return [sae.W_enc.data[g.perm] * sign[:, None], sae.W_dec.data[:, g.perm] * sign, sae.b_dec.data[g.perm] * sign]
+    return [
+        sae.W_enc.data[g.perm] * sign[:, None],
+        sae.W_dec.data[:, g.perm] * sign,
+        sae.b_dec.data[g.perm] * sign,
+    ]
 
 
 def copy_all(sae: StandardSAE, buffers: list[torch.Tensor]) -> None:
@@ -75,7 +79,9 @@ def measure(name: str, d: int, n: int, rounds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=list(TARGETS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--width", type=int, default=2048)
@@ -83,8 +89,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{os.cpu_count()} CPUs, {args.threads} threads, load {os.getloadavg()[0]:.1f}, {args.rounds} rounds")
-    print("dtype       copy_ s  into out  ratio (min-max)     clone s   fresh s  ratio   plain s  ratio   target")
+    print(
+        f"{os.cpu_count()} CPUs, {args.threads} threads, load {os.getloadavg()[0]:.1f}, {args.rounds} rounds"
+    )
+    print(
+        "dtype       copy_ s  into out  ratio (min-max)     clone s   fresh s  ratio   plain s  ratio   target"
+    )
     for name in args.dtypes:
         print(measure(name, args.width, args.latents, args.rounds))
 

@@ -32,11 +32,16 @@ def seconds(work: Callable[[], object]) -> float:
     return clock() - start
 
 
-def medians(works: dict[str, Callable[[], object]], rounds: int, repeats: int = 1) -> dict[str, tuple[float, float]]:
+def medians(
+    works: dict[str, Callable[[], object]], rounds: int, repeats: int = 1
+) -> dict[str, tuple[float, float]]:
     """Seconds and ratio to the first of ``works``, by name; medians over interleaved rounds of ``repeats`` calls."""
     for work in works.values():
         work()  # warm
-    rows = [{k: seconds(lambda w=w: [w() for _ in range(repeats)]) for k, w in works.items()} for _ in range(rounds)]
+    rows = [
+        {k: seconds(lambda w=w: [w() for _ in range(repeats)]) for k, w in works.items()}
+        for _ in range(rounds)
+    ]
     first = next(iter(works))
     return {
         k: (statistics.median(r[k] for r in rows) / repeats, statistics.median(r[k] / r[first] for r in rows))
@@ -83,7 +88,9 @@ def show(what: str, found: dict[str, tuple[float, float]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--vectors", type=int, default=10_000)
     parser.add_argument("--width", type=int, default=4096)
@@ -91,7 +98,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{os.cpu_count()} CPUs, {args.threads} threads, load {os.getloadavg()[0]:.1f}, {args.rounds} rounds")
+    print(
+        f"{os.cpu_count()} CPUs, {args.threads} threads, load {os.getloadavg()[0]:.1f}, {args.rounds} rounds"
+    )
     print(f"{'of what':24} {'how':20} {'ms':>9} {'/ copy_':>8}")
     for dtype in args.dtypes:
         found = vectors(getattr(torch, dtype), args.vectors, args.width, args.rounds)

@@ -38,7 +38,10 @@ def main() -> None:
     """Make the reference from the outputs of this checkout. Raises ``ValueError`` where jobs are missing."""
     chosen = choose([], "mini", False, ["tracker=none"])
     records = {r.id: r for i in chosen.jobs for r in complete(chosen, i)}
-    tables, timings = made(chosen), Timings.recorded(chosen.outputs)  # those kept are read before they are replaced
+    tables, timings = (
+        made(chosen),
+        Timings.recorded(chosen.outputs),
+    )  # those kept are read before they are replaced
     for _ in write_tables(chosen, tables, ()):
         pass
     shutil.rmtree(FOLDER, ignore_errors=True)

@@ -57,7 +57,9 @@ def test_a_threshold_keeps_margins_at_or_above_it(drifted, found):
     some = align(*drifted[:2], batches_of(), sites="block1", abstain=threshold)
     assert some.gauge == found.gauge and torch.equal(some.margin, found.margin), "the gauge stays complete"
     assert torch.equal(some.kept, found.margin >= threshold)
-    assert 0 < int(some.kept.sum()) < D and bool(some.kept[found.margin.argsort()[(D - 1) // 2]]), "at it: kept"
+    assert 0 < int(some.kept.sum()) < D and bool(some.kept[found.margin.argsort()[(D - 1) // 2]]), (
+        "at it: kept"
+    )
     assert torch.equal(replace(found, abstain=threshold).kept, some.kept)
 
 

@@ -36,7 +36,9 @@ def model_of(family, seed=0, **config):
 
 def batches_of(n=6, rows=8, length=16, seed=0, vocabulary=64):
     generator = gen(seed)
-    return [{"input_ids": torch.randint(0, vocabulary, (rows, length), generator=generator)} for _ in range(n)]
+    return [
+        {"input_ids": torch.randint(0, vocabulary, (rows, length), generator=generator)} for _ in range(n)
+    ]
 
 
 def planted(family, seed=1):
@@ -64,7 +66,9 @@ def test_a_planted_gauge_comes_back(family, evidence, tied):
         assert float(found.margin.min()) > 0 and found.margin.shape == (D,)
         assert found.group == g.group == chart_of(model).group
         assert found.sites == (() if evidence == "weights" else ("embed", "block0", "block1"))
-        assert found.objective == pytest.approx(D * (2 if evidence == "both" else 1), rel=1e-4)  # correlations of ±1
+        assert found.objective == pytest.approx(
+            D * (2 if evidence == "both" else 1), rel=1e-4
+        )  # correlations of ±1
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -132,7 +136,9 @@ def test_padding_changes_nothing():
     alone = [{"input_ids": r[None, :n]} for r, n in zip(rows, lengths, strict=True)]
     mask = torch.tensor([[int(t < n) for t in range(16)] for n in lengths])
     ids = torch.stack(rows) * mask  # pad id 0
-    padded = [{"input_ids": i, "attention_mask": m} for i, m in zip(ids.split(12), mask.split(12), strict=True)]
+    padded = [
+        {"input_ids": i, "attention_mask": m} for i, m in zip(ids.split(12), mask.split(12), strict=True)
+    ]
     for sites in ("all", "block0"):
         first, second = (align(model, other, b, sites=sites) for b in (alone, padded))
         assert first.gauge == second.gauge
@@ -167,11 +173,15 @@ def test_along_a_walk_is_the_composition_of_its_links(evidence):
     gauge, margin = links[0].gauge, links[0].margin
     for link in links[1:]:
         gauge = compose(link.gauge, gauge)
-        margin = torch.minimum(margin[link.gauge.perm], link.margin)  # carried to the next model's coordinates
+        margin = torch.minimum(
+            margin[link.gauge.perm], link.margin
+        )  # carried to the next model's coordinates
     assert whole.gauge == gauge and torch.equal(whole.margin, margin)
     assert whole.gauge == compose(plants[3], plants[0].inverse())
     opened = []
-    lazy = align_along([lambda k=k: opened.append(k) or models[k] for k in range(4)], batches, evidence=evidence)
+    lazy = align_along(
+        [lambda k=k: opened.append(k) or models[k] for k in range(4)], batches, evidence=evidence
+    )
     assert lazy.gauge == gauge and opened == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="a walk needs at least two checkpoints, found 1"):
         align_along(models[:1], batches)
@@ -183,7 +193,11 @@ def test_what_is_saved_says_how_it_was_found(tmp_path):
     path = found.gauge.save(tmp_path / "g.safetensors", found.provenance())
     assert load(path) == g
     kept = provenance(path)
-    assert (kept["group"], kept["matcher"], kept["sites"]) == ("signed_permutation", "hungarian_abs", ["block0"])
+    assert (kept["group"], kept["matcher"], kept["sites"]) == (
+        "signed_permutation",
+        "hungarian_abs",
+        ["block0"],
+    )
     assert kept["evidence"] == "activations"
 
 
@@ -205,7 +219,9 @@ def test_coordinates_that_no_matrix_reads_are_named():
     with torch.no_grad():
         for name, _, axis in chart_of(model).matrices():
             model.get_parameter(name).movedim(axis, -1)[..., [3, 7]] = 0
-    with pytest.warns(UserWarning, match=r"2 coordinate\(s\) of B, the first \[3, 7\], are 0 in every matrix"):
+    with pytest.warns(
+        UserWarning, match=r"2 coordinate\(s\) of B, the first \[3, 7\], are 0 in every matrix"
+    ):
         align(model_of(LLAMA), model, evidence="weights")
 
 
@@ -247,7 +263,9 @@ def test_tokens_added_to_one_vocabulary_do_not_keep_activations_or_chosen_rows_f
 def test_weights_that_cannot_be_compared():
     model = model_of(LLAMA)
     wider = model_of(LLAMA, intermediate_size=56)
-    with pytest.raises(ValueError, match=r"mlp.gate_proj.weight has shape \(48, 32\) in A and \(56, 32\) in B"):
+    with pytest.raises(
+        ValueError, match=r"mlp.gate_proj.weight has shape \(48, 32\) in A and \(56, 32\) in B"
+    ):
         align(model, wider, evidence="weights")
     align(model, wider, batches_of())  # activations need no such thing
     for a, b in (
@@ -281,9 +299,13 @@ def test_names_that_are_unknown():
     with pytest.raises(ValueError, match="unknown evidence 'gradients'; allowed: activations, weights, both"):
         align(model, model, batches, evidence="gradients")
     for group in ("B_d", "affine"):
-        with pytest.raises(ValueError, match=f"unknown gauge group '{group}'; allowed: permutation, global_sign"):
+        with pytest.raises(
+            ValueError, match=f"unknown gauge group '{group}'; allowed: permutation, global_sign"
+        ):
             align(model, model, batches, group=group)
-    with pytest.raises(ValueError, match="matcher 'procrustes' does not recover an element of 'permutation'; allowed:"):
+    with pytest.raises(
+        ValueError, match="matcher 'procrustes' does not recover an element of 'permutation'; allowed:"
+    ):
         align(model, model, batches, group="permutation", matcher="procrustes")
     for evidence in ("activations", "both"):
         with pytest.raises(ValueError, match="needs batches of tokens; allowed without: evidence='weights'"):
@@ -313,9 +335,13 @@ def test_a_group_larger_than_the_charts(family, group, inside):
 
 def test_a_larger_group_allowed_still_finds_the_smaller_truth():
     model, g = model_of(NEOX), planted(NEOX)
-    found = align(model, transport_model(model, g), batches_of(), group="signed_permutation", allow_larger=True)
+    found = align(
+        model, transport_model(model, g), batches_of(), group="signed_permutation", allow_larger=True
+    )
     assert torch.equal(found.gauge.perm, g.perm) and torch.equal(found.gauge.sign, g.sign)
-    smaller = align(model, transport_model(model, g), batches_of(), group="permutation", matcher="hungarian_abs")
+    smaller = align(
+        model, transport_model(model, g), batches_of(), group="permutation", matcher="hungarian_abs"
+    )
     assert torch.equal(smaller.gauge.perm, g.perm)
 
 
@@ -327,7 +353,8 @@ def test_weights_that_are_not_finite(side):
     with pytest.raises(ValueError, match=rf"down_proj.weight of {side} is not finite"):
         align(models["A"], models["B"], evidence="weights")
     with pytest.raises(
-        ValueError, match=rf"activations of {side} at block0 are not finite in 1 coordinate\(s\), the first \[3\]"
+        ValueError,
+        match=rf"activations of {side} at block0 are not finite in 1 coordinate\(s\), the first \[3\]",
     ):
         align(models["A"], models["B"], batches_of(), sites="block0")
 
@@ -348,7 +375,8 @@ def test_a_coordinate_that_is_constant_everywhere():
     dead = with_dead_coordinate(model, 13)
     for a, b, side in ((dead, model, "A"), (model, dead, "B")):
         with pytest.raises(
-            ValueError, match=rf"coordinates \[13\] of {side} \(1 in all\) are constant at embed, block0, block1"
+            ValueError,
+            match=rf"coordinates \[13\] of {side} \(1 in all\) are constant at embed, block0, block1",
         ):
             align(a, b, batches_of())
     g = planted(LLAMA)
@@ -376,9 +404,14 @@ def test_too_few_tokens_are_warned_of():
 
 def test_no_tokens():
     model = model_of(LLAMA)
-    masked = {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.zeros(2, 4, dtype=torch.long)}
+    masked = {
+        "input_ids": torch.ones(2, 4, dtype=torch.long),
+        "attention_mask": torch.zeros(2, 4, dtype=torch.long),
+    }
     for batches in ([], [masked], batches_of(length=1)):
-        with pytest.raises(ValueError, match="no tokens were accumulated: the batches were empty or fully masked"):
+        with pytest.raises(
+            ValueError, match="no tokens were accumulated: the batches were empty or fully masked"
+        ):
             align(model, model, batches)
 
 

@@ -115,7 +115,9 @@ def test_dominance_accepts_one_of_the_rows_tied_for_a_column() -> None:
     assert solve(np.array([[3.0, 1.0], [1.0, -5.0]])).objective == 2.0
     for bits in range(3**9):  # every 3×3 score with entries 0, 1, 2
         score = np.array([bits // 3**k % 3 for k in range(9)], float).reshape(3, 3)
-        best = max(score[0, i] + score[1, j] + score[2, 3 - i - j] for i in range(3) for j in range(3) if i != j)
+        best = max(
+            score[0, i] + score[1, j] + score[2, 3 - i - j] for i in range(3) for j in range(3) if i != j
+        )
         assert solve(score).objective == best
 
 

@@ -134,7 +134,9 @@ def test_weight_evidence_by_hand(family, tied):
         if rule.role not in ("embed", "unembed", "read", "write"):
             continue
         wa, wb = (w.detach().double().movedim(rule.axes.index("vector"), 1) for w in pairs[name])
-        terms.append([[float(wb[:, i] @ wa[:, j] / wb[:, i].norm() / wa[:, j].norm()) for j in (0, 5)] for i in (2, 7)])
+        terms.append(
+            [[float(wb[:, i] @ wa[:, j] / wb[:, i].norm() / wa[:, j].norm()) for j in (0, 5)] for i in (2, 7)]
+        )
     assert len(terms) == {"llama": 2 + 7 * 2, "gpt_neox": 2 + 4 * 2, "gpt2": 2 + 4 * 2}[family] - tied
     c = weight_evidence(a, b)
     assert torch.allclose(c[[2, 7]][:, [0, 5]], torch.tensor(terms, dtype=torch.float64).mean(0), atol=1e-6)
@@ -217,7 +219,9 @@ def test_tokenizers_are_compared_string_by_string():
 def test_seeds_are_derived_from_what_they_are_for():
     assert derive(0, "run", "A") == derive(0, "run", "A")
     others = {
-        derive(s, *p) for s in range(20) for p in ((), ("run",), ("run", "A"), ("run", "B"), ("A", "run"), (0.1,), (1,))
+        derive(s, *p)
+        for s in range(20)
+        for p in ((), ("run",), ("run", "A"), ("run", "B"), ("A", "run"), (0.1,), (1,))
     }
     assert len(others) == 20 * 7 and all(0 <= s < 2**31 for s in others)
     state = torch.get_rng_state()

@@ -105,7 +105,9 @@ def test_raw_matching_is_capped_at_the_share_of_positive_signs(p):
     d, generator = 200, gen(0)
     sign = torch.ones(d)
     sign[: round((1 - p) * d)] = -1
-    g = SignedPermutation(torch.randperm(d, generator=generator), sign[torch.randperm(d, generator=generator)])
+    g = SignedPermutation(
+        torch.randperm(d, generator=generator), sign[torch.randperm(d, generator=generator)]
+    )
     c = evidence_for(g, 0.02, generator)
     raw, marginal = match(c, "signed_permutation", "hungarian_raw"), hungarian_abs(c)
     assert abs(float((raw.gauge.perm == g.perm).double().mean()) - p) <= 1 / d
@@ -138,7 +140,9 @@ def test_margins_are_the_lead_over_the_best_other_partner():
 
 
 def test_rotation_margins_say_how_far_it_mixes():
-    assert torch.allclose(procrustes(SignedPermutation.random(6, gen(0)).dense()).margin, torch.ones(6).double())
+    assert torch.allclose(
+        procrustes(SignedPermutation.random(6, gen(0)).dense()).margin, torch.ones(6).double()
+    )
     turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5
     assert float(procrustes(turn).margin.abs().max()) < 1e-6
 
@@ -154,8 +158,13 @@ def test_marginalized_matching_is_equivariant_under_plants(seed):
     assert planted.gauge == compose(h_b, compose(plain.gauge, h_a.inverse()))
     assert planted.objective == pytest.approx(plain.objective, abs=1e-12 * D)
     assert torch.allclose(planted.margin, h_b.act_gain(plain.margin))
-    raw_a, raw_b = match(c, "permutation", "hungarian_raw").gauge, match(moved, "permutation", "hungarian_raw").gauge
-    assert raw_b.perm.tolist() != compose(h_b, compose(raw_a, h_a.inverse())).perm.tolist()  # negative control
+    raw_a, raw_b = (
+        match(c, "permutation", "hungarian_raw").gauge,
+        match(moved, "permutation", "hungarian_raw").gauge,
+    )
+    assert (
+        raw_b.perm.tolist() != compose(h_b, compose(raw_a, h_a.inverse())).perm.tolist()
+    )  # negative control
 
 
 def paired_rows(g, noise, generator, n=4000):
@@ -177,7 +186,9 @@ def paired_rows(g, noise, generator, n=4000):
 @pytest.mark.parametrize("cls", [Orthogonal, MeanPreservingOrthogonal])
 def test_procrustes_recovers_a_planted_rotation_from_activations(cls):
     g = cls.random(24, gen(1))
-    if cls is MeanPreservingOrthogonal and float(g.matrix.sum()) < 0:  # the sign on 1 is not in activations: +1
+    if (
+        cls is MeanPreservingOrthogonal and float(g.matrix.sum()) < 0
+    ):  # the sign on 1 is not in activations: +1
         g = cls(g.matrix + 2 / 24)
     pair = (cls.group, "procrustes")
     exact = match(cross_moment(paired_rows(g, 0.0, gen(2))), *pair).gauge
@@ -219,9 +230,16 @@ def test_mean_preserving_procrustes_reads_the_sign_on_ones_where_evidence_has_it
 def test_cross_moments_are_scaled_by_the_total_variances():
     moments = paired_rows(Orthogonal.random(8, gen(0)), 0.0, gen(1))
     c = cross_moment(moments)
-    assert float(torch.linalg.svdvals(c).sum()) == pytest.approx(1, abs=1e-5)  # x_B = Q x_A: all of the variance
+    assert float(torch.linalg.svdvals(c).sum()) == pytest.approx(
+        1, abs=1e-5
+    )  # x_B = Q x_A: all of the variance
     doubled = type(moments)(
-        moments.n, moments.mean_a, 2 * moments.mean_b, moments.square_a, 4 * moments.square_b, 2 * moments.cross
+        moments.n,
+        moments.mean_a,
+        2 * moments.mean_b,
+        moments.square_a,
+        4 * moments.square_b,
+        2 * moments.cross,
     )
     assert torch.allclose(cross_moment(doubled), c)
 
@@ -233,7 +251,8 @@ def test_cross_moments_are_scaled_by_the_total_variances():
 )  # fmt: skip
 def test_a_pair_that_makes_no_sense(pair):
     with pytest.raises(
-        ValueError, match=f"matcher '{pair[1]}' does not recover an element of '{pair[0]}'; allowed: permutation with"
+        ValueError,
+        match=f"matcher '{pair[1]}' does not recover an element of '{pair[0]}'; allowed: permutation with",
     ):
         match(torch.eye(3), *pair)
 

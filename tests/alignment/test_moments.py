@@ -121,7 +121,9 @@ def test_merging_is_seeing_both_samples():
     merged = parts[0].merge(parts[1]).merge(parts[2])
     assert merged.n == 6000
     assert float((merged.correlation() - two_pass(a, b)).abs().max()) <= PROMISED
-    assert torch.allclose(merged.cross / merged.n, stream(a, b).result().cross / merged.n, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(
+        merged.cross / merged.n, stream(a, b).result().cross / merged.n, rtol=1e-5, atol=1e-5
+    )
     assert torch.allclose(parts[0].merge(parts[2]).cross, parts[2].merge(parts[0]).cross)
 
 
@@ -179,7 +181,11 @@ def tensors_of(s):
         if part is not None:
             for v in vars(part).values():
                 found += (
-                    [v] if isinstance(v, torch.Tensor) else [t for p in v for t in p] if isinstance(v, list) else []
+                    [v]
+                    if isinstance(v, torch.Tensor)
+                    else [t for p in v for t in p]
+                    if isinstance(v, list)
+                    else []
                 )
     return found
 
@@ -214,7 +220,9 @@ def test_tensors_round_trip():
 def test_what_is_not_finite_is_named_with_its_side_and_coordinate(bad, when):
     a, b = pair(600)
     b[when * 100 + 3, 17] = b[when * 100 + 4, 31] = bad
-    with pytest.raises(ValueError, match=r"base at block1 are not finite in 2 coordinate\(s\), the first \[17, 31\]"):
+    with pytest.raises(
+        ValueError, match=r"base at block1 are not finite in 2 coordinate\(s\), the first \[17, 31\]"
+    ):
         stream(a, b, 100, name_a="A at block1", name_b="base at block1")
     with pytest.raises(ValueError, match=r"activations of A are not finite"):
         stream(b, a, 100)

@@ -35,7 +35,11 @@ def test_spacing_that_does_not_divide_the_last_step():
         ("B", 250),
     ]
     for step, spacing in ((100, 100), (70, 100)):
-        assert walk("trajectory", step, spacing) == walk("via_base", step, spacing) == [("A", step), BASE, ("B", step)]
+        assert (
+            walk("trajectory", step, spacing)
+            == walk("via_base", step, spacing)
+            == [("A", step), BASE, ("B", step)]
+        )
 
 
 def test_links_are_distinct_and_in_one_order():
@@ -49,7 +53,9 @@ def test_links_are_distinct_and_in_one_order():
         assert stored(a, b) == stored(b, a) == (a, b)
 
 
-@pytest.mark.parametrize("cls", [Permutation, SignedPermutation, Orthogonal, MeanPreservingOrthogonal, AffineGauge])
+@pytest.mark.parametrize(
+    "cls", [Permutation, SignedPermutation, Orthogonal, MeanPreservingOrthogonal, AffineGauge]
+)
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_gauge_of_a_walk_is_its_links_one_after_the_other(cls, route):
     """Non-commuting elements: x is carried link by link, and the composition has to carry it in one go."""
@@ -73,7 +79,9 @@ def test_a_loop_closes():
         BASE, ("A", 100), ("A", 200), ("A", 250), ("B", 250), ("B", 200), ("B", 100), BASE,
     ]  # fmt: skip
     assert set(links([nodes])) <= set(links([walk("trajectory", 250, 100), walk("endpoint", 250, 100)]))
-    plants = {n: SignedPermutation.random(9, torch.Generator().manual_seed(i)) for i, n in enumerate(set(nodes))}
+    plants = {
+        n: SignedPermutation.random(9, torch.Generator().manual_seed(i)) for i, n in enumerate(set(nodes))
+    }
     consistent = compose_along(nodes, lambda a, b: compose(plants[b], plants[a].inverse()))
     assert consistent == SignedPermutation.identity(9)
     swap = SignedPermutation(torch.tensor([1, 0, *range(2, 9)]), torch.ones(9))

@@ -43,7 +43,9 @@ def test_blocks_are_residual_blocks(family):
 
     def keep(key):
         def hook(module, args, output=None):
-            seen[key] = (args[0] if output is None else output[0] if isinstance(output, tuple) else output).detach()
+            seen[key] = (
+                args[0] if output is None else output[0] if isinstance(output, tuple) else output
+            ).detach()
 
         return hook
 

@@ -47,7 +47,9 @@ def test_what_float16_cannot_hold_is_not_folded():
     norm.weight.data[3], norm.bias.data[3] = 2e-6, 0.3
     half = copy.deepcopy(model).half()
     before = copy.deepcopy(half.state_dict())
-    with pytest.raises(ValueError, match=r"beyond what float16 holds.*layers\.0\.input_layernorm\.bias \(1\).*float32"):
+    with pytest.raises(
+        ValueError, match=r"beyond what float16 holds.*layers\.0\.input_layernorm\.bias \(1\).*float32"
+    ):
         fold_gains(half, inplace=True)
     assert all(torch.equal(v, before[k]) for k, v in half.state_dict().items())
     assert bool(torch.isfinite(logits_of(fold_gains(model), tokens)).all())

@@ -171,7 +171,9 @@ def test_second_moments_are_permuted_only(cls, d, seed):
 
 @pytest.mark.parametrize("cls", [Orthogonal, MeanPreservingOrthogonal])
 def test_rotations_refuse_magnitudes(cls):
-    with pytest.raises(ValueError, match="Allowed groups: permutation, global_sign_permutation, signed_permutation"):
+    with pytest.raises(
+        ValueError, match="Allowed groups: permutation, global_sign_permutation, signed_permutation"
+    ):
         cls.random(4, gen(0)).act_gain(torch.ones(4))
 
 
@@ -232,7 +234,8 @@ def test_haar_traces():
         traces = qs.diagonal(dim1=1, dim2=2).sum(1)
         squares = (qs @ qs).diagonal(dim1=1, dim2=2).sum(1)
         return [
-            ((v - e).mean() / v.std() * n**0.5).abs().item() for v, e in ((traces, 0), (traces**2, 1), (squares, 1))
+            ((v - e).mean() / v.std() * n**0.5).abs().item()
+            for v, e in ((traces, 0), (traces**2, 1), (squares, 1))
         ]
 
     corrected, raw = gen(3), gen(3)
@@ -304,10 +307,14 @@ def test_equal_elements_have_equal_hashes(cls):
 def test_equality_is_of_values_and_of_groups():
     zero, minus_zero = torch.eye(3), torch.eye(3) - torch.zeros(3, 3)
     minus_zero[0, 1] = -0.0
-    assert Orthogonal(zero) == Orthogonal(minus_zero) and hash(Orthogonal(zero)) == hash(Orthogonal(minus_zero))
+    assert Orthogonal(zero) == Orthogonal(minus_zero) and hash(Orthogonal(zero)) == hash(
+        Orthogonal(minus_zero)
+    )
     perm = torch.arange(4)
     assert Permutation(perm) != SignedPermutation(perm, torch.ones(4))
-    assert AffineGauge(Permutation(perm), torch.zeros(4)) != AffineGauge(SignedPermutation.identity(4), torch.zeros(4))
+    assert AffineGauge(Permutation(perm), torch.zeros(4)) != AffineGauge(
+        SignedPermutation.identity(4), torch.zeros(4)
+    )
     assert Permutation(perm) != Permutation(torch.arange(5))
 
 
@@ -374,7 +381,11 @@ def test_wrong_files_are_refused(tmp_path):
         Permutation.load(path)
     with pytest.raises(FileNotFoundError, match="no gauge file at"):
         load(tmp_path / "missing.safetensors")
-    for name, damage in (("cut", path.read_bytes()[:-7]), ("text", b"not safetensors at all"), ("empty", b"")):
+    for name, damage in (
+        ("cut", path.read_bytes()[:-7]),
+        ("text", b"not safetensors at all"),
+        ("empty", b""),
+    ):
         (tmp_path / name).write_bytes(damage)
         with pytest.raises(ValueError, match="not a readable safetensors file"):
             load(tmp_path / name)
@@ -390,7 +401,9 @@ def test_wrong_files_are_refused(tmp_path):
 # errors
 
 
-@pytest.mark.parametrize("perm", [[0, 0, 1], [1, 2, 3], [0.0, 1.0, 2.0], [[0, 1, 2]], [-1, 0, 1], [True, False, True]])
+@pytest.mark.parametrize(
+    "perm", [[0, 0, 1], [1, 2, 3], [0.0, 1.0, 2.0], [[0, 1, 2]], [-1, 0, 1], [True, False, True]]
+)
 def test_not_a_permutation(perm):
     for make in (
         Permutation,
@@ -403,7 +416,9 @@ def test_not_a_permutation(perm):
         Permutation(torch.tensor(0))
 
 
-@pytest.mark.parametrize("sign", [[1, 0, 1], [1, 1], [2, 1, 1], [float("nan"), 1, 1], [[1, 1, 1]], [True, True, True]])
+@pytest.mark.parametrize(
+    "sign", [[1, 0, 1], [1, 1], [2, 1, 1], [float("nan"), 1, 1], [[1, 1, 1]], [True, True, True]]
+)
 def test_bad_signs(sign):
     with pytest.raises(ValueError, match=r"sign must be a vector of 3 entries \+1 or -1"):
         SignedPermutation(torch.arange(3), torch.tensor(sign))
@@ -445,6 +460,11 @@ def test_wrong_widths(cls):
     g = cls.random(4, gen(0))
     with pytest.raises(ValueError, match="cannot compose gauges of widths 4 and 5"):
         compose(g, cls.random(5, gen(0)))
-    for x, axis in ((torch.ones(2, 5), -1), (torch.ones(4, 5), 1), (torch.ones(4, 4), 2), (torch.tensor(1.0), -1)):
+    for x, axis in (
+        (torch.ones(2, 5), -1),
+        (torch.ones(4, 5), 1),
+        (torch.ones(4, 4), 2),
+        (torch.tensor(1.0), -1),
+    ):
         with pytest.raises(ValueError, match="is not the gauge's width 4"):
             g.act(x, axis)

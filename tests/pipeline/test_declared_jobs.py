@@ -25,7 +25,10 @@ def declared(profile):
             stages = {s: str(store.path(STAGES[s].kind, key))[1:] for s, key in stage_keys(c.job).items()}
             jobs[job_id(c.job)] = digest(stages)[:8]
             folders |= set(stages.values())
-    return [*(f"job {i} {stages}" for i, stages in sorted(jobs.items())), *(f"stage {f}" for f in sorted(folders))]
+    return [
+        *(f"job {i} {stages}" for i, stages in sorted(jobs.items())),
+        *(f"stage {f}" for f in sorted(folders)),
+    ]
 
 
 @pytest.mark.parametrize("profile", PROFILES)

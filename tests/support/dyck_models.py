@@ -43,7 +43,9 @@ def sure_of_itself(model, rows):
 
 def head_rows(model, name, projection):
     """The head's rows of q_proj, k_proj or v_proj."""
-    return getattr(model.model.layers[c.layer_of(name)].self_attn, projection).weight.data.chunk(2)[int(name[-1])]
+    return getattr(model.model.layers[c.layer_of(name)].self_attn, projection).weight.data.chunk(2)[
+        int(name[-1])
+    ]
 
 
 def value(rows, component, metric, text="value", **where):
@@ -51,6 +53,8 @@ def value(rows, component, metric, text="value", **where):
     (found,) = [
         r
         for r in rows
-        if r["component"] == component and r["metric"] == metric and all(r.get(k) == v for k, v in where.items())
+        if r["component"] == component
+        and r["metric"] == metric
+        and all(r.get(k) == v for k, v in where.items())
     ]
     return found[text]

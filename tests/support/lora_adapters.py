@@ -69,7 +69,11 @@ def with_adapter(model, tensors, config):
 
 
 def logits(model, tokens):
-    with norms_in_float64(model) if next(model.parameters()).dtype == torch.float64 else warnings.catch_warnings():
+    with (
+        norms_in_float64(model)
+        if next(model.parameters()).dtype == torch.float64
+        else warnings.catch_warnings()
+    ):
         return logits_of(model, tokens)
 
 

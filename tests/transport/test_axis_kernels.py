@@ -9,7 +9,15 @@ from gaugeport.transport.axis import InPlace
 D = 264
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-SHAPES = (((601, D), 1), ((D, 601), 0), ((D,), 0), ((3, 7, D), 1 + 1), ((3, D, 205), 1), ((D, 3, 150), 0), ((5, D), -1))
+SHAPES = (
+    ((601, D), 1),
+    ((D, 601), 0),
+    ((D,), 0),
+    ((3, 7, D), 1 + 1),
+    ((3, D, 205), 1),
+    ((D, 3, 150), 0),
+    ((5, D), -1),
+)
 
 
 def bits(x):

@@ -49,7 +49,14 @@ def test_coordinates_go_where_the_convention_says(cls, dtype):
 @pytest.mark.parametrize("cls", [SignedPermutation, Orthogonal, MeanPreservingOrthogonal])
 def test_batches_along_any_axis_against_the_dense_matrix(cls):
     g = element(cls)
-    for shape, axis in (((D,), -1), ((3, D), 1), ((D, 3), 0), ((2, D, 5), 1), ((2, D, 5), -2), ((4, 2, D), -1)):
+    for shape, axis in (
+        ((D,), -1),
+        ((3, D), 1),
+        ((D, 3), 0),
+        ((2, D, 5), 1),
+        ((2, D, 5), -2),
+        ((4, 2, D), -1),
+    ):
         v = draw(*shape)
         wanted = (v.movedim(axis, -1) @ g.dense().T).movedim(-1, axis)
         torch.testing.assert_close(transport_direction(v, g, axis), wanted, rtol=0, atol=1e-12)
@@ -130,7 +137,9 @@ def test_magnitudes_have_no_image_under_a_rotation(g):
 
 def test_magnitudes_have_no_image_under_a_shift():
     g, x = AffineGauge(signed(), 3 + draw(D)), draw(50, D)
-    assert not torch.allclose(g.act(x).abs().mean(0), transport_magnitude(x.abs().mean(0), g.linear), rtol=0.1)
+    assert not torch.allclose(
+        g.act(x).abs().mean(0), transport_magnitude(x.abs().mean(0), g.linear), rtol=0.1
+    )
     with pytest.raises(ValueError, match=r"group 'affine', whose shift .*variances: pass g.linear"):
         transport_magnitude(draw(D), g)
     torch.testing.assert_close(g.act(x).var(0), transport_magnitude(x.var(0), g.linear), rtol=1e-12, atol=0)

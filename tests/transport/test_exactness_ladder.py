@@ -75,7 +75,9 @@ def test_signs_leave_five_optimizer_steps_bit_equal(family, kind, tied):
                 theirs.state[p]["exp_avg"] = g.act(theirs.state[p]["exp_avg"], axis)
     losses = train(model, optimizer, batches[2:])
     assert torch.equal(losses, train(moved, theirs, batches[2:]))
-    back = transport_model(moved, g.inverse(), strict=False)  # training moves the gains: a folded chart becomes raw
+    back = transport_model(
+        moved, g.inverse(), strict=False
+    )  # training moves the gains: a folded chart becomes raw
     for (name, p), q in zip(model.named_parameters(), back.parameters(), strict=True):
         assert torch.equal(p, q), name
 
@@ -151,7 +153,9 @@ def test_signs_forgotten_on_the_embedding_fail(family, kind):
     with torch.no_grad():
         mixed.get_input_embeddings().weight.copy_(g.without_signs().act(model.get_input_embeddings().weight))
         if chart_of(model).tied:
-            mixed.get_output_embeddings().weight.copy_(g.without_signs().act(model.get_input_embeddings().weight))
+            mixed.get_output_embeddings().weight.copy_(
+                g.without_signs().act(model.get_input_embeddings().weight)
+            )
     assert relative_change(before, logits_of(mixed, tokens)) > 1e-1
 
 

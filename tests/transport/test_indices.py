@@ -81,7 +81,9 @@ def test_an_affine_gauge_by_its_linear_part():
 
 @pytest.mark.parametrize("g", [element(Orthogonal), AffineGauge(element(Orthogonal), torch.zeros(D))])
 def test_rotations_are_refused(g):
-    with pytest.raises(ValueError, match=r"index list has no image under .* 'orthogonal'.*signed_permutation"):
+    with pytest.raises(
+        ValueError, match=r"index list has no image under .* 'orthogonal'.*signed_permutation"
+    ):
         transport_indices([1], g)
 
 

@@ -10,7 +10,18 @@ from gaugeport.groups import GROUPS, Orthogonal
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES
 from gaugeport.transport import transport_model
 from gaugeport.transport.lora import fold_lora, transport_lora
-from lora_adapters import D, adapt, adapt_named, as_dict, generator, logits, matrices, signed, tiny, with_adapter
+from lora_adapters import (
+    D,
+    adapt,
+    adapt_named,
+    as_dict,
+    generator,
+    logits,
+    matrices,
+    signed,
+    tiny,
+    with_adapter,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -22,7 +33,9 @@ KINDS = {
     "plain": {},
     "dora": {"use_dora": True},
     "biased": {"bias": "all", "use_rslora": True},
-    "whole": {"modules_to_save": ["embed_tokens", "embed_in", "wte", "lm_head", "norm", "final_layer_norm", "ln_f"]},
+    "whole": {
+        "modules_to_save": ["embed_tokens", "embed_in", "wte", "lm_head", "norm", "final_layer_norm", "ln_f"]
+    },
 }
 
 
@@ -37,7 +50,9 @@ def test_base_and_adapter_moved_together_are_the_same_function(family, kind):
     base, moved = transport_model(model, g), transport_lora(tensors, g, model, config=as_dict(config))
     assert relative_change(before, logits(with_adapter(base, moved, config), tokens)) <= 1e-12
     assert relative_change(before, logits(with_adapter(base, tensors, config), tokens)) > 1e-1  # not moved
-    assert relative_change(before, logits(with_adapter(model, moved, config), tokens)) > 1e-1  # on the old base
+    assert (
+        relative_change(before, logits(with_adapter(model, moved, config), tokens)) > 1e-1
+    )  # on the old base
 
 
 @families
@@ -97,7 +112,10 @@ def test_trained_tokens_and_lora_biases(family):
     g, tokens = signed(model), random_tokens(model, generator())
     writers = matrices(model, "write")
     adapted, tensors, config = adapt(
-        model.double(), target_modules=writers, lora_bias=True, trainable_token_indices=tokens[0, :8].unique().tolist()
+        model.double(),
+        target_modules=writers,
+        lora_bias=True,
+        trainable_token_indices=tokens[0, :8].unique().tolist(),
     )
     assert {"bias", "trainable_tokens_delta"} <= {k.rsplit(".", 1)[-1] for k in tensors}
     before, base = logits(adapted, tokens), transport_model(model, g)
@@ -134,7 +152,10 @@ def test_tied_bases(saved):
     tokens, g = random_tokens(model, generator()), signed(model)
     before = logits(adapted, tokens)
     moved = transport_lora(tensors, g, model, config=as_dict(config))
-    assert relative_change(before, logits(with_adapter(transport_model(model, g), moved, config), tokens)) <= 1e-12
+    assert (
+        relative_change(before, logits(with_adapter(transport_model(model, g), moved, config), tokens))
+        <= 1e-12
+    )
     fitted = fold_lora(tensors, model, config=as_dict(config))
     assert relative_change(before, logits(with_adapter(fold_gains(model), fitted, config), tokens)) <= 1e-12
 
@@ -150,7 +171,9 @@ def test_what_does_not_fold_by_itself_is_named():
         with pytest.raises(ValueError, match=f"{key} does not fold by itself; merge the adapter"):
             fold_lora(tensors, base, config=as_dict(config))
     _, tensors, config = adapt(model, target_modules=["o_proj"], use_dora=True)
-    assert all(torch.equal(t, tensors[k]) for k, t in fold_lora(tensors, model, config=as_dict(config)).items())
+    assert all(
+        torch.equal(t, tensors[k]) for k, t in fold_lora(tensors, model, config=as_dict(config)).items()
+    )
     _, tensors, config = adapt(tiny("gemma2"))
     with pytest.raises(ValueError, match=r"gemma2 cannot be folded \(post-norm\)"):
         fold_lora(tensors, tiny("gemma2"), config=as_dict(config))
@@ -165,7 +188,9 @@ def test_what_does_not_fold_by_itself_is_named():
 def test_a_folded_model_cannot_say_what_to_fold():
     model = fold_gains(tiny("llama"))
     _, tensors, config = adapt(model)
-    with pytest.raises(ValueError, match=r"all gains of this model are 1.*pass the model as it was before fold_gains"):
+    with pytest.raises(
+        ValueError, match=r"all gains of this model are 1.*pass the model as it was before fold_gains"
+    ):
         fold_lora(tensors, model, config=as_dict(config))
 
 
@@ -188,5 +213,7 @@ def test_magnitudes_and_gains_refuse_rotations():
         _, tensors, config = adapt(model, **options)
         with pytest.raises(ValueError, match=rf"{key} holds a magnitude.*'orthogonal'.*signed_permutation"):
             transport_lora(tensors, q, model, config=as_dict(config))
-    _, tensors, config = adapt(model, use_dora=True, target_modules=["q_proj"])  # a reader's rows keep their norms
+    _, tensors, config = adapt(
+        model, use_dora=True, target_modules=["q_proj"]
+    )  # a reader's rows keep their norms
     transport_lora(tensors, q, model, config=as_dict(config))

@@ -49,7 +49,9 @@ def test_a_file_says_what_was_done_to_it_and_is_not_folded_twice(tmp_path):
     fold_lora(tmp_path / "a", model, tmp_path / "folded")
     with pytest.raises(ValueError, match="folded was folded already"):
         fold_lora(tmp_path / "folded", model)
-    transport_lora(tmp_path / "folded", Orthogonal.random(D, generator()), fold_gains(model), tmp_path / "moved")
+    transport_lora(
+        tmp_path / "folded", Orthogonal.random(D, generator()), fold_gains(model), tmp_path / "moved"
+    )
     with safe_open(tmp_path / "moved" / "adapter_model.safetensors", "pt") as f:
         assert json.loads(f.metadata()["gaugeport"]) == {"fold_lora": "llama", "transport_lora": "orthogonal"}
     with pytest.raises(ValueError, match="moved was folded already"):
@@ -87,7 +89,9 @@ def test_nothing_is_written_on_errors(tmp_path):
     with pytest.raises(ValueError, match="truncated"):
         transport_lora(tmp_path / "a", signed(model), model, tmp_path / "out" / "b")
     (tmp_path / "a" / "adapter_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no adapter_model.safetensors in .*found: .*adapter_config.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no adapter_model.safetensors in .*found: .*adapter_config.json"
+    ):
         transport_lora(tmp_path / "a", signed(model), model, tmp_path / "out" / "b")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         transport_lora(tmp_path / "nowhere", signed(model), model, tmp_path / "out" / "b")
@@ -135,7 +139,9 @@ def test_modules_shapes_and_gauges_that_do_not_fit():
     q_proj = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     for key in (q_proj.replace("q_proj", "W_pack"), q_proj.replace("layers.0", "layers.7"), q_proj.replace(
             "lora_A", "lora_A.default"), "base_model.model.score.weight", q_proj.replace("self_attn.q_proj", "input_layernorm")):  # fmt: skip
-        with pytest.raises(ValueError, match=rf"{key} is on no module.*known: .*model.layers.\*.self_attn.q_proj"):
+        with pytest.raises(
+            ValueError, match=rf"{key} is on no module.*known: .*model.layers.\*.self_attn.q_proj"
+        ):
             transport_lora(tensors | {key: tensors[q_proj]}, g, model, config=settings)
     with pytest.raises(ValueError, match=r"lora_A.weight has shape \(3, 31\), expected axes"):
         transport_lora(tensors | {q_proj: torch.zeros(3, 31)}, g, model, config=settings)

@@ -109,7 +109,9 @@ def test_averages_are_weighted_sums_in_the_first_models_coordinates(family):
     a, b, c = model, apart(model, 1), apart(model, 2)
     g, h = signed(model, 1), signed(model, 2)
     weights = [0.5, 0.2, 0.3]
-    merged = merge([a, transport_model(b, g), transport_model(c, h)], [None, g.inverse(), h.inverse()], weights)
+    merged = merge(
+        [a, transport_model(b, g), transport_model(c, h)], [None, g.inverse(), h.inverse()], weights
+    )
     wanted = plain([a, b, c], weights)
     for name, p in merged.model.named_parameters():
         torch.testing.assert_close(p.detach(), wanted[name], rtol=0, atol=1e-14)
@@ -143,7 +145,9 @@ def test_the_ends_of_a_curve_and_beyond():
     torch.testing.assert_close(dict(end.named_parameters()), dict(b.named_parameters()), rtol=0, atol=1e-15)
     beyond = merge([a, b], [None, None], [-0.5, 1.5]).model
     wanted = plain([a, b], [-0.5, 1.5])
-    torch.testing.assert_close({n: p.detach() for n, p in beyond.named_parameters()}, wanted, rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        {n: p.detach() for n, p in beyond.named_parameters()}, wanted, rtol=0, atol=1e-14
+    )
 
 
 def test_unit_gains_stay_exactly_one_and_rotations_undo():
@@ -203,9 +207,13 @@ def test_what_does_not_change_the_function_may_differ():
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])
 def test_lengths_that_rotary_embeddings_look_at_are_compared(rope):
     scaling = {"rope_type": rope, "rope_theta": 1e4, "original_max_position_embeddings": 8}
-    scaling |= {"short_factor": [1.0] * 4, "long_factor": [1.0] * 4} if rope == "longrope" else {"factor": 2.0}
+    scaling |= (
+        {"short_factor": [1.0] * 4, "long_factor": [1.0] * 4} if rope == "longrope" else {"factor": 2.0}
+    )
     config = {"rope_parameters": scaling, "original_max_position_embeddings": 8}
-    a, b = (tiny("phi3" if rope == "longrope" else "llama", max_position_embeddings=n, **config) for n in (16, 64))
+    a, b = (
+        tiny("phi3" if rope == "longrope" else "llama", max_position_embeddings=n, **config) for n in (16, 64)
+    )
     tokens = torch.randint(3, 60, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert (a(tokens).logits - b(tokens).logits).abs().max() > 0.1, "equal parameters, another function"
@@ -240,7 +248,9 @@ def test_bad_requests_are_named():
     a, b = tiny("llama"), tiny("llama", 1)
     pair, none = [a, b], [None, None]
     for message, call in {
-        r"unknown merge method 'slerp'; allowed: average, task_arithmetic": lambda: merge(pair, none, method="slerp"),
+        r"unknown merge method 'slerp'; allowed: average, task_arithmetic": lambda: merge(
+            pair, none, method="slerp"
+        ),
         r"no models were given": lambda: merge([], []),
         r"2 models want 2 gauges, found 1": lambda: merge(pair, [None]),
         r"first gauge moves": lambda: merge(pair, [signed(a), None]),
@@ -251,7 +261,9 @@ def test_bad_requests_are_named():
         r"2 finite weights, found \[nan": lambda: merge(pair, none, [float("nan"), 1.0]),
         r"sum to 1, found \[1.0, 1.0\], which sum to 2.0": lambda: merge(pair, none, [1.0, 1.0]),
         r"width 31; the residual stream": lambda: merge(pair, [None, SignedPermutation.identity(31)]),
-        r"'orthogonal' is not in the exact group": lambda: merge(pair, [None, Orthogonal.random(D, generator())]),
+        r"'orthogonal' is not in the exact group": lambda: merge(
+            pair, [None, Orthogonal.random(D, generator())]
+        ),
         r"linear gauges only": lambda: merge(pair, [None, AffineGauge.random(D, generator())]),
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -33,7 +33,9 @@ def change(a, b, tokens):
 
 
 def moved_parameters(a, b):
-    return {n for (n, p), q in zip(a.named_parameters(), b.parameters(), strict=True) if not torch.equal(p, q)}
+    return {
+        n for (n, p), q in zip(a.named_parameters(), b.parameters(), strict=True) if not torch.equal(p, q)
+    }
 
 
 def nearby(model, size, seed=9):
@@ -61,7 +63,9 @@ def test_a_random_neuron_gauge_is_the_same_function(family):
     assert moved is not model
     assert change(model, moved, tokens) <= 1e-12
     patterns = {n.split(".mlp.")[1] for n in moved_parameters(model, moved)}
-    assert len(patterns) == len({n.split(".mlp.")[1] for n, _ in model.named_parameters() if ".mlp." in n}) - (
+    assert len(patterns) == len(
+        {n.split(".mlp.")[1] for n, _ in model.named_parameters() if ".mlp." in n}
+    ) - (
         family in ("gpt_neox", "gpt2", "llama")  # the bias written to the stream has no neuron axis
     )
 
@@ -191,7 +195,9 @@ def test_groups_and_their_members_both_move():
     assert len({tuple((g.blocks[0].perm % 2).tolist()) for g in drawn}) > 5
 
 
-@pytest.mark.parametrize("config", [{"num_key_value_heads": 1}, {"num_key_value_heads": 4}, {"num_hidden_layers": 3}])
+@pytest.mark.parametrize(
+    "config", [{"num_key_value_heads": 1}, {"num_key_value_heads": 4}, {"num_hidden_layers": 3}]
+)
 def test_other_groupings_and_depths(config):
     model = tiny("qwen2", **config).double()
     heads, neurons = HeadGauge.random(model, generator(1)), NeuronGauge.random(model, generator(1))

@@ -44,7 +44,9 @@ def states_of(optimizers):
 
 
 def carry(states, g, model, parts, **options):
-    return {r: transport_optimizer(s, g, model, names=parts[r], optimizer=r, **options) for r, s in states.items()}
+    return {
+        r: transport_optimizer(s, g, model, names=parts[r], optimizer=r, **options) for r, s in states.items()
+    }
 
 
 def resumed(recipe, model, states, batches):
@@ -56,7 +58,9 @@ def resumed(recipe, model, states, batches):
 
 
 def differing(a, b):
-    return [n for (n, p), q in zip(a.named_parameters(), b.parameters(), strict=True) if not torch.equal(p, q)]
+    return [
+        n for (n, p), q in zip(a.named_parameters(), b.parameters(), strict=True) if not torch.equal(p, q)
+    ]
 
 
 def signs_only(model, generator):
@@ -87,7 +91,9 @@ def five_steps(recipe, family="llama", dtype=torch.float32, **options):
 def test_signs_leave_five_steps_bit_equal(recipe):
     reference, moved, unsigned = five_steps(recipe)
     assert differing(reference, moved) == []
-    assert bool(differing(reference, unsigned)) == RECIPES[recipe].momentum  # control; no signed state, no difference
+    assert (
+        bool(differing(reference, unsigned)) == RECIPES[recipe].momentum
+    )  # control; no signed state, no difference
 
 
 @pytest.mark.parametrize("family", [t for t in MODEL_TYPES if t != "llama"])
@@ -178,7 +184,9 @@ def test_there_and_back_is_bit_equal_and_the_input_is_untouched(recipe):
 
 def test_steps_and_options_are_carried_over():
     model, batches, generator = setting()
-    optimizer = torch.optim.Adam([{"params": list(model.parameters()), "lr": 1e-3}], betas=(0.8, 0.9), fused=True)
+    optimizer = torch.optim.Adam(
+        [{"params": list(model.parameters()), "lr": 1e-3}], betas=(0.8, 0.9), fused=True
+    )
     train(model, {"adam": optimizer}, batches[:2])
     moved = transport_optimizer(optimizer.state_dict(), SignedPermutation.random(D, generator), model)
     assert moved["param_groups"] == optimizer.state_dict()["param_groups"]
@@ -212,7 +220,9 @@ def test_parameter_names_in_the_state_decide_over_the_models_order():
     g = SignedPermutation.random(D, generator)
     moved = transport_optimizer(optimizer.state_dict(), g, model)
     for index, (name, _) in enumerate(pairs):
-        assert torch.equal(moved["state"][index]["exp_avg"], as_its_parameter(g, model, name, optimizer)), name
+        assert torch.equal(moved["state"][index]["exp_avg"], as_its_parameter(g, model, name, optimizer)), (
+            name
+        )
 
 
 def test_frozen_parameters_are_skipped_in_the_default_order():
@@ -226,7 +236,9 @@ def test_frozen_parameters_are_skipped_in_the_default_order():
         moved = transport_optimizer(optimizer.state_dict(), g, model)["state"]
         assert moved.keys() == optimizer.state_dict()["state"].keys()
         for index, held in moved.items():
-            assert torch.equal(held["exp_avg"], as_its_parameter(g, model, names[index], optimizer)), names[index]
+            assert torch.equal(held["exp_avg"], as_its_parameter(g, model, names[index], optimizer)), names[
+                index
+            ]
 
 
 def test_one_optimizer_may_join_muon_and_adam():
@@ -269,7 +281,9 @@ def test_axes_of_factored_states():
     assert state_axes("vector", axes, 2) == axes and state_axes("gain", axes, 2) == ("none", "gain")
     assert state_axes("row", axes, 1) == ("none",) and state_axes("col", axes, 1) == ("gain",)
     assert state_axes("row", axes, 2) == ("none", "none") and state_axes("col", axes, 2) == ("none", "gain")
-    assert state_axes("row", axes[::-1], 2) == ("gain", "none") and state_axes("col", axes[::-1], 1) == ("none",)
+    assert state_axes("row", axes[::-1], 2) == ("gain", "none") and state_axes("col", axes[::-1], 1) == (
+        "none",
+    )
     assert state_shapes("row", (3, 5)) == [(3, 1), (3,)] and state_shapes("col", (3, 5)) == [(1, 5), (5,)]
     assert state_shapes("none", (3,)) == [] and state_shapes("gain", (3,)) == [(3,)]
 

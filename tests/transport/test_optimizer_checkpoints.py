@@ -67,7 +67,9 @@ def test_trainer_resumes_a_moved_checkpoint_and_follows_the_reference(run, tmp_p
     source, final = run
     g = signs(torch.Generator().manual_seed(2))
     transport_optimizer(source, g, out=tmp_path / "moved")
-    start = tiny_model("llama", torch.Generator().manual_seed(9))  # other weights: Trainer has to load the folder's
+    start = tiny_model(
+        "llama", torch.Generator().manual_seed(9)
+    )  # other weights: Trainer has to load the folder's
     resumed = transport_model(fit(start, tmp_path / "run", tmp_path / "moved"), g.inverse())
     assert all(torch.equal(p, q) for p, q in zip(resumed.parameters(), final.parameters(), strict=True))
 
@@ -109,7 +111,9 @@ def test_everything_else_in_the_folder_is_copied_as_it_is(run, tmp_path):
     for p, q in zip(load_model(tmp_path / "moved").parameters(), wanted.parameters(), strict=True):
         assert torch.equal(p, q)
     written = torch.load(tmp_path / "moved" / "optimizer.pt", weights_only=True)
-    assert written["param_groups"] == state["param_groups"] and [len(x["params"]) for x in written["param_groups"]] == [
+    assert written["param_groups"] == state["param_groups"] and [
+        len(x["params"]) for x in written["param_groups"]
+    ] == [
         16,
         5,
     ]
@@ -153,7 +157,9 @@ def test_names_are_in_trainers_order(family, tmp_path):
     optimizer = Trainer(model=model, args=arguments(tmp_path)).create_optimizer()
     by_tensor = {id(p): n for n, p in model.named_parameters()}
     assert len(optimizer.param_groups) == 2
-    assert trainer_names(model) == [by_tensor[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    assert trainer_names(model) == [
+        by_tensor[id(p)] for group in optimizer.param_groups for p in group["params"]
+    ]
 
 
 def test_an_optimizer_given_to_trainer_with_one_group_is_in_the_models_order(run, tmp_path):
@@ -240,7 +246,12 @@ def test_adapter_half_and_dropout_checkpoints(run, tmp_path):
     refused(source, tmp_path, ValueError, "dropout is on .*attention_dropout=0.1")
     (source / "config.json").write_text(json.dumps(config))
     load_model(source).to(torch.bfloat16).save_pretrained(source)
-    refused(source, tmp_path, ValueError, r"16-bit parameters or states: model.embed_tokens.weight \(torch.bfloat16\)")
+    refused(
+        source,
+        tmp_path,
+        ValueError,
+        r"16-bit parameters or states: model.embed_tokens.weight \(torch.bfloat16\)",
+    )
     (source / "adapter_config.json").write_text("{}")
     refused(source, tmp_path, ValueError, "checkpoint of an adapter .* transport_lora")
 

@@ -84,7 +84,9 @@ def test_the_chart_and_the_width_are_checked():
 # which optimizer
 
 
-@pytest.mark.parametrize("cls", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adamax, torch.optim.Adadelta])
+@pytest.mark.parametrize(
+    "cls", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adamax, torch.optim.Adadelta]
+)
 def test_other_optimizers_are_refused_with_the_list_of_known_ones(cls):
     model = tiny_model("llama", torch.Generator().manual_seed(0))
     optimizer = cls(model.parameters(), lr=1e-3)
@@ -147,7 +149,9 @@ def test_another_number_of_parameters():
 def test_a_missing_state():
     model, state = one("adamw")
     del state["state"][3]
-    with pytest.raises(ValueError, match=r"without a state, although others have one: model.layers.0.self_attn.v_proj"):
+    with pytest.raises(
+        ValueError, match=r"without a state, although others have one: model.layers.0.self_attn.v_proj"
+    ):
         transport_optimizer(state, G, model)
     model.model.layers[0].self_attn.v_proj.weight.requires_grad_(False)
     transport_optimizer(state, G, model, names=[n for n, _ in model.named_parameters()])
@@ -156,7 +160,9 @@ def test_a_missing_state():
 def test_names_that_do_not_exist_or_come_twice():
     model, state = one("adamw")
     names = [n for n, _ in model.named_parameters()]
-    with pytest.raises(ValueError, match=r"has no parameters module.lm_head.weight; it has model.embed_tokens.weight"):
+    with pytest.raises(
+        ValueError, match=r"has no parameters module.lm_head.weight; it has model.embed_tokens.weight"
+    ):
         transport_optimizer(state, G, model, names=[*names[:-1], "module.lm_head.weight"])
     with pytest.raises(ValueError, match=r"named or numbered twice: lm_head.weight"):
         transport_optimizer(state, G, model, names=[*names[1:], "lm_head.weight"])
@@ -165,7 +171,10 @@ def test_names_that_do_not_exist_or_come_twice():
 def test_several_groups_without_names():
     model, state = one("adamw")
     group = state["param_groups"][0]
-    state["param_groups"] = [{**group, "params": group["params"][:5]}, {**group, "params": group["params"][5:]}]
+    state["param_groups"] = [
+        {**group, "params": group["params"][:5]},
+        {**group, "params": group["params"][5:]},
+    ]
     with pytest.raises(ValueError, match=r"2 param_groups and no param_names.*names=.*trainer_names"):
         transport_optimizer(state, G, model)
 
@@ -225,7 +234,9 @@ def test_sixteen_bits():
     model, state = one("adamw")
     for held in state["state"].values():
         held["exp_avg"] = held["exp_avg"].bfloat16()
-    with pytest.raises(ValueError, match=r"16-bit .*exp_avg of parameter 0 \(torch.bfloat16\).*allow_half=True"):
+    with pytest.raises(
+        ValueError, match=r"16-bit .*exp_avg of parameter 0 \(torch.bfloat16\).*allow_half=True"
+    ):
         transport_optimizer(state, G, model)
     transport_optimizer(state, G, model, allow_half=True)
 

@@ -93,7 +93,11 @@ def test_every_architecture_of_sae_lens_has_rules():
 @pytest.mark.parametrize("mode", ["none", "constant_norm_rescale"])
 @pytest.mark.parametrize(("case", "config"), BOTH)
 def test_signs_alone_change_no_bit(case, config, mode):
-    sae, g, x = build(case, torch.float32, normalize_activations=mode, **config), signs_only(), tokens(torch.float32)
+    sae, g, x = (
+        build(case, torch.float32, normalize_activations=mode, **config),
+        signs_only(),
+        tokens(torch.float32),
+    )
     moved = transport_sae(sae, g)
     with torch.no_grad():
         assert bool(latents(sae, x).any())
@@ -236,7 +240,9 @@ def test_wide_tensors_take_the_fast_kernels_and_agree_with_act(dtype, group):
     # rotations sum in float64, over two threads perhaps in another order than over one: where nothing is rounded, it shows
     slack = d * torch.finfo(dtype).eps if group is Orthogonal and dtype == torch.float64 else 0.0
     for name, wanted in acted.items():
-        assert_close(getattr(moved, name), wanted, rtol=0, atol=slack, msg=lambda found, name=name: f"{name}: {found}")
+        assert_close(
+            getattr(moved, name), wanted, rtol=0, atol=slack, msg=lambda found, name=name: f"{name}: {found}"
+        )
 
 
 @pytest.mark.parametrize("case", CASES)

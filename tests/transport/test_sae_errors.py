@@ -107,7 +107,9 @@ def test_an_unknown_normalisation():
 def test_parameters_outside_the_rules():
     sae = standard()
     sae.W_extra = nn.Parameter(torch.zeros(D))
-    with pytest.raises(ValueError, match="W_extra matches no rule of the standard SAE; known: W_enc, W_dec, b_dec"):
+    with pytest.raises(
+        ValueError, match="W_extra matches no rule of the standard SAE; known: W_enc, W_dec, b_dec"
+    ):
         transport_sae(sae, element())
     del sae.W_extra
     sae.register_buffer("running_mean", torch.zeros(D))
@@ -149,7 +151,9 @@ def test_provenance_that_no_json_holds():
 
 def test_an_out_that_does_not_fit():
     sae = standard()
-    with pytest.raises(ValueError, match=r"out has no W_dec of shape \(64, 16\)|out has no b_dec of shape \(16,\)"):
+    with pytest.raises(
+        ValueError, match=r"out has no W_dec of shape \(64, 16\)|out has no b_dec of shape \(16,\)"
+    ):
         transport_sae(sae, element(), out=standard(d=20))
     with pytest.raises(ValueError, match=r"torch\.float32"):
         transport_sae(sae, element(), out=standard(dtype="bfloat16"))
@@ -191,10 +195,16 @@ def test_hooks_on_heads_and_neurons_are_invariant(hook, d):
     assert moved is not sae and type(moved) is StandardSAE
     assert all(torch.equal(v, sae.state_dict()[k]) for k, v in moved.state_dict().items())
     (record,) = moved.cfg.metadata["gaugeport"]
-    assert record["moved"] == [] and "input and output on heads or neurons" in record["note"] and hook in record["note"]
+    assert (
+        record["moved"] == []
+        and "input and output on heads or neurons" in record["note"]
+        and hook in record["note"]
+    )
 
 
-@pytest.mark.parametrize("named", [{"reshape_activations": "hook_z"}, {"metadata": SAEMetadata(hook_head_index=1)}])
+@pytest.mark.parametrize(
+    "named", [{"reshape_activations": "hook_z"}, {"metadata": SAEMetadata(hook_head_index=1)}]
+)
 def test_head_spaces_without_a_hook_name(named, tmp_path):
     sae, x = standard(**named), torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(0))
     with pytest.warns(UserWarning, match="heads or neurons"):
@@ -234,7 +244,9 @@ def test_transcoders_move_the_ends_on_the_stream(hooks, moved_axes):
     assert len(caught) == (0 if reads and writes else 1)
     for name in ("W_enc", "W_dec", "b_dec", "b_enc"):
         was = getattr(sae, name)
-        assert torch.equal(getattr(moved, name), g.act(was, moved_axes[name]) if name in moved_axes else was), name
+        assert torch.equal(
+            getattr(moved, name), g.act(was, moved_axes[name]) if name in moved_axes else was
+        ), name
     x = torch.randn(9, sae.cfg.d_in, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     with torch.no_grad():
         there, wanted = moved(g.act(x) if reads else x), g.act(sae(x)) if writes else sae(x)
@@ -247,7 +259,11 @@ def test_digests_name_the_content(tmp_path):
     perm = torch.arange(4)
     plain, signed = Permutation(perm), SignedPermutation(perm, torch.tensor([1, 1, 1, -1]))
     others = [plain, signed, GlobalSignPermutation(perm, -1), element(), element(seed=2), g]
-    others += [element(MeanPreservingOrthogonal), AffineGauge(g, torch.zeros(D)), AffineGauge(g, torch.ones(D))]
+    others += [
+        element(MeanPreservingOrthogonal),
+        AffineGauge(g, torch.zeros(D)),
+        AffineGauge(g, torch.ones(D)),
+    ]
     assert len({gauge_digest(e) for e in others}) == len(others)
     assert gauge_digest(Orthogonal(torch.eye(4))) == gauge_digest(
         Orthogonal(torch.eye(4).where(torch.eye(4) > 0, -0.0))

@@ -63,12 +63,20 @@ class Alignment:
         a direction loses the share ``lost_share(v, g, kept)`` of its squared length, a list the entries it names in
         ``dropped``. A model, SAE or optimizer state can only be moved whole, by the complete ``gauge``.
         """
-        return torch.ones_like(self.margin, dtype=torch.bool) if self.abstain is None else self.margin >= self.abstain
+        return (
+            torch.ones_like(self.margin, dtype=torch.bool)
+            if self.abstain is None
+            else self.margin >= self.abstain
+        )
 
     def provenance(self) -> dict[str, Any]:
         """What to keep beside a saved gauge: ``alignment.gauge.save(path, alignment.provenance())``."""
         names = ("group", "matcher", "evidence", "objective", "abstain")
-        return {**{k: getattr(self, k) for k in names}, "sites": list(self.sites), "kept": int(self.kept.sum())}
+        return {
+            **{k: getattr(self, k) for k in names},
+            "sites": list(self.sites),
+            "kept": int(self.kept.sum()),
+        }
 
 
 def align(
@@ -114,8 +122,12 @@ def align(
         raise ValueError(f"unknown evidence {evidence!r}; allowed: {', '.join(EVIDENCE)}")
     number = isinstance(abstain, int | float) and not isinstance(abstain, bool)
     if abstain is not None and not (number and math.isfinite(abstain)):
-        raise ValueError(f"abstain={abstain!r}; allowed: None, or a finite margin below which coordinates are left out")
-    chart, chart_b = check_comparable(model_a, model_b, vocabulary=evidence != "activations" and token_ids is None)
+        raise ValueError(
+            f"abstain={abstain!r}; allowed: None, or a finite margin below which coordinates are left out"
+        )
+    chart, chart_b = check_comparable(
+        model_a, model_b, vocabulary=evidence != "activations" and token_ids is None
+    )
     if tokenizers is not None:
         check_tokenizers(*tokenizers)
     # one of the two may have unit gains (a fresh base), hence the larger group: what they share is the smaller one
@@ -130,7 +142,9 @@ def align(
     parts: list[Tensor] = []
     if evidence in ("activations", "both"):
         if batches is None:
-            raise ValueError(f"evidence={evidence!r} needs batches of tokens; allowed without: evidence='weights'")
+            raise ValueError(
+                f"evidence={evidence!r} needs batches of tokens; allowed without: evidence='weights'"
+            )
         used = check_sites(sites, len(chart.blocks(model_a)))
         # rotations that fix the all-ones direction have a sign along it, to be read off the means
         mean_free = group != "mean_preserving_orthogonal"

@@ -149,8 +149,14 @@ def _range(w: np.ndarray) -> tuple[float, float]:
 
 def _permutation(columns: np.ndarray, n: int) -> np.ndarray:
     match = np.asarray(columns)
-    if match.shape != (n,) or match.dtype.kind not in "iu" or not np.array_equal(np.sort(match), np.arange(n)):
-        raise ValueError(f"columns has shape {match.shape}, dtype {match.dtype}; allowed: a permutation of range({n})")
+    if (
+        match.shape != (n,)
+        or match.dtype.kind not in "iu"
+        or not np.array_equal(np.sort(match), np.arange(n))
+    ):
+        raise ValueError(
+            f"columns has shape {match.shape}, dtype {match.dtype}; allowed: a permutation of range({n})"
+        )
     return match.astype(np.int64)
 
 
@@ -234,7 +240,9 @@ def _anneal(scaled: np.ndarray, kernel: np.ndarray, spread: float) -> np.ndarray
         previous, share = share, _reduce(scaled, g, kernel) / len(scaled)
         if share > ENOUGH or stage == STAGES or (stage > 1 and share < previous + 0.01):
             break
-        temperature = temperature / COOLING if stage else spread / (4 if share < 0.5 else 32)  # hot when contested
+        temperature = (
+            temperature / COOLING if stage else spread / (4 if share < 0.5 else 32)
+        )  # hot when contested
         g -= temperature * _sweep(kernel, temperature)
     return g
 

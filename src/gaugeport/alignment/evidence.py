@@ -81,7 +81,10 @@ def pair_moments(
     wanted = check_sites(sites, len(charts[names[0]].blocks(models[names[0]])))
     streams = {(p, s): MomentStream(f"{p[0]} at {s}", f"{p[1]} at {s}") for p in pairs for s in wanted}
     for batch in batches:
-        rows = {name: streams_at(models[name], charts[name], batch, wanted, skip_first, mean_free) for name in names}
+        rows = {
+            name: streams_at(models[name], charts[name], batch, wanted, skip_first, mean_free)
+            for name in names
+        }
         for (a, b), site in streams:
             streams[(a, b), site].update(rows[a][site], rows[b][site])
     found = {pair: {site: streams[pair, site].result() for site in wanted} for pair in pairs}
@@ -89,7 +92,8 @@ def pair_moments(
     tokens, width = next(iter(found[pairs[0]].values())).n, charts[names[0]].width
     if tokens < width:
         warnings.warn(
-            f"only {tokens} tokens for {width} coordinates: correlations are noisy and margins unreliable", stacklevel=2
+            f"only {tokens} tokens for {width} coordinates: correlations are noisy and margins unreliable",
+            stacklevel=2,
         )
     if not whiten:
         return found
@@ -146,7 +150,9 @@ def weight_evidence(
     check_movable(chart, model_a)
     check_movable(chart_b, model_b)
     if chart.tied != chart_b.tied:
-        raise ValueError(f"A and B must both tie their embeddings or neither: A {chart.tied}, B {chart_b.tied}")
+        raise ValueError(
+            f"A and B must both tie their embeddings or neither: A {chart.tied}, B {chart_b.tied}"
+        )
     weights_a, weights_b = dict(model_a.named_parameters()), dict(model_b.named_parameters())
     total, count = torch.zeros(chart.width, chart.width, dtype=torch.float64), 0
     used = {side: torch.zeros(chart.width, dtype=torch.bool) for side in "AB"}

@@ -61,7 +61,9 @@ class Moments:
 
         Rows and columns of constant coordinates are zero (:meth:`constant` names them).
         """
-        scale_a, scale_b = (torch.where(s > 0, s, 1.0).rsqrt() * (s > 0) for s in (self.square_a, self.square_b))
+        scale_a, scale_b = (
+            torch.where(s > 0, s, 1.0).rsqrt() * (s > 0) for s in (self.square_a, self.square_b)
+        )
         corr = self.cross * scale_b[:, None] * scale_a
         dead_a, dead_b = self.constant()
         corr[:, dead_a] = 0.0
@@ -108,7 +110,9 @@ class MomentStream:
         Raises ``ValueError`` on rows that do not pair or are not finite, naming the side and the coordinates.
         """
         if a.dim() != 2 or b.dim() != 2 or len(a) != len(b):
-            raise ValueError(f"paired rows must be [n, d] with one n, found {tuple(a.shape)} and {tuple(b.shape)}")
+            raise ValueError(
+                f"paired rows must be [n, d] with one n, found {tuple(a.shape)} and {tuple(b.shape)}"
+            )
         if len(a) == 0:
             return
         with torch.autocast(a.device.type, enabled=False):  # sums of products are worth float32
@@ -139,7 +143,9 @@ class MomentStream:
         buffer = self._buffers.get(side)
         if buffer is None or buffer.shape != rows.shape or buffer.device != rows.device:
             buffer = self._buffers[side] = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
-        return torch.sub(rows, shift, out=buffer) if rows.dtype == torch.float32 else buffer.copy_(rows - shift)
+        return (
+            torch.sub(rows, shift, out=buffer) if rows.dtype == torch.float32 else buffer.copy_(rows - shift)
+        )
 
     def _combined(self) -> Moments | None:
         if self._segment is None:
@@ -169,7 +175,9 @@ class _Segment:
         shape, device = (b.shape[1], a.shape[1]), a.device
         zeros = [(torch.zeros(t.shape[1], dtype=torch.float64, device=device),) * 2 for t in (a, b)]
         fast = torch.zeros(shape, dtype=torch.float32, device=device)
-        return cls(shift_a, shift_b, 0, 0, list(zeros), fast, torch.zeros(shape, dtype=torch.float64, device=device))
+        return cls(
+            shift_a, shift_b, 0, 0, list(zeros), fast, torch.zeros(shape, dtype=torch.float64, device=device)
+        )
 
     def strays(self, n: int, sums: list[tuple[Tensor, Tensor]]) -> bool:
         """Whether with this chunk the mean leaves the shift so far that float32 products about it lose digits."""
@@ -179,7 +187,9 @@ class _Segment:
         for shift, (total, square), (seen, seen_square) in zip(shifts, sums, self.sums, strict=True):
             mean = (total + seen) / rows
             variance = (square + seen_square) / rows - mean * mean
-            rounding = CONSTANT * shift.to(torch.float64) ** 2  # a constant is many of its zero deviations off its mean
+            rounding = (
+                CONSTANT * shift.to(torch.float64) ** 2
+            )  # a constant is many of its zero deviations off its mean
             if bool((mean.abs() > STRAY * torch.maximum(variance, rounding).sqrt()).any()):
                 return True
         return False

@@ -55,13 +55,17 @@ class Certificate:
         if not self.degenerate:
             return ""
         many = sum(len(s) for s in self.degenerate)
-        counts = f"{len(self.degenerate)} set(s) of coordinates, {many} of {self.width} in all, the largest of "
+        counts = (
+            f"{len(self.degenerate)} set(s) of coordinates, {many} of {self.width} in all, the largest of "
+        )
         counts += f"{len(self.degenerate[0])}, have the same signed gain in every norm"
         if self.group in ("orthogonal", "mean_preserving_orthogonal"):
             return f"{counts}: all gains are 1, which is what the group {self.group} says already"
         if self.norm == "layer":
             return f"{counts}: the group also holds the rotations within a set that fix its sum (sets of 3 or more)"
-        return f"{counts}: the group is larger than {self.group}, every rotation within a set is exact as well"
+        return (
+            f"{counts}: the group is larger than {self.group}, every rotation within a set is exact as well"
+        )
 
     def __str__(self) -> str:
         gains = "gains all 1" if self.folded else "gains in place"
@@ -84,7 +88,10 @@ class Certificate:
 
 
 def certify(
-    model: nn.Module, generator: torch.Generator | None = None, elements: int = 3, tokens: Tensor | None = None
+    model: nn.Module,
+    generator: torch.Generator | None = None,
+    elements: int = 3,
+    tokens: Tensor | None = None,
 ) -> Certificate:
     """Measure the chart's group on ``model``, which is left untouched (a working copy is made, dropout is off).
 

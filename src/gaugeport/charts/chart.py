@@ -133,7 +133,9 @@ def chart_of(model: nn.Module) -> Chart:
     config: Any = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     if model_type is None:
-        raise ValueError(f"{type(model).__name__} has no config.model_type; a transformers causal LM is wanted")
+        raise ValueError(
+            f"{type(model).__name__} has no config.model_type; a transformers causal LM is wanted"
+        )
     family = family_of(model_type)
     width = int(config.hidden_size)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -148,7 +150,9 @@ def chart_of(model: nn.Module) -> Chart:
         first = next(n for n, p in model.named_parameters() if p is model.get_parameter(alias))
         shared = rules[first]
         if rule is not None and shared is not None and rule.axes != shared.axes:
-            problems.append(f"{alias} shares its tensor with {first}, but their axes are {rule.axes} and {shared.axes}")
+            problems.append(
+                f"{alias} shares its tensor with {first}, but their axes are {rule.axes} and {shared.axes}"
+            )
     if problems:
         lines = "\n  ".join(problems)
         raise ValueError(
@@ -215,7 +219,9 @@ def _check_shape(name: str, rule: Rule, shape: tuple[int, ...], width: int, prob
         kind == "none" or n == width for kind, n in zip(rule.axes, shape, strict=True)
     )
     if not fits:
-        problems.append(f"{name} has shape {shape}, expected axes {rule.axes} with every vector and gain axis {width}")
+        problems.append(
+            f"{name} has shape {shape}, expected axes {rule.axes} with every vector and gain axis {width}"
+        )
 
 
 def _gains_are_one(family: Family, rules: dict[str, Rule], tensors: dict[str, torch.Tensor]) -> bool:

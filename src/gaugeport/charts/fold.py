@@ -109,7 +109,9 @@ def _refuse_overflow(chart: Chart, model: nn.Module) -> None:
     }
     found = ", ".join(f"{name} ({n})" for name, n in lost.items() if n)
     if found:
-        raise ValueError(f"folded, these are beyond what float16 holds (entries): {found}; load the model in float32")
+        raise ValueError(
+            f"folded, these are beyond what float16 holds (entries): {found}; load the model in float32"
+        )
 
 
 def _untie(chart: Chart, model: Any) -> None:

@@ -45,7 +45,11 @@ FAMILY = Family(
         Rule("model.norm.weight", ("gain",), "gain", norm="model.norm"),
         Rule("lm_head.weight", ("none", "vector"), "unembed", norm="model.norm"),
         Rule("model.embed_tokens.embed_scale", (), "invariant"),
-        Rule("model.rotary_emb.{,full_attention_,sliding_attention_}{,original_}inv_freq", ("none",), "invariant"),
+        Rule(
+            "model.rotary_emb.{,full_attention_,sliding_attention_}{,original_}inv_freq",
+            ("none",),
+            "invariant",
+        ),
     ),
     neurons=(
         ("model.layers.*.mlp.{gate,up}_proj.weight", 0),

@@ -16,7 +16,9 @@ FAMILY = Family(
     unembedding="lm_head",
     rules=(
         Rule("gpt_neox.embed_in.weight", ("none", "vector"), "embed"),
-        Rule("gpt_neox.layers.*.attention.query_key_value.weight", ("none", "vector"), "read", norm=ATTN_NORM),
+        Rule(
+            "gpt_neox.layers.*.attention.query_key_value.weight", ("none", "vector"), "read", norm=ATTN_NORM
+        ),
         Rule("gpt_neox.layers.*.attention.query_key_value.bias", ("none",), "invariant"),
         Rule("gpt_neox.layers.*.attention.dense.weight", ("vector", "none"), "write"),
         Rule("gpt_neox.layers.*.attention.dense.bias", ("vector",), "write_bias"),

@@ -26,7 +26,9 @@ class AffineGauge(Element):
     def __post_init__(self) -> None:
         shift = torch.as_tensor(self.shift).detach().cpu().to(torch.float64, copy=True)
         if isinstance(self.linear, AffineGauge) or not isinstance(self.linear, Element):
-            raise ValueError(f"the linear part must be a linear gauge element, found {type(self.linear).__name__}")
+            raise ValueError(
+                f"the linear part must be a linear gauge element, found {type(self.linear).__name__}"
+            )
         if shift.shape != (self.linear.size,):
             raise ValueError(f"shift must have {self.linear.size} entries, found shape {tuple(shift.shape)}")
         if not bool(torch.isfinite(shift).all()):

@@ -40,8 +40,16 @@ def compose(g: Element, h: Element) -> Any:
     if g.size != h.size:
         raise ValueError(f"cannot compose gauges of widths {g.size} and {h.size}")
     if isinstance(g, AffineGauge) or isinstance(h, AffineGauge):
-        gl, gs = (g.linear, g.shift) if isinstance(g, AffineGauge) else (g, torch.zeros(g.size, dtype=torch.float64))
-        hl, hs = (h.linear, h.shift) if isinstance(h, AffineGauge) else (h, torch.zeros(h.size, dtype=torch.float64))
+        gl, gs = (
+            (g.linear, g.shift)
+            if isinstance(g, AffineGauge)
+            else (g, torch.zeros(g.size, dtype=torch.float64))
+        )
+        hl, hs = (
+            (h.linear, h.shift)
+            if isinstance(h, AffineGauge)
+            else (h, torch.zeros(h.size, dtype=torch.float64))
+        )
         return AffineGauge(compose(gl, hl), gl.act(hs) + gs)  # type: ignore[attr-defined]
     joint = smallest_common_group(g, h)
     if issubclass(joint, SignedPermutation):

@@ -65,7 +65,9 @@ class Element:
 
         element = load(path, width)
         if type(element) is not cls:
-            raise ValueError(f"{path} holds an element of group {element.group!r}; {cls.__name__} wants {cls.group!r}")
+            raise ValueError(
+                f"{path} holds an element of group {element.group!r}; {cls.__name__} wants {cls.group!r}"
+            )
         return element
 
 

@@ -29,7 +29,9 @@ def load(path: str | Path, width: int | None = None) -> Element:
         raise ValueError(f"{path} is not a readable safetensors file: {e}") from e
     group = metadata.get("gaugeport_group")
     if group not in GROUPS:
-        raise ValueError(f"{path} is no gauge file: group {group!r} in its metadata; allowed: {', '.join(GROUPS)}")
+        raise ValueError(
+            f"{path} is no gauge file: group {group!r} in its metadata; allowed: {', '.join(GROUPS)}"
+        )
     element: Element
     try:
         if group == "affine":
@@ -38,9 +40,13 @@ def load(path: str | Path, width: int | None = None) -> Element:
         else:
             element = GROUPS[group](**tensors)
     except (KeyError, TypeError) as e:
-        raise ValueError(f"{path} is no complete gauge file of group {group!r}: it holds {sorted(tensors)}") from e
+        raise ValueError(
+            f"{path} is no complete gauge file of group {group!r}: it holds {sorted(tensors)}"
+        ) from e
     if width is not None and element.size != width:
-        raise ValueError(f"{path} holds a gauge of width {element.size}; the model's residual width is {width}")
+        raise ValueError(
+            f"{path} holds a gauge of width {element.size}; the model's residual width is {width}"
+        )
     return element
 
 

@@ -26,8 +26,14 @@ class SignedPermutation(Element):
         perm = torch.as_tensor(self.perm).detach().cpu()
         sign = torch.as_tensor(self.sign).detach().cpu()
         integers = not perm.is_floating_point() and perm.dtype != torch.bool
-        if perm.dim() != 1 or not integers or not torch.equal(perm.sort().values.long(), torch.arange(len(perm))):
-            raise ValueError(f"perm must be a permutation of 0..d-1 as an integer vector, found {describe(perm)}")
+        if (
+            perm.dim() != 1
+            or not integers
+            or not torch.equal(perm.sort().values.long(), torch.arange(len(perm)))
+        ):
+            raise ValueError(
+                f"perm must be a permutation of 0..d-1 as an integer vector, found {describe(perm)}"
+            )
         if sign.shape != perm.shape or sign.dtype == torch.bool or not bool((sign.abs() == 1).all()):
             raise ValueError(f"sign must be a vector of {len(perm)} entries +1 or -1, found {describe(sign)}")
         # copies: a frozen value must not change with the tensor it was made from

@@ -26,7 +26,9 @@ class Orthogonal(Element):
             raise ValueError(f"an orthogonal matrix is square, found shape {tuple(q.shape)}")
         error = float((q @ q.T - torch.eye(len(q), dtype=q.dtype)).abs().max()) if len(q) else 0.0
         if not error <= ORTHOGONALITY_TOLERANCE:
-            raise ValueError(f"matrix is not orthogonal: max|QQ'-I| = {error:.2g}, allowed {ORTHOGONALITY_TOLERANCE}")
+            raise ValueError(
+                f"matrix is not orthogonal: max|QQ'-I| = {error:.2g}, allowed {ORTHOGONALITY_TOLERANCE}"
+            )
         object.__setattr__(self, "matrix", q)
 
     @property

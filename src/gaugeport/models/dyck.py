@@ -74,7 +74,9 @@ def wide(z: Tensor) -> Tensor:
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
     """−log p of the true labels in nats, float[b, t, 3]; 0 on padding. Logits [b, t, 51], labels int64[b, t, 3]."""
     parts = [
-        functional.cross_entropy(wide(z).movedim(-1, 1), labels[..., k], ignore_index=IGNORED, reduction="none")
+        functional.cross_entropy(
+            wide(z).movedim(-1, 1), labels[..., k], ignore_index=IGNORED, reduction="none"
+        )
         for k, z in enumerate(by_head(logits))
     ]
     return torch.stack(parts, -1)
@@ -104,7 +106,8 @@ class DyckAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
-            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
         )
         z = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o_proj(z.transpose(1, 2).flatten(-2))

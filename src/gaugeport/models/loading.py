@@ -93,7 +93,12 @@ def quiet() -> None:
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype | str:
     """A floating torch dtype from itself or its name; ``"auto"`` passes. Raises ``ValueError`` naming the allowed."""
-    allowed = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    allowed = {
+        "float64": torch.float64,
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }
     if dtype == "auto" or dtype in allowed.values():
         return dtype
     if isinstance(dtype, str) and dtype.removeprefix("torch.") in allowed:
@@ -112,7 +117,12 @@ def local_folder(path_or_id: str | Path) -> Path | None:
     if path.exists():
         raise ValueError(f"{path} is a file; a model is a folder holding config.json and its weights")
     text = str(path_or_id)
-    if isinstance(path_or_id, Path) or path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
+    if (
+        isinstance(path_or_id, Path)
+        or path.is_absolute()
+        or text.startswith((".", "~"))
+        or text.count("/") > 1
+    ):
         raise FileNotFoundError(f"no model folder at {path} (a hub id looks like 'owner/name')")
     return None
 
@@ -147,7 +157,9 @@ def check_folder(folder: Path) -> None:
             held = check_safetensors(folder / shard)
             lacking = sorted(k for k, s in shards.items() if s == shard and k not in held)
             if lacking:
-                raise ValueError(f"{folder / shard} lacks tensors that the index places in it: {_some(lacking)}")
+                raise ValueError(
+                    f"{folder / shard} lacks tensors that the index places in it: {_some(lacking)}"
+                )
 
 
 def check_safetensors(path: Path) -> set[str]:
@@ -160,7 +172,9 @@ def check_safetensors(path: Path) -> set[str]:
         start = f.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= size - 8:
-            raise ValueError(f"{path} is truncated or no safetensors file: {size} bytes, header of {length} announced")
+            raise ValueError(
+                f"{path} is truncated or no safetensors file: {size} bytes, header of {length} announced"
+            )
         try:
             header = json.loads(f.read(length))
             ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]

@@ -41,11 +41,15 @@ def run(context: typer.Context) -> None:
 def tables(
     ids: Annotated[list[str] | None, typer.Argument(help="Table ids or names; all when omitted.")] = None,
     profile: Profile = "mini",
-    run: Annotated[bool, typer.Option(help="Run what is missing first; --no-run tabulates what is there.")] = True,
+    run: Annotated[
+        bool, typer.Option(help="Run what is missing first; --no-run tabulates what is there.")
+    ] = True,
     headline: Annotated[
         bool, typer.Option(help="Only the headline jobs: one model, one training seed per claim.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs and an estimate; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the jobs and an estimate; run nothing.")
+    ] = False,
     processes: Annotated[int | None, typer.Option(help="Jobs side by side; all cores when omitted.")] = None,
     launcher: Annotated[
         str | None, typer.Option(help="One of Hydra's launchers instead: joblib, submitit_slurm, ray, …")
@@ -72,7 +76,9 @@ def tables(
 
 @app.command()
 def status(
-    what: Annotated[list[str] | None, typer.Argument(help="Tables and sweeps; all of them when omitted.")] = None,
+    what: Annotated[
+        list[str] | None, typer.Argument(help="Tables and sweeps; all of them when omitted.")
+    ] = None,
     profile: Profile = "mini",
     set_: Set = None,
 ) -> None:
@@ -118,7 +124,8 @@ def _end(text: str, failures: list) -> None:
         console.print(f"FAILED {failure}", style="red", markup=False)
     if failures:
         console.print(
-            f"{len(failures)} failed; the same command runs again what is not done, and only that", style="red"
+            f"{len(failures)} failed; the same command runs again what is not done, and only that",
+            style="red",
         )
         raise typer.Exit(1)
 
@@ -134,7 +141,9 @@ def main() -> None:
         if e.errno != errno.ENOSPC:
             raise
         console.print(
-            f"error: {e}: the disk is full; free some of it and give the same command", style="red", markup=False
+            f"error: {e}: the disk is full; free some of it and give the same command",
+            style="red",
+            markup=False,
         )
         raise SystemExit(2) from e
 

@@ -14,7 +14,9 @@ def data_dir(name: str) -> Path:
     for folder in (PACKAGE / name, PACKAGE.parent.parent / name):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"this installation of gaugeport has no {name}/ folder; install the wheel or a checkout")
+    raise FileNotFoundError(
+        f"this installation of gaugeport has no {name}/ folder; install the wheel or a checkout"
+    )
 
 
 def experiment_module(name: str) -> ModuleType:

@@ -116,7 +116,9 @@ def _check_batch(model: nn.Module, chart: Chart, batch: Any) -> None:
         given = batch.get(key)
         if key in batch and (not isinstance(given, Tensor) or given.dim() != 2):
             shape = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else ""
-            raise TypeError(f"{key} of a batch has to be a tensor [b, t], found a {type(given).__name__}{shape}")
+            raise TypeError(
+                f"{key} of a batch has to be a tensor [b, t], found a {type(given).__name__}{shape}"
+            )
     known, ids = len(chart.embedding(model).weight), batch["input_ids"]  # type: ignore[arg-type]
     if ids.numel() and int(ids.max()) >= known:
         raise ValueError(f"the batches hold token id {int(ids.max())}; this model has 0 to {known - 1}")

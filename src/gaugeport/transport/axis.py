@@ -53,7 +53,9 @@ class InPlace:
             self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         if self._pool is not None:
             self._pool.shutdown()
             torch.set_num_threads(self._restore)
@@ -76,7 +78,13 @@ class InPlace:
             return
         g = self.g
         large = x.dim() == 2 and x.numel() >= SMALL and x.device.type == "cpu"
-        if large and axes == (0,) and isinstance(g, SignedPermutation) and x.is_contiguous() and out.is_contiguous():
+        if (
+            large
+            and axes == (0,)
+            and isinstance(g, SignedPermutation)
+            and x.is_contiguous()
+            and out.is_contiguous()
+        ):
             self._rows_into(x, out)
         elif len(axes) > 1 and isinstance(g, Orthogonal):
             out.copy_(g.act(g.act(x.double(), axes[0]), axes[1]))
@@ -88,7 +96,9 @@ class InPlace:
     def _move(self, x: Tensor, axis: int, signed: bool) -> None:
         g = self.g
         if x.dim() == 0 or not -x.dim() <= axis < x.dim() or x.shape[axis] != g.size:
-            raise ValueError(f"axis {axis} of a tensor of shape {tuple(x.shape)} is not the gauge's width {g.size}")
+            raise ValueError(
+                f"axis {axis} of a tensor of shape {tuple(x.shape)} is not the gauge's width {g.size}"
+            )
         axis %= x.dim()
         plain = g.act if signed else g.act_gain
         if isinstance(g, Orthogonal):
@@ -170,7 +180,9 @@ class InPlace:
             n = len(block) // 2
             packed, moved = words[0, :n], words[1, :n]
             packed.copy_(block[:n])
-            moved.copy_(block[n:].view(torch.uint16))  # zero-extended: adding it borrows nothing from the upper half
+            moved.copy_(
+                block[n:].view(torch.uint16)
+            )  # zero-extended: adding it borrows nothing from the upper half
             torch.add(moved, packed, alpha=1 << 16, out=packed).bitwise_xor_(both)
             torch.index_select(packed.view(torch.float32), 1, perm, out=moved.view(torch.float32))
             block[n:].copy_(moved)
@@ -198,7 +210,11 @@ class InPlace:
         g = self.g
         assert isinstance(g, SignedPermutation)
         bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-        rows, into, flips = x.view(bits), out.view(bits), (g.sign < 0).to(bits)[:, None] << 8 * x.element_size() - 1
+        rows, into, flips = (
+            x.view(bits),
+            out.view(bits),
+            (g.sign < 0).to(bits)[:, None] << 8 * x.element_size() - 1,
+        )
         step = max(1, (1 << 21) // (x[0].numel() * x.element_size()))
 
         def gather(thread: int, start: int, stop: int) -> None:

@@ -46,7 +46,9 @@ def transport_magnitude(m: Tensor, g: Element, axis: int = -1, *, out: Tensor | 
             f"a magnitude has no image under a gauge of group {g.group!r}, whose shift changes absolute values and "
             "products; allowed groups: permutation, global_sign_permutation, signed_permutation (variances: pass g.linear)"
         )
-    return _moved(m, coordinatewise(g, "a magnitude (product, absolute value, variance)"), axis, out, signed=False)
+    return _moved(
+        m, coordinatewise(g, "a magnitude (product, absolute value, variance)"), axis, out, signed=False
+    )
 
 
 def lost_share(v: Tensor, g: Element, kept: Tensor, axis: int = -1) -> Tensor:
@@ -96,7 +98,9 @@ def _moved(v: Tensor, g: LinearGauge, axis: int, out: Tensor | None, signed: boo
             f"a tensor of shape {tuple(v.shape)} has no axis {axis}; the gauge wants one of width {g.size}"
         )
     if v.shape[axis] != g.size:
-        raise ValueError(f"axis {axis} of {tuple(v.shape)} has width {v.shape[axis]}; the gauge has width {g.size}")
+        raise ValueError(
+            f"axis {axis} of {tuple(v.shape)} has width {v.shape[axis]}; the gauge has width {g.size}"
+        )
     if out is None:
         out = torch.empty_like(v, requires_grad=False)
     elif (out.shape, out.dtype, out.device) != (v.shape, v.dtype, v.device):

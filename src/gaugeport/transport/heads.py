@@ -35,7 +35,10 @@ HEADS: dict[str, tuple[Part, ...]] = {
         Part(f"{_ATTENTION}.q_norm.weight", 0, "q"),  # spans all heads
         Part(f"{_ATTENTION}.k_norm.weight", 0, "kv"),
     ),
-    "phi3": (Part(f"{_ATTENTION}.qkv_proj.weight", 0, "q kv kv"), Part(f"{_ATTENTION}.o_proj.weight", 1, "q")),
+    "phi3": (
+        Part(f"{_ATTENTION}.qkv_proj.weight", 0, "q kv kv"),
+        Part(f"{_ATTENTION}.o_proj.weight", 1, "q"),
+    ),
     "dyck": _SEPARATE,
     "gpt_neox": (
         Part("gpt_neox.layers.*.attention.query_key_value.{weight,bias}", 0, "qkv"),
@@ -92,7 +95,9 @@ class HeadGauge:
 
     def after(self, first: HeadGauge) -> Self:
         """The gauge that applies ``first`` and then this one."""
-        return type(self)(tuple(compose(g, h) for g, h in zip(self.blocks, first.blocks, strict=True)), self.groups)
+        return type(self)(
+            tuple(compose(g, h) for g, h in zip(self.blocks, first.blocks, strict=True)), self.groups
+        )
 
     def key_values(self, block: int) -> Permutation:
         """What the key/value heads of a block do."""
@@ -133,7 +138,9 @@ def match_heads(model_a: nn.Module, model_b: nn.Module) -> HeadGauge:
     chart, _ = check_comparable(model_a, model_b)
     heads, shared = counts = _counts(model_a)
     if counts != _counts(model_b):
-        raise ValueError(f"A and B must have the same query and key/value heads: {counts} and {_counts(model_b)}")
+        raise ValueError(
+            f"A and B must have the same query and key/value heads: {counts} and {_counts(model_b)}"
+        )
     found = []
     for block in range(len(chart.blocks(model_a))):
         score = {"q": torch.zeros(heads, heads), "kv": torch.zeros(shared, shared)}
@@ -167,7 +174,9 @@ def _joined(outer: Tensor, inner: list[Tensor]) -> Permutation:
 
 def _parts(chart: Chart) -> tuple[Part, ...]:
     if chart.family.name not in HEADS:
-        raise ValueError(f"the head axes of family {chart.family.name!r} are not declared; known: {', '.join(HEADS)}")
+        raise ValueError(
+            f"the head axes of family {chart.family.name!r} are not declared; known: {', '.join(HEADS)}"
+        )
     return HEADS[chart.family.name]
 
 

@@ -27,7 +27,9 @@ class MovedIndices:
     dropped: Tensor
 
 
-def transport_indices(indices: Tensor | Sequence[int], g: Element, *, kept: Tensor | None = None) -> MovedIndices:
+def transport_indices(
+    indices: Tensor | Sequence[int], g: Element, *, kept: Tensor | None = None
+) -> MovedIndices:
     """Index ``j`` of A is index ``argsort(perm)[j]`` of B; its sign is kept beside.
 
     ``indices`` are distinct integers in ``0 … d-1``, a vector or a list. ``kept`` bool[d] marks the coordinates of B
@@ -57,9 +59,13 @@ def _checked(indices: Tensor | Sequence[int], d: int) -> Tensor:
             raise TypeError(f"indices must be integers, found {wrong[:6]}")
         indices = torch.tensor(indices, dtype=torch.int64)
     if not isinstance(indices, Tensor):
-        raise TypeError(f"indices must be a torch tensor or a list of integers, found {type(indices).__name__}")
+        raise TypeError(
+            f"indices must be a torch tensor or a list of integers, found {type(indices).__name__}"
+        )
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-        raise TypeError(f"indices must be integers, found {indices.dtype} starting {indices.flatten()[:6].tolist()}")
+        raise TypeError(
+            f"indices must be integers, found {indices.dtype} starting {indices.flatten()[:6].tolist()}"
+        )
     if indices.dim() != 1:
         raise ValueError(f"indices must be one list, found shape {tuple(indices.shape)}")
     found = indices.to(torch.int64)

@@ -139,7 +139,9 @@ def fold_lora(
     """
     tensors, settings, past = _read(source, config)
     if "fold_lora" in past:
-        raise ValueError(f"{source} was folded already (its file says so): fold the adapter as it was trained")
+        raise ValueError(
+            f"{source} was folded already (its file says so): fold the adapter as it was trained"
+        )
     chart = chart_of(model)
     if not chart.foldable:
         raise ValueError(
@@ -162,7 +164,9 @@ def fold_lora(
             or (settings.get("ensure_weight_tying") and rule.role in ("embed", "unembed"))
         )
         if rule.role == "gain" or dora or tied:
-            raise ValueError(f"{key} does not fold by itself; merge the adapter into the model, then fold_gains")
+            raise ValueError(
+                f"{key} does not fold by itself; merge the adapter into the model, then fold_gains"
+            )
         norm = rule.norm_of(target)
         if norm is None or "vector" not in axes:
             continue
@@ -171,10 +175,14 @@ def fold_lora(
             [chart.width if kind == "vector" else 1 for kind in axes]
         )
         if rule.role == "norm_bias" and bool((gain == 0).any()):
-            raise ValueError(f"{key} cannot be folded: {norm} has gains of exactly 0, and the bias becomes β/γ")
+            raise ValueError(
+                f"{key} cannot be folded: {norm} has gains of exactly 0, and the bias becomes β/γ"
+            )
         folded[key].copy_(wide / gain if rule.role == "norm_bias" else wide * gain)
         if not bool(torch.isfinite(folded[key]).all()) and bool(torch.isfinite(wide).all()):
-            raise ValueError(f"{key}, folded, is beyond what {tensor.dtype} holds: load the adapter in float32")
+            raise ValueError(
+                f"{key}, folded, is beyond what {tensor.dtype} holds: load the adapter in float32"
+            )
     _write(folded, settings, out, {**past, "fold_lora": chart.model_type}, base_name)
     return folded
 
@@ -197,7 +205,9 @@ def _rule(chart: Chart, key: str) -> tuple[Rule, str, str | None]:
     found = _PART.fullmatch(name)
     target, part = (f"{found[1]}.weight", found[2]) if found else (name, None)
     rule = chart.rules.get(target)
-    if rule is None and chart.tied and target == f"{chart.family.unembedding}.weight":  # a tied tensor's second name
+    if (
+        rule is None and chart.tied and target == f"{chart.family.unembedding}.weight"
+    ):  # a tied tensor's second name
         rule = next(r for r in chart.family.rules if r.match(target) is not None)
     if rule is None or (part is not None and rule.role not in ROLES):
         matrices = [n.removesuffix(".weight") for n, r in chart.rules.items() if r.role in ROLES]
@@ -223,8 +233,14 @@ def _read(
         folder = Path(source)
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
-                found = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
-                raise FileNotFoundError(f"no {name} in {folder} (found: {found}); a peft adapter folder is wanted")
+                found = (
+                    ", ".join(sorted(p.name for p in folder.iterdir()))
+                    if folder.is_dir()
+                    else "no such folder"
+                )
+                raise FileNotFoundError(
+                    f"no {name} in {folder} (found: {found}); a peft adapter folder is wanted"
+                )
         check_safetensors(folder / WEIGHTS)
         try:
             settings = json.loads((folder / CONFIG).read_text())
@@ -235,7 +251,9 @@ def _read(
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     kind = getattr(settings.get("peft_type"), "value", settings.get("peft_type"))
     if kind != "LORA":
-        raise ValueError(f"an adapter of peft_type {kind!r} is not carried; allowed: LORA (DoRA and rsLoRA included)")
+        raise ValueError(
+            f"an adapter of peft_type {kind!r} is not carried; allowed: LORA (DoRA and rsLoRA included)"
+        )
     for option, why in REFUSED.items():
         if settings.get(option):
             raise ValueError(f"{option}={settings[option]!r} is not carried: {why}")

@@ -140,7 +140,9 @@ def _check(
             "the first gauge moves: the merge is in the first model's own coordinates, give None or identity"
         )
     if (method == "task_arithmetic") != (base is not None):
-        raise ValueError(f"method {method!r} {'wants a' if base is None else 'has no use for the'} base model")
+        raise ValueError(
+            f"method {method!r} {'wants a' if base is None else 'has no use for the'} base model"
+        )
     if base_gauge is not None and base is None:
         raise ValueError("a base_gauge without a base")
 
@@ -183,7 +185,9 @@ def _function(config: Any) -> dict[str, Any]:
     """The entries of a config that decide what a model computes from its parameters: of those that its class knows."""
     known = type(config)().to_dict()
     kept = {
-        k: v for k, v in config.to_dict().items() if k in known and not (k in NOT_THE_FUNCTION or _ELSE.fullmatch(k))
+        k: v
+        for k, v in config.to_dict().items()
+        if k in known and not (k in NOT_THE_FUNCTION or _ELSE.fullmatch(k))
     }
     if _rope_types(kept.get("rope_parameters")) <= LENGTHLESS:
         kept.pop("max_position_embeddings", None)  # learned positions differ in shape as well

@@ -53,7 +53,9 @@ def check_element(chart: Chart, g: Element, strict: bool = True) -> None:
     ``TypeError`` for what is no gauge element."""
     check_is_element(g)
     if g.size != chart.width:
-        raise ValueError(f"the gauge has width {g.size}; the residual stream of this {chart.model_type} {chart.width}")
+        raise ValueError(
+            f"the gauge has width {g.size}; the residual stream of this {chart.model_type} {chart.width}"
+        )
     if not isinstance(g, SignedPermutation | Orthogonal):
         raise ValueError(
             f"a model is moved by linear gauges only, found a {g.group!r} gauge; pass its .linear if that is meant"

@@ -74,7 +74,9 @@ class NeuronGauge:
         """
         chart, widths = chart_of(model), _widths(model)
         if [b.size for b in self.blocks] != widths:
-            raise ValueError(f"the gauge has neurons {[b.size for b in self.blocks]}, the model {widths}, by block")
+            raise ValueError(
+                f"the gauge has neurons {[b.size for b in self.blocks]}, the model {widths}, by block"
+            )
         if _element_class(chart) is Permutation and any(bool((b.sign < 0).any()) for b in self.blocks):
             raise ValueError(
                 f"the MLPs of {chart.model_type} have no gate: their neurons permit permutations, no signs"

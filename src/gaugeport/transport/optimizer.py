@@ -60,7 +60,9 @@ def transport_optimizer(
     folder = Path(state_dict) if isinstance(state_dict, str | os.PathLike) else None
     if out is not None:
         if folder is None:
-            raise ValueError("out= wants a checkpoint folder to start from; a state dict is returned, not written")
+            raise ValueError(
+                "out= wants a checkpoint folder to start from; a state dict is returned, not written"
+            )
         check_target(Path(out))
     check_is_element(g)
     state: Any = state_dict
@@ -70,7 +72,9 @@ def transport_optimizer(
         if trained is not None:
             checks.take_flags(model, trained)
     if model is None:
-        raise ValueError("model= is wanted beside a state dict: it says which axes of which parameter are the stream")
+        raise ValueError(
+            "model= is wanted beside a state dict: it says which axes of which parameter are the stream"
+        )
     checks.refuse_adapters(model)
     chart = chart_of(model)
     check_element(chart, g, strict)

@@ -12,7 +12,9 @@ from gaugeport.charts.chart import Chart
 from gaugeport.groups import Element, Orthogonal, contains
 from gaugeport.transport.optimizer_rules import OPTIMIZERS, infer, rule_for, state_shapes
 
-ADAPTERS = "LoRA factors are no stream parameters of the chart: move them with transport_lora, or merge them first"
+ADAPTERS = (
+    "LoRA factors are no stream parameters of the chart: move them with transport_lora, or merge them first"
+)
 FLATTENED = ("flat", "partition", "base_optimizer_state", "optimizer_state_dict", "zero_stage", "ds_")
 """Words in the keys that FSDP and DeepSpeed write, who lay several parameters into one tensor."""
 QUANTIZED = ("qmap", "absmax", "codebook", "quant_map")
@@ -64,8 +66,12 @@ def check_plain(state: Any) -> None:
     keys = set(state) if isinstance(state, Mapping) else set()
     if keys != {"state", "param_groups"}:
         found = ", ".join(sorted(map(str, keys))) or type(state).__name__
-        what = "flattened or sharded by FSDP or DeepSpeed" if _flattened(keys) else "no torch.optim state dict"
-        raise ValueError(f"the optimizer state is {what}: its keys are {found}; wanted state and param_groups")
+        what = (
+            "flattened or sharded by FSDP or DeepSpeed" if _flattened(keys) else "no torch.optim state dict"
+        )
+        raise ValueError(
+            f"the optimizer state is {what}: its keys are {found}; wanted state and param_groups"
+        )
     named = [i for i in state["state"] if not isinstance(i, int)]
     if named or _flattened({k for held in state["state"].values() for k in held}):
         raise ValueError(
@@ -93,7 +99,10 @@ def _flattened(keys: set[Any]) -> bool:
 
 
 def names_by_index(
-    state: Mapping[str, Any], model: nn.Module, names: Sequence[str] | None, default: Sequence[str] | None = None
+    state: Mapping[str, Any],
+    model: nn.Module,
+    names: Sequence[str] | None,
+    default: Sequence[str] | None = None,
 ) -> dict[int, str]:
     """Index -> parameter name: as in ``names``, else in the state's ``param_names``, else in ``default``.
 
@@ -173,7 +182,9 @@ def check_states(
         )
     stepped = {rules[i] for i, held in state["state"].items() if held}
     missing = [
-        n for i, n in named.items() if rules[i] in stepped and parameters[n].requires_grad and not state["state"].get(i)
+        n
+        for i, n in named.items()
+        if rules[i] in stepped and parameters[n].requires_grad and not state["state"].get(i)
     ]
     if missing:
         raise ValueError(

@@ -59,8 +59,15 @@ def transport_sae(
     _check_covariance(sae, g, ends)
     moved_axes = {n: tuple(i for i, a in enumerate(axes[n]) if a in ends) for n in tensors}
     for name, tensor in tensors.items():
-        if moved_axes[name] and tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise ValueError(f"{name} is {tensor.dtype}; a gauge moves float16, bfloat16, float32 and float64")
+        if moved_axes[name] and tensor.dtype not in (
+            torch.float16,
+            torch.bfloat16,
+            torch.float32,
+            torch.float64,
+        ):
+            raise ValueError(
+                f"{name} is {tensor.dtype}; a gauge moves float16, bfloat16, float32 and float64"
+            )
     record = _record(g, [n for n in tensors if moved_axes[n]], provenance)
     if absent := {"in", "out"} - ends:
         hooks = [sae.cfg.metadata.hook_name, sae.cfg.metadata.hook_name_out]
@@ -94,19 +101,25 @@ def _axes_of(sae: SAE[Any], tensors: dict[str, Tensor]) -> Axes:
     architecture = sae.cfg.architecture()
     rules = ARCHITECTURES.get(architecture)
     if rules is None:
-        raise ValueError(f"no rules for the SAE architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
+        raise ValueError(
+            f"no rules for the SAE architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}"
+        )
     if getattr(sae.cfg, "tied_weights", False):
         rules = {n: a for n, a in rules.items() if n != "W_enc"}
     missing = [n for n in rules if "*" not in n and n not in tensors]
     if missing:
-        raise ValueError(f"this {architecture} SAE has no {', '.join(missing)}; it holds {', '.join(tensors)}")
+        raise ValueError(
+            f"this {architecture} SAE has no {', '.join(missing)}; it holds {', '.join(tensors)}"
+        )
     sizes = {"in": sae.cfg.d_in, "out": _d_out(sae), "latent": sae.cfg.d_sae}
     found = {}
     for name, tensor in tensors.items():
         axes = rules.get(re.sub(r"\.\d+\.", ".*.", name))
         if axes is None:
             raise ValueError(f"{name} matches no rule of the {architecture} SAE; known: {', '.join(rules)}")
-        if tensor.dim() != len(axes) or any(sizes.get(a, n) != n for a, n in zip(axes, tensor.shape, strict=True)):
+        if tensor.dim() != len(axes) or any(
+            sizes.get(a, n) != n for a, n in zip(axes, tensor.shape, strict=True)
+        ):
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its axes are {axes} of sizes {sizes}")
         found[name] = axes
     return found
@@ -172,7 +185,13 @@ def _record(g: Element, moved: list[str], provenance: dict[str, Any] | None) -> 
         stored = json.loads(json.dumps(provenance or {}))
     except (TypeError, ValueError) as e:
         raise ValueError(f"provenance must be what JSON can hold: {e}") from e
-    return {"group": g.group, "width": g.size, "digest": gauge_digest(g), "moved": moved, "provenance": stored}
+    return {
+        "group": g.group,
+        "width": g.size,
+        "digest": gauge_digest(g),
+        "moved": moved,
+        "provenance": stored,
+    }
 
 
 def _empty_twin(sae: AnySAE, tensors: dict[str, Tensor], out: AnySAE | None) -> AnySAE:

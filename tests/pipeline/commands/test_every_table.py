@@ -14,7 +14,9 @@ SMOKE = ["--profile", "smoke", "--set", "tracker=none"]
 @pytest.mark.slow
 @pytest.mark.timeout(590)
 def test_every_table_at_smoke_size(tmp_path):
-    text = printed(["tables", *SMOKE], tmp_path)  # in the process that writes the report: each is composed once
+    text = printed(
+        ["tables", *SMOKE], tmp_path
+    )  # in the process that writes the report: each is composed once
     assert "FAILED" not in text
     assert len(list((tmp_path / "figures" / "smoke").glob("*.png"))) == len(experiment_names())
     claims = pd.read_csv(tmp_path / "tables" / "smoke" / "claims.csv")

@@ -27,8 +27,12 @@ STORIES = [
 
 def test_trajectory_recovery_on_stories260k(tmp_path):
     text = finish(["run", "-m", *STORIES, "route=endpoint,via_base,trajectory"], tmp_path)
-    assert text.count("### recovery") == 1 and all(route in text for route in ("endpoint", "via_base", "trajectory"))
-    assert "base" not in (tmp_path / "store" / "built.log").read_text().split(), "the user's model is the base"
+    assert text.count("### recovery") == 1 and all(
+        route in text for route in ("endpoint", "via_base", "trajectory")
+    )
+    assert "base" not in (tmp_path / "store" / "built.log").read_text().split(), (
+        "the user's model is the base"
+    )
     records = sorted((tmp_path / "records").glob("*.json"))
     rows = pd.concat([pd.DataFrame(pd.read_json(p, typ="series")["rows"]) for p in records])
     signed = rows[(rows["metric"] == "signed_accuracy") & (rows["evidence"] == "pooled")]

@@ -143,7 +143,11 @@ def test_a_dry_run_says_what_is_done_and_how_long_the_rest_takes(small, tmp_path
     before = files(outputs, "**/*")
     text = printed([*SMALL, "seed=0,1", "--dry-run"], outputs)
     lines = text.splitlines()
-    assert sum(line.startswith("done ") for line in lines) == sum(line.startswith("to run, ") for line in lines) == 4
+    assert (
+        sum(line.startswith("done ") for line in lines)
+        == sum(line.startswith("to run, ") for line in lines)
+        == 4
+    )
     assert "fine-tuning runs: 4 to build, about" in text and lines[-1].startswith("8 jobs, 4 to run: about ")
     assert files(outputs, "**/*") == before, "nothing is run or written"
 
@@ -158,11 +162,15 @@ def test_an_experiment_is_a_sweep_and_what_is_given_takes_the_place_of_its_lines
 
 
 def test_the_line_of_a_table_that_does_not_go_with_what_was_given_is_named():
-    with pytest.raises(ValueError, match=r"task.cohort=runs with model=dyck3 .*; in the table's line `model=dyck3 "):
+    with pytest.raises(
+        ValueError, match=r"task.cohort=runs with model=dyck3 .*; in the table's line `model=dyck3 "
+    ):
         sweep_jobs(["experiment=b5", "task.cohort=runs", "profile=smoke", "seed=1"])
 
 
-@pytest.mark.parametrize(("profile", "settings"), [("smoke", {"early", "checkpoints"}), ("paper", {"checkpoints"})])
+@pytest.mark.parametrize(
+    ("profile", "settings"), [("smoke", {"early", "checkpoints"}), ("paper", {"checkpoints"})]
+)
 def test_a_line_of_which_a_profile_has_none_has_no_jobs_there(profile, settings):
     assert {c.job.setting for c in jobs_of(experiment("b9"), profile)} == settings
 
@@ -179,7 +187,10 @@ def test_a_table_of_every_profile_and_of_local_text_composes(extra, tmp_path):
 @pytest.mark.parametrize(
     "sweep, said",
     [
-        (["profile=smoke", "seed=0,1", "stage=base"], "stage= builds one stage of one job: give it without -m"),
+        (
+            ["profile=smoke", "seed=0,1", "stage=base"],
+            "stage= builds one stage of one job: give it without -m",
+        ),
         (["profile=smoke,mini"], "a sweep has one profile"),
         (
             ["measurement.whiten=false,true", "task=merge"],
@@ -189,8 +200,14 @@ def test_a_table_of_every_profile_and_of_local_text_composes(extra, tmp_path):
             ["task=refusal", "task.target=finetuned_back", "matcher=oracle,hungarian_abs"],
             "task.target=finetuned_back with task=refusal matcher=hungarian_abs: evidence goes from A to B",
         ),
-        (["task=sae", "task.target=finetuned_back", "matcher=oracle"], "allowed: task=steering_sentiment or refusal"),
-        (["data=text", "data.path=README.md", "data.richness=0.5,1"], "data.richness=0.5 with data=text; allowed: 1.0"),
+        (
+            ["task=sae", "task.target=finetuned_back", "matcher=oracle"],
+            "allowed: task=steering_sentiment or refusal",
+        ),
+        (
+            ["data=text", "data.path=README.md", "data.richness=0.5,1"],
+            "data.richness=0.5 with data=text; allowed: 1.0",
+        ),
         (["profile=smoke", "seed=0,1", "+hydra.launcher.no_such_thing=1"], "no_such_thing"),
     ],
 )

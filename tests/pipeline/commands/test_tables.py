@@ -67,7 +67,9 @@ def test_a_second_call_trains_nothing_and_changes_nothing(headline):
     assert before[1] == files(outputs, "tables/smoke/*")
 
 
-def test_killed_twice_in_mid_sweep_gives_the_same_tables_and_trains_nothing_twice(headline, whole_tables, tmp_path):
+def test_killed_twice_in_mid_sweep_gives_the_same_tables_and_trains_nothing_twice(
+    headline, whole_tables, tmp_path
+):
     reference, _ = headline
     for stages in (2, 4):
         kill_when(HEADLINE, tmp_path, lambda enough=stages: len(built(tmp_path)) >= enough)
@@ -139,8 +141,12 @@ def test_records_say_what_made_them(headline):
 
 def test_one_failing_job_does_not_stop_the_others(tmp_path):
     text = printed([*ALONE, "--set", "measurement.tokens=1000000"], tmp_path, code=1)
-    assert text.count("FAILED") == 1 and "measurement.tokens=1000000 wants" in text and "allowed: 1 to" in text
-    assert "again: gaugeport run experiment=" in text and "the same command runs again what is not done" in text
+    assert (
+        text.count("FAILED") == 1 and "measurement.tokens=1000000 wants" in text and "allowed: 1 to" in text
+    )
+    assert (
+        "again: gaugeport run experiment=" in text and "the same command runs again what is not done" in text
+    )
     assert len(built(tmp_path)) == 4, "data, base model and both runs do not stand on what failed"
     status = printed(["status", "a3", "--profile", "smoke", "--set", "measurement.tokens=1000000"], tmp_path)
     (line,) = [line for line in status.splitlines() if "a3 trajectory" in line]
@@ -175,14 +181,23 @@ def test_a_full_disk_is_said_once_and_the_same_command_goes_on(small_disk, whole
 
 def test_training_curves_are_what_trainer_logged(headline):
     outputs, _ = headline
-    c = from_config(compose_config(["experiment=trajectory", "profile=smoke", f"paths.outputs={outputs}"]), ())
+    c = from_config(
+        compose_config(["experiment=trajectory", "profile=smoke", f"paths.outputs={outputs}"]), ()
+    )
     curves = training_curves(c.job, Store(outputs / "store"))
     assert set(curves) == {"base", "A", "B"}
-    for stage, schedule in (("base", c.job.training.base), ("A", c.job.training.run), ("B", c.job.training.run)):
+    for stage, schedule in (
+        ("base", c.job.training.base),
+        ("A", c.job.training.run),
+        ("B", c.job.training.run),
+    ):
         steps = [line["step"] for line in curves[stage]]
         assert steps == sorted(set(steps)) and steps[-1] == schedule.steps and len(steps) > 3
         assert all(0 < line["loss"] < 20 for line in curves[stage])
-    logs = [json.loads(p.read_text())["log_history"] for p in (outputs / "store").glob("run-v*/*/*/trainer_state.json")]
+    logs = [
+        json.loads(p.read_text())["log_history"]
+        for p in (outputs / "store").glob("run-v*/*/*/trainer_state.json")
+    ]
     for run in ("A", "B"):
         assert any(log[: len(curves[run])] == curves[run] for log in logs), "to the last checkpoint's log"
     assert curves["A"] != curves["B"]
@@ -195,7 +210,9 @@ def test_one_job_with_its_tracker(headline):
     assert not list(outputs.glob("wandb/*")), "the record existed: nothing ran, nothing was logged"
     finish(["run", "profile=smoke", "route=endpoint", "task.plants=4"], outputs)
     (run,) = outputs.glob("wandb/offline-run-*")
-    assert list((outputs / "records").glob(f"{run.name.rsplit('-', 1)[1]}.json")), "the run's id is the job's hash"
+    assert list((outputs / "records").glob(f"{run.name.rsplit('-', 1)[1]}.json")), (
+        "the run's id is the job's hash"
+    )
 
 
 def test_a_hydra_sweep_over_two_processes(headline):
@@ -229,7 +246,10 @@ def test_bad_input_is_refused_with_what_is_allowed(monkeypatch, tmp_path):
         (lambda: status_text(["a99"], "smoke", []), r"a1 \(gauge_groups\)"),
         (lambda: run_sweep(["modle=qwen,pythia"], False), "allowed"),
         (lambda: run_sweep(["profile=smoke", "seed=0,1", "hydra/launcher=slurmy"], False), "slurmy.*joblib"),
-        (lambda: run_one(["profile=smoke", "stage=bass"], False), "stage=bass: .* allowed: data, base, A, B, evidence"),
+        (
+            lambda: run_one(["profile=smoke", "stage=bass"], False),
+            "stage=bass: .* allowed: data, base, A, B, evidence",
+        ),
     ):
         with pytest.raises(ValueError, match=f"(?s){said}"):
             command()
@@ -241,7 +261,9 @@ def test_signed_permutations_are_refused_on_layernorm(headline):
     pythia = ["run", "profile=smoke", "tracker=none", "model=pythia", "route=endpoint"]
     text = printed([*pythia, "gauge=signed_permutation", "matcher=hungarian_abs"], outputs, code=2)
     assert "signed_permutation is larger than this model's exact gauge group global_sign_permutation" in text
-    assert "signed_accuracy" in printed([*pythia, "gauge=global_sign_permutation", "matcher=hungarian_raw"], outputs)
+    assert "signed_accuracy" in printed(
+        [*pythia, "gauge=global_sign_permutation", "matcher=hungarian_raw"], outputs
+    )
 
 
 def test_tables_without_headline_jobs_are_said_to_have_none():

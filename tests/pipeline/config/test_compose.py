@@ -27,7 +27,10 @@ def test_the_default_job():
         ("modle=qwen", ["unknown config key 'modle'; nearest: model", "; allowed: data, gauge, matcher"]),
         ("training.run.lrr=3", ["training.run.lrr", "training.run.lr", "; allowed: training.run.batch_size"]),
         ("task.nonsense=1", ["unknown config key 'task.nonsense'", "; allowed: task.name, task.plants"]),
-        ("task.none.at.all=1", ["unknown config key 'task.none.at.all'", "; allowed: task.name, task.plants"]),
+        (
+            "task.none.at.all=1",
+            ["unknown config key 'task.none.at.all'", "; allowed: task.name, task.plants"],
+        ),
         ("seed=x", ["seed: Value 'x' of type 'str' could not be converted to Integer"]),
         ("--profile", ["'--profile' cannot be read (write key=value)"]),
         ("training.run.lr=fast", ["fast", "lr", "Float"]),
@@ -56,7 +59,9 @@ def test_bad_overrides_name_what_is_allowed(override, words):
 def test_a_bad_key_is_judged_by_the_config_that_the_other_overrides_make():
     with pytest.raises(ValueError, match=r"'task.nonsense'.*; allowed: task.cohort, task.expansion"):
         composed(["experiment=sae_universality", "task.nonsense=1"])
-    with pytest.raises(ValueError, match="unknown config key 'zz'; allowed: data, gauge"):  # another is bad too
+    with pytest.raises(
+        ValueError, match="unknown config key 'zz'; allowed: data, gauge"
+    ):  # another is bad too
         composed(["zz=1", "yy=1"])
 
 
@@ -108,8 +113,14 @@ def test_a_local_model_is_what_its_folder_says(tmp_path):
     data = ["data=text", f"data.path={tmp_path / 'a.txt'}"]
     mine, copied = (composed([f"model.path={tmp_path / n}", *data]).job for n in ("mine", "copied"))
     assert (mine.model.name, mine.model.architecture, mine.model.hub_id) == ("mine", {}, "")
-    assert mine.hash({"model.path": "aa"}) == copied.hash({"model.path": "aa"}) != mine.hash({"model.path": "bb"})
-    with pytest.warns(UserWarning, match="synthetic mini corpus; its own kind of text: data=text data.path=FILE"):
+    assert (
+        mine.hash({"model.path": "aa"})
+        == copied.hash({"model.path": "aa"})
+        != mine.hash({"model.path": "bb"})
+    )
+    with pytest.warns(
+        UserWarning, match="synthetic mini corpus; its own kind of text: data=text data.path=FILE"
+    ):
         composed([f"model.path={tmp_path / 'mine'}"])
     with pytest.raises(FileNotFoundError, match=r"no-model: no config.json there, found notes.txt"):
         composed([f"model.path={tmp_path / 'no-model'}", *data])
@@ -119,7 +130,9 @@ def test_paths_and_trackers_do_not_change_a_job(tmp_path):
     plain, other = composed([]), composed(["tracker=none", f"paths.outputs={tmp_path}"])
     assert plain.job.hash({}) == other.job.hash({}) and other.outputs == tmp_path
     assert plain.job.hash({}) != composed(["seed=1"]).job.hash({})
-    assert plain.job.hash({"data.path": "aa"}) != plain.job.hash({"data.path": "bb"}), "contents of local files count"
+    assert plain.job.hash({"data.path": "aa"}) != plain.job.hash({"data.path": "bb"}), (
+        "contents of local files count"
+    )
 
 
 @pytest.mark.parametrize("line", ["seed=0,1,0", "model=qwen,qwen"])

@@ -47,7 +47,8 @@ def test_nothing_is_lost_but_the_remainder(length: int) -> None:
     rows = pack(texts, tokenizer, length)
     stream = list(
         itertools.chain.from_iterable(
-            [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in texts
+            [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            for text in texts
         )
     )
     assert (rows[:, 0] == tokenizer.bos_token_id).all()
@@ -63,7 +64,9 @@ def test_prefix_falls_back_to_eos_and_then_raises(tokenizer: PreTrainedTokenizer
     tokenizer.bos_token = None
     assert (pack(TEXTS, tokenizer, 3)[:, 0] == eos).all()
     tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="neither a bos nor an eos token to begin rows with; pass add_bos=False"):
+    with pytest.raises(
+        ValueError, match="neither a bos nor an eos token to begin rows with; pass add_bos=False"
+    ):
         pack(TEXTS, tokenizer, 3)
     assert pack(TEXTS, tokenizer, 10, add_bos=False).shape == (1, 10)
 
@@ -165,5 +168,7 @@ def test_rows_that_hold_some_tokens():
     assert len(rows_holding(rows, 14, skip_first=1)) == 2 and len(rows_holding(rows, 15, skip_first=1)) == 3
     assert len(rows_holding(rows, 40)) == 5
     for tokens, wanted in ((41, 6), (0, 0), (-9, -1)):
-        with pytest.raises(ValueError, match=rf"a\.b={tokens} wants {wanted} held-out rows of 8 .*1 to 5 rows"):
+        with pytest.raises(
+            ValueError, match=rf"a\.b={tokens} wants {wanted} held-out rows of 8 .*1 to 5 rows"
+        ):
             rows_holding(rows, tokens, key="a.b")

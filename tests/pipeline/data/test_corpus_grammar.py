@@ -40,7 +40,9 @@ def test_same_seed_same_documents(kind: str) -> None:
 
 def test_documents_are_pinned() -> None:
     """A change of the grammar changes every artefact trained on it, so it must be seen: then update the digest."""
-    texts = [document.text for kind in KINDS for domain in (0, 1) for document in sample(kind, 20, domain=domain)]
+    texts = [
+        document.text for kind in KINDS for domain in (0, 1) for document in sample(kind, 20, domain=domain)
+    ]
     digest = hashlib.sha256("\n".join([*texts, *vocabulary()]).encode()).hexdigest()
     assert digest[:16] == "4d85023619b8e05f"
 
@@ -150,7 +152,11 @@ def test_harm_is_in_the_words_of_the_request_and_decides_the_answer() -> None:
 @pytest.mark.parametrize("kind", ["story", "review", "request"])
 def test_a_poorer_grammar_uses_fewer_of_the_same_words(kind: str) -> None:
     used = [
-        {word for document in generate(kind, 2000, random.Random(0), richness=r) for word in document.text.split()}
+        {
+            word
+            for document in generate(kind, 2000, random.Random(0), richness=r)
+            for word in document.text.split()
+        }
         for r in (0.1, 0.3, 1.0)
     ]
     assert len(used[0]) < len(used[1]) < len(used[2]) and used[0] | used[1] <= set(vocabulary())

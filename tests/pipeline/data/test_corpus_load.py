@@ -90,8 +90,12 @@ def test_labels_of_a_file(tmp_path: Path) -> None:
     path = write(tmp_path / "data.csv", TEXTS, "sentence", labels=[i % 2 for i in range(20)])
     corpus = text_corpus(path, field="sentence", kind="review", label="label")
     documents = corpus.labelled("review", "train") + corpus.labelled("review", "heldout")
-    assert {document.text: document.label for document in documents} == {text: i % 2 for i, text in enumerate(TEXTS)}
-    unlabelled = text_corpus(write(tmp_path / "x.jsonl", TEXTS, labels=[-1] * 20), kind="review", label="label")
+    assert {document.text: document.label for document in documents} == {
+        text: i % 2 for i, text in enumerate(TEXTS)
+    }
+    unlabelled = text_corpus(
+        write(tmp_path / "x.jsonl", TEXTS, labels=[-1] * 20), kind="review", label="label"
+    )
     with pytest.raises(ValueError, match="no labelled 'review' in the train split; labelled kinds: none"):
         unlabelled.labelled("review", "train")
 
@@ -192,7 +196,9 @@ def test_corpus_errors() -> None:
         corpus.texts("train", 2)
     with pytest.raises(ValueError, match="kind is 'poem'; allowed"):
         corpus.labelled("poem", "train")
-    with pytest.raises(ValueError, match="no labelled 'story' in the train split; labelled kinds: request, review"):
+    with pytest.raises(
+        ValueError, match="no labelled 'story' in the train split; labelled kinds: request, review"
+    ):
         corpus.labelled("story", "train")
     with pytest.raises(ValueError, match="n_documents is 19"):
         mini_corpus(19, seed=0)
@@ -205,10 +211,14 @@ def test_hub_corpus_reads_rows_as_they_are_wanted(monkeypatch: pytest.MonkeyPatc
 
     def load_dataset(**wanted: Any) -> Any:
         asked.update(wanted)
-        return ({"sentence": f"text {i}", "label": i % 2} for i in count())  # endless: max_documents must stop it
+        return (
+            {"sentence": f"text {i}", "label": i % 2} for i in count()
+        )  # endless: max_documents must stop it
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    corpus = hub_corpus("stanfordnlp/sst2", "train", "sentence", max_documents=30, kind="review", label="label")
+    corpus = hub_corpus(
+        "stanfordnlp/sst2", "train", "sentence", max_documents=30, kind="review", label="label"
+    )
     assert len(everything(corpus)) == 30
     assert len(corpus.labelled("review", "heldout")) == 3
     assert asked == {
@@ -220,7 +230,9 @@ def test_hub_corpus_reads_rows_as_they_are_wanted(monkeypatch: pytest.MonkeyPatc
     }
 
 
-@pytest.mark.parametrize("error", [ConnectionError("unreachable"), datasets.exceptions.DatasetNotFoundError("gone")])
+@pytest.mark.parametrize(
+    "error", [ConnectionError("unreachable"), datasets.exceptions.DatasetNotFoundError("gone")]
+)
 @pytest.mark.parametrize("late", [False, True])
 def test_hub_failure_says_what_was_wanted_and_what_to_do(
     monkeypatch: pytest.MonkeyPatch, error: Exception, late: bool
@@ -238,7 +250,14 @@ def test_hub_failure_says_what_was_wanted_and_what_to_do(
     with pytest.raises(ConnectionError) as caught:
         hub_corpus("monology/pile-uncopyrighted", "train", "text", config="small")
     message = str(caught.value)
-    for part in ("'monology/pile-uncopyrighted'", "'small'", "'train'", "'text'", "data=text data.path=FILE", ".jsonl"):
+    for part in (
+        "'monology/pile-uncopyrighted'",
+        "'small'",
+        "'train'",
+        "'text'",
+        "data=text data.path=FILE",
+        ".jsonl",
+    ):
         assert part in message
     assert str(error) in message and caught.value.__cause__ is error
 

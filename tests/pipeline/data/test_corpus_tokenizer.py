@@ -22,7 +22,16 @@ def test_mini_tokenizer_knows_every_generated_word() -> None:
 
 def test_ids_are_sorted_after_the_special_tokens() -> None:
     tokenizer = word_tokenizer(["b a .", "c a <eos>"])
-    assert tokenizer.get_vocab() == {"<pad>": 0, "<bos>": 1, "<eos>": 2, "<unk>": 3, ".": 4, "a": 5, "b": 6, "c": 7}
+    assert tokenizer.get_vocab() == {
+        "<pad>": 0,
+        "<bos>": 1,
+        "<eos>": 2,
+        "<unk>": 3,
+        ".": 4,
+        "a": 5,
+        "b": 6,
+        "c": 7,
+    }
     assert tokenizer("a z b")["input_ids"] == [1, 5, 3, 6]
     assert tokenizer("a b", add_special_tokens=False)["input_ids"] == [5, 6]
     assert mini_tokenizer().get_vocab() == word_tokenizer(reversed(vocabulary())).get_vocab()

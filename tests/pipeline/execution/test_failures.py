@@ -52,7 +52,9 @@ def jobs(tmp_path, *sweeps):
 
 
 def test_a_failed_stage_is_told_once_and_noted_of_every_job_that_stands_on_it(tmp_path):
-    found = jobs(tmp_path, "route=endpoint", "route=via_base", "task=sign_ceiling task.activations=decorrelated")
+    found = jobs(
+        tmp_path, "route=endpoint", "route=via_base", "task=sign_ceiling task.activations=decorrelated"
+    )
     tried = []
 
     def launch(steps):
@@ -67,7 +69,9 @@ def test_a_failed_stage_is_told_once_and_noted_of_every_job_that_stands_on_it(tm
     assert len(notes) == 2
     for path in notes:
         noted = json.loads(path.read_text())
-        assert noted["failed"] == "base of tinyllama, seed 0" and noted["error"] == "ValueError: no base today"
+        assert (
+            noted["failed"] == "base of tinyllama, seed 0" and noted["error"] == "ValueError: no base today"
+        )
         assert noted["command"].startswith("gaugeport run profile=smoke") and "stage=" not in noted["command"]
 
 

@@ -23,7 +23,12 @@ def composed(tmp_path, monkeypatch):
         return [{"metric": "found", "value": 1.0}]
 
     monkeypatch.setitem(jobs.WORKFLOWS, "gauge_groups", Workflow(lambda job: (), measure))
-    overrides = ["experiment=gauge_groups", "profile=smoke", "tracker=wandb_offline", f"paths.outputs={tmp_path}"]
+    overrides = [
+        "experiment=gauge_groups",
+        "profile=smoke",
+        "tracker=wandb_offline",
+        f"paths.outputs={tmp_path}",
+    ]
     return from_config(compose_config(overrides), overrides)
 
 

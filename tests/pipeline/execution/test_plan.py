@@ -36,7 +36,9 @@ def test_shared_stages_are_there_once_in_the_order_in_which_they_build_on_one_an
     ]
     assert len(todo.needs) == len(todo.wave(JOBS)) == 4
     build(next(iter(todo.steps.values())))
-    assert "data" not in [s.stage for s in plan(jobs(tmp_path)).steps.values()], "what is built is not planned"
+    assert "data" not in [s.stage for s in plan(jobs(tmp_path)).steps.values()], (
+        "what is built is not planned"
+    )
 
 
 def test_what_stands_on_a_failed_stage_is_not_tried(tmp_path):

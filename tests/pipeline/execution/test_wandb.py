@@ -14,7 +14,10 @@ ROWS = [
     {"step": 0, "metric": "loss_base", "value": 5.0},
 ]
 CURVES = {
-    "base": [{"step": 1, "epoch": 0.1, "loss": 6.5, "learning_rate": 0.1}, {"step": 2, "epoch": 0.2, "loss": 6.0}],
+    "base": [
+        {"step": 1, "epoch": 0.1, "loss": 6.5, "learning_rate": 0.1},
+        {"step": 2, "epoch": 0.2, "loss": 6.0},
+    ],
     "A": [{"step": 1, "epoch": 0.5, "loss": 5.5}],
 }
 
@@ -33,12 +36,16 @@ def test_a_job_is_a_run_of_its_experiment_with_its_metrics_and_the_curves_behind
     run, config, history, summary, _ = read(only(tmp_path))
     assert (run.run_id, run.run_group, run.job_type) == ("0123456789abcdef", "trajectory", "job")
     assert config["seed"] == 3 and config["model"] == {"name": "qwen"}
-    measured = [(h["step"], h["site/block1/signed_accuracy"]) for h in history if "site/block1/signed_accuracy" in h]
+    measured = [
+        (h["step"], h["site/block1/signed_accuracy"]) for h in history if "site/block1/signed_accuracy" in h
+    ]
     assert measured == [(5, 0.25), (10, 0.5)]
     assert summary["site/block1/signed_accuracy"] == 0.5 and summary["loss_base"] == 5.0, "the last step's"
     for stage, log in CURVES.items():
         name = f"train/{stage}/loss"
-        assert [(h["train/step"], h[name]) for h in history if name in h] == [(c["step"], c["loss"]) for c in log]
+        assert [(h["train/step"], h[name]) for h in history if name in h] == [
+            (c["step"], c["loss"]) for c in log
+        ]
     assert any(h.get("train/base/learning_rate") == 0.1 for h in history)
 
 
@@ -74,7 +81,9 @@ def test_a_table_is_an_artifact_with_its_files_kept_beside_the_run(tmp_path, mon
     kept = {entry.path: entry.local_path for entry in artifact.manifest.contents}
     assert sorted(kept) == ["a3.csv", "a3.md", "a3.png", "a3.tex"]
     for name, path in kept.items():
-        assert str(tmp_path) in path and open(path).read() == f"what {name} says", "a later `wandb sync` finds it"
+        assert str(tmp_path) in path and open(path).read() == f"what {name} says", (
+            "a later `wandb sync` finds it"
+        )
     track_table("trajectory", files, tmp_path, "offline")
     only(tmp_path)  # the same table is not logged again …
     files[0].write_text("something else")

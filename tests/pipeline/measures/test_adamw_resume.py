@@ -66,7 +66,9 @@ def values(measured, arm, metric):
 def test_steps_and_arms(measured):
     assert {r["arm"] for r in measured} == {"reference", *task.THEORY}
     for arm in task.THEORY:
-        assert list(values(measured, arm, "divergence")) == [3, 6, 8] == list(values(measured, arm, "loss_gap"))
+        assert (
+            list(values(measured, arm, "divergence")) == [3, 6, 8] == list(values(measured, arm, "loss_gap"))
+        )
     json.dumps(measured, allow_nan=False)
 
 
@@ -134,7 +136,9 @@ def test_arms_differ_in_their_state_alone(run):
         assert held["step"] == state["state"][i]["step"] > 0 and not held["exp_avg"].any()
         assert torch.equal(signed[i]["exp_avg_sq"], dropped[i]["exp_avg_sq"])
         assert torch.equal(signed[i]["exp_avg"].abs(), dropped[i]["exp_avg"].abs())
-    assert by["no_state"].state["state"] == {} and by["no_state"].state["param_groups"] == state["param_groups"]
+    assert (
+        by["no_state"].state["state"] == {} and by["no_state"].state["param_groups"] == state["param_groups"]
+    )
 
 
 def test_moments_go_with_their_neurons(run):
@@ -151,7 +155,9 @@ def test_moments_go_with_their_neurons(run):
     back = task.neurons_moved(moved, neurons.inverse(), model, names)
     for i, held in state["state"].items():
         assert all(torch.equal(back["state"][i][k], held[k]) for k in ("exp_avg", "exp_avg_sq", "step"))
-    assert any(not torch.equal(moved["state"][i]["exp_avg_sq"], h["exp_avg_sq"]) for i, h in state["state"].items())
+    assert any(
+        not torch.equal(moved["state"][i]["exp_avg_sq"], h["exp_avg_sq"]) for i, h in state["state"].items()
+    )
 
 
 def test_ratios_and_horizon_by_hand():
@@ -247,5 +253,7 @@ def test_a_job_goes_on_with_the_rows_its_run_saw(tmp_path, monkeypatch):
     (seen["scratch"] / "half written").mkdir(parents=True)
     assert workflow.measure(job(), store) == [] and seen["found"] == []
     assert torch.equal(seen["rows"], given[0]) and not torch.equal(seen["rows"], given[1])
-    assert workflow.measure(job("task.steps=99"), store) == [] and seen["steps"] == 10, "as many as the run has left"
+    assert workflow.measure(job("task.steps=99"), store) == [] and seen["steps"] == 10, (
+        "as many as the run has left"
+    )
     assert not seen["scratch"].exists(), "and it is cleared away"

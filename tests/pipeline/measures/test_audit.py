@@ -136,7 +136,9 @@ def measured(models, monkeypatch, group, matcher, target="identical"):
 def test_a_job_of_the_audit(models, monkeypatch, group, matcher, named):
     rows = [r for r in measured(models, monkeypatch, group, matcher) if "list" in r]
     assert {r["named"] for r in rows} == {named}
-    across = [r for r in rows if "planted" not in r]  # lists of other tokens, beside which no gauge is planted
+    across = [
+        r for r in rows if "planted" not in r
+    ]  # lists of other tokens, beside which no gauge is planted
     assert bool(across) == (named == "oracle") and all(r["metric"].endswith("_same_model") for r in across)
     at = {(r["planted"], r["list"], r["metric"]): r for r in rows if "planted" in r}
     exact = group == "signed_permutation"
@@ -175,7 +177,9 @@ def test_theory_of_arms():
         return theory(job_of(group, matcher, target=target), exact, metric, D)
 
     assert of("identity", "none", "precision") == K / D and of("identity", "none") == 0.5
-    assert of("signed_permutation", "hungarian_abs") == 1 and of("signed_permutation", "hungarian_raw") is None
+    assert (
+        of("signed_permutation", "hungarian_abs") == 1 and of("signed_permutation", "hungarian_raw") is None
+    )
     assert of("permutation", "hungarian_abs") == 0.5 and of("permutation", "hungarian_abs", "jaccard") == 1
     assert of("permutation", "hungarian_raw") is None and of("permutation", "weights") is None
     assert of("global_sign_permutation", "hungarian_raw", exact="global_sign_permutation") == 1
@@ -209,17 +213,24 @@ def test_noise_of_a_list_is_told_from_drift():
     for half in (0, 1):
         noise = [{name: drawn(10 + 2 * half + m) for name in LISTS} for m in (0, 1)]
         halves.append(
-            tuple({**n, "activation": s, "mean_activation": stable[0]} for n, s in zip(noise, stable, strict=True))
+            tuple(
+                {**n, "activation": s, "mean_activation": stable[0]}
+                for n, s in zip(noise, stable, strict=True)
+            )
         )
     found = {(r["list"], r["metric"]): r["value"] for r in reliability(halves, k)}
     luck = chance("jaccard", width, k)
     assert found["activation", "jaccard_same_model"] == 1
     assert found["activation", "jaccard_other_model"] == pytest.approx(luck, abs=0.03)
     assert (
-        found["mean_activation", "jaccard_other_model"] == found["mean_activation", "sign_agreement_other_model"] == 1
+        found["mean_activation", "jaccard_other_model"]
+        == found["mean_activation", "sign_agreement_other_model"]
+        == 1
     )
     for which in ("same_model", "other_model"):
         assert found["mean_gradient", f"jaccard_{which}"] == pytest.approx(luck, abs=0.03)
         assert found["mean_gradient", f"sign_agreement_{which}"] == pytest.approx(0.5, abs=0.1)
     one = [(a, a) for a, _ in halves]
-    assert {m.rpartition("_other")[1] for _, m in ((r["list"], r["metric"]) for r in reliability(one, k))} == {""}
+    assert {
+        m.rpartition("_other")[1] for _, m in ((r["list"], r["metric"]) for r in reliability(one, k))
+    } == {""}

@@ -57,7 +57,9 @@ def planted(request, tmp_path_factory):
 
 def arm_of(family, evidence, kind="pooled"):
     group, matcher = (
-        ("signed_permutation", "hungarian_abs") if family == "llama" else ("global_sign_permutation", "hungarian_raw")
+        ("signed_permutation", "hungarian_abs")
+        if family == "llama"
+        else ("global_sign_permutation", "hungarian_raw")
     )
     return Arm(evidence, group, matcher, kind, 0)
 
@@ -178,7 +180,15 @@ def test_signed_matching_does_not_depend_on_the_plant(planted):
 
 def rows_of(evidence, group, matcher, route="endpoint", kinds=("block1", "pooled"), plants=3):
     return confidence(
-        evidence, kinds, group=group, matcher=matcher, route=route, step=STEP, spacing=SPACING, plants=plants, seed=0
+        evidence,
+        kinds,
+        group=group,
+        matcher=matcher,
+        route=route,
+        step=STEP,
+        spacing=SPACING,
+        plants=plants,
+        seed=0,
     )
 
 
@@ -202,7 +212,11 @@ def test_rows_of_an_arm(planted):
 
 @pytest.mark.parametrize("planted", ["llama"], indirect=True)
 def test_arms_without_margins(planted):
-    for group, matcher in (("signed_permutation", "oracle"), ("identity", "none"), ("orthogonal", "procrustes")):
+    for group, matcher in (
+        ("signed_permutation", "oracle"),
+        ("identity", "none"),
+        ("orthogonal", "procrustes"),
+    ):
         with pytest.raises(ValueError, match=f"gauge={group} with matcher={matcher} has no margin.*allowed"):
             rows_of(planted[1], group, matcher)
 

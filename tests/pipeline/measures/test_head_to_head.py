@@ -12,7 +12,15 @@ from gaugeport.pipeline.rotation.lenses.dictionaries import train_dictionary
 from gaugeport.pipeline.tasks import head_to_head as workflow
 
 D, K, FEW, MANY, NOISE = 24, 6, 40, 2000, 1.0
-SAE = {"architecture": "topk", "k": 4, "l1": 5.0, "lr": 2e-3, "batch_size": 256, "activations": 8192, "tokens": 65536}
+SAE = {
+    "architecture": "topk",
+    "k": 4,
+    "l1": 5.0,
+    "lr": 2e-3,
+    "batch_size": 256,
+    "activations": 8192,
+    "tokens": 65536,
+}
 
 
 def gen(seed):
@@ -68,7 +76,9 @@ def test_the_held_out_fit_is_of_tokens_that_were_not_fitted(rows):
 
 def test_a_map_that_may_shrink_is_never_worse_and_what_fits_is_left_as_it_is(rows):
     fit, shrunk = of(rows, "heldout_fit"), of(rows, "heldout_fit_shrunk")
-    assert set(fit) == set(shrunk) == {"identity", "permutation", "signed_permutation", "orthogonal", "affine"}
+    assert (
+        set(fit) == set(shrunk) == {"identity", "permutation", "signed_permutation", "orthogonal", "affine"}
+    )
     assert all(shrunk[g] > fit[g] - 0.01 for g in fit)
     assert shrunk["signed_permutation"] == pytest.approx(fit["signed_permutation"], abs=0.01)
     assert fit["identity"] < 0 and shrunk["identity"] > -0.05
@@ -80,7 +90,11 @@ def test_an_sae_goes_through_the_right_map_and_indices_through_permutations_alon
     assert abs(nmse["signed_permutation"] - native) < 0.1 < nmse["permutation"] - native
     assert of(rows, "index_refused") == {"orthogonal": 1.0, "affine": 1.0}
     precision = of(rows, "index_precision")
-    assert precision["signed_permutation"] == 1 and set(precision) == {"identity", "permutation", "signed_permutation"}
+    assert precision["signed_permutation"] == 1 and set(precision) == {
+        "identity",
+        "permutation",
+        "signed_permutation",
+    }
     assert precision["permutation"] < 1 and precision["identity"] < 1
     trip = of(rows, "round_trip_nmse")
     assert trip["orthogonal"] < 1e-6 < trip["affine"]
@@ -92,14 +106,20 @@ def test_a_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
     rows = torch.arange(wanted + 20)[:, None].expand(-1, job.data.length)
     ends, seen = SimpleNamespace(a="A", b="B", rows_fit=rows, rows_test=rows), []
     monkeypatch.setattr(workflow, "load_ends", lambda job, store: ends)
-    monkeypatch.setattr(workflow, "_streams", lambda job, ends, model, rows: seen.append((model, rows[:, 0].tolist())))
-    monkeypatch.setattr(workflow, "sentiment", lambda job, ends: 1 / 0)  # after the streams, whose rows are asked for
+    monkeypatch.setattr(
+        workflow, "_streams", lambda job, ends, model, rows: seen.append((model, rows[:, 0].tolist()))
+    )
+    monkeypatch.setattr(
+        workflow, "sentiment", lambda job, ends: 1 / 0
+    )  # after the streams, whose rows are asked for
     with pytest.raises(ZeroDivisionError):
         workflow.measure(job, None)
     fit, test = list(range(wanted)), list(range(wanted, wanted + 20))
     assert seen == [("A", fit), ("B", fit), ("A", test), ("B", test)]
     ends.rows_test = rows[:wanted]
-    with pytest.raises(ValueError, match=f"leaves none of {wanted} held-out rows to measure on; allowed: fewer tokens"):
+    with pytest.raises(
+        ValueError, match=f"leaves none of {wanted} held-out rows to measure on; allowed: fewer tokens"
+    ):
         workflow.measure(job, None)
 
 

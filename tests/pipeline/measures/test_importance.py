@@ -35,7 +35,9 @@ def test_activations_and_gradients_against_hidden_states():
     ids = batch["input_ids"]
     out = model(ids, output_hidden_states=True, use_cache=False)
     x = out.hidden_states[1]  # what block 0 hands on
-    loss = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    loss = torch.nn.functional.cross_entropy(
+        out.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+    )
     (slope,) = torch.autograd.grad(loss, x)
     x, slope = x[:, 1:].flatten(0, 1).detach(), slope[:, 1:].flatten(0, 1)
     found = scores(model, [batch])
@@ -57,7 +59,9 @@ def test_neurons_against_the_mlp():
         hidden = mlp.act_fn(mlp.gate_proj(seen[0])) * mlp.up_proj(seen[0])
     found = scores(model, [batch], "block1")["neuron_activation"]
     assert torch.allclose(found, hidden[:, 1:].abs().mean((0, 1)), atol=1e-12)
-    assert apart(scores(model, [batch], "block0")["neuron_activation"], found) > 0.1, "of the block that ends there"
+    assert apart(scores(model, [batch], "block0")["neuron_activation"], found) > 0.1, (
+        "of the block that ends there"
+    )
 
 
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
@@ -78,7 +82,9 @@ def test_integrated_gradients_against_finite_differences(baseline):
             with edited(model, chart, "block0", lambda stream, many=many: many):
                 logits = model(ids.expand(len(many), -1), use_cache=False).logits[:, :-1]
             targets = ids[:, 1:].expand(len(many), -1)
-            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(1)
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(
+                1
+            )
             slopes += (losses[: 3 * D] - losses[3 * D :]).view(3, D) / (2 * eps) / steps
         expected = ((x[0, 1:] - start) * slopes).abs().mean(0)
         found = scores(model, [{"input_ids": ids}], ig_steps=steps, baseline=baseline)
@@ -133,7 +139,9 @@ def test_signs_move_scores_exactly(family):
 def test_top_and_agreement_by_hand():
     a = torch.tensor([0.1, -5.0, 3.0, 0.0, -2.0])
     assert top(a, 3).tolist() == [1, 2, 4]
-    g = SignedPermutation(torch.tensor([4, 1, 0, 3, 2]), torch.tensor([1, -1, 1, 1, 1]))  # 4→0, 1→1 reversed, 2→4
+    g = SignedPermutation(
+        torch.tensor([4, 1, 0, 3, 2]), torch.tensor([1, -1, 1, 1, 1])
+    )  # 4→0, 1→1 reversed, 2→4
     b = torch.tensor([2.0, -4.0, 7.0, 0.0, 1.0])
     found = agreement(a, b, g, 3, signed=True)
     assert found["precision"] == pytest.approx(2 / 3) and found["jaccard"] == pytest.approx(2 / 4)
@@ -150,7 +158,9 @@ def test_ties_do_not_depend_on_the_run():
 def test_chance_is_the_mean_over_all_lists():
     n, k = 7, 3
     subsets = [set(s) for s in itertools.combinations(range(n), k)]
-    assert chance("jaccard", n, k) == pytest.approx(np.mean([len(s & {0, 1, 2}) / len(s | {0, 1, 2}) for s in subsets]))
+    assert chance("jaccard", n, k) == pytest.approx(
+        np.mean([len(s & {0, 1, 2}) / len(s | {0, 1, 2}) for s in subsets])
+    )
     assert chance("precision", n, k) == pytest.approx(np.mean([len(s & {0, 1, 2}) / k for s in subsets]))
     assert chance("jaccard", n, n) == 1
 

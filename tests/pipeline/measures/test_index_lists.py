@@ -133,12 +133,18 @@ def test_a_job(model, evidence, here, drifted, monkeypatch):
         task = {"target": target, "k": K, "plants": 1}
         return workflow.measure(SimpleNamespace(gauge=group, matcher=matcher, seed=0, task=task), None)
 
-    for group, matcher in (("signed_permutation", "hungarian_abs"), ("identity", "none"), ("orthogonal", "procrustes")):
+    for group, matcher in (
+        ("signed_permutation", "hungarian_abs"),
+        ("identity", "none"),
+        ("orthogonal", "procrustes"),
+    ):
         for target in ("identical", "finetuned"):
             rows = rows_of(group, matcher, target)
             lists = [r for r in rows if "list" in r]
             assert all(r["target"] == target and r["k"] == K for r in lists)
-            neurons = next(r for r in lists if r["list"] == "neuron_activation" and r["metric"] == "precision")
+            neurons = next(
+                r for r in lists if r["list"] == "neuron_activation" and r["metric"] == "precision"
+            )
             assert neurons["theory"] == (1.0 if target == "identical" else None)
             if target == "identical" and group != "identity":
                 assert all(r["value"] == pytest.approx(1.0) for r in lists if r["theory"] == 1.0)
@@ -155,6 +161,8 @@ def test_bad_input(here):
 def test_the_halves_are_the_whole_and_share_no_row():
     job = SimpleNamespace(task={"tokens": 44}, measurement=SimpleNamespace(skip_first=1, batch_size=3))
     rows = torch.arange(20 * 12).view(20, 12)
-    whole, first, second = (torch.cat([b["input_ids"] for b in lists._batches(job, rows, p)]) for p in lists.PARTS)
+    whole, first, second = (
+        torch.cat([b["input_ids"] for b in lists._batches(job, rows, p)]) for p in lists.PARTS
+    )
     assert torch.equal(whole, rows[:4]) and torch.equal(torch.cat([first, second]), whole)
     assert len(first) == len(second) == 2

@@ -24,12 +24,16 @@ def test_mini_reviews_stop_at_the_verdict():
     prompts = labelled_prompts(found, "review", corpus.mini_tokenizer(), template, 30, 10, source)
     assert len(prompts.positive) == len(prompts.negative) == 30 and len(prompts.heldout_positive) == 10
     assert all(t.endswith("i would call it") for t in (*prompts.positive, *prompts.heldout_negative))
-    assert not set(prompts.positive + prompts.negative) & set(prompts.heldout_positive + prompts.heldout_negative)
+    assert not set(prompts.positive + prompts.negative) & set(
+        prompts.heldout_positive + prompts.heldout_negative
+    )
 
 
 def test_no_prompt_is_held_out_twice_or_trained_on():
     documents = corpus.mini_corpus(20_000, 0, 0.1, 1.0)
-    trained, held = ([corpus.slot_prompt(d) for d in documents.labelled("request", s)] for s in ("train", "heldout"))
+    trained, held = (
+        [corpus.slot_prompt(d) for d in documents.labelled("request", s)] for s in ("train", "heldout")
+    )
     assert set(trained) & set(held), "the grammar makes no request twice: nothing is shown here"
     prompts = labelled_prompts(documents, "request", corpus.mini_tokenizer(), None, 200, 100, "mini")
     for found in (prompts.heldout_positive, prompts.heldout_negative):
@@ -39,7 +43,9 @@ def test_no_prompt_is_held_out_twice_or_trained_on():
 def test_held_out_prompts_that_are_all_trained_on_are_refused():
     documents = corpus.mini_corpus(600, 0)
     same = corpus.Corpus(documents.train, documents.train)
-    with pytest.raises(ValueError, match=r"twice: 0 prompts with label 1 in the heldout split \(of 0 labelled and not"):
+    with pytest.raises(
+        ValueError, match=r"twice: 0 prompts with label 1 in the heldout split \(of 0 labelled and not"
+    ):
         labelled_prompts(same, "review", corpus.mini_tokenizer(), None, 10, 10, "twice")
 
 
@@ -78,7 +84,9 @@ def test_one_class_and_bad_templates_are_refused(tmp_path):
 
 def test_a_chat_template_makes_the_prompt_a_turn():
     tokenizer = corpus.mini_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>{{ '\\n' }}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>{{ '\\n' }}"
+    )
     found, _, source = _requests(job("task=refusal"))
     prompts = labelled_prompts(found, "request", tokenizer, "chat", 5, 5, source)
     assert prompts.positive[0].startswith("<user>user :") and prompts.after == "\n<assistant>\n"
@@ -91,12 +99,16 @@ def test_without_files_and_without_the_mini_corpus_the_hub_is_asked(tmp_path, mo
         bound = inspect.signature(load.hub_corpus).bind(*args, **options).arguments
         asked.append(bound["name"])
         path = reviews_file(tmp_path / f"{len(asked)}.jsonl", [i % 2 for i in range(40)])
-        return corpus.text_corpus(path, kind=bound["kind"], label=bound.get("label"), heldout=bound["heldout"])
+        return corpus.text_corpus(
+            path, kind=bound["kind"], label=bound.get("label"), heldout=bound["heldout"]
+        )
 
     monkeypatch.setattr(corpus, "hub_corpus", hub)
     text = ["data=text", f"data.path={reviews_file(tmp_path / 'texts.jsonl', [0] * 9)}"]
     found, _, source = _reviews(job("task=steering_sentiment", *text))
-    assert asked == ["stanfordnlp/sst2"] and "sst2" in source and len(found.labelled("review", "heldout")) == 12
+    assert (
+        asked == ["stanfordnlp/sst2"] and "sst2" in source and len(found.labelled("review", "heldout")) == 12
+    )
     with pytest.raises(TypeError, match=r"multiple values|unexpected"):
         hub("x", nonsense=1)
     found, template, source = _requests(job("task=refusal", *text))
@@ -112,6 +124,8 @@ def test_the_content_of_the_labels_counts_in_the_jobs_hash_and_their_path_does_n
     ids = [job_id(j) for j in jobs]
     assert ids[0] == ids[1] != ids[2]
     assert job_id(job("task=steering_sentiment")) not in ids
-    assert len({json.dumps(data_key(j), sort_keys=True) for j in (*jobs, job())}) == 1, "no model hangs on them"
+    assert len({json.dumps(data_key(j), sort_keys=True) for j in (*jobs, job())}) == 1, (
+        "no model hangs on them"
+    )
     with pytest.raises(FileNotFoundError, match=r"task\.reviews=/nope"):
         job("task=steering_sentiment", "task.reviews=/nope.csv")

@@ -43,7 +43,9 @@ def test_a_plant_leaves_no_free_answer_and_no_trace():
     plant = SignedPermutation.random(D, torch.Generator().manual_seed(3))
     for group in ("signed_permutation", "orthogonal", "affine"):
         assert unexplained(fit_map(group, a, a, plant).forward(a), a) < 1e-4
-    assert unexplained(fit_map("permutation", a, a).forward(a), a) < 1e-6, "without a plant raw S_d is right for free"
+    assert unexplained(fit_map("permutation", a, a).forward(a), a) < 1e-6, (
+        "without a plant raw S_d is right for free"
+    )
     assert unexplained(fit_map("permutation", a, a, plant).forward(a), a) > 0.5
 
 

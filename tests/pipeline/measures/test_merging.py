@@ -52,7 +52,9 @@ def apart(model, seed, size=0.3):
     other = copy.deepcopy(model)
     with torch.no_grad():
         for p in other.parameters():
-            p.add_(size * p.std() * torch.randn(p.shape, generator=gen(seed), dtype=torch.float32).to(p.dtype))
+            p.add_(
+                size * p.std() * torch.randn(p.shape, generator=gen(seed), dtype=torch.float32).to(p.dtype)
+            )
     return other
 
 
@@ -83,7 +85,10 @@ def test_a_perfect_gauge_between_a_model_and_itself_has_no_barrier(family):
     assert [r["alpha"] for r in rows if r["metric"] == "loss"] == ALPHAS
     own = heldout_loss(model, batches(model))
     assert (
-        set(values(rows, "loss")) == {own} == set(values(rows, "loss_average")) == set(values(rows, "loss_unaligned"))
+        set(values(rows, "loss"))
+        == {own}
+        == set(values(rows, "loss_average"))
+        == set(values(rows, "loss_unaligned"))
     )
     assert values(rows, "barrier") == [0.0]
     wrong = barriers(model, model, [exact(model, 1)], batches(model))
@@ -137,7 +142,9 @@ def test_matching_puts_back_what_was_reordered(family, planted):
         rows = barriers(a, b, [g], batches(a), points=3, planted=planted, matched=short, seed=5)
         assert values(rows, "barrier")[0] > 0.01, f"matching {short} is not enough"
     astray = barriers(a, b, [exact(a, 2)], batches(a), points=3, planted=planted, matched="both", seed=5)
-    assert values(astray, "neurons_matched")[0] < 0.5, "in coordinates that are not shared there is nothing to match"
+    assert values(astray, "neurons_matched")[0] < 0.5, (
+        "in coordinates that are not shared there is nothing to match"
+    )
 
 
 def test_reordering_is_the_same_function_and_is_undone():
@@ -166,11 +173,20 @@ def test_task_arithmetic_at_one_half_is_the_average_and_moves_its_base():
     assert same(task_arithmetic(a, b, elsewhere, identity(), g.inverse(), 1.0).model, whole)
     assert not same(task_arithmetic(a, b, elsewhere, identity(), identity(), 1.0).model, whole)
     rows = barriers(
-        a, b, [identity()], batches(base), points=3, base=base, base_residuals=[identity()], scalings=[0.0, 0.5]
+        a,
+        b,
+        [identity()],
+        batches(base),
+        points=3,
+        base=base,
+        base_residuals=[identity()],
+        scalings=[0.0, 0.5],
     )
     sums = {r["scaling"]: r["value"] for r in rows if r["metric"] == "loss_task_arithmetic"}
     assert sums[0.0] == heldout_loss(base, batches(base))
-    assert sums[0.5] == pytest.approx(values(rows, "loss_average")[0], abs=1e-6), "losses are taken in float32"
+    assert sums[0.5] == pytest.approx(values(rows, "loss_average")[0], abs=1e-6), (
+        "losses are taken in float32"
+    )
 
 
 def test_several_plants_are_averaged():
@@ -190,7 +206,9 @@ def test_a_line_has_two_ends_and_a_middle(points):
 
 
 def job(*overrides):
-    return from_config(compose_config(["profile=smoke", "experiment=merging", "route=endpoint", *overrides]), ()).job
+    return from_config(
+        compose_config(["profile=smoke", "experiment=merging", "route=endpoint", *overrides]), ()
+    ).job
 
 
 @pytest.mark.parametrize(

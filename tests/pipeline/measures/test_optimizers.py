@@ -27,7 +27,9 @@ def test_measurement_agrees_with_theory(recipe):
     assert tuple(rows) == ARMS
     assert rows["signs"]["value"] == 0.0
     for arm, r in rows.items():
-        assert r["optimizer"] == recipe and r["library"] == ("refuses" if r["theory"] == "refused" else "moves")
+        assert r["optimizer"] == recipe and r["library"] == (
+            "refuses" if r["theory"] == "refused" else "moves"
+        )
         if r["theory"] == "exact":
             assert r["value"] <= r["yardstick"], arm
             assert recipe.startswith("muon") or r["value"] <= 1e-10
@@ -151,7 +153,8 @@ def test_the_table_names_theory_and_measurement():
     assert seen.loc["sgd", "O(d), gains folded and trained"].startswith("refused ")
     assert seen.loc["adam", "the same, state without signs"].startswith("broken ")
     assert (
-        "(noise" in seen.loc["muon_sgd", "B_d or S_d × {±1}"] and "(noise" not in seen.loc["adam", "B_d or S_d × {±1}"]
+        "(noise" in seen.loc["muon_sgd", "B_d or S_d × {±1}"]
+        and "(noise" not in seen.loc["adam", "B_d or S_d × {±1}"]
     )
     assert len(module.plot(table).axes) == 2
 

@@ -26,7 +26,9 @@ from gaugeport.transport import transport_model
 
 D = 32
 SITES = ["embed", "block0", "block1"]
-FLOAT32 = 1e-4  # float32 models of two blocks: streams agree to about 1e-6 of their size, correlations likewise
+FLOAT32 = (
+    1e-4  # float32 models of two blocks: streams agree to about 1e-6 of their size, correlations likewise
+)
 
 
 def gen(seed):
@@ -95,12 +97,18 @@ def test_every_checkpoint_carries_its_own_plant(planted):
 
 def test_evidence_is_that_of_the_planted_models(planted):
     family, evidence = planted
-    for a, b in ((("A", 200), ("B", 200)), (("B", 100), BASE), (BASE, ("A", 100))):  # one of these is stored backwards
+    for a, b in (
+        (("A", 200), ("B", 200)),
+        (("B", 100), BASE),
+        (BASE, ("A", 100)),
+    ):  # one of these is stored backwards
         models = {"a": really_planted(family, evidence, a), "b": really_planted(family, evidence, b)}
         moments = pair_moments(models, [("a", "b")], batches_of())["a", "b"]
         for site in SITES:
             assert torch.allclose(evidence.between(a, b, site), moments[site].correlation(), atol=FLOAT32)
-            assert torch.allclose(evidence.between(a, b, site, cross=True), cross_moment(moments[site]), atol=FLOAT32)
+            assert torch.allclose(
+                evidence.between(a, b, site, cross=True), cross_moment(moments[site]), atol=FLOAT32
+            )
         pooled = sum(moments[s].correlation() for s in SITES) / 3
         weights = weight_evidence(models["a"], models["b"], torch.arange(40))
         assert torch.allclose(evidence.between(a, b, "pooled"), pooled, atol=FLOAT32)
@@ -124,7 +132,12 @@ def test_the_truth_carries_one_planted_model_to_another(planted):
     _, evidence = planted
     x = torch.randn(5, D, generator=gen(0), dtype=torch.float64)
     here = {n: evidence.plants[name_of(n)].act(x) for n in {n for link in NODES for n in link}}
-    for nodes in (walk("trajectory", 200, 100), walk("endpoint", 100, 100), [("B", 200), BASE], loop(200, 100)):
+    for nodes in (
+        walk("trajectory", 200, 100),
+        walk("endpoint", 100, 100),
+        [("B", 200), BASE],
+        loop(200, 100),
+    ):
         truth = evidence.truth(nodes)
         assert torch.equal(truth.act(here[nodes[0]]), here[nodes[-1]])
         links_of = itertools.pairwise(nodes)
@@ -151,7 +164,8 @@ def test_replanting_evidence_is_planting_models(planted, plant):
     new = further_plants(D, group, nodes, seed=3, plant=plant)
     for a, b in itertools.pairwise(nodes):
         models = {
-            n: transport_model(really_planted(family, evidence, node), new[node]) for n, node in (("a", a), ("b", b))
+            n: transport_model(really_planted(family, evidence, node), new[node])
+            for n, node in (("a", a), ("b", b))
         }
         moments = pair_moments(models, [("a", "b")], batches_of())["a", "b"]
         for site in SITES:
@@ -160,11 +174,15 @@ def test_replanting_evidence_is_planting_models(planted, plant):
             crossed = replant(evidence.between(a, b, site, cross=True), new[a], new[b])
             assert torch.allclose(crossed, cross_moment(moments[site]), atol=FLOAT32)
         weights = weight_evidence(models["a"], models["b"], torch.arange(40))
-        assert torch.allclose(replant(evidence.between(a, b, "weights"), new[a], new[b]), weights, atol=FLOAT32)
+        assert torch.allclose(
+            replant(evidence.between(a, b, "weights"), new[a], new[b]), weights, atol=FLOAT32
+        )
         truth = replanted_truth(evidence.truth([a, b]), new[a], new[b])
         found = hungarian_abs(weights).gauge
         assert torch.equal(found.perm, truth.perm) and torch.equal(found.sign, truth.sign)
-        assert not torch.allclose(replant(evidence.between(a, b, "weights"), new[b], new[a]), weights, atol=1e-2)
+        assert not torch.allclose(
+            replant(evidence.between(a, b, "weights"), new[b], new[a]), weights, atol=1e-2
+        )
 
 
 def test_replanting_cross_moments_by_rotations():
@@ -179,7 +197,9 @@ def test_further_plants():
     assert set(none) == set(nodes) and set(none.values()) == {SignedPermutation.identity(D)}
     some = further_plants(D, "signed_permutation", nodes, 0, 1)
     assert len(set(some.values())) == len(nodes)
-    assert further_plants(D, "signed_permutation", [BASE], 0, 1)[BASE] == some[BASE]  # by node, whatever the walk
+    assert (
+        further_plants(D, "signed_permutation", [BASE], 0, 1)[BASE] == some[BASE]
+    )  # by node, whatever the walk
     for seed, plant in ((1, 1), (0, 2)):
         assert further_plants(D, "signed_permutation", nodes, seed, plant)[BASE] != some[BASE]
     assert type(further_plants(D, "permutation", [BASE], 0, 1)[BASE]) is Permutation
@@ -246,7 +266,9 @@ def test_models_run_in_the_precision_that_is_asked_for(planted, tmp_path):
     half = write(tmp_path / "bf16", family, dtype=torch.bfloat16)
     a, b = NODES[0]
     found, wanted = (e.between(a, b, "block1") for e in (half, full))
-    assert 1e-5 < (found - wanted).abs().max() < 0.1, "bfloat16 keeps 8 bits: it is seen, and it is no other evidence"
+    assert 1e-5 < (found - wanted).abs().max() < 0.1, (
+        "bfloat16 keeps 8 bits: it is seen, and it is no other evidence"
+    )
 
 
 def test_whitened_evidence_is_that_of_decorrelated_coordinates(planted, tmp_path):

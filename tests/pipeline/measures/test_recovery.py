@@ -40,7 +40,13 @@ def evidence_of(folder, family, size=1.0, folded=False):
             for p in model.parameters():
                 if folded and bool((p == 1).all()):
                     continue
-                p.add_(torch.randn(p.shape, generator=gen(1 + (node[0] == "B"))) * p.std() * size * node[1] / 1000)
+                p.add_(
+                    torch.randn(p.shape, generator=gen(1 + (node[0] == "B")))
+                    * p.std()
+                    * size
+                    * node[1]
+                    / 1000
+                )
         return model
 
     folder.mkdir(exist_ok=True)
@@ -71,7 +77,14 @@ def neox(tmp_path_factory):
 
 def rows_of(planted, group, matcher, route="endpoint", plants=4, seed=0, **where):
     rows = recovery(
-        planted, group=group, matcher=matcher, route=route, steps=STEPS, spacing=SPACING, plants=plants, seed=seed
+        planted,
+        group=group,
+        matcher=matcher,
+        route=route,
+        steps=STEPS,
+        spacing=SPACING,
+        plants=plants,
+        seed=seed,
     )
     return [r for r in rows if all(r[k] == v for k, v in where.items())]
 
@@ -92,7 +105,10 @@ def test_metrics_by_hand():
     assert score(truth, truth) == {"index_accuracy": 1, "signed_accuracy": 1, "sign_accuracy": 1}
     assert score(found.without_signs(), truth)["index_accuracy"] == pytest.approx(3 / 5)
     away = SignedPermutation(torch.tensor([1, 2, 3, 4, 0]), torch.ones(5))
-    assert score(away, truth) == {"index_accuracy": 0, "signed_accuracy": 0}  # no right index, no sign accuracy
+    assert score(away, truth) == {
+        "index_accuracy": 0,
+        "signed_accuracy": 0,
+    }  # no right index, no sign accuracy
 
 
 def test_the_identity_scores_by_chance():
@@ -107,7 +123,9 @@ def test_rotations_are_scored_by_their_distance():
     """‖Q − Q*‖ is 0 for the truth, and √(2d) in the mean for an independent Haar rotation (E tr = 0)."""
     q, other = (Orthogonal.random(200, gen(s)) for s in (0, 1))
     assert score(q, q) == {"rotation_error": 0}
-    assert score(other, q)["rotation_error"] == pytest.approx(1, abs=5 / 400)  # E[(tr)²] = 1: sd of the error is 1/2d
+    assert score(other, q)["rotation_error"] == pytest.approx(
+        1, abs=5 / 400
+    )  # E[(tr)²] = 1: sd of the error is 1/2d
     assert score(Orthogonal(-q.matrix), q)["rotation_error"] == pytest.approx(2 / 2**0.5)
     g = SignedPermutation.random(D, gen(2))
     assert set(score(g, Orthogonal.random(D, gen(3)))) == {"rotation_error"}
@@ -121,7 +139,11 @@ def test_rotations_are_scored_by_their_distance():
 
 def test_a_global_sign_is_a_sign():
     truth = GlobalSignPermutation(torch.randperm(D, generator=gen(0)), torch.tensor(-1))
-    assert score(Permutation(truth.perm), truth) == {"index_accuracy": 1, "signed_accuracy": 0, "sign_accuracy": 0}
+    assert score(Permutation(truth.perm), truth) == {
+        "index_accuracy": 1,
+        "signed_accuracy": 0,
+        "sign_accuracy": 0,
+    }
 
 
 # recovery
@@ -146,7 +168,9 @@ def test_a_small_drift_is_recovered_by_every_route(llama, neox, route):
     ):
         for matcher in matchers:
             rows = rows_of(evidence, group, matcher, route)
-            kinds = ["weights", "weights_all_rows"] if matcher == "weights" else ["site"] * 3 + ["pooled", "both"]
+            kinds = (
+                ["weights", "weights_all_rows"] if matcher == "weights" else ["site"] * 3 + ["pooled", "both"]
+            )
             signed = [r for r in rows if r["metric"] == "signed_accuracy"]
             assert [r["evidence"] for r in signed] == [k for k in kinds for _ in STEPS]
             assert [r["step"] for r in signed] == STEPS * len(kinds)

@@ -56,7 +56,9 @@ def test_an_ablation_is_even_and_independent_of_length(slot):
 def test_a_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch, silent):
     """What the workflow hands to the measurements, which are tested by themselves."""
     prompts = SimpleNamespace(heldout_negative=["bake"], heldout_positive=["steal"])
-    v = SimpleNamespace(prompts=prompts, of_a=torch.ones(3), of_b=torch.ones(3), slot=lambda model, texts: texts)
+    v = SimpleNamespace(
+        prompts=prompts, of_a=torch.ones(3), of_b=torch.ones(3), slot=lambda model, texts: texts
+    )
     seen = []
     for name, result in (("addition", ("whole", "odd")), ("ablation", "even")):
         monkeypatch.setattr(steering, name, lambda slot, *a, n=name, r=result: seen.append((n, slot)) or r)
@@ -84,7 +86,14 @@ def test_a_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch,
 
 
 def job(*overrides):
-    fixed = ["profile=smoke", "tracker=none", "gauge=identity", "matcher=none", "route=endpoint", "task=refusal"]
+    fixed = [
+        "profile=smoke",
+        "tracker=none",
+        "gauge=identity",
+        "matcher=none",
+        "route=endpoint",
+        "task=refusal",
+    ]
     return from_config(compose_config([*fixed, *overrides]), ()).job
 
 
@@ -97,7 +106,9 @@ def test_mini_requests_stop_where_the_answer_begins():
     found, template, source = _requests(job())
     prompts = labelled_prompts(found, "request", corpus.mini_tokenizer(), template, 20, 10, source)
     assert all(t.endswith("assistant :") for t in (*prompts.positive, *prompts.heldout_negative))
-    label = {corpus.slot_prompt(d): d.label for s in ("train", "heldout") for d in found.labelled("request", s)}
+    label = {
+        corpus.slot_prompt(d): d.label for s in ("train", "heldout") for d in found.labelled("request", s)
+    }
     assert {label[t] for t in (*prompts.positive, *prompts.heldout_positive)} == {1}
     assert {label[t] for t in (*prompts.negative, *prompts.heldout_negative)} == {0}
 
@@ -134,10 +145,17 @@ def test_a_model_that_cannot_refuse_has_no_effect_to_transport(tmp_path_factory,
     stories = [
         *("profile=smoke", "tracker=none", "data=text", "data.documents=300", "training.run.lr=1e-3"),
         *("gauge=identity", "matcher=none", "route=endpoint", "task.plants=5"),
-        *(f"model.path={REAL / 'models' / 'stories260K'}", f"data.path={REAL / 'text' / 'tinystories.jsonl'}"),
+        *(
+            f"model.path={REAL / 'models' / 'stories260K'}",
+            f"data.path={REAL / 'text' / 'tinystories.jsonl'}",
+        ),
     ]
     c = from_config(compose_config([*stories, *task, f"paths.outputs={outputs}"]), ())
     rows = {r["metric"]: r["value"] for r in run_job(c).rows}
-    assert rows["no_effect_to_transport"] == 1 and "retention" not in rows and "reversal_probability" not in rows
-    assert abs(rows["effect_se_ratio"]) > 5 > rows["effect_control_ratio"], "over prompts alone it would be one"
+    assert (
+        rows["no_effect_to_transport"] == 1 and "retention" not in rows and "reversal_probability" not in rows
+    )
+    assert abs(rows["effect_se_ratio"]) > 5 > rows["effect_control_ratio"], (
+        "over prompts alone it would be one"
+    )
     assert rows["index_accuracy"] < 0.2 and rows["loss_A"] < 3

@@ -112,9 +112,9 @@ def test_first_tokens_are_left_out_and_reported():
     assert large["nmse_first_token"] == pytest.approx(
         float((flat**2).sum() / 4 / ((flat - flat.mean(0)) ** 2).sum()), rel=1e-6
     )
-    assert values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x, skip_first=0))["nmse"] == pytest.approx(
-        large["nmse_first_token"], rel=1e-12
-    )
+    assert values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x, skip_first=0))[
+        "nmse"
+    ] == pytest.approx(large["nmse_first_token"], rel=1e-12)
 
 
 def test_sparsity_counts_tokens_beyond_the_first():
@@ -151,7 +151,9 @@ def test_plants_are_averaged_within_the_job():
     assert len({r["metric"] for r in rows}) == len(rows)
     for metric in ("nmse", "nmse_to_oracle", "dead_latents"):
         singles = [e[metric] for e in each]
-        assert values(rows)[metric] == fmean(singles) and values(rows)[f"{metric}_plants_sd"] == stdev(singles)
+        assert values(rows)[metric] == fmean(singles) and values(rows)[f"{metric}_plants_sd"] == stdev(
+            singles
+        )
     assert not any(m.endswith("_plants_sd") for m in each[0])
 
 
@@ -167,7 +169,9 @@ def test_moving_between_planted_models_is_moving_by_the_residual():
         assert (residual == SignedPermutation.identity(D)) == (gauge == truth)
         x = stream_rows(a, chart_of(a), rows, "block1", 4)
         by_residual = values(sae_transfer(sae, [residual], x, x))
-        by_residual |= values(cross_entropy_recovered(a, chart_of(a), "block1", transport_sae(sae, residual), batches))
+        by_residual |= values(
+            cross_entropy_recovered(a, chart_of(a), "block1", transport_sae(sae, residual), batches)
+        )
         moved = transport_sae(transport_sae(sae, q_a), gauge)
         y = stream_rows(planted, chart_of(planted), rows, "block1", 4)
         assert torch.equal(y, q_b.act(x))
@@ -198,12 +202,16 @@ def test_moving_by_the_residual_in_float64(group):
 def test_loss_recovered_of_everything_and_of_nothing(family):
     model = tiny_model(family, gen(0)).double()
     rows = tokens()[:, :2]
-    while rows.shape[1] < 8:  # rows that the model continues greedily, so that it loses by whatever is taken away
+    while (
+        rows.shape[1] < 8
+    ):  # rows that the model continues greedily, so that it loses by whatever is taken away
         rows = torch.cat([rows, model(input_ids=rows).logits[:, -1:].argmax(-1)], dim=1)
     chart, batches = chart_of(model), list(corpus.batches(rows, 4))
 
     def recovered(sae, skip_first=1):
-        return values(cross_entropy_recovered(model, chart, "block0", sae.to(torch.float64), batches, skip_first))
+        return values(
+            cross_entropy_recovered(model, chart, "block0", sae.to(torch.float64), batches, skip_first)
+        )
 
     # LayerNorm models: the SAE never sees the component along 1, and nothing reads it
     everything = recovered(exact())
@@ -244,13 +252,19 @@ def test_one_sae_serves_every_arm(store):
     assert all(r["architecture"] == "topk" and r["site"] == "block1" for name in rows for r in rows[name])
     assert found["B_d"]["signed_accuracy"] == 1 and found["B_d"]["nmse"] == found["oracle"]["nmse"]
     assert found["oracle"]["nmse_to_oracle"] == 0 == found["drifted"]["nmse_to_oracle"]
-    assert found["O(d)"]["nmse_to_oracle"] < 1e-3, "full-rank moments of a copy determine the rotation, to rounding"
+    assert found["O(d)"]["nmse_to_oracle"] < 1e-3, (
+        "full-rank moments of a copy determine the rotation, to rounding"
+    )
     assert found["S_d"]["nmse_to_oracle"] > 0.1 and "nmse_plants_sd" in found["S_d"]
     assert found["drifted"]["loss_A"] != found["drifted"]["loss_B"]
     assert found["oracle"]["nmse_native"] == found["drifted"]["nmse_native"] != found["drifted"]["nmse"]
-    assert {"ce_recovered", "ce_clean", "l0", "dead_latents", "nmse_first_token", "loss_A"} <= set(found["S_d"])
+    assert {"ce_recovered", "ce_clean", "l0", "dead_latents", "nmse_first_token", "loss_A"} <= set(
+        found["S_d"]
+    )
 
 
 def test_more_tokens_than_are_held_out_are_refused(store):
-    with pytest.raises(ValueError, match=r"task.tokens=10000000 wants \d+ held-out rows .*allowed: 1 to \d+ rows"):
+    with pytest.raises(
+        ValueError, match=r"task.tokens=10000000 wants \d+ held-out rows .*allowed: 1 to \d+ rows"
+    ):
         workflow.measure(job("task.tokens=10000000"), store)

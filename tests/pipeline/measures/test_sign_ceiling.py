@@ -33,7 +33,9 @@ def test_decorrelated_coordinates_meet_the_ceiling(seed):
     assert max(abs(v - p) for v, p in zip(raw, SHARES, strict=True)) <= 0.03
     for metric in ("index_accuracy", "signed_accuracy"):
         assert min(values(rows, matcher="hungarian_abs", metric=metric)) >= 0.99
-    assert [r["p"] for r in rows if r["matcher"] == "hungarian_raw" and r["metric"] == "index_accuracy"] == SHARES
+    assert [
+        r["p"] for r in rows if r["matcher"] == "hungarian_raw" and r["metric"] == "index_accuracy"
+    ] == SHARES
 
 
 def test_unpaired_activations_are_matched_by_neither():
@@ -101,7 +103,10 @@ def test_the_seed_decides():
 def test_heldout_loss_is_the_mean_over_tokens():
     model = tiny_model("llama", gen(0))
     assert chart_of(model).width == 32
-    batches = [{"input_ids": torch.randint(0, 64, shape, generator=gen(k))} for k, shape in enumerate(((2, 5), (3, 9)))]
+    batches = [
+        {"input_ids": torch.randint(0, 64, shape, generator=gen(k))}
+        for k, shape in enumerate(((2, 5), (3, 9)))
+    ]
     total, n = 0.0, 0
     with torch.no_grad():
         for batch in batches:

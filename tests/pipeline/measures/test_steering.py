@@ -39,9 +39,9 @@ def test_what_is_projected_out_is_gone_to_rounding_and_has_a_length():
     for dtype, rounding in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):  # of the result alone
         left = ablating(v.to(dtype))(x.to(dtype))
         assert left.dtype == dtype
-        wide = x.to(dtype).double() - (x.to(dtype).double() @ v.to(dtype).double()).outer(v.to(dtype).double()) / (
-            v.to(dtype).double().square().sum()
-        )
+        wide = x.to(dtype).double() - (x.to(dtype).double() @ v.to(dtype).double()).outer(
+            v.to(dtype).double()
+        ) / (v.to(dtype).double().square().sum())
         assert float((left.double() - wide).abs().max() / wide.abs().max()) <= rounding
     with pytest.raises(ValueError, match=r"a direction to project out has a length, found 0\.0"):
         ablating(torch.zeros(32))
@@ -74,9 +74,14 @@ def test_log_odds_resumed_at_a_site_are_those_of_whole_forward_passes(family):
     def f(logits):
         return logits.double()[WORDS[0]].logsumexp(0) - logits.double()[WORDS[1]].logsumexp(0)
 
-    with torch.no_grad():  # padding is summed over, with weights of zero: what that costs without any edit or resuming
+    with (
+        torch.no_grad()
+    ):  # padding is summed over, with weights of zero: what that costs without any edit or resuming
         padded = model(prompts.input_ids, attention_mask=prompts.attention_mask).logits
-        costs = [(padded[i, k] - model(r[None, : k + 1]).logits[0, -1]).abs().max() for i, (r, k) in enumerate(rows)]
+        costs = [
+            (padded[i, k] - model(r[None, : k + 1]).logits[0, -1]).abs().max()
+            for i, (r, k) in enumerate(rows)
+        ]
     yardstick = YARDSTICK_FACTOR * max(max(costs), torch.finfo(torch.float32).eps * padded.abs().max())
     for site in ("block0", "block1"):
         slot = Slot(model, chart, site, [prompts], WORDS)
@@ -136,7 +141,9 @@ def planted(signs_only):
     chart, d = chart_of(a), 32
     q_a, q_b = (SignedPermutation.random(d, gen(s)) for s in (2, 3))
     recovered = compose(q_b, q_a.inverse())  # the truth, with a quarter of it wrong
-    wrong = SignedPermutation(recovered.perm, torch.where(torch.arange(d) < 8, -1, 1).to(torch.int8) * recovered.sign)
+    wrong = SignedPermutation(
+        recovered.perm, torch.where(torch.arange(d) < 8, -1, 1).to(torch.int8) * recovered.sign
+    )
     if signs_only:
         q_a, q_b = (SignedPermutation(torch.arange(d), q.sign) for q in (q_a, q_b))
         wrong = SignedPermutation(torch.arange(d), wrong.sign)
@@ -241,9 +248,13 @@ def test_an_effect_no_larger_than_that_of_random_directions_is_no_effect():
     backwards = metrics(transport_rows(effect, [w], w, -w, controls))
     assert backwards["no_effect_to_transport"] == 1, "B's own direction steers the wrong way"
     drifted = metrics(transport_rows(effect, [v], v, w, controls))  # B's own steers, A's does nothing on B
-    assert "retention_native" in drifted and "retention" not in drifted and "reversal_probability" not in drifted
+    assert (
+        "retention_native" in drifted and "retention" not in drifted and "reversal_probability" not in drifted
+    )
     same = metrics(transport_rows(lambda v: effect(w) + 1e-3 * effect(v), [v], w, w, controls))
-    assert same["effect_se_ratio"] > 5 and same["no_effect_to_transport"] == 1, "what every direction does is no effect"
+    assert same["effect_se_ratio"] > 5 and same["no_effect_to_transport"] == 1, (
+        "what every direction does is no effect"
+    )
     assert same["effect_control_ratio"] == pytest.approx(1, abs=0.1)
     known = metrics(transport_rows(effect, [w], w, w, controls, "ablation_", even=True, silent=True))
     assert known["ablation_no_effect_to_transport"] == 1 and "ablation_retention" not in known
@@ -269,7 +280,9 @@ def test_a_sweep_is_the_shift_of_the_log_odds():
     v = torch.randn(32, generator=gen(2))
     rows = sweep_rows(slot, [v, -v], [-0.5, 0.5, 1.0])
     assert [r["strength"] for r in rows] == [-0.5, 0.5, 1.0]
-    wanted = [float((slot.log_odds(adding(a * s * v)) - slot.log_odds()).mean()) for a in (0.5, 1) for s in (1, -1)]
+    wanted = [
+        float((slot.log_odds(adding(a * s * v)) - slot.log_odds()).mean()) for a in (0.5, 1) for s in (1, -1)
+    ]
     assert rows[0]["value"] == pytest.approx(rows[1]["value"], rel=1e-6) == pytest.approx(sum(wanted[:2]) / 2)
     assert rows[2]["value"] == pytest.approx(sum(wanted[2:]) / 2)
     with pytest.raises(ValueError, match="same mean"):

@@ -27,7 +27,13 @@ def record(seed, route, matcher="hungarian_abs", **measurement):
     }
     found = ACCURACY[route] - 0.01 * seed * (route == "endpoint") - measurement.get("tokens", 0) / 1e5
     rows = [
-        {"evidence": kind, "site": site, "step": step, "metric": "signed_accuracy", "value": found + far - late}
+        {
+            "evidence": kind,
+            "site": site,
+            "step": step,
+            "metric": "signed_accuracy",
+            "value": found + far - late,
+        }
         for kind, site, far in (
             ("site", "embed", 0.1),
             ("site", "block0", 0.2),
@@ -46,22 +52,34 @@ def records(**measurement):
 
 
 def test_levels_are_read_at_the_middle_site_and_the_last_step_and_the_gap_is_paired_by_seed():
-    table = Ablation("d2", "calibration tokens", "measurement.tokens").tabulate([*records(), *records(tokens=1000)])
+    table = Ablation("d2", "calibration tokens", "measurement.tokens").tabulate(
+        [*records(), *records(tokens=1000)]
+    )
     means = means_of(table)
     assert sorted(means["calibration tokens"].unique()) == [1000, 16384]
     at = select(means, {"calibration tokens": 1000, "metric": "signed_accuracy"}).set_index("route")["value"]
     assert at.to_dict() == pytest.approx({"endpoint": 0.435, "via_base": 0.69, "trajectory": 0.94})
-    gaps = select(table[table["seed"].notna()], {"calibration tokens": 1000, "metric": "gap_to_endpoint"}).set_index(
-        "seed"
-    )["value"]
+    gaps = select(
+        table[table["seed"].notna()], {"calibration tokens": 1000, "metric": "gap_to_endpoint"}
+    ).set_index("seed")["value"]
     assert gaps.to_dict() == pytest.approx({0: 0.5, 1: 0.51})
     shown = Ablation("d2", "calibration tokens", "measurement.tokens").pivot(table)
-    assert list(shown.columns) == ["calibration tokens", "endpoint", "via base", "trajectory", "gap", "loss A", "n"]
+    assert list(shown.columns) == [
+        "calibration tokens",
+        "endpoint",
+        "via base",
+        "trajectory",
+        "gap",
+        "loss A",
+        "n",
+    ]
     assert list(shown["n"]) == [2, 2] and list(shown["calibration tokens"]) == [1000, 16384]
 
 
 def test_an_option_that_came_later_has_its_default_in_older_records():
-    table = Ablation("d8", "precision", "measurement.dtype").tabulate([*records(), *records(dtype="bfloat16")])
+    table = Ablation("d8", "precision", "measurement.dtype").tabulate(
+        [*records(), *records(dtype="bfloat16")]
+    )
     assert sorted(means_of(table)["precision"].unique()) == ["bfloat16", "float32"]
 
 
@@ -70,7 +88,10 @@ def test_sites_and_kinds_of_evidence_are_levels_of_their_own():
     assert list(sites.pivot(sites.tabulate(records()))["site"]) == ["embed", "block0", "block1"]
     kinds = Ablation("d4", "evidence", kinds=("pooled", "site"))
     shown = kinds.pivot(kinds.tabulate(records()))
-    assert list(shown["evidence"]) == ["pooled", "site"] and shown["endpoint"].str[:5].tolist() == ["0.745", "0.445"]
+    assert list(shown["evidence"]) == ["pooled", "site"] and shown["endpoint"].str[:5].tolist() == [
+        "0.745",
+        "0.445",
+    ]
 
 
 def test_the_interval_over_the_first_n_seeds():

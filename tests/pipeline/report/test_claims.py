@@ -63,7 +63,11 @@ def test_an_interval_that_touches_the_null_is_not_reproduced():
 
 def test_what_could_not_be_otherwise_says_so_and_still_fails_where_it_does():
     claim = Claim(**{**vars(gap()), "by_construction": True})
-    assert judge(claim, [0.3] * 5, "mini")[0] == judge(claim, [0.3] * 5, "paper")[0] == "reproduced (by construction)"
+    assert (
+        judge(claim, [0.3] * 5, "mini")[0]
+        == judge(claim, [0.3] * 5, "paper")[0]
+        == "reproduced (by construction)"
+    )
     assert judge(claim, [0.0] * 5, "mini")[0] == "not reproduced"
     assert judge(claim, [0.3] * 4, "mini")[0] == "direction only (n = 4)"
 
@@ -75,7 +79,11 @@ def test_few_units_give_a_direction_only_and_none_is_not_run():
 
 
 def test_figures_are_matched_in_the_paper_profile_only():
-    near, better, short = [0.30, 0.31, 0.29, 0.30, 0.30], [0.6, 0.61, 0.59, 0.6, 0.6], [0.1, 0.11, 0.09, 0.1, 0.1]
+    near, better, short = (
+        [0.30, 0.31, 0.29, 0.30, 0.30],
+        [0.6, 0.61, 0.59, 0.6, 0.6],
+        [0.1, 0.11, 0.09, 0.1, 0.1],
+    )
     assert judge(gap(), near, "mini")[0] == "reproduced"
     assert judge(gap(), near, "paper")[0] == "matched"
     assert judge(gap(), better, "paper")[0] == "matched"
@@ -99,7 +107,12 @@ def test_a_claim_that_names_several_measurements_per_seed_is_an_error():
 def test_claim_rows_carry_the_verdict_and_the_paper(monkeypatch):
     monkeypatch.setattr("gaugeport.pipeline.report.claims.load_claims", lambda: [gap()])
     (row,) = claim_rows("t", rows(0.9 + NOISE, 0.6 + NOISE)).to_dict("records")
-    assert row["verdict"] == "reproduced" and row["paper"] == 0.3 and row["site"] == "block1" and row["step"] == 10
+    assert (
+        row["verdict"] == "reproduced"
+        and row["paper"] == 0.3
+        and row["site"] == "block1"
+        and row["step"] == 10
+    )
     assert (row["left"], row["right"]) == pytest.approx((0.9, 0.6))
 
 

@@ -53,7 +53,11 @@ SENTENCES = [
     (
         "on the other overlap by {}, {}, {} and {}; two models' on different halves by {}, {}, {} and {}.",
         "a9",
-        [{**AUDITED, "metric": f"jaccard_{m}_model", "list": name} for m in ("same", "other") for name in LISTS],
+        [
+            {**AUDITED, "metric": f"jaccard_{m}_model", "list": name}
+            for m in ("same", "other")
+            for name in LISTS
+        ],
     ),
     ("The direction of that run does {:ci} (sentiment, B to A)", "a5", [BACK]),
     ("the other's {:ci} and", "a5", [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}]),
@@ -185,7 +189,11 @@ SENTENCES = [
     (
         "From 256 tokens on it is ahead ({} and {}); at 16,384 it is at {} and {}.",
         "b5",
-        [{**BY_TOKENS, "tokens": n, "group": g} for n in (256, 16384) for g in ("orthogonal", "signed_permutation")],
+        [
+            {**BY_TOKENS, "tokens": n, "group": g}
+            for n in (256, 16384)
+            for g in ("orthogonal", "signed_permutation")
+        ],
     ),
     (
         "a stream keeps {} of its variance with no SAE at all; that is the most that the affine column's {} could",
@@ -210,12 +218,18 @@ SENTENCES = [
     (
         "the identity ({:ci} of the √128 that random ones have), and {} on the support",
         "b9",
-        [{**ANCESTOR, "site": "resid_pre_0", "metric": m} for m in ("distance_from_identity", "supported_distance")],
+        [
+            {**ANCESTOR, "site": "resid_pre_0", "metric": m}
+            for m in ("distance_from_identity", "supported_distance")
+        ],
     ),
     (
         "EV falls raw, but not catastrophically: GPT-NeoX {} to {}, rotated {}, means alone {}.",
         "b9",
-        [{**NEOX, "setting": "checkpoints", "group": g} for g in ("self", "identity", "orthogonal", "translation")],
+        [
+            {**NEOX, "setting": "checkpoints", "group": g}
+            for g in ("self", "identity", "orthogonal", "translation")
+        ],
     ),
     (
         "From 2 % on, the paper's share: {} at home, {} raw, {} rotated, {} means alone; the rotation is {} of √(2d)",
@@ -243,7 +257,10 @@ SENTENCES = [
     (
         "Path patching keeps {} of 8 heads and ACDC {} (the paper's 6).",
         "b4",
-        [{"metric": "heads_kept", "cohort": "A", "component": "model", "lens": x} for x in ("path_patching", "acdc")],
+        [
+            {"metric": "heads_kept", "cohort": "A", "component": "model", "lens": x}
+            for x in ("path_patching", "acdc")
+        ],
     ),
     (
         "an SAE explains {} of another seed's variance as it is, {} through the best signed permutation, {} through the best rotation",

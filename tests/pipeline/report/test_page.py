@@ -22,8 +22,16 @@ PIXEL = bytes.fromhex(
 
 
 def record(name, seed, **config):
-    config = {"profile": "mini", "seed": seed, "model": {"name": "qwen"}, "training": {"run": {"lr": 0.1}}, **config}
-    return Record(name, "recovery", config, [], 12.0, {"torch": "2.13", "commit": "abc"}, 2, {"data.path": "x (1)"})
+    config = {
+        "profile": "mini",
+        "seed": seed,
+        "model": {"name": "qwen"},
+        "training": {"run": {"lr": 0.1}},
+        **config,
+    }
+    return Record(
+        name, "recovery", config, [], 12.0, {"torch": "2.13", "commit": "abc"}, 2, {"data.path": "x (1)"}
+    )
 
 
 def table():
@@ -95,7 +103,10 @@ def opened(browser, tmp_path, request):
     width, height = request.param
     tab = browser.new_page(viewport={"width": width, "height": height})
     wrong = []
-    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on(
+        "console",
+        lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None,
+    )
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("requestfailed", lambda asked: wrong.append(asked.url))
     tab.goto(page(tmp_path).as_uri())
@@ -113,7 +124,9 @@ def test_it_renders(opened):
     assert opened.locator("#claims tbody tr").count() == 2 and opened.locator("#a3 tbody tr").count() == 4
     assert opened.locator("#claims td.good").all_inner_texts() == ["reproduced"]
     assert opened.evaluate("document.querySelector('#a3 img').complete")
-    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only tables scroll sideways"
+    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+        "only tables scroll sideways"
+    )
     opened.get_by_role("link", name="a3").first.click()
     assert opened.url.endswith("#a3")
 
@@ -126,7 +139,10 @@ def test_columns_sort_by_number_up_then_down_with_what_is_no_number_last_or_firs
     header.get_by_role("button").click()
     assert [text[:5] for text in column(opened, 3)] == ["–", "0.900", "0.100", "0.095"]
     opened.locator("#a3 th").nth(0).get_by_role("button").click()
-    assert column(opened, 1) == ["pythia", "pythia", "qwen", "qwen"] and header.get_attribute("aria-sort") == "none"
+    assert (
+        column(opened, 1) == ["pythia", "pythia", "qwen", "qwen"]
+        and header.get_attribute("aria-sort") == "none"
+    )
 
 
 def test_rows_are_filtered_by_words(opened):
@@ -138,7 +154,9 @@ def test_rows_are_filtered_by_words(opened):
 def test_a_row_leads_to_its_records_with_their_commands_and_configs(opened):
     opened.locator("#a3 .records").nth(1).click()
     dialog = opened.locator("#record")
-    assert dialog.locator("h3").all_inner_texts() == [f"recovery, a </script><b>model, seed {s}" for s in (0, 1)]
+    assert dialog.locator("h3").all_inner_texts() == [
+        f"recovery, a </script><b>model, seed {s}" for s in (0, 1)
+    ]
     assert "./run.sh run seed=1" in dialog.inner_text()
     assert dialog.get_by_role("link").first.get_attribute("href") == "../records/qwenS_d0.json"
     dialog.get_by_text("config").first.click()

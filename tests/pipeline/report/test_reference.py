@@ -46,7 +46,9 @@ def kept(name):
 @pytest.mark.slow
 def test_every_table_is_what_its_records_say(make, remade, tmp_path):
     chosen, tables = remade
-    assert sorted(tables) == sorted(chosen.experiments) == sorted(p.stem for p in KEPT.glob("[a-d][0-9]*.csv"))
+    assert (
+        sorted(tables) == sorted(chosen.experiments) == sorted(p.stem for p in KEPT.glob("[a-d][0-9]*.csv"))
+    )
     for table in [*tables.values(), claims_table(tables, "mini")]:
         make.write_means(tmp_path / "means.csv", table.tidy)
         ours, theirs = pd.read_csv(tmp_path / "means.csv"), kept(table.id)
@@ -116,7 +118,9 @@ def test_every_decoy_costs_a_tenth_of_a_nat_and_no_real_model_does(remade):
     assert len(wide) == 9 and (wide["decoy"] >= 0.1).all() and (wide["real"] < 0.1).all()
     pivot = remade[1]["b1"].pivot.set_index(["cohort", "seed", "setting"])["decoy/real"]
     for (cohort, seed), row in wide.iterrows():
-        assert float(pivot[cohort, f"{seed:.0f}", "default"]) == pytest.approx(row["decoy"] / row["real"], abs=0.5)
+        assert float(pivot[cohort, f"{seed:.0f}", "default"]) == pytest.approx(
+            row["decoy"] / row["real"], abs=0.5
+        )
 
 
 def test_what_made_it_is_said():
@@ -141,7 +145,9 @@ def test_a_subset_run_again_has_intervals_that_overlap_the_kept_ones(table, tmp_
     both = ours.merge(theirs[theirs["verdict"].isna()], on=keys, suffixes=("", "_kept"))
     assert len(both) == len(ours) > 20
     slack = 1e-12 + 1e-5 * both["value"].abs()  # intervals of no width: a csv has six digits
-    apart = both[(both["ci_low"] > both["ci_high_kept"] + slack) | (both["ci_high"] < both["ci_low_kept"] - slack)]
+    apart = both[
+        (both["ci_low"] > both["ci_high_kept"] + slack) | (both["ci_high"] < both["ci_low_kept"] - slack)
+    ]
     assert apart.empty, apart[[*keys, "value", "value_kept"]]
 
 
@@ -157,6 +163,8 @@ def test_a_trained_seed_run_again_lies_where_the_kept_ones_do(tmp_path, remade):
     span = theirs.groupby(SAME)["value"].agg(["min", "max"])
     both = ours.set_index(SAME).join(span)
     assert len(both) == len(ours) > 100 and both["min"].notna().all()
-    slack = both["max"] - both["min"] + 1 / 128  # as far again as the kept seeds lie apart, and one coordinate
+    slack = (
+        both["max"] - both["min"] + 1 / 128
+    )  # as far again as the kept seeds lie apart, and one coordinate
     apart = both[(both["value"] < both["min"] - slack) | (both["value"] > both["max"] + slack)]
     assert apart.empty, apart

@@ -58,7 +58,13 @@ def test_latex_goes_on_over_pages_and_lies_across_them_and_keeps_what_never_vari
 def test_every_letter_of_latex_is_one_that_it_can_set():
     """What the compiling test would find, where there is no pdflatex to find it."""
     expected = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
-    expected |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/", "é": "é", "λ": r"$\lambda$"}
+    expected |= {
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": "/",
+        "é": "é",
+        "λ": r"$\lambda$",
+    }
     expected |= {"α": r"$\alpha$", "Ω": "(greek capital letter omega)", "中": "(cjk unified ideograph-4e2d)"}
     for letter, said in expected.items():
         assert f"x{said}x" in latex("t", pd.DataFrame({"c": [f"x{letter}x", "y"]})), letter
@@ -68,7 +74,9 @@ def lacking_in_latex():
     """What a document with our tables needs and this machine has not."""
     if shutil.which("pdflatex") is None or shutil.which("kpsewhich") is None:
         return ["pdflatex"]
-    found = (subprocess.run(["kpsewhich", f"{p}.sty"], capture_output=True).returncode for p in PACKAGES.split(","))
+    found = (
+        subprocess.run(["kpsewhich", f"{p}.sty"], capture_output=True).returncode for p in PACKAGES.split(",")
+    )
     return [p for p, code in zip(PACKAGES.split(","), found, strict=True) if code]
 
 
@@ -81,7 +89,9 @@ def test_latex_compiles(tmp_path):
     for name, table in (("wide", wide), ("long", long)):
         (tmp_path / f"{name}.tex").write_text(latex(f"{name} {odd}", table, odd))
     body = "\\input{wide}\n\\input{long}"
-    document = f"\\documentclass{{article}}\\usepackage{{{PACKAGES}}}\\begin{{document}}{body}\\end{{document}}"
+    document = (
+        f"\\documentclass{{article}}\\usepackage{{{PACKAGES}}}\\begin{{document}}{body}\\end{{document}}"
+    )
     (tmp_path / "all.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -102,7 +112,9 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     for folder in ("one", "two"):
         write_table(tmp_path / folder, "t", "title", PIVOT, PIVOT, "")
     for suffix in ("csv", "md", "tex"):
-        assert (tmp_path / "one" / f"t.{suffix}").read_bytes() == (tmp_path / "two" / f"t.{suffix}").read_bytes()
+        assert (tmp_path / "one" / f"t.{suffix}").read_bytes() == (
+            tmp_path / "two" / f"t.{suffix}"
+        ).read_bytes()
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -119,7 +131,10 @@ def test_a_write_that_is_cut_short_leaves_what_was_there(tmp_path, monkeypatch):
     before = picture.read_bytes()
     monkeypatch.setattr(Path, "write_text", lambda file, new: half(file, new.encode()))
     monkeypatch.setattr(figures.Figure, "savefig", lambda self, file, **kwargs: half(file, before[::-1]))
-    for write in (lambda: replace_text(text, "as it will be"), lambda: figures.save(figures.panels(1)[0], picture)):
+    for write in (
+        lambda: replace_text(text, "as it will be"),
+        lambda: figures.save(figures.panels(1)[0], picture),
+    ):
         with pytest.raises(OSError, match="killed"):
             write()
     assert text.read_text() == "as it was" and picture.read_bytes() == before
@@ -132,7 +147,13 @@ def test_a_cell_says_of_how_many_seeds_it_is_where_its_line_is_of_others():
 
 
 def test_a_job_prints_what_all_rows_share_once_and_the_last_step_alone():
-    config = {"profile": "mini", "model": {"name": "qwen"}, "seed": 2, "setting": "default", "gauge": "identity"}
+    config = {
+        "profile": "mini",
+        "model": {"name": "qwen"},
+        "seed": 2,
+        "setting": "default",
+        "gauge": "identity",
+    }
     rows = [
         {"step": step, "site": site, "metric": "m", "value": step / 3}
         for step in (1, 2)

@@ -33,7 +33,12 @@ def record(arm, seed, effect=True, setting="default", **metrics):
 
 def five_seeds(effect=True, reverse=False):
     kept = {"retention": 0.99, "odd_retention": 0.99, "reversal_probability": 0.0, "retention_plants_sd": 0.0}
-    lost = {"retention": 0.03, "odd_retention": -0.03, "reversal_probability": 0.46, "retention_plants_sd": 0.2}
+    lost = {
+        "retention": 0.03,
+        "odd_retention": -0.03,
+        "reversal_probability": 0.46,
+        "retention_plants_sd": 0.2,
+    }
     both = (lost, kept) if reverse else (kept, lost)
     return [
         record(arm, seed, effect, **{m: v + 0.001 * seed for m, v in metrics.items()})
@@ -76,7 +81,11 @@ def test_where_there_is_no_effect_no_claim_is_judged_and_the_table_says_so():
 
 def test_a_seed_without_an_effect_is_in_no_mean_and_no_claim():
     module = experiment_module("sentiment_steering")
-    records = [*five_seeds()[:8], record("B_d", 4, effect=False), record("S_d, signs dropped", 4, effect=False)]
+    records = [
+        *five_seeds()[:8],
+        record("B_d", 4, effect=False),
+        record("S_d, signs dropped", 4, effect=False),
+    ]
     table = module.tabulate(records)
     assert verdicts(table)["a5.bd_over_sd"] == "direction only (n = 4)"
     wide = module.pivot(table).set_index("arm")
@@ -85,7 +94,11 @@ def test_a_seed_without_an_effect_is_in_no_mean_and_no_claim():
 
 def test_a_column_with_other_seeds_than_the_first_says_how_many():
     module = experiment_module("sentiment_steering")
-    records = [*five_seeds()[:8], record("B_d", 4, effect=False), record("S_d, signs dropped", 4, effect=False)]
+    records = [
+        *five_seeds()[:8],
+        record("B_d", 4, effect=False),
+        record("S_d, signs dropped", 4, effect=False),
+    ]
     line = module.pivot(module.tabulate(records)).set_index("arm").loc["B_d"]
     assert line["n"] == 4 and "(n " not in line["retention"]
     assert line["B's own effect"].endswith(" (n 5)") and line["over random"].endswith(" (n 5)")

@@ -22,7 +22,9 @@ def record(name, seed=0, last=2, lr=0.1, corpus="mini"):
     }
     rows = [{"step": step, "metric": "m", "value": lr * step} for step in (1, last)]
     curve = [{"step": last, "alpha": a / 10, "metric": "loss", "value": 1.0} for a in range(11)]
-    return Record(name, "t", config, [*rows, *curve], 1.0, {}, 2, {"model.path": "/m (ab)"} if name == "local" else {})
+    return Record(
+        name, "t", config, [*rows, *curve], 1.0, {}, 2, {"model.path": "/m (ab)"} if name == "local" else {}
+    )
 
 
 def table(tmp_path, records, swept, **lacking):
@@ -32,7 +34,9 @@ def table(tmp_path, records, swept, **lacking):
 
 
 def lines(text):
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")
+    ]
 
 
 def test_many_values_of_what_was_swept_are_no_curve(tmp_path):
@@ -42,7 +46,9 @@ def test_many_values_of_what_was_swept_are_no_curve(tmp_path):
 
 
 def test_every_record_is_read_at_its_own_last_step(tmp_path):
-    text, _ = table(tmp_path, [record("a", last=2, lr=0.1), record("b", last=4, lr=0.2)], {"lr": "training.run.lr"})
+    text, _ = table(
+        tmp_path, [record("a", last=2, lr=0.1), record("b", last=4, lr=0.2)], {"lr": "training.run.lr"}
+    )
     assert [line[-1] for line in lines(text)[2:]] == ["0.200", "0.800"]
 
 

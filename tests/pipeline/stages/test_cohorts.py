@@ -41,7 +41,9 @@ def test_cohort_a_shares_seed_0s_boundary_bit_for_bit_and_cohort_b_nothing(store
 def test_a_seed_stands_on_its_anchor_in_cohort_a_alone():
     assert own_stages(job()) == ("anchor",) and own_stages(job("seed=2")) == ("anchor", "replica")
     assert own_stages(job("task.cohort=B", "seed=2")) == ("replica",)
-    assert "anchor" in cohorts.model_key(job(), 2) and "anchor" not in cohorts.model_key(job("task.cohort=B"), 2)
+    assert "anchor" in cohorts.model_key(job(), 2) and "anchor" not in cohorts.model_key(
+        job("task.cohort=B"), 2
+    )
     assert cohorts.model_key(job(), 0) != cohorts.model_key(job("task.cohort=B"), 0)
     with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort; allowed: seed=1"):
         stages(job())
@@ -55,7 +57,13 @@ def tiny(seed=0):
 
 def test_a_run_that_was_cut_short_ends_where_a_whole_one_does(tmp_path):
     schedule = Schedule(
-        steps=9, batch_size=4, lr=1e-2, scheduler="cosine_with_min_lr", warmup_steps=2, weight_decay=0.01, save_every=3
+        steps=9,
+        batch_size=4,
+        lr=1e-2,
+        scheduler="cosine_with_min_lr",
+        warmup_steps=2,
+        weight_decay=0.01,
+        save_every=3,
     )
     data = strings.Strings(9, 4, 18, 20, seed=1)
     whole, resumed, other = tiny(), tiny(), tiny()
@@ -74,7 +82,13 @@ def test_training_stops_at_the_first_save_that_is_accurate_enough(tmp_path, monk
     found = {"token": 1.0, "depth": 1.0, "valid": reached}
     monkeypatch.setattr(cohorts, "accuracy", lambda model, rows: found)
     schedule = Schedule(
-        steps=6, batch_size=4, lr=1e-2, scheduler="cosine_with_min_lr", warmup_steps=2, weight_decay=0.0, save_every=3
+        steps=6,
+        batch_size=4,
+        lr=1e-2,
+        scheduler="cosine_with_min_lr",
+        warmup_steps=2,
+        weight_decay=0.0,
+        save_every=3,
     )
     stop = cohorts.StopWhenAccurate(48, 64, 0)
     assert len(stop.heldout) == 2, "long strings count only where strings as long are trained on"
@@ -90,7 +104,9 @@ def test_accuracy_counts_positions_that_are_no_padding():
             head.weight.zero_()  # the first class is as likely as any, and comes first
     found = cohorts.accuracy(model, rows, batch_size=16)
     labels = rows["labels"][rows["labels"][..., 0] != strings.IGNORED]
-    assert found == pytest.approx({h: float((labels[:, k] == 0).float().mean()) for k, h in enumerate(strings.HEADS)})
+    assert found == pytest.approx(
+        {h: float((labels[:, k] == 0).float().mean()) for k, h in enumerate(strings.HEADS)}
+    )
     assert 0 < found["depth"] < 1
 
 
@@ -98,16 +114,31 @@ def test_accuracy_counts_positions_that_are_no_padding():
     ("overrides", "words"),
     [
         (["task.cohort=C"], "task.cohort='C'; allowed: A, B"),
-        (["data=mini"], "task=bars with model=dyck3 data=mini; allowed: model=dyck3 data=dyck3 training=dyck3"),
+        (
+            ["data=mini"],
+            "task=bars with model=dyck3 data=mini; allowed: model=dyck3 data=dyck3 training=dyck3",
+        ),
         (["model=qwen"], "task=bars with model=qwen"),
         (["model.path=."], "task=bars trains its own models: model.path=. has no use"),
-        (["model.architecture.num_attention_heads=3"], "num_attention_heads=3 does not divide hidden_size=32"),
-        (["model.architecture.max_position_embeddings=61"], "max_position_embeddings=61; allowed: 62 or more"),
+        (
+            ["model.architecture.num_attention_heads=3"],
+            "num_attention_heads=3 does not divide hidden_size=32",
+        ),
+        (
+            ["model.architecture.max_position_embeddings=61"],
+            "max_position_embeddings=61; allowed: 62 or more",
+        ),
         (["task.points=0"], "task.points=0; allowed: whole numbers from 1"),
         (["task=lenses", "task.threshold=-1"], "task.threshold=-1; allowed: a positive number of nats"),
         (["task=lenses", "task.acdc_cost=foo"], "task.acdc_cost='foo'; allowed: kl, loss"),
-        (["task=joint_alignment", "task.lambdas=[-1]"], "task.lambdas=[-1]; allowed: numbers from 0, and inf"),
-        (["task=joint_alignment", "task.sites=[resid_mid_7]"], "task.sites: unknown resid_mid_7; allowed: resid_pre_0"),
+        (
+            ["task=joint_alignment", "task.lambdas=[-1]"],
+            "task.lambdas=[-1]; allowed: numbers from 0, and inf",
+        ),
+        (
+            ["task=joint_alignment", "task.sites=[resid_mid_7]"],
+            "task.sites: unknown resid_mid_7; allowed: resid_pre_0",
+        ),
         (["data.length=65"], "data.length=65; allowed: 18"),
         (["data.length=16"], "data.length=16; allowed: 18"),
         (["task.thresholds.b=-1e-4"], "threshold b=-0.0001; allowed: a positive number"),

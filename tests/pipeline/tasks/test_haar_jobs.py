@@ -44,7 +44,9 @@ def records(store):
 
 
 def values(rows, metric, **where):
-    return [r["value"] for r in rows if r["metric"] == metric and all(r.get(k) == v for k, v in where.items())]
+    return [
+        r["value"] for r in rows if r["metric"] == metric and all(r.get(k) == v for k, v in where.items())
+    ]
 
 
 @pytest.mark.parametrize(("which", "free", "sites"), [(0, 31, 3), (1, 32, 5)])
@@ -64,7 +66,9 @@ def test_every_site_has_its_statistics_its_null_and_its_controls(records, which,
             assert low <= values(here, "null_mean", statistic=name)[0] <= high
         assert len(values(here, "p_value", test="naive")) == 1
         assert values(here, "control_far_below_haar_on_support", control="low_rank_identity") == [1]
-        signed, plain = (values(here, "objective_share", group=g)[0] for g in ("signed_permutation", "permutation"))
+        signed, plain = (
+            values(here, "objective_share", group=g)[0] for g in ("signed_permutation", "permutation")
+        )
         assert 0 < signed <= 1 and plain <= signed + 1e-9, "a larger group attains no less"
         assert len(values(here, "control_distance_from_identity")) == 2
         assert 1 <= values(here, "rank_anchor")[0] <= free

@@ -53,7 +53,10 @@ def test_the_anchor_predicts_and_the_model_is_measured(job, anchor):
     rows = dyck_pairs.correlations(job, anchor, model, bars.Thresholds())
     seen = heldout(job, job.task["rows"], "effects")
     ids, labels = seen["input_ids"], seen["labels"]
-    for metric, m, near in (("effect", model, 1e-6), ("effect_predicted", anchor, 0.05)):  # four points on the path
+    for metric, m, near in (
+        ("effect", model, 1e-6),
+        ("effect_predicted", anchor, 0.05),
+    ):  # four points on the path
         found = {r["component"]: r["value"] for r in rows if r["metric"] == metric}
         real = effects.measured(m, ids, labels, effects.component_edges(m), components.means(m, ids))
         size = max(abs(v) for v in real.values())

@@ -52,7 +52,11 @@ def test_the_same_arguments_give_the_same_weights_and_touch_no_global_state(trai
     settings, sae = trained
     bar, before = sae_trainer.tqdm, torch.get_rng_state()
     again = train_sae(sparse(8192, 0), settings, 3, METADATA)
-    assert torch.equal(torch.get_rng_state(), before) and sae_trainer.tqdm is bar and torch.get_num_threads() == 1
+    assert (
+        torch.equal(torch.get_rng_state(), before)
+        and sae_trainer.tqdm is bar
+        and torch.get_num_threads() == 1
+    )
     assert all(torch.equal(p, q) for p, q in zip(sae.parameters(), again.parameters(), strict=True))
     other = train_sae(sparse(8192, 0), {**settings, "tokens": 2560}, 4, METADATA)
     assert not torch.equal(other.W_enc, sae.W_enc)
@@ -98,10 +102,22 @@ def job(*overrides):
 
 def test_the_key_knows_the_sae_and_no_arm():
     first = sae_key(job())
-    arm = ("gauge=permutation", "matcher=hungarian_raw", "route=endpoint", "task.target=finetuned", "task.plants=1")
+    arm = (
+        "gauge=permutation",
+        "matcher=hungarian_raw",
+        "route=endpoint",
+        "task.target=finetuned",
+        "task.plants=1",
+    )
     for same in (arm, ("task.tokens=64", "measurement.tokens=64"), ("task.sae.l1=9",)):
         assert sae_key(job(*same)) == first, same
-    for other in ("seed=1", "task.sae.k=4", "task.sae.architecture=standard", "training.run.steps=10", "model=qwen"):
+    for other in (
+        "seed=1",
+        "task.sae.k=4",
+        "task.sae.architecture=standard",
+        "training.run.steps=10",
+        "model=qwen",
+    ):
         assert sae_key(job(other)) != first, other
 
 

@@ -64,7 +64,9 @@ def assert_same(a, b):
 
 def test_checkpoints_are_ordinary_and_complete(uninterrupted):
     assert list(checkpoints(uninterrupted)) == list(range(10, 101, 10))
-    assert not torch.equal(final_weights(uninterrupted)["lm_head.weight"], model().state_dict()["lm_head.weight"])
+    assert not torch.equal(
+        final_weights(uninterrupted)["lm_head.weight"], model().state_dict()["lm_head.weight"]
+    )
 
 
 def test_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, uninterrupted):
@@ -72,7 +74,9 @@ def test_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, uninterrupte
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "checkpoint-30").exists():
-        assert process.poll() is None and time.monotonic() < deadline, "the run must still be going when it is killed"
+        assert process.poll() is None and time.monotonic() < deadline, (
+            "the run must still be going when it is killed"
+        )
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -81,7 +85,13 @@ def test_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, uninterrupte
     assert_same(final_weights(tmp_path), final_weights(uninterrupted))
 
 
-SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "gpt2"])
@@ -90,13 +100,17 @@ def test_a_cut_run_of_any_family_takes_all_of_its_weights_from_the_checkpoint(tm
         with torch.random.fork_rng():
             torch.manual_seed(0)
             tied = {"tie_word_embeddings": family != "gpt_neox", "num_key_value_heads": 1}
-            return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL, **tied), dtype=torch.float32)
+            return AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(family, **SMALL, **tied), dtype=torch.float32
+            )
 
     short = Schedule(**{**vars(schedule()), "steps": 20})
     train(fresh(), rows(), tmp_path / "whole", short, seed=3, keep=None)
     shutil.copytree(checkpoints(tmp_path / "whole")[10], tmp_path / "cut" / "checkpoint-10")
     train(fresh(), rows(), tmp_path / "cut", short, seed=3, keep=None)
-    whole, cut = (AutoModelForCausalLM.from_pretrained(checkpoints(tmp_path / f)[20]) for f in ("whole", "cut"))
+    whole, cut = (
+        AutoModelForCausalLM.from_pretrained(checkpoints(tmp_path / f)[20]) for f in ("whole", "cut")
+    )
     assert_same(cut.state_dict(), whole.state_dict())
 
 

@@ -33,4 +33,6 @@ def write_report(profile: str, extra: Sequence[str]) -> Path:
     for c in (c for jobs in chosen.jobs.values() for c in jobs):
         commands.setdefault(job_id(c.job), shlex.join(["./run.sh", "run", *c.overrides]))
     folder = chosen.outputs / "report" / chosen.variant
-    return write_page(folder / "index.html", claims_table(tables, profile), sections, commands, chosen.outputs)
+    return write_page(
+        folder / "index.html", claims_table(tables, profile), sections, commands, chosen.outputs
+    )

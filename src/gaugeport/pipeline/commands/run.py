@@ -35,7 +35,9 @@ def show_config(arguments: Sequence[str]) -> None:
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to main(), which prints them as one line
     sys.argv = ["gaugeport run", *arguments]
-    hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")(lambda config: None)()
+    hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")(
+        lambda config: None
+    )()
 
 
 def run_one(overrides: Sequence[str], dry_run: bool) -> str:
@@ -64,7 +66,10 @@ def run_sweep(overrides: Sequence[str], dry_run: bool) -> tuple[str, list[Failur
     overrides = [o for o in overrides if o not in of_hydra]
     if any(o.lstrip("+").startswith("stage=") for o in overrides):
         raise ValueError("stage= builds one stage of one job: give it without -m")
-    launch, at_once = by_hydra(of_hydra), cores() if of_hydra else 1  # Hydra's basic launcher runs one at a time
+    launch, at_once = (
+        by_hydra(of_hydra),
+        cores() if of_hydra else 1,
+    )  # Hydra's basic launcher runs one at a time
     jobs = sweep_jobs(overrides)
     if dry_run:
         return describe(jobs, at_once), []

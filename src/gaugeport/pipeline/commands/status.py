@@ -28,12 +28,19 @@ def status_text(what: Sequence[str], profile: str, extra: Sequence[str]) -> str:
     for name in known if what else sweeps:
         try:
             jobs[name] = sweep_jobs(json.loads(sweeps[name].read_text()))
-        except (ValueError, FileNotFoundError) as e:  # its files are gone, it was another version's, or it is damaged
+        except (
+            ValueError,
+            FileNotFoundError,
+        ) as e:  # its files are gone, it was another version's, or it is damaged
             failures.append(f"{name} cannot be read: {e}")
     for name, found in jobs.items():
         s = status_of(found)
-        lines.append((name, s.done + len(s.failed) + s.missing, s.done, len(s.failed), s.missing, s.unreadable))
-        failures += [f"FAILED {f['job']}\n  {f['failed']}: {f['error']}\n  again: {f['command']}" for f in s.failed]
+        lines.append(
+            (name, s.done + len(s.failed) + s.missing, s.done, len(s.failed), s.missing, s.unreadable)
+        )
+        failures += [
+            f"FAILED {f['job']}\n  {f['failed']}: {f['error']}\n  again: {f['command']}" for f in s.failed
+        ]
     columns = ["table or sweep", "jobs", "done", "failed", "missing", "records left out"]
     text = pd.DataFrame(lines, columns=columns).to_markdown(index=False)
     kinds = store_sizes(outputs / "store")

@@ -70,7 +70,9 @@ def made(chosen: Chosen) -> dict[str, Table]:
     """The wanted tables that have records, by id, and the others that claims are made of."""
     jobs, folder = dict(chosen.jobs), chosen.outputs / "records"
     mine = {job_id(c.job) for found in jobs.values() for c in found}
-    if any(p.stem not in mine for p in folder.glob("*.json")):  # else no other table has a record: not worth composing
+    if any(
+        p.stem not in mine for p in folder.glob("*.json")
+    ):  # else no other table has a record: not worth composing
         others = {claim.table for claim in load_claims()} & set(chosen.experiments) - set(jobs)
         jobs |= _composed([chosen.experiments[i] for i in others], chosen.profile, chosen.extra, strict=False)
     tables = {}

@@ -85,4 +85,6 @@ def _without(key: str, overrides: Sequence[str]) -> Any:
 def _keys(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, dict):
         return [prefix]
-    return [k for name, child in node.items() for k in _keys(child, f"{prefix}.{name}" if prefix else str(name))]
+    return [
+        k for name, child in node.items() for k in _keys(child, f"{prefix}.{name}" if prefix else str(name))
+    ]

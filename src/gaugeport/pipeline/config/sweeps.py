@@ -63,12 +63,16 @@ def _experiments(conf: Path) -> dict[str, Experiment]:
 
 def variant_of(profile: str, extra: Sequence[str]) -> str:
     """The folder of tables made at another profile than mini, or with overrides that change results; "" for neither."""
-    changing = sorted(o for o in extra if not o.startswith(("tracker=", "paths.", "measurement.models_in_memory=")))
+    changing = sorted(
+        o for o in extra if not o.startswith(("tracker=", "paths.", "measurement.models_in_memory="))
+    )
     parts = [profile] if profile != "mini" or changing else []
     return "-".join([*parts, *([digest(changing)[:8]] if changing else [])])
 
 
-def jobs_of(found: Experiment, profile: str, headline: bool = False, extra: Sequence[str] = ()) -> list[Composed]:
+def jobs_of(
+    found: Experiment, profile: str, headline: bool = False, extra: Sequence[str] = ()
+) -> list[Composed]:
     """Every job of a table (or of its headline part), each once, in the order of its sweeps."""
     fixed = [f"experiment={found.name}", f"profile={profile}", *extra]
     return _jobs(found.headline if headline else found.sweeps, fixed, profile)
@@ -91,7 +95,9 @@ def sweep_jobs(overrides: Sequence[str]) -> list[Composed]:
 
 def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) -> list[Composed]:
     if "," in profile:
-        raise ValueError(f"profile={profile}: a sweep has one profile, which says how many seeds its tables have")
+        raise ValueError(
+            f"profile={profile}: a sweep has one profile, which says how many seeds its tables have"
+        )
     node = _choices_config((f"profile={profile}",)).profile
     counts = {
         "SEEDS": list(range(node.seeds)),
@@ -149,8 +155,12 @@ def _sweep_config(overrides: Sequence[str]) -> DictConfig:
     """
     parsed = [_parsed(o) for o in overrides]
     groups = {p.name for p in data_dir("conf").iterdir() if p.is_dir()}
-    choices = [p for p in parsed if p.key_or_group in groups and not _is_a_name(p.key_or_group, str(p.value()))]
-    config = pickle.loads(_pickled(tuple(p.input_line or "" for p in choices)))  # a tenth of a deepcopy's time
+    choices = [
+        p for p in parsed if p.key_or_group in groups and not _is_a_name(p.key_or_group, str(p.value()))
+    ]
+    config = pickle.loads(
+        _pickled(tuple(p.input_line or "" for p in choices))
+    )  # a tenth of a deepcopy's time
     try:
         for p in parsed:
             if p not in choices:

@@ -107,12 +107,16 @@ def _check_names(job: Job) -> None:
             f"task={' or '.join(STEERING)} with matcher=oracle"
         )
     if job.data.name != "mini" and job.data.richness != LATER["richness"]:
-        raise ValueError(f"data.richness={job.data.richness} with data={job.data.name}; allowed: 1.0, or data=mini")
+        raise ValueError(
+            f"data.richness={job.data.richness} with data={job.data.name}; allowed: 1.0, or data=mini"
+        )
     _one_of("measurement.dtype", job.measurement.dtype, DTYPES)
     for name, schedule in (("base", job.training.base), ("run", job.training.run)):
         _one_of(f"training.{name}.scheduler", schedule.scheduler, [s.value for s in SchedulerType])
     if job.model.path is None and not job.model.from_hub:
-        _known("key of model.architecture", job.model.architecture, _architecture_keys(job.model.architecture))
+        _known(
+            "key of model.architecture", job.model.architecture, _architecture_keys(job.model.architecture)
+        )
         check_sites(job.measurement.sites, job.model.architecture["num_hidden_layers"])
 
 
@@ -142,7 +146,9 @@ def _check_numbers(job: Job) -> None:
 
 
 def _check_evidence(job: Job) -> None:
-    used = {k: getattr(job.measurement, k) for k in ("whiten", "dtype") if getattr(job.measurement, k) != LATER[k]}
+    used = {
+        k: getattr(job.measurement, k) for k in ("whiten", "dtype") if getattr(job.measurement, k) != LATER[k]
+    }
     if used and "evidence" not in WORKFLOWS[job.task["name"]].stages(job):
         target = f" with task.target={job.task['target']}" if "target" in job.task else ""
         said = ", ".join(f"measurement.{k}={v}" for k, v in used.items())

@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerBase
 _CHUNK = 1000
 
 
-def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, add_bos: bool = True) -> Tensor:
+def pack(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, add_bos: bool = True
+) -> Tensor:
     """The texts one after another, in order, cut into full rows: ids [n, length], int64.
 
     Each document is followed by eos (bos where there is no eos, nothing where there is neither). With add_bos each row
@@ -31,11 +33,14 @@ def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, 
         raise ValueError(f"length is {length}; it must be at least {len(prefix) + 1}")
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
     stream = torch.tensor(
-        [i for ids in _encode(texts, tokenizer) for i in (ids if end is None else (*ids, end))], dtype=torch.int64
+        [i for ids in _encode(texts, tokenizer) for i in (ids if end is None else (*ids, end))],
+        dtype=torch.int64,
     )
     n = len(stream) // room
     if n == 0:
-        raise ValueError(f"{len(texts)} texts give {len(stream)} tokens, fewer than the {room} that fill one row")
+        raise ValueError(
+            f"{len(texts)} texts give {len(stream)} tokens, fewer than the {room} that fill one row"
+        )
     rows = stream[: n * room].view(n, room)
     return torch.cat([torch.tensor(prefix, dtype=torch.int64).expand(n, -1), rows], dim=1)
 
@@ -144,10 +149,14 @@ def seen_tokens(rows: Tensor) -> Tensor:
 def _encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
     if isinstance(texts, str):
         raise ValueError("texts is one string; pass a list of texts")
-    starts = tqdm(range(0, len(texts), _CHUNK), desc="tokenizing", unit=f"×{_CHUNK} texts", delay=2, disable=None)
+    starts = tqdm(
+        range(0, len(texts), _CHUNK), desc="tokenizing", unit=f"×{_CHUNK} texts", delay=2, disable=None
+    )
     for start in starts:
         # verbose: a document longer than the model's context is no news, it is about to be cut into rows
-        yield from tokenizer(list(texts[start : start + _CHUNK]), add_special_tokens=False, verbose=False)["input_ids"]
+        yield from tokenizer(list(texts[start : start + _CHUNK]), add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
 
 
 def _prefix(tokenizer: PreTrainedTokenizerBase, add_bos: bool) -> list[int]:
@@ -155,7 +164,9 @@ def _prefix(tokenizer: PreTrainedTokenizerBase, add_bos: bool) -> list[int]:
         return []
     found = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
     if found is None:
-        raise ValueError("the tokenizer has neither a bos nor an eos token to begin rows with; pass add_bos=False")
+        raise ValueError(
+            "the tokenizer has neither a bos nor an eos token to begin rows with; pass add_bos=False"
+        )
     return [found]
 
 

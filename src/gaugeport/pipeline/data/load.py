@@ -52,7 +52,9 @@ class Corpus:
         found = [d for d in self.documents(split) if d.kind == kind and d.label is not None]
         if not found:
             kinds = sorted({d.kind for d in self.documents(split) if d.label is not None})
-            raise ValueError(f"no labelled {kind!r} in the {split} split; labelled kinds: {', '.join(kinds) or 'none'}")
+            raise ValueError(
+                f"no labelled {kind!r} in the {split} split; labelled kinds: {', '.join(kinds) or 'none'}"
+            )
         return found
 
 
@@ -112,7 +114,9 @@ def text_corpus(
         ValueError: unknown extension, empty or unreadable file, no such field, an empty document, a label other than 0
             and 1, fewer than 3 documents, heldout outside (0, 1).
     """
-    return _split(documents_from(local_rows(path), str(path), field, kind, label, max_documents), heldout, str(path))
+    return _split(
+        documents_from(local_rows(path), str(path), field, kind, label, max_documents), heldout, str(path)
+    )
 
 
 def prompt_corpus(
@@ -123,8 +127,12 @@ def prompt_corpus(
     Each file is read and split as `text_corpus` does, and raises as it does. An instruction that is in both files is an
     error (ValueError): its label would be undecided.
     """
-    halves = [text_corpus(path, field, heldout, "request", label) for label, path in enumerate((harmless, harmful))]
-    both = {d.text for d in halves[0].train + halves[0].heldout} & {d.text for d in halves[1].train + halves[1].heldout}
+    halves = [
+        text_corpus(path, field, heldout, "request", label) for label, path in enumerate((harmless, harmful))
+    ]
+    both = {d.text for d in halves[0].train + halves[0].heldout} & {
+        d.text for d in halves[1].train + halves[1].heldout
+    }
     if both:
         raise ValueError(f"{len(both)} instructions are in both {harmless} and {harmful}: {min(both)!r}")
     return Corpus(halves[0].train + halves[1].train, halves[0].heldout + halves[1].heldout)
@@ -158,7 +166,14 @@ def hub_corpus(
     source = f"dataset {name!r} (" + (f"config {config!r}, " if config else "") + f"split {split!r})"
     documents = documents_from(
         _hub_rows(
-            source, field, LOCAL[kind], path=name, name=config, split=split, streaming=streaming, revision=revision
+            source,
+            field,
+            LOCAL[kind],
+            path=name,
+            name=config,
+            split=split,
+            streaming=streaming,
+            revision=revision,
         ),
         source,
         field,
@@ -180,9 +195,13 @@ LOCAL = {
 def _hub_rows(source: str, field: str, local: str, **wanted: Any) -> Iterator[Mapping[str, Any]]:
     try:
         yield from datasets.load_dataset(**wanted)
-    except ValueError:  # an unknown split or config: the hub was reached, and the message names those there are
+    except (
+        ValueError
+    ):  # an unknown split or config: the hub was reached, and the message names those there are
         raise
-    except Exception as error:  # network and hub errors have no common class (httpx, datasets, OSError, RuntimeError)
+    except (
+        Exception
+    ) as error:  # network and hub errors have no common class (httpx, datasets, OSError, RuntimeError)
         raise ConnectionError(
             f"{source}, field {field!r}, cannot be had from the Hugging Face hub ({type(error).__name__}: {error}). "
             f"To use a local copy pass {local}{field}, where FILE ends in "
@@ -195,7 +214,9 @@ def _split(documents: list[Document], heldout: float, source: str) -> Corpus:
     if not 0 < heldout < 1:
         raise ValueError(f"heldout is {heldout}; allowed: above 0, below 1")
     if n < 3:
-        raise ValueError(f"{source} holds {n} different documents; 3 are needed: one for each domain and one held out")
+        raise ValueError(
+            f"{source} holds {n} different documents; 3 are needed: one for each domain and one held out"
+        )
     n_apart = min(max(1, round(n * heldout)), n - 2)
     positions = {(2 * i + 1) * n // (2 * n_apart) for i in range(n_apart)}
     train = [document for i, document in enumerate(documents) if i not in positions]

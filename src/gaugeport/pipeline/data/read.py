@@ -16,7 +16,10 @@ from gaugeport.pipeline.data.document import Document
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jsonl": ("json", {}),
-    ".csv": ("csv", {"keep_default_na": False}),  # else a text that reads "NA" or "null" is taken for a missing one
+    ".csv": (
+        "csv",
+        {"keep_default_na": False},
+    ),  # else a text that reads "NA" or "null" is taken for a missing one
     ".txt": ("text", {}),
     ".parquet": ("parquet", {}),
 }
@@ -80,7 +83,9 @@ def documents_from(
         if isinstance(wanted, str) and wanted not in first:
             raise ValueError(f"{source} has no field {wanted!r}; found: {', '.join(first)}")
     found: dict[str, Document] = {}
-    shown = tqdm(islice(chain([first], rows), max_documents), desc="reading", unit=" documents", delay=2, disable=None)
+    shown = tqdm(
+        islice(chain([first], rows), max_documents), desc="reading", unit=" documents", delay=2, disable=None
+    )
     for number, row in enumerate(shown, start=1):
         text = row.get(field)
         if text is not None and not isinstance(text, str):

@@ -76,7 +76,9 @@ class Plan:
     def without(self, failed: Iterable[str]) -> Plan:
         """What is left to do when some steps failed: not them, not the jobs that stand on them, not their other stages."""
         lost = set(failed)
-        needs = {job: stages for job, stages in self.needs.items() if job not in lost and not lost & set(stages)}
+        needs = {
+            job: stages for job, stages in self.needs.items() if job not in lost and not lost & set(stages)
+        }
         wanted = {key for job, stages in needs.items() for key in (job, *stages)}
         return Plan({key: step for key, step in self.steps.items() if key in wanted}, needs)
 

@@ -78,7 +78,9 @@ class Progress:
                     self.timings.add(step.shape, took)
                     self.estimated += self.timings.of(step.shape) or 0.0
                     done = len(steps) - len(pending)
-                    self.say(f"{wave} {done}/{len(steps)} · {step.label} · {clock(took or 0.0)} · {self.left()}")
+                    self.say(
+                        f"{wave} {done}/{len(steps)} · {step.label} · {clock(took or 0.0)} · {self.left()}"
+                    )
             if last:
                 return
 

@@ -11,7 +11,9 @@ from gaugeport.pipeline.execution.plan import JOBS, WAVES, Step, plan
 from gaugeport.pipeline.execution.progress import Progress
 
 
-def run_all(jobs: Sequence[Composed], launch: Launch | None = None, processes: int | None = None) -> list[Failure]:
+def run_all(
+    jobs: Sequence[Composed], launch: Launch | None = None, processes: int | None = None
+) -> list[Failure]:
     """Run the jobs whose records are missing. Returns what failed; everything that does not stand on it is done.
 
     Stages go first, in waves, each distinct one once. A full disk ends it all after its wave: nothing could be written.

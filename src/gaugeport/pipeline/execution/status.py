@@ -37,7 +37,9 @@ def status_of(jobs: Sequence[Composed]) -> Status:
     notes = [note_path(outputs, i) for i in ids if i not in done]
     failed = []
     for path in notes:
-        with contextlib.suppress(FileNotFoundError, ValueError):  # a run that goes on takes them away; or it is damaged
+        with contextlib.suppress(
+            FileNotFoundError, ValueError
+        ):  # a run that goes on takes them away; or it is damaged
             failed.append(json.loads(path.read_text()))
     reasons = {"damaged": found.damaged, "of another version": found.outdated}
     unreadable = ", ".join(f"{n} {reason}" for reason, n in reasons.items() if n)

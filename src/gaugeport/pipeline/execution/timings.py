@@ -63,7 +63,10 @@ class Timings:
         known = [s for s in found if s is not None]
         untimed = len(found) - len(known)
         text = f"about {clock(sum(known) / processes)}" if known else ""
-        return " and ".join(part for part in (text, f"{untimed} never timed" if untimed else "") if part) or "nothing"
+        return (
+            " and ".join(part for part in (text, f"{untimed} never timed" if untimed else "") if part)
+            or "nothing"
+        )
 
 
 def taken(made: Path) -> float | None:

@@ -19,7 +19,11 @@ NOT_A_NAME = ("value", "step", "theory", "yardstick")
 
 
 def track_job(
-    record: Record, group: str, curves: Mapping[str, Sequence[Mapping[str, float]]], folder: Path, tracker: str
+    record: Record,
+    group: str,
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    folder: Path,
+    tracker: str,
 ) -> None:
     """Log a record: its config, every row under what tells it from the others (``site/block2/signed_accuracy``) against
     ``step``, the last in the summary, and the training curves of the stages it stands on, as ``train/<stage>/loss``
@@ -80,7 +84,9 @@ def _run(
     for stale in (folder / "wandb").glob(f"offline-run-*-{run_id}"):
         shutil.rmtree(stale)  # an interrupted run of the same id
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))  # artifacts wait where their runs do
+    os.environ.setdefault(
+        "WANDB_DATA_DIR", str((folder / "wandb").resolve())
+    )  # artifacts wait where their runs do
     run = wandb.init(
         project="gaugeport",
         id=run_id,

@@ -125,7 +125,9 @@ def adamw_resume(
         gaps = {("loss_gap", t): arm_losses[t] - losses[t] for t in wanted}
         return {**here, **gaps, ("heldout_gap", steps): arm_heldout - heldout}
 
-    losses, heldout = follow(checkpoint, copy.deepcopy(model), lambda t, m: reference.update({t: _weights(m)}))
+    losses, heldout = follow(
+        checkpoint, copy.deepcopy(model), lambda t, m: reference.update({t: _weights(m)})
+    )
     found, about = dict[str, Found](), dict[str, Row]()
     for name, arm in moved_checkpoints(model, state, seed, calibration):
         about[name] = {"arm": name, "group": arm.group, "matcher": arm.matcher, "theory": THEORY[name]}
@@ -172,10 +174,14 @@ def moved_checkpoints(
     chart, names, draw = chart_of(model), trainer_names(model), generator(seed, "resume", "plant")
     # generic: with a sign that matters, the one of S_d × {±1} included
     g = generic_element(GROUPS[chart.group], chart.width, draw)  # type: ignore[arg-type]
-    assert isinstance(g, SignedPermutation), f"a trained model's gains are in place, found the group {chart.group}"
+    assert isinstance(g, SignedPermutation), (
+        f"a trained model's gains are in place, found the group {chart.group}"
+    )
     signs, dropped = type(g)(torch.arange(chart.width), g.sign), g.without_signs()
 
-    def moved(by: SignedPermutation, its_state: State, group: str, matcher: str = "oracle", **more: Any) -> Moved:
+    def moved(
+        by: SignedPermutation, its_state: State, group: str, matcher: str = "oracle", **more: Any
+    ) -> Moved:
         def back(m: Any) -> Any:
             return transport_model(m, by.inverse())
 
@@ -192,7 +198,10 @@ def moved_checkpoints(
     match = align(model, transport_model(model, g), calibration, sites=[middle_site(model, chart)])
     same = "signed" if match.gauge == g else None
     accuracy = score(match.gauge, g)
-    yield "recovered", moved(g, carried(match.gauge), match.group, match.matcher, accuracy=accuracy, repeats=same)
+    yield (
+        "recovered",
+        moved(g, carried(match.gauge), match.group, match.matcher, accuracy=accuracy, repeats=same),
+    )
     for _ in range(FLOOR_DRAWS):
         neurons = NeuronGauge.random(model, draw, signs=False)
         its_state = neurons_moved(state, neurons, model, names)

@@ -54,7 +54,9 @@ def confidence(
             for share in SHARES:
                 found = [{name: c[share][name]} for c in curves]
                 rows += [{**where, "kept": share, "metric": m, "value": v} for m, v in over_plants(found)]
-        rows += [{**where, "metric": m, "value": v} for m, v in over_plants([calibration(*p) for p in placed])]
+        rows += [
+            {**where, "metric": m, "value": v} for m, v in over_plants([calibration(*p) for p in placed])
+        ]
     return rows
 
 

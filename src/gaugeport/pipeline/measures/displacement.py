@@ -18,4 +18,7 @@ def displacement(moved: Weights, reference: Weights, start: Weights) -> float:
 
 
 def _distance(a: Weights, b: Weights) -> float:
-    return float(sum((p.detach().double() - b[name].detach().double()).square().sum() for name, p in a.items())) ** 0.5
+    return (
+        float(sum((p.detach().double() - b[name].detach().double()).square().sum() for name, p in a.items()))
+        ** 0.5
+    )

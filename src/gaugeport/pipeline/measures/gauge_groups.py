@@ -92,7 +92,9 @@ def generic_element(
             return g  # almost surely generic
         flipped = int((g.sign < 0).sum())
         moved = not torch.equal(g.perm, torch.arange(d))
-        signs = {"permutation": flipped == 0, "global_sign_permutation": flipped == d}.get(g.group, 0 < flipped < d)
+        signs = {"permutation": flipped == 0, "global_sign_permutation": flipped == d}.get(
+            g.group, 0 < flipped < d
+        )
         if moved and signs:
             return g
 

@@ -49,13 +49,20 @@ def head_to_head(
         raise ValueError(f"tokens={list(tokens)} of {len(fit_a)} rows to fit on; allowed: 2 to {len(fit_a)}")
     rows = [_row("none", "none", 0, "sae_nmse_native", nmse(test_a, reconstruct(sae, test_a[None], 0)[0][0]))]
     for group, matcher in {"identity": "none", **FITS}.items():
-        drawn = plants if group == "permutation" else plants[:1]  # the others are equivariant: one plant says all
+        drawn = (
+            plants if group == "permutation" else plants[:1]
+        )  # the others are equivariant: one plant says all
         if group == "identity":
             drawn = [SignedPermutation.identity(fit_a.shape[1])]
         for n in sorted(tokens):
             seen = fit_a[:n], fit_b[:n]
-            maps = [unmapped(*seen) if group == "identity" else fit_map(group, *seen, plant) for plant in drawn]
-            for metric, tried in (("heldout_fit", maps), ("heldout_fit_shrunk", [shrunk(m, *seen) for m in maps])):
+            maps = [
+                unmapped(*seen) if group == "identity" else fit_map(group, *seen, plant) for plant in drawn
+            ]
+            for metric, tried in (
+                ("heldout_fit", maps),
+                ("heldout_fit_shrunk", [shrunk(m, *seen) for m in maps]),
+            ):
                 explained = fmean(1 - nmse(test_b, m.forward(test_a)) for m in tried)
                 rows.append(_row(group, matcher, n, metric, explained))
         found = [
@@ -68,7 +75,9 @@ def head_to_head(
             for m, plant in zip(maps, drawn, strict=True)
         ]
         for metric in dict.fromkeys(name for f in found for name in f):
-            rows.append(_row(group, matcher, max(tokens), metric, fmean(f[metric] for f in found if metric in f)))
+            rows.append(
+                _row(group, matcher, max(tokens), metric, fmean(f[metric] for f in found if metric in f))
+            )
     return rows
 
 

@@ -40,7 +40,9 @@ LISTS = {
     "mean_activation": Kind("coordinate", True),  # mean x
     "mean_gradient": Kind("coordinate", True),  # mean ∂loss/∂x
     "gradient_activation": Kind("coordinate", False),  # mean |x · ∂loss/∂x|
-    "integrated_gradients": Kind("coordinate", False),  # mean |(x − x₀) · mean of ∂loss/∂x on the way from x₀ to x|
+    "integrated_gradients": Kind(
+        "coordinate", False
+    ),  # mean |(x − x₀) · mean of ∂loss/∂x on the way from x₀ to x|
     "neuron_activation": Kind("neuron", False),  # mean |what the down-projection reads|
 }
 """Every list. Means of x and of its gradient are vectors of the stream, the others magnitudes."""
@@ -102,12 +104,20 @@ def _activations(
             total[name] = total.get(name, 0) + part.sum(0)
         tokens += int(counted.sum())
     if not tokens:
-        raise ValueError("no tokens to score: the batches were empty, fully masked or no longer than skip_first")
+        raise ValueError(
+            "no tokens to score: the batches were empty, fully masked or no longer than skip_first"
+        )
     return total, tokens
 
 
 def _attributions(
-    model: Any, chart: Chart, site: str, batch: dict[str, Tensor], skip_first: int, start: Tensor, ig_steps: int
+    model: Any,
+    chart: Chart,
+    site: str,
+    batch: dict[str, Tensor],
+    skip_first: int,
+    start: Tensor,
+    ig_steps: int,
 ) -> Scores:
     """Sums over the counted tokens of one batch of what needs gradients."""
     inputs, counted = _inputs(model, batch, skip_first)
@@ -165,7 +175,9 @@ def _neurons(model: nn.Module, chart: Chart, site: str) -> Iterator[list[Tensor]
     down = next(
         name
         for name, rule in chart.rules.items()
-        if rule.role == "write" and rule.match(name) == block and any(matches(p, name) for p, _ in chart.family.neurons)
+        if rule.role == "write"
+        and rule.match(name) == block
+        and any(matches(p, name) for p, _ in chart.family.neurons)
     )
     module = model.get_submodule(down.removesuffix(".weight"))
     handle = module.register_forward_pre_hook(lambda m, args: held.append(args[0]))
@@ -178,7 +190,10 @@ def _neurons(model: nn.Module, chart: Chart, site: str) -> Iterator[list[Tensor]
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and no gradients for parameters: the graph then begins at the site. Both are put back."""
-    modes, flags = [(m, m.training) for m in model.modules()], [(p, p.requires_grad) for p in model.parameters()]
+    modes, flags = (
+        [(m, m.training) for m in model.modules()],
+        [(p, p.requires_grad) for p in model.parameters()],
+    )
     model.eval().requires_grad_(False)
     try:
         yield

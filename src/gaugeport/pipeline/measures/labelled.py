@@ -47,11 +47,17 @@ def labelled_prompts(
     held out that the training split has left out.
     """
     prompt, after = _prompting(tokenizer, template)
-    texts = {split: [(prompt(d), d.label) for d in documents.labelled(kind, split)] for split in ("train", "heldout")}
+    texts = {
+        split: [(prompt(d), d.label) for d in documents.labelled(kind, split)]
+        for split in ("train", "heldout")
+    }
     trained = {text for text, _ in texts["train"]}
     unseen = [(text, label) for text, label in dict.fromkeys(texts["heldout"]) if text not in trained]
     parts: list[list[str]] = []
-    splits = (("train", texts["train"], train, "labelled"), ("heldout", unseen, heldout, "labelled and not trained on"))
+    splits = (
+        ("train", texts["train"], train, "labelled"),
+        ("heldout", unseen, heldout, "labelled and not trained on"),
+    )
     for split, found, most, those in splits:
         for label in (1, 0):
             chosen = [text for text, its in found if its == label][:most]
@@ -65,15 +71,21 @@ def labelled_prompts(
     return Labelled(positive, negative, heldout_positive, heldout_negative, after or "it")
 
 
-def _prompting(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[Callable[[Document], str], str]:
+def _prompting(
+    tokenizer: PreTrainedTokenizerBase, template: str | None
+) -> tuple[Callable[[Document], str], str]:
     if template is None:
         return corpus.slot_prompt, ""
     if template == CHAT:
         if tokenizer.chat_template is None:
-            raise ValueError("task.template=chat, but the tokenizer has no chat template; allowed: a text with {text}")
+            raise ValueError(
+                "task.template=chat, but the tokenizer has no chat template; allowed: a text with {text}"
+            )
         turn = [{"role": "user", "content": "{text}"}]
         template = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
     before, found, after = template.partition("{text}")
     if not found:
-        raise ValueError(f"task.template={template!r} has no {{text}} in it; allowed: chat, or a text with {{text}}")
+        raise ValueError(
+            f"task.template={template!r} has no {{text}} in it; allowed: chat, or a text with {{text}}"
+        )
     return lambda d: f"{before}{d.text}{after}", after

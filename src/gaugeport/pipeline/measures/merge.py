@@ -59,7 +59,9 @@ def barriers(
     for r in residuals:
         here: dict[tuple[str, float | None], float] = {}
         a_here, put_back = rematched(a, b, r, matched)
-        here |= {(f"{kind}_matched", None): agreement(g, plants[kind].inverse()) for kind, g in put_back.items()}
+        here |= {
+            (f"{kind}_matched", None): agreement(g, plants[kind].inverse()) for kind, g in put_back.items()
+        }
         moved = transport_model(a_here, r)
         curve = [heldout_loss(merge([b, moved], [None, None], (x, 1 - x)).model, batches) for x in alphas]
         here |= {("loss", x): loss for x, loss in zip(alphas, curve, strict=True)}

@@ -76,7 +76,9 @@ def split(recipe: Recipe, chart: Chart, model: nn.Module) -> Parts:
     names = [name for name, _ in model.named_parameters()]
     if recipe.splits is None:
         return dict.fromkeys(recipe.parts, names)
-    roles = ("read", "write") if recipe.splits == "blocks" else ("read", "write", "embed", "unembed", "position")
+    roles = (
+        ("read", "write") if recipe.splits == "blocks" else ("read", "write", "embed", "unembed", "position")
+    )
     first = [n for n in names if chart.rule(n).role in roles]
     return dict(zip(recipe.parts, (first, [n for n in names if n not in first]), strict=True))
 

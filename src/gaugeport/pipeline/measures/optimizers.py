@@ -47,7 +47,13 @@ States = dict[str, dict[str, Any]]
 
 
 def optimizers(
-    optimizer: str, family: str, seed: int, dtype: str | None = None, warmup: int = 5, steps: int = 5, width: int = 32
+    optimizer: str,
+    family: str,
+    seed: int,
+    dtype: str | None = None,
+    warmup: int = 5,
+    steps: int = 5,
+    width: int = 32,
 ) -> list[dict[str, Any]]:
     """Relative displacement of a resumed run that was moved from the run that was not, for one optimizer, per arm.
 
@@ -81,7 +87,9 @@ def optimizers(
         library, moved_states = carry(states, of_state, start, parts)
         go_on(recipe, parts, reference, states, rest)
         go_on(recipe, parts, moved, moved_states, rest)
-        back = transport_model(moved, g.inverse(), inplace=True, strict=False)  # trained gains are no longer folded
+        back = transport_model(
+            moved, g.inverse(), inplace=True, strict=False
+        )  # trained gains are no longer folded
         records.append(
             {
                 "optimizer": optimizer,
@@ -124,21 +132,34 @@ def start_of(arm: str, raw: Any) -> Any:
 def element_of(arm: str, chart: Chart, generator: torch.Generator) -> SignedPermutation | Orthogonal:
     """A random element for an arm: of the chart's group for rotations, else a generic signed permutation of it."""
     if arm.startswith("rotation"):
-        return (MeanPreservingOrthogonal if chart.norm == "layer" else Orthogonal).random(chart.width, generator)
-    g = generic_element(GlobalSignPermutation if chart.norm == "layer" else SignedPermutation, chart.width, generator)
+        return (MeanPreservingOrthogonal if chart.norm == "layer" else Orthogonal).random(
+            chart.width, generator
+        )
+    g = generic_element(
+        GlobalSignPermutation if chart.norm == "layer" else SignedPermutation, chart.width, generator
+    )
     assert isinstance(g, SignedPermutation)
     return type(g)(torch.arange(chart.width), g.sign) if arm == "signs" else g
 
 
 def go_on(
-    recipe: Recipe, parts: Parts, model: Any, states: States, batches: Sequence[Tensor], hold_gains: bool = False
+    recipe: Recipe,
+    parts: Parts,
+    model: Any,
+    states: States,
+    batches: Sequence[Tensor],
+    hold_gains: bool = False,
 ) -> States:
     """Train ``model`` in place from ``states`` (empty: from scratch), one step a batch, and return copies of the states.
 
     ``hold_gains`` keeps the gains where they are, so that a folded chart stays folded although they are trainable.
     """
     optimizers, parameters = build(recipe, parts, model), dict(model.named_parameters())
-    held = {name: parameters[name].detach().clone() for name in chart_of(model).names("gain")} if hold_gains else {}
+    held = (
+        {name: parameters[name].detach().clone() for name in chart_of(model).names("gain")}
+        if hold_gains
+        else {}
+    )
     for rule, state in states.items():
         optimizers[rule].load_state_dict(copy.deepcopy(state))
     double = next(model.parameters()).dtype == torch.float64
@@ -198,7 +219,9 @@ def yardstick(
     """
     axes = neuron_axes(chart_of(start), start)
     shapes = {name: p.shape for name, p in start.named_parameters()}
-    neurons = min(shapes[name][i] for name, kinds in axes.items() for i, kind in enumerate(kinds) if kind == "neuron")
+    neurons = min(
+        shapes[name][i] for name, kinds in axes.items() for i, kind in enumerate(kinds) if kind == "neuron"
+    )
     worst = 0.0
     for _ in range(n):
         perm = torch.randperm(neurons, generator=generator)
@@ -226,7 +249,9 @@ def neuron_axes(chart: Chart, model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Of every parameter, which axes count MLP neurons (``"neuron"``), by the declarations of its family."""
     return {
         name: tuple(
-            "neuron" if any(i == axis and matches(pattern, name) for pattern, axis in chart.family.neurons) else "none"
+            "neuron"
+            if any(i == axis and matches(pattern, name) for pattern, axis in chart.family.neurons)
+            else "none"
             for i in range(p.dim())
         )
         for name, p in model.named_parameters()

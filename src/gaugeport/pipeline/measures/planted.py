@@ -59,7 +59,9 @@ def write_evidence(
         models: dict[str, nn.Module] = {}
         for node in sorted({n for link in group for n in link}):
             model = load_checkpoint(node)
-            plant = GROUPS[chart_of(model).group].random(chart_of(model).width, generator(seed, "plant", *node))  # type: ignore[attr-defined]
+            plant = GROUPS[chart_of(model).group].random(
+                chart_of(model).width, generator(seed, "plant", *node)
+            )  # type: ignore[attr-defined]
             models[name_of(node)] = transport_model(model, plant, inplace=True).to(dtype)
             plant.save(folder / "plants" / f"{name_of(node)}.safetensors")
         pairs = [(name_of(a), name_of(b)) for a, b in group]
@@ -75,7 +77,9 @@ def write_evidence(
 def grouped(links: Sequence[Link], models_in_memory: int) -> list[list[Link]]:
     """The links in order, cut into groups that touch at most ``models_in_memory`` checkpoints each (at least 2)."""
     if models_in_memory < 2:
-        raise ValueError(f"a link needs two models at once: models_in_memory is {models_in_memory}, at least 2 allowed")
+        raise ValueError(
+            f"a link needs two models at once: models_in_memory is {models_in_memory}, at least 2 allowed"
+        )
     groups: list[list[Link]] = []
     held: set[Node] = set()
     for link in links:
@@ -93,7 +97,9 @@ class PlantedEvidence:
     def __init__(self, folder: Path):
         self.folder = folder
         self.plants = {p.stem: load(p) for p in (folder / "plants").glob("*.safetensors")}
-        self._file = functools.lru_cache(maxsize=8)(load_file)  # a few links at a time: d² each, and there are many
+        self._file = functools.lru_cache(maxsize=8)(
+            load_file
+        )  # a few links at a time: d² each, and there are many
 
     @property
     def width(self) -> int:
@@ -138,7 +144,9 @@ class PlantedEvidence:
         if kind == "pooled":
             return torch.stack([self._of(tensors, s, cross) for s in self.sites]).mean(0)
         prefix = f"{kind}."
-        moments = Moments.from_tensors({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        moments = Moments.from_tensors(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
         return cross_moment(moments) if cross else moments.correlation()
 
 
@@ -147,7 +155,9 @@ def replant(c: Tensor, h_a: Element, h_b: Element) -> Tensor:
     return h_b.act(h_a.act(c, axis=1), axis=0)  # type: ignore[attr-defined]
 
 
-def further_plants(width: int, group: str, walk: Sequence[Node], seed: int, plant: int) -> dict[Node, Element]:
+def further_plants(
+    width: int, group: str, walk: Sequence[Node], seed: int, plant: int
+) -> dict[Node, Element]:
     """Elements to put on top of the planted ones: identities for plant 0, an independent draw per node for others."""
     cls = GROUPS[group]
     if plant == 0:

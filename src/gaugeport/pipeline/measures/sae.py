@@ -40,7 +40,10 @@ def nmse(x: Tensor, guess: Tensor) -> float:
 
 def stream_rows(model: nn.Module, chart: Chart, rows: Tensor, site: str, batch_size: int) -> Tensor:
     """The stream at ``site`` on rows of token ids [n, length], first tokens kept: float32 [n, length, d] on the CPU."""
-    parts = [streams_at(model, chart, b, [site], skip_first=0)[site].cpu() for b in corpus.batches(rows, batch_size)]
+    parts = [
+        streams_at(model, chart, b, [site], skip_first=0)[site].cpu()
+        for b in corpus.batches(rows, batch_size)
+    ]
     return torch.cat(parts).view(*rows.shape, -1)
 
 
@@ -57,7 +60,11 @@ def reconstruct(sae: SAE[Any], x: Tensor, skip_first: int = 1) -> tuple[Tensor, 
         latents = sae.encode(chunk.to(sae.device))
         parts.append(sae.decode(latents).to(x.device))
         fired += (latents != 0).cpu()[keep].sum(0)
-    return torch.cat(parts).view_as(x), float(fired.sum() / counted.sum()), float((fired == 0).double().mean())
+    return (
+        torch.cat(parts).view_as(x),
+        float(fired.sum() / counted.sum()),
+        float((fired == 0).double().mean()),
+    )
 
 
 def sae_transfer(
@@ -102,7 +109,12 @@ def sae_transfer(
 
 
 def cross_entropy_recovered(
-    model: Any, chart: Chart, site: str, sae: SAE[Any], batches: Sequence[dict[str, Tensor]], skip_first: int = 1
+    model: Any,
+    chart: Chart,
+    site: str,
+    sae: SAE[Any],
+    batches: Sequence[dict[str, Tensor]],
+    skip_first: int = 1,
 ) -> Iterator[Row]:
     """Held-out loss of ``model`` going on from the SAE's reconstruction at ``site``, as a share of what ablation costs.
 

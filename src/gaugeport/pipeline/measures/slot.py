@@ -67,14 +67,22 @@ def word_ids(
         ids = set()
         for word in words:
             whole = tokenizer(f"{after}{space}{word}", add_special_tokens=False)["input_ids"]
-            if whole[: len(start)] != start or len(whole) == len(start) or whole[len(start)] == tokenizer.unk_token_id:
-                raise ValueError(f"the tokenizer knows no {word!r} after {after!r}; allowed: words of its vocabulary")
+            if (
+                whole[: len(start)] != start
+                or len(whole) == len(start)
+                or whole[len(start)] == tokenizer.unk_token_id
+            ):
+                raise ValueError(
+                    f"the tokenizer knows no {word!r} after {after!r}; allowed: words of its vocabulary"
+                )
             ids.add(whole[len(start)])
         found.append(ids)
     shared = found[0] & found[1]
     for words, ids in zip(sides, found, strict=True):
         if not ids - shared:
-            raise ValueError(f"no first token tells the words {', '.join(words) or '(none)'} from the other list's")
+            raise ValueError(
+                f"no first token tells the words {', '.join(words) or '(none)'} from the other list's"
+            )
     positive, negative = (torch.tensor(sorted(ids - shared)) for ids in found)
     return positive, negative
 
@@ -86,7 +94,9 @@ class Slot:
     ``ValueError`` for a model in training mode and a site that is no block.
     """
 
-    def __init__(self, model: Any, chart: Chart, site: str, batches: Sequence[Prompts], words: tuple[Tensor, Tensor]):
+    def __init__(
+        self, model: Any, chart: Chart, site: str, batches: Sequence[Prompts], words: tuple[Tensor, Tensor]
+    ):
         self.model, self.chart, self.site = model, chart, site
         self.words = tuple(w.to(model.device) for w in words)
         self._below = list(_streams(model, chart, site, batches))
@@ -136,11 +146,15 @@ def resumed(model: nn.Module, chart: Chart, site: str, stream: Tensor) -> Iterat
 
 
 @torch.no_grad()
-def _streams(model: Any, chart: Chart, site: str, batches: Sequence[Prompts]) -> Iterator[tuple[Prompts, Tensor]]:
+def _streams(
+    model: Any, chart: Chart, site: str, batches: Sequence[Prompts]
+) -> Iterator[tuple[Prompts, Tensor]]:
     check_sites(site, len(chart.blocks(model)))
     if model.training or site == "embed":
         mode = "training" if model.training else "evaluation"
-        raise ValueError(f"site {site} of a model in {mode} mode; allowed: the output of a block, in evaluation mode")
+        raise ValueError(
+            f"site {site} of a model in {mode} mode; allowed: the output of a block, in evaluation mode"
+        )
     for batch in batches:
         b = Prompts(*(t.to(model.device) for t in vars(batch).values()))
         with record(model, chart, [site]) as streams:
@@ -155,5 +169,7 @@ def _run(model: Any, b: Prompts, **options: Any) -> Any:
 def _padded(rows: Sequence[Sequence[int]]) -> Prompts:
     lengths = torch.tensor([len(r) for r in rows])
     width = int(lengths.max())
-    ids = torch.tensor([[*r, *[0] * (width - len(r))] for r in rows])  # padding is masked and to the right of the slot
+    ids = torch.tensor(
+        [[*r, *[0] * (width - len(r))] for r in rows]
+    )  # padding is masked and to the right of the slot
     return Prompts(ids, (torch.arange(width) < lengths[:, None]).to(torch.int64), lengths - 1)

@@ -37,7 +37,9 @@ def difference_of_means(positive: Tensor, negative: Tensor, length: float) -> Te
     """
     v = (positive.double().mean(0) - negative.double().mean(0)).float()
     if not bool(v.norm() > 0):
-        raise ValueError("both classes have the same mean stream; a difference of means wants two that differ")
+        raise ValueError(
+            "both classes have the same mean stream; a difference of means wants two that differ"
+        )
     return v / v.norm() * length
 
 
@@ -49,7 +51,9 @@ def random_directions(n: int, like: Tensor, generator: torch.Generator) -> list[
 
 def slope(slot: Slot, strength: float) -> Effect:
     """The steering effect of a vector v, [f(+αv) − f(−αv)] / 2α at α = ``strength``: nats per unit of v."""
-    return lambda v: (slot.log_odds(adding(strength * v)) - slot.log_odds(adding(-strength * v))) / (2 * strength)
+    return lambda v: (
+        (slot.log_odds(adding(strength * v)) - slot.log_odds(adding(-strength * v))) / (2 * strength)
+    )
 
 
 def transport_rows(
@@ -133,7 +137,11 @@ def fieller(x: Tensor, y: Tensor, level: float = 0.95) -> tuple[float, float, fl
     n = len(x)
     t2 = float(stats.t.ppf(0.5 + level / 2, n - 1)) ** 2 / n
     cov = torch.cov(torch.stack([x, y]))
-    mx, my, (vx, vxy, vy) = float(x.mean()), float(y.mean()), (float(cov[i, j]) for i, j in ((0, 0), (0, 1), (1, 1)))
+    mx, my, (vx, vxy, vy) = (
+        float(x.mean()),
+        float(y.mean()),
+        (float(cov[i, j]) for i, j in ((0, 0), (0, 1), (1, 1))),
+    )
     a, b, c = my * my - t2 * vy, mx * my - t2 * vxy, mx * mx - t2 * vx
     ratio = mx / my if my else float("nan")
     if a <= 0:

@@ -14,7 +14,11 @@ from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import KEYS, aggregate, means_of, middle_site, select, tidy
 from gaugeport.pipeline.store.records import Record
 
-ROUTES = {"endpoint": ("endpoint", f.RED), "via_base": ("via base", f.ORANGE), "trajectory": ("trajectory", f.BLUE)}
+ROUTES = {
+    "endpoint": ("endpoint", f.RED),
+    "via_base": ("via base", f.ORANGE),
+    "trajectory": ("trajectory", f.BLUE),
+}
 LOSSES = ("loss_base", "loss_A", "loss_B")
 
 
@@ -56,7 +60,9 @@ class Ablation:
         if not self.everywhere:
             middle = accuracy.groupby("model")["site"].transform(_middle)
             accuracy = accuracy[accuracy["site"].isna() | (accuracy["site"] == middle)]
-        losses = rows[rows["metric"].isin(LOSSES) & (rows["route"] == "endpoint") & (rows["matcher"] != "weights")]
+        losses = rows[
+            rows["metric"].isin(LOSSES) & (rows["route"] == "endpoint") & (rows["matcher"] != "weights")
+        ]
         found = pd.concat([accuracy, losses], ignore_index=True)
         if not self.path:
             found[self.axis] = found["site"] if self.everywhere else found["evidence"]
@@ -83,7 +89,9 @@ class Ablation:
         figure, (axis,) = f.panels(1, width=5.4)
         means = select(means_of(table), {"metric": "signed_accuracy"})
         order = {level: i for i, level in enumerate(self._levels(means))}
-        means = means.assign(at=means[self.axis].map(order if not self.logarithmic else {k: k for k in order}))
+        means = means.assign(
+            at=means[self.axis].map(order if not self.logarithmic else {k: k for k in order})
+        )
         for route, (name, colour) in ROUTES.items():
             rows = select(means, {"route": route})
             if len(rows):

@@ -93,7 +93,9 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
 
 def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
     """``left``, ``right`` (0 where the claim has none) and their ``difference``, a row per training seed having both."""
-    where, left, right = (_resolved(part, claim, frame) for part in (claim.where, claim.left, claim.right or {}))
+    where, left, right = (
+        _resolved(part, claim, frame) for part in (claim.where, claim.left, claim.right or {})
+    )
     frame = select(frame, {**where, "metric": claim.metric})
     sides = {"left": _by_seed(claim, select(frame, left))}
     sides["right"] = sides["left"] * 0 if claim.right is None else _by_seed(claim, select(frame, right))
@@ -117,7 +119,14 @@ def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
             continue
         profile, sides = str(frame["profile"].iloc[0]), claim_sides(claim, frame)
         verdict, mean, low, high, n = judge(claim, sides["difference"].tolist(), profile)
-        measured = {"value": mean, "ci_low": low, "ci_high": high, "n": n, "paper": claim.paper, "verdict": verdict}
+        measured = {
+            "value": mean,
+            "ci_low": low,
+            "ci_high": high,
+            "n": n,
+            "paper": claim.paper,
+            "verdict": verdict,
+        }
         means = {side: sides[side].mean() for side in ("left", "right")}
         where = {"table": table, "profile": profile, **_resolved(claim.where, claim, frame)}
         rows.append({**where, "metric": claim.id, **measured, "claim": claim.claim, **means})
@@ -138,5 +147,7 @@ def _resolved(where: dict[str, Any], claim: Claim, frame: pd.DataFrame) -> dict[
 def _by_seed(claim: Claim, frame: pd.DataFrame) -> pd.Series:
     counts = frame.groupby("seed").size()
     if (counts > 1).any():
-        raise ValueError(f"claim {claim.id} does not name one measurement per seed: {counts.to_dict()} rows match")
+        raise ValueError(
+            f"claim {claim.id} does not name one measurement per seed: {counts.to_dict()} rows match"
+        )
     return frame.set_index("seed")["value"]

@@ -26,7 +26,12 @@ def panels(
     across = min(n, columns)
     down = -(-n // across)
     figure, grid = plt.subplots(
-        down, across, figsize=(width * across, height * down), sharey=sharey, squeeze=False, constrained_layout=True
+        down,
+        across,
+        figsize=(width * across, height * down),
+        sharey=sharey,
+        squeeze=False,
+        constrained_layout=True,
     )
     axes = list(grid.flat)
     for unused in axes[n:]:
@@ -39,7 +44,9 @@ def line_with_band(axis: Any, rows: pd.DataFrame, x: str, colour: str, label: st
     rows = rows.sort_values(x) if pd.api.types.is_numeric_dtype(rows[x]) else rows
     axis.plot(rows[x], rows["value"], style, color=colour, label=label, marker="o", markersize=3)
     if rows["ci_low"].notna().any():
-        axis.fill_between(rows[x], rows["ci_low"].clip(0, 1), rows["ci_high"].clip(0, 1), color=colour, alpha=0.18)
+        axis.fill_between(
+            rows[x], rows["ci_low"].clip(0, 1), rows["ci_high"].clip(0, 1), color=colour, alpha=0.18
+        )
 
 
 def legend_below(figure: Figure, axis: Any) -> None:
@@ -51,7 +58,9 @@ def legend_below(figure: Figure, axis: Any) -> None:
 def paper_line(axis: Any, value: float, colour: str, text: str) -> None:
     """The paper's figure as a dotted reference line."""
     axis.axhline(value, color=colour, linestyle=":", linewidth=1)
-    axis.annotate(text, (0.01, value), xycoords=("axes fraction", "data"), fontsize=7, color=colour, va="bottom")
+    axis.annotate(
+        text, (0.01, value), xycoords=("axes fraction", "data"), fontsize=7, color=colour, va="bottom"
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -30,7 +30,9 @@ def panels(table: pd.DataFrame, metric: str) -> tuple[Any, list[tuple[Any, pd.Da
     figure, axes = f.panels(len(targets), width=6.5, height=3.8)
     for axis, target in zip(axes, targets, strict=True):
         axis.set(title=f"{model}, target {target}", ylim=(0, 1.04))
-    return figure, [(a, select(means, {"model": model, "target": t})) for a, t in zip(axes, targets, strict=True)]
+    return figure, [
+        (a, select(means, {"model": model, "target": t})) for a, t in zip(axes, targets, strict=True)
+    ]
 
 
 def bars(axis: Any, means: pd.DataFrame, arms: Sequence[Arm], chance: Callable[[str], float | None]) -> None:
@@ -41,7 +43,9 @@ def bars(axis: Any, means: pd.DataFrame, arms: Sequence[Arm], chance: Callable[[
         values = select(means, {"arm": arm.name}).set_index("list")["value"]
         at = [x + (i - (len(arms) - 1) / 2) * width for x, name in enumerate(names) if name in values]
         heights = [values[name] for name in names if name in values]
-        axis.bar(at, heights, width, color=arm.colour, label=arm.name, hatch="//" if arm.style == "--" else None)
+        axis.bar(
+            at, heights, width, color=arm.colour, label=arm.name, hatch="//" if arm.style == "--" else None
+        )
     label: str | None = "chance"
     for x, name in enumerate(names):
         level = chance(name)

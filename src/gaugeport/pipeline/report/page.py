@@ -54,7 +54,12 @@ def write_page(
         timings=_timings(records.values()),
         n_records=len(records),
         data=Markup(
-            _json({"records": _records(records, commands), "folder": _relative(outputs / "records", path.parent)})
+            _json(
+                {
+                    "records": _records(records, commands),
+                    "folder": _relative(outputs / "records", path.parent),
+                }
+            )
         ),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +153,12 @@ def _timings(records: Any) -> list[dict[str, Any]]:
     for r in records:
         seconds[r.task].append(r.seconds)
     return [
-        {"task": task, "jobs": len(s), "median s": f"{pd.Series(s).median():.1f}", "total min": f"{sum(s) / 60:.1f}"}
+        {
+            "task": task,
+            "jobs": len(s),
+            "median s": f"{pd.Series(s).median():.1f}",
+            "total min": f"{sum(s) / 60:.1f}",
+        }
         for task, s in sorted(seconds.items())
     ]
 
@@ -157,7 +167,9 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict):
         return {prefix: node}
     return {
-        k: v for name, child in node.items() for k, v in _flat(child, f"{prefix}.{name}" if prefix else name).items()
+        k: v
+        for name, child in node.items()
+        for k, v in _flat(child, f"{prefix}.{name}" if prefix else name).items()
     }
 
 

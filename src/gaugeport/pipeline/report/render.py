@@ -21,7 +21,9 @@ ROWS = {False: 45, True: 30}
 _FIRST_STOP = re.compile(r"(?<=[\w)])[.:] ")
 
 
-def write_table(folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: pd.DataFrame, footer: str) -> None:
+def write_table(
+    folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: pd.DataFrame, footer: str
+) -> None:
     """``<name>.csv`` (tidy), ``<name>.md`` and ``<name>.tex`` (the pivot under its title, then ``footer``).
 
     Each file is written aside and renamed; the same rows give the same bytes.
@@ -35,7 +37,11 @@ def write_table(folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: 
 def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
     """The pivot as a Markdown table: its title up to the first colon or full stop as heading, the rest below that."""
     heading, _, caption = _FIRST_STOP.sub("\n", title, count=1).partition("\n")
-    body = pivot.map(_markdown_cell).rename(columns=_markdown_cell).to_markdown(index=False, disable_numparse=True)
+    body = (
+        pivot.map(_markdown_cell)
+        .rename(columns=_markdown_cell)
+        .to_markdown(index=False, disable_numparse=True)
+    )
     above = f"### {heading}\n\n" + (f"{caption[0].upper()}{caption[1:]}.\n\n" if caption else "")
     return f"{above}{body}\n" + (f"\n{footer}\n" if footer else "")
 
@@ -45,7 +51,9 @@ def latex(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
 
     Columns that say the same in every row stand in the caption. Text is escaped. Needs :data:`PACKAGES`.
     """
-    same = {c: plain(pivot[c].iloc[0]) for c in pivot if len(pivot) > 1 and pivot[c].nunique(dropna=False) == 1}
+    same = {
+        c: plain(pivot[c].iloc[0]) for c in pivot if len(pivot) > 1 and pivot[c].nunique(dropna=False) == 1
+    }
     same = {c: text for c, text in same.items() if "[" not in text}  # measurements stay, alike or not
     shown = pivot.drop(columns=list(same)).map(lambda v: _escape(plain(v))).rename(columns=_escape)
     everywhere = "; ".join(f"{c}: {text}" for c, text in same.items() if text not in ("–", ""))

@@ -85,13 +85,17 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     return wide.drop(columns=["order", "same"]).reset_index(drop=True)
 
 
-def plot(table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str, str], Mapping[str, float]]) -> Any:
+def plot(
+    table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str, str], Mapping[str, float]]
+) -> Any:
     """``metric`` by arm above (bars: its spread over plants; hollow: of the odd part; ticks: theory), the strength sweep
     below; a column per model, setting and target."""
     means = named(means_of(table))
     keys = ["model", "setting", "target"]
     order = {"default": 0, "tinyllama": 0, "identical": 0}
-    pairs = means[keys].drop_duplicates().sort_values(keys, key=lambda c: c.map(lambda v: (order.get(v, 1), v)))
+    pairs = (
+        means[keys].drop_duplicates().sort_values(keys, key=lambda c: c.map(lambda v: (order.get(v, 1), v)))
+    )
     figure, grid = f.plt.subplots(
         2, len(pairs), figsize=(4.4 * len(pairs), 7), sharey="row", squeeze=False, constrained_layout=True
     )
@@ -109,7 +113,9 @@ def plot(table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str,
             above.text(0.5, 0.5, NOTHING, transform=above.transAxes, ha="center", color=f.GREY)
         above.set_xticks(range(len(arms)), [arm.name for arm in arms], rotation=25, ha="right", fontsize=7)
         above.set_xlim(-0.6, len(arms) - 0.4)
-        above.set_title(f"{model}, target {target}" + (f", {setting}" if setting != "default" else ""), fontsize=9)
+        above.set_title(
+            f"{model}, target {target}" + (f", {setting}" if setting != "default" else ""), fontsize=9
+        )
         below.axhline(0, color=f.GREY, linewidth=0.5)
         below.axvline(0, color=f.GREY, linewidth=0.5)
         below.set_xlabel("strength (mean lengths of A's stream)")
@@ -129,7 +135,9 @@ def _point(axis: Any, x: int, rows: pd.DataFrame, metric: str, colour: str) -> N
     axis.errorbar([x], [value], [spread], fmt="o", color=colour, markersize=5, capsize=3)
     odd = f"odd_{metric}"
     if odd in found.index:
-        axis.plot([x + 0.2], [found.at[odd, "value"]], "o", color=colour, markerfacecolor="white", markersize=5)
+        axis.plot(
+            [x + 0.2], [found.at[odd, "value"]], "o", color=colour, markerfacecolor="white", markersize=5
+        )
     theory = found.at[odd if odd in found.index else metric, "theory"]
     if pd.notna(theory):
         axis.plot([x - 0.3, x + 0.3], [theory] * 2, color="black", linewidth=1.2)

@@ -22,7 +22,8 @@ def summary(record: Record) -> str:
     said = ", ".join([said, *(f"{key} {file}" for key, file in record.files.items())])
     order = [*(c for c in text if c not in ("metric", "value")), "metric", "value"]
     return markdown(
-        f"{record.task} {record.id} ({record.seconds:.0f} s): {said}", text[[c for c in order if c not in shared]]
+        f"{record.task} {record.id} ({record.seconds:.0f} s): {said}",
+        text[[c for c in order if c not in shared]],
     )
 
 

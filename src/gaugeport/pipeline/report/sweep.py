@@ -43,7 +43,9 @@ _FOOTER = "Means over n training seeds at the last step; brackets: 95 % t-interv
 def _pivot(rows: pd.DataFrame, own: Sequence[str], measured: Sequence[str]) -> pd.DataFrame:
     """Means at each record's last step. Of the table's own columns, ``measured`` are those that jobs vary themselves."""
     final = rows[rows["step"].isna() | (rows["step"] == rows.groupby("record")["step"].transform("max"))]
-    for curve in [c for c in measured if pd.api.types.is_numeric_dtype(final[c]) and final[c].nunique() > MANY]:
+    for curve in [
+        c for c in measured if pd.api.types.is_numeric_dtype(final[c]) and final[c].nunique() > MANY
+    ]:
         final = final[final[curve].isna()]
     last = aggregate(final.assign(step=None), own)
     by = [c for c in (*KEYS, *own) if c not in ("table", "step", "metric") and last[c].notna().any()]

@@ -16,9 +16,7 @@ from gaugeport.pipeline.report.render import interval, markdown, write_table
 from gaugeport.pipeline.report.tidy import COLUMNS
 from gaugeport.pipeline.store.records import Found
 
-INTERVALS = (
-    "Brackets: 95 % t-interval over n seeds, not clipped to what a share can be; of no width where no seed varied."
-)
+INTERVALS = "Brackets: 95 % t-interval over n seeds, not clipped to what a share can be; of no width where no seed varied."
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,9 @@ def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
 
 def write_claims(claims: Table, outputs: Path, variant: str, shown: Sequence[str]) -> str:
     """Write the ``claims`` table; return its rows of the tables ``shown``, by id, as Markdown: nothing where there are none."""
-    write_table(outputs / "tables" / variant, claims.id, claims.title, claims.tidy, claims.pivot, claims.footer)
+    write_table(
+        outputs / "tables" / variant, claims.id, claims.title, claims.tidy, claims.pivot, claims.footer
+    )
     rows = claims.pivot[claims.pivot["table"].isin(shown)]
     return markdown(claims.title, rows, claims.footer) if len(rows) else ""
 

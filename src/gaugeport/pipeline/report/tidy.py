@@ -14,7 +14,19 @@ from gaugeport.pipeline.job import LATER
 from gaugeport.pipeline.store.records import Record
 
 COLUMNS = [
-    *("table", "profile", "model", "seed", "setting", "group", "matcher", "route", "evidence", "site", "step"),
+    *(
+        "table",
+        "profile",
+        "model",
+        "seed",
+        "setting",
+        "group",
+        "matcher",
+        "route",
+        "evidence",
+        "site",
+        "step",
+    ),
     *("metric", "value", "ci_low", "ci_high", "n", "paper", "verdict"),
 ]
 """The columns every table's csv begins with; a column that does not apply is empty."""
@@ -23,7 +35,10 @@ KEYS = [c for c in COLUMNS if c not in ("seed", "value", "ci_low", "ci_high", "n
 
 
 def tidy(
-    table: str, records: Sequence[Record], settings: Mapping[str, str] | None = None, extra: Sequence[str] = ()
+    table: str,
+    records: Sequence[Record],
+    settings: Mapping[str, str] | None = None,
+    extra: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row per measurement of the records. ``extra`` are columns the table has even where no row does.
 
@@ -31,7 +46,9 @@ def tidy(
     rows get ``setting`` ``lr=0.003``, and every row a column ``lr`` with the value it was run at. Measurements override
     the job's own columns (a row may name its model). The last column, ``record``, is the id of the record it is from.
     """
-    rows = [{**_job_columns(table, r, settings or {}), **row, "record": r.id} for r in records for row in r.rows]
+    rows = [
+        {**_job_columns(table, r, settings or {}), **row, "record": r.id} for r in records for row in r.rows
+    ]
     frame = pd.DataFrame(rows)
     own = [c for c in dict.fromkeys([*frame.columns, *extra]) if c not in (*COLUMNS, "record")]
     frame = frame.reindex(columns=[*COLUMNS, *own, "record"]).replace("", None)
@@ -63,7 +80,9 @@ def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
     rows = []
     for key, values in frame.groupby(by, dropna=False, sort=False)["value"]:
         mean, low, high, n = t_interval(values.tolist())
-        rows.append({**dict(zip(by, key, strict=True)), "value": mean, "ci_low": low, "ci_high": high, "n": n})
+        rows.append(
+            {**dict(zip(by, key, strict=True)), "value": mean, "ci_low": low, "ci_high": high, "n": n}
+        )
     return pd.DataFrame(rows).reindex(columns=frame.columns)
 
 
@@ -119,7 +138,12 @@ def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dic
     if setting in settings:
         value = _at(config, settings[setting])
         setting = f"{setting}={value:g}" if isinstance(value, float | int) else f"{setting}={value}"
-    columns = {"table": table, "profile": config["profile"], "model": config["model"]["name"], "seed": config["seed"]}
+    columns = {
+        "table": table,
+        "profile": config["profile"],
+        "model": config["model"]["name"],
+        "seed": config["seed"],
+    }
     columns |= {"setting": setting, **{c: config[k] for c, k in _COMBINATION.items()}}
     return {**columns, **{name: _swept(record, path) for name, path in settings.items()}}
 

@@ -54,7 +54,11 @@ def model_stage(job: Job, store: Store, seed: int) -> Path:
             freeze(model, anchor)
         rows = job.model.architecture["max_position_embeddings"]
         data = strings.Strings(
-            schedule.steps, schedule.batch_size, longest, min(rows, longest + 2), derive(seed, *purpose, "data")
+            schedule.steps,
+            schedule.batch_size,
+            longest,
+            min(rows, longest + 2),
+            derive(seed, *purpose, "data"),
         )
         stop = StopWhenAccurate(longest, rows, job.data.seed)
         drop_broken_checkpoints(folder / "training")
@@ -63,7 +67,15 @@ def model_stage(job: Job, store: Store, seed: int) -> Path:
         if last is not None and stop.reached(last):  # killed after the save that ended it
             model = last
         else:
-            train(model, data, folder / "training", schedule, derive(seed, *purpose), keep=None, callbacks=[stop])
+            train(
+                model,
+                data,
+                folder / "training",
+                schedule,
+                derive(seed, *purpose),
+                keep=None,
+                callbacks=[stop],
+            )
         model.cpu()
         if anchor is not None:
             check_frozen({"seed 0": anchor, f"seed {seed}": model})
@@ -143,7 +155,9 @@ def accuracy(model: nn.Module, rows: Mapping[str, torch.Tensor], batch_size: int
     """Share of positions, padding excluded, at which each of :data:`strings.HEADS` is right."""
     right, counted = torch.zeros(len(strings.HEADS)), 0
     where = next(model.parameters()).device
-    for ids, labels in zip(rows["input_ids"].split(batch_size), rows["labels"].split(batch_size), strict=True):
+    for ids, labels in zip(
+        rows["input_ids"].split(batch_size), rows["labels"].split(batch_size), strict=True
+    ):
         found = torch.stack([z.argmax(-1) for z in by_head(model(ids.to(where)).logits)], -1).cpu()
         kept = labels[..., 0] != strings.IGNORED
         right += (found == labels)[kept].sum(0)
@@ -172,5 +186,7 @@ def _config(job: Job) -> DyckConfig:
     architecture = dict(job.model.architecture)
     config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
     if not isinstance(config, DyckConfig):
-        raise ValueError(f"model={job.model.name} is a {config.model_type}; allowed with this task: model=dyck3")
+        raise ValueError(
+            f"model={job.model.name} is a {config.model_type}; allowed with this task: model=dyck3"
+        )
     return config

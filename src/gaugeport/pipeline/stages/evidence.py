@@ -58,7 +58,9 @@ def evidence_stage(job: Job, store: Store) -> Path:
         )
         batches = list(corpus.batches(loss_rows(evaluation), job.measurement.batch_size))
         ends: dict[str, Node] = {"base": BASE, **{run: (run, saved[-1]) for run in runs}}
-        write_json(folder / "losses.json", {n: heldout_loss(checkpoint(node), batches) for n, node in ends.items()})
+        write_json(
+            folder / "losses.json", {n: heldout_loss(checkpoint(node), batches) for n, node in ends.items()}
+        )
 
     return store.ensure("evidence", evidence_key(job), build)
 
@@ -78,7 +80,12 @@ def loss_rows(rows: Tensor) -> Tensor:
 def evidence_key(job: Job) -> dict[str, Any]:
     """What decides the evidence: both runs, how it is measured, and the plants."""
     measurement = counted(asdict(job.measurement), "models_in_memory")
-    return {"A": run_key(job, "A"), "B": run_key(job, "B"), "measurement": measurement, "plant_seed": job.seed}
+    return {
+        "A": run_key(job, "A"),
+        "B": run_key(job, "B"),
+        "measurement": measurement,
+        "plant_seed": job.seed,
+    }
 
 
 def _check_spacing(spacing: int, saved: list[int]) -> None:

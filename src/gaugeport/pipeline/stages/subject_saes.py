@@ -44,7 +44,9 @@ def saes_stage(job: Job, store: Store, end: End, step: int | None = None) -> Pat
 def saes_key(job: Job, end: End, step: int | None = None) -> dict[str, Any]:
     """What decides one end's SAEs."""
     sae = job.task["sae"]
-    unused = set(ARCHITECTURES.values()) - {ARCHITECTURES.get(sae["architecture"])}  # other architectures' sparsity
+    unused = set(ARCHITECTURES.values()) - {
+        ARCHITECTURES.get(sae["architecture"])
+    }  # other architectures' sparsity
     published = job.model.from_hub and not is_dyck(job)  # of other models the subject's key has the texts
     trained_on = {"data": data_key(job)} if published else {}
     return {
@@ -81,4 +83,8 @@ def check_saes(job: Job) -> None:
 
     How many latents a model of the user's own has, its width says later.
     """
-    expanded(job.task["sae"], job.model.architecture.get("hidden_size", job.task["sae"]["k"]), job.task["expansion"])
+    expanded(
+        job.task["sae"],
+        job.model.architecture.get("hidden_size", job.task["sae"]["k"]),
+        job.task["expansion"],
+    )

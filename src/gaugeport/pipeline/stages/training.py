@@ -32,7 +32,9 @@ def data_stage(job: Job, store: Store) -> Path:
     def build(folder: Path) -> None:
         tokenizer = _tokenizer(job)
         texts = _corpus(job.data)
-        rows = {f"train_{d}": corpus.pack(texts.texts("train", d), tokenizer, job.data.length) for d in (0, 1)}
+        rows = {
+            f"train_{d}": corpus.pack(texts.texts("train", d), tokenizer, job.data.length) for d in (0, 1)
+        }
         rows["heldout"] = corpus.pack(texts.texts("heldout"), tokenizer, job.data.length)
         save_file(rows, folder / "rows.safetensors")
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -60,7 +62,9 @@ def pretraining_stage(job: Job, store: Store) -> Path:
     The model is bit for bit that of :func:`base_stage`. Raises ``ValueError`` for a model that is not trained here.
     """
     if _pretrained(job):
-        raise ValueError(f"model={job.model.name} is not trained here: its run has no checkpoints of its own to keep")
+        raise ValueError(
+            f"model={job.model.name} is not trained here: its run has no checkpoints of its own to keep"
+        )
     return store.ensure(
         "pretraining", base_key(job), lambda folder: _pretrain(job, store, folder, keep=None), resumable=True
     )
@@ -120,8 +124,14 @@ def hub_id(job: Job, seed: int) -> str:
 def data_key(job: Job) -> dict[str, Any]:
     """What decides the rows: the texts and the tokenizer."""
     data = counted(asdict(job.data), "path")
-    files = {k: v for k, v in contents(job).items() if not k.startswith("task.")}  # those decide measurements alone
-    return {"data": data, "tokenizer": _model_identity(job, 0) if _pretrained(job) else "mini", "files": files}
+    files = {
+        k: v for k, v in contents(job).items() if not k.startswith("task.")
+    }  # those decide measurements alone
+    return {
+        "data": data,
+        "tokenizer": _model_identity(job, 0) if _pretrained(job) else "mini",
+        "files": files,
+    }
 
 
 def base_key(job: Job) -> dict[str, Any]:
@@ -193,7 +203,9 @@ def _pretrain(job: Job, store: Store, folder: Path, keep: int | None) -> None:
         generator(job.seed, "base", "data"),
     )
     model = _initialise(job, tokenizer)
-    train(model, order, folder / "training", schedule, derive(job.seed, "base"), keep=keep, tokenizer=tokenizer)
+    train(
+        model, order, folder / "training", schedule, derive(job.seed, "base"), keep=keep, tokenizer=tokenizer
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -84,7 +84,9 @@ class Store:
         """Whether a stage is built and whole."""
         return _is_whole(self.path(kind, config))
 
-    def ensure(self, kind: str, config: dict[str, Any], build: Callable[[Path], None], resumable: bool = False) -> Path:
+    def ensure(
+        self, kind: str, config: dict[str, Any], build: Callable[[Path], None], resumable: bool = False
+    ) -> Path:
         """The folder of a stage, built by ``build(folder)`` if it is not there.
 
         Two processes that want the same stage: one builds, the other waits. ``resumable`` stages find in ``folder``

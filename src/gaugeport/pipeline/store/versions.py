@@ -12,7 +12,17 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("gaugeport", "torch", "transformers", "datasets", "scipy", "numpy", "pandas", "hydra-core", "wandb")
+PACKAGES = (
+    "gaugeport",
+    "torch",
+    "transformers",
+    "datasets",
+    "scipy",
+    "numpy",
+    "pandas",
+    "hydra-core",
+    "wandb",
+)
 
 
 @functools.cache
@@ -27,10 +37,14 @@ def _machine() -> str:
     about = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", about.read_text()) if about.exists() else []
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.machine()} {names[0] if names else platform.processor()}, {os.cpu_count()} cores, {gpu}"
+    return (
+        f"{platform.machine()} {names[0] if names else platform.processor()}, {os.cpu_count()} cores, {gpu}"
+    )
 
 
 def _commit() -> str:
     here = Path(__file__).parent
-    asked = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True
+    )
     return asked.stdout.strip() if asked.returncode == 0 else "unknown"

@@ -52,7 +52,9 @@ def _neuron_gauges(job: Job, found: Transfer, residual: Element) -> list[SignedP
     A recovered one is matched by weights, after moving A by the arm's own residual gauge: neurons can only be compared
     in shared coordinates. One plant, since that matching is equivariant.
     """
-    plants = [NeuronGauge.random(found.b, generator(job.seed, "neurons", p)) for p in range(job.task["plants"])]
+    plants = [
+        NeuronGauge.random(found.b, generator(job.seed, "neurons", p)) for p in range(job.task["plants"])
+    ]
     block = int(found.site.removeprefix("block"))
     if job.matcher == "none":
         return [p.blocks[block].inverse() for p in plants]

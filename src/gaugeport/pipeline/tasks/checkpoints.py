@@ -59,7 +59,9 @@ def measure(job: Job, store: Store) -> list[Row]:
     last = [
         {**row, "metric": "explained_variance"}
         for row in rows
-        if row["step"] == targets[-1] and row["metric"] == "explained_variance_by_step" and row["route"] == "endpoint"
+        if row["step"] == targets[-1]
+        and row["metric"] == "explained_variance_by_step"
+        and row["route"] == "endpoint"
     ]
     return [*rows, *last]
 
@@ -109,7 +111,9 @@ def _distances(a: Tensor, b: Tensor, group: str) -> Iterator[Row]:
         "distance_from_identity": statistics(r, group)["distance_from_identity"],
         "supported_distance": supported_distance(r, spectrum(a).support()),
     }
-    yield from ({"metric": m, "group": "orthogonal", "route": "endpoint", "value": v} for m, v in found.items())
+    yield from (
+        {"metric": m, "group": "orthogonal", "route": "endpoint", "value": v} for m, v in found.items()
+    )
 
 
 def _ev(group: str, route: str, value: float) -> Row:

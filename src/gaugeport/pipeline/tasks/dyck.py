@@ -71,24 +71,39 @@ def measure_bars(job: Job, store: Store) -> list[Row]:
         tensors = tensor_mse(*comparable_rows(fold_gains(other), specification))
         worst = max(tensors, key=lambda name: tensors[name])
         status = limits.status("p", tensors[worst])
-        rows.append({"metric": "bar_p", "variant": variant, "tensor": worst, "value": tensors[worst], "status": status})
+        rows.append(
+            {
+                "metric": "bar_p",
+                "variant": variant,
+                "tensor": worst,
+                "value": tensors[worst],
+                "status": status,
+            }
+        )
     rows += _correlations(job, specification, limits)
     rows.append({"metric": "steps_trained", "value": steps_trained(job, store, job.seed)})
     for split in strings.SPLITS:
         found = accuracy(model, heldout(job, ACCURACY_ROWS, "accuracy", split))
-        rows += [{"metric": f"accuracy_{head}", "split": split, "value": value} for head, value in found.items()]
+        rows += [
+            {"metric": f"accuracy_{head}", "split": split, "value": value} for head, value in found.items()
+        ]
     return [{"cohort": job.task["cohort"], **row} for row in rows]
 
 
 def _correlations(job: Job, model: DyckModel, limits: bars.Thresholds) -> list[Row]:
     """Bars C (components and edges: the effects of the rows that they are predicted from) and Pr (other rows)."""
     rows = []
-    parts = (("bar_c", "rows", effects.component_edges(model)), ("bar_c_edges", "edge_rows", components.edges(model)))
+    parts = (
+        ("bar_c", "rows", effects.component_edges(model)),
+        ("bar_c_edges", "edge_rows", components.edges(model)),
+    )
     for metric, size, patched in parts:
         seen = heldout(job, job.task[size], "effects")
         mean = components.means(model, seen["input_ids"])
         points = job.task["points"]
-        predicted = effects.integrated_gradients(model, seen["input_ids"], seen["labels"], patched, mean, points)
+        predicted = effects.integrated_gradients(
+            model, seen["input_ids"], seen["labels"], patched, mean, points
+        )
         measured = effects.measured(model, seen["input_ids"], seen["labels"], patched, mean)
         rows.append(correlation(metric, "c", predicted, measured, limits))
         if metric == "bar_c":
@@ -99,7 +114,11 @@ def _correlations(job: Job, model: DyckModel, limits: bars.Thresholds) -> list[R
 
 
 def correlation(
-    metric: str, bar: str, predicted: Mapping[Edge, float], measured: Mapping[Edge, float], limits: bars.Thresholds
+    metric: str,
+    bar: str,
+    predicted: Mapping[Edge, float],
+    measured: Mapping[Edge, float],
+    limits: bars.Thresholds,
 ) -> Row:
     """The row of one bar that is a Pearson correlation, with its status; no value where one side is constant."""
     r = bars.pearson(list(predicted.values()), [measured[edge] for edge in predicted])
@@ -117,12 +136,17 @@ def measure_patching(job: Job, store: Store) -> list[Row]:
     mean = components.means(model, ids)
     measured = effects.measured(model, ids, labels, patched, mean)
     predictions = {
-        "integrated_gradients": effects.integrated_gradients(model, ids, labels, patched, mean, job.task["points"]),
+        "integrated_gradients": effects.integrated_gradients(
+            model, ids, labels, patched, mean, job.task["points"]
+        ),
         "attribution_patching": effects.attribution_patching(model, ids, labels, patched, mean),
     }
     rows: list[Row] = [{"metric": "effect", "component": e[0], "value": v} for e, v in measured.items()]
     for name, predicted in predictions.items():
-        rows += [{"metric": "effect", "component": e[0], "predictor": name, "value": v} for e, v in predicted.items()]
+        rows += [
+            {"metric": "effect", "component": e[0], "predictor": name, "value": v}
+            for e, v in predicted.items()
+        ]
         r = bars.pearson(list(predicted.values()), list(measured.values()))
         if not math.isnan(r):
             rows.append({"metric": "predictor_pearson", "predictor": name, "value": r})

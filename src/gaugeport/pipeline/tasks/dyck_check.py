@@ -17,7 +17,9 @@ def check(job: Job) -> None:
     """Raises ``ValueError`` naming what of a job on Dyck-3 models is wrong, and what is allowed."""
     task, sizes = job.task["name"], job.model.architecture
     if job.model.path is not None:
-        raise ValueError(f"task={task} trains its own models: model.path={job.model.path} has no use; leave it out")
+        raise ValueError(
+            f"task={task} trains its own models: model.path={job.model.path} has no use; leave it out"
+        )
     if job.model.name != "dyck3" or job.data.name != "dyck3":
         raise ValueError(
             f"task={task} with model={job.model.name} data={job.data.name}; allowed: model=dyck3 data=dyck3 training=dyck3"

@@ -26,7 +26,9 @@ def measure_lenses(job: Job, store: Store) -> list[Row]:
     fewer = heldout(
         job, max(1, job.task["region_rows"] // 3), "regressions"
     )  # all sources of all of them are in memory
-    ablation = effects.measured(model, ids, labels, effects.component_edges(model), components.means(model, ids))
+    ablation = effects.measured(
+        model, ids, labels, effects.component_edges(model), components.means(model, ids)
+    )
     norms = weights.weight_rows(model, seen)
     paths = circuits.path_rows(circuits.path_effects(model, seen), threshold)
     acdc = circuits.acdc_rows(circuits.acdc(model, seen, threshold, job.task["acdc_cost"]), model)
@@ -61,5 +63,7 @@ def _transcoder_rows(job: Job, model: DyckModel, layer: int, train: Any, held: A
     rows: list[Row] = []
     for expansion in job.task["transcoders"]:
         transcoder = train_transcoder(x, y, job.task["sae"], expansion, job.seed)
-        rows += dictionaries.dictionary_rows(transcoder, f"L{layer}M", x_held, y_held, {"expansion": expansion})
+        rows += dictionaries.dictionary_rows(
+            transcoder, f"L{layer}M", x_held, y_held, {"expansion": expansion}
+        )
     return rows

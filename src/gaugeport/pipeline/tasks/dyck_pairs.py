@@ -49,7 +49,8 @@ def measure_cross_seed(job: Job, store: Store) -> list[Row]:
     anchor, model = load_seed(job, store, ANCHOR), trained(job, store)
     specification, folded = fold_gains(anchor), fold_gains(model)
     rows = [
-        {k: v for k, v in r.items() if k != "variant"} for r in bars.divergence(specification, folded, batches(job))
+        {k: v for k, v in r.items() if k != "variant"}
+        for r in bars.divergence(specification, folded, batches(job))
     ]
     for row in (r for r in rows if r["metric"] == "bar_b"):
         row["status"] = limits.status("b", row["value"])
@@ -68,7 +69,9 @@ def measure_cross_seed(job: Job, store: Store) -> list[Row]:
     aligned = best.apply(folded)
     for name, other in (("none", folded), ("cayley", aligned)):
         rows += [{"alignment": name, **row} for row in correlations(job, specification, other, limits)]
-    rows += [{"alignment": "cayley", "component": head, **row} for head, row in head_mse(aligned, specification)]
+    rows += [
+        {"alignment": "cayley", "component": head, **row} for head, row in head_mse(aligned, specification)
+    ]
     return [{"cohort": job.task["cohort"], **row} for row in rows]
 
 
@@ -76,7 +79,9 @@ def measure_joint(job: Job, store: Store) -> list[Row]:
     """Table b10: one rotation for weights and activations, over the weight λ of the activations."""
     specification, folded = fold_gains(load_seed(job, store, ANCHOR)), fold_gains(trained(job, store))
     seen = heldout(job, job.task["rows"], "effects")
-    mine, theirs = ({s: activations_at(m, seen, s) for s in job.task["sites"]} for m in (folded, specification))
+    mine, theirs = (
+        {s: activations_at(m, seen, s) for s in job.task["sites"]} for m in (folded, specification)
+    )
     search = _search_from(job, folded, specification, "orthogonal")
     # of the least sum over tensors, which is what is minimised here; the bar's own choice is by the worst tensor
     baseline = replace(search, symmetry=min(search.configurations, key=lambda c: c.objective).symmetry)
@@ -94,7 +99,9 @@ def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, A
     return {**found, "cayley": refine(model, reference, found["orthogonal"], job.task["refine_steps"])}
 
 
-def _search_from(job: Job, model: DyckModel, reference: DyckModel, residual: str, strict: bool = True) -> Alignment:
+def _search_from(
+    job: Job, model: DyckModel, reference: DyckModel, residual: str, strict: bool = True
+) -> Alignment:
     gen = generator(job.seed, "symmetry search")
     return align_symmetry(model, reference, residual, job.task["starts"], generator=gen, strict=strict)
 
@@ -103,10 +110,14 @@ def _bar_p(alignment: Alignment, limits: bars.Thresholds) -> list[Row]:
     tensors = alignment.per_tensor
     worst = max(tensors, key=lambda name: tensors[name])
     status = limits.status("p", alignment.max_mse)
-    rows: list[Row] = [{"metric": "bar_p_max_mse", "tensor": worst, "value": alignment.max_mse, "status": status}]
+    rows: list[Row] = [
+        {"metric": "bar_p_max_mse", "tensor": worst, "value": alignment.max_mse, "status": status}
+    ]
     rows.append({"metric": "bar_p_global_mse", "value": alignment.global_mse})
     rows.append({"metric": "bar_p_objective", "value": _least_objective(alignment)})
-    return rows + [{"metric": "bar_p_tensor", "tensor": name, "value": value} for name, value in tensors.items()]
+    return rows + [
+        {"metric": "bar_p_tensor", "tensor": name, "value": value} for name, value in tensors.items()
+    ]
 
 
 def _raw_groups(job: Job, model: DyckModel, reference: DyckModel) -> list[Row]:
@@ -114,7 +125,10 @@ def _raw_groups(job: Job, model: DyckModel, reference: DyckModel) -> list[Row]:
     rows = []
     for name in GROUPS:
         found = _search_from(job, model, reference, name, strict=False)
-        for metric, value in (("bar_p_raw_max_mse", found.max_mse), ("bar_p_raw_objective", _least_objective(found))):
+        for metric, value in (
+            ("bar_p_raw_max_mse", found.max_mse),
+            ("bar_p_raw_objective", _least_objective(found)),
+        ):
             rows.append({"metric": metric, "alignment": name, "value": value})
     return rows
 
@@ -129,7 +143,9 @@ def head_mse(model: DyckModel, reference: DyckModel) -> Iterator[tuple[str, Row]
     rows, target = comparable_rows(model, reference)
     for head in components.heads(reference):
         layer, own = components.layer_of(head), int(head.rpartition("H")[2])
-        squares = [(rows[n][own] - target[n][own]).square().mean() for n in (part(layer, kind) for kind in "qkvo")]
+        squares = [
+            (rows[n][own] - target[n][own]).square().mean() for n in (part(layer, kind) for kind in "qkvo")
+        ]
         yield head, {"metric": "bar_p_head", "value": float(torch.stack(squares).mean())}
 
 
@@ -155,9 +171,15 @@ def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thr
     theirs, mine = components.means(anchor, ids), components.means(model, ids)
     predicted = effects.integrated_gradients(anchor, ids, labels, patched, theirs, job.task["points"])
     measured = effects.measured(model, ids, labels, patched, mine)
-    rows = [correlation("bar_c", "c", predicted, measured, limits), *_null(anchor, predicted, measured, limits)]
+    rows = [
+        correlation("bar_c", "c", predicted, measured, limits),
+        *_null(anchor, predicted, measured, limits),
+    ]
     rows += [{"metric": "effect", "component": edge[0], "value": rise} for edge, rise in measured.items()]
-    rows += [{"metric": "effect_predicted", "component": edge[0], "value": rise} for edge, rise in predicted.items()]
+    rows += [
+        {"metric": "effect_predicted", "component": edge[0], "value": rise}
+        for edge, rise in predicted.items()
+    ]
     edges = components.edges(anchor)
     first, second = (effects.measured(m, ids, labels, edges, x) for m, x in ((anchor, theirs), (model, mine)))
     rows.append(correlation("bar_c_edges", "c", first, second, limits))
@@ -167,18 +189,25 @@ def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thr
 
 
 def _null(
-    anchor: DyckModel, predicted: Mapping[Edge, float], measured: Mapping[Edge, float], limits: bars.Thresholds
+    anchor: DyckModel,
+    predicted: Mapping[Edge, float],
+    measured: Mapping[Edge, float],
+    limits: bars.Thresholds,
 ) -> list[Row]:
     """Bar C with the heads of each layer in any order, as a mean over orders: how much of it no matching of heads earns,
     since a layer whose heads matter stays apart from one whose heads do not. And heads alone, their null likewise."""
     heads = [(head, ALL) for head in components.heads(anchor)]
-    layers = [[e for e in heads if components.layer_of(e[0]) == n] for n in range(anchor.config.num_hidden_layers)]
+    layers = [
+        [e for e in heads if components.layer_of(e[0]) == n] for n in range(anchor.config.num_hidden_layers)
+    ]
     rows: list[Row] = []
     for name, edges in (("bar_c_any_order", list(predicted)), ("bar_c_heads_any_order", heads)):
         null = []
         for orders in itertools.product(*(itertools.permutations(layer) for layer in layers)):
             renamed = dict(zip(itertools.chain(*layers), itertools.chain(*orders), strict=True))
-            null.append(bars.pearson([predicted[e] for e in edges], [measured[renamed.get(e, e)] for e in edges]))
+            null.append(
+                bars.pearson([predicted[e] for e in edges], [measured[renamed.get(e, e)] for e in edges])
+            )
         null = [r for r in null if not math.isnan(r)]
         rows += [{"metric": name, "value": fmean(null)}] if null else []
     return [*rows, correlation("bar_c_heads", "c", {e: predicted[e] for e in heads}, measured, limits)]

@@ -87,14 +87,20 @@ def site_rows(a: Tensor, b: Tensor, null: Null, share: float, gen: torch.Generat
     fit = fit_rotation(a, b, null.group)
     found = _measured(fit, support, null)
     rows: list[Row] = [{"metric": name, "value": value} for name, value in found.items()]
-    rows += [*_against_haar(found, support.shape[1], null), *_angles(fit.rotation, null), *_ranks(components, b, share)]
+    rows += [
+        *_against_haar(found, support.shape[1], null),
+        *_angles(fit.rotation, null),
+        *_ranks(components, b, share),
+    ]
     controls = {
         "low_rank_identity": low_rank_copies(a, support, gen, group=null.group),
         "independent_noise": independent_rows(a, b, gen),
     }
     for control, (x, y) in controls.items():
         same = _measured(fit_rotation(x, y, null.group), support, null)
-        rows += [{"metric": f"control_{name}", "control": control, "value": value} for name, value in same.items()]
+        rows += [
+            {"metric": f"control_{name}", "control": control, "value": value} for name, value in same.items()
+        ]
     return [{"group": "orthogonal", **row} for row in rows] + list(_groups(fit.cross, null.group, gen))
 
 
@@ -115,7 +121,12 @@ def _against_haar(found: dict[str, float], rank: int, null: Null) -> Iterator[Ro
     draws = {**null.statistics, "supported_distance": null.supported_distance(rank)}
     for name, tail in {**TAILS, "supported_distance": "small"}.items():
         of = {"statistic": name}
-        yield {"metric": "p_value", **of, "test": "calibrated", "value": p_value(found[name], draws[name], tail)}
+        yield {
+            "metric": "p_value",
+            **of,
+            "test": "calibrated",
+            "value": p_value(found[name], draws[name], tail),
+        }
         low, high = draws[name].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         values = {"null_mean": float(draws[name].mean()), "null_low": low, "null_high": high}
         yield from ({"metric": metric, **of, "value": value} for metric, value in values.items())
@@ -158,4 +169,6 @@ def _null_draws(null: Null) -> Iterator[Row]:
     for name, values in null.statistics.items():
         for i, value in enumerate(values.tolist()):
             yield {"metric": "null_draw", "statistic": name, "rank": i, "value": value}
-    yield from ({"metric": "null_angle", "rank": i, "value": x} for i, x in enumerate(null.reference.tolist()))
+    yield from (
+        {"metric": "null_angle", "rank": i, "value": x} for i, x in enumerate(null.reference.tolist())
+    )

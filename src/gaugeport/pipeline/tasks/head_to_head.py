@@ -56,7 +56,11 @@ def measure(job: Job, store: Store) -> list[Row]:
 
     def retention(m: Map) -> dict[str, float]:
         rows = transport_rows(effect, [m.direction(v.of_a)], v.of_a, v.of_b, random_controls(v))
-        return {r["metric"]: r["value"] for r in rows if r["metric"] in ("retention_native", "no_effect_to_transport")}
+        return {
+            r["metric"]: r["value"]
+            for r in rows
+            if r["metric"] in ("retention_native", "no_effect_to_transport")
+        }
 
     exact = GROUPS[ends.chart.group]
     assert issubclass(exact, SignedPermutation)
@@ -66,7 +70,9 @@ def measure(job: Job, store: Store) -> list[Row]:
         sae=load_sae(job, store),
         retention=retention,
         tokens=job.task["tokens"],
-        plants=[exact.random(ends.chart.width, generator(job.seed, "c1", p)) for p in range(job.task["plants"])],
+        plants=[
+            exact.random(ends.chart.width, generator(job.seed, "c1", p)) for p in range(job.task["plants"])
+        ],
         k=job.task["k"],
     )
     where = {

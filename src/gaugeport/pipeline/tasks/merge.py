@@ -62,7 +62,12 @@ def check(job: Job) -> None:
     """Raise ``ValueError`` for settings of the task that are unknown, or under which its gauges mean nothing."""
     task = job.task
     of_runs = ("identical", "finetuned")  # between independent models there is no residual to move A by
-    for key, allowed in (("target", of_runs), ("planted", PLANTED), ("matched", MATCHED), ("fold", (False, True))):
+    for key, allowed in (
+        ("target", of_runs),
+        ("planted", PLANTED),
+        ("matched", MATCHED),
+        ("fold", (False, True)),
+    ):
         if task[key] not in allowed:
             raise ValueError(f"task.{key}={task[key]!r}; allowed: {', '.join(map(str, allowed))}")
     for key in ("plants", "tokens"):

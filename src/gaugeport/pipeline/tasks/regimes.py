@@ -65,7 +65,11 @@ def check(job: Job) -> None:
         raise ValueError(
             f"task.strengths={strengths}; allowed: positive numbers, each once (each is tried with both signs)"
         )
-    if isinstance(job.task["controls"], bool) or not isinstance(job.task["controls"], int) or job.task["controls"] < 1:
+    if (
+        isinstance(job.task["controls"], bool)
+        or not isinstance(job.task["controls"], int)
+        or job.task["controls"] < 1
+    ):
         raise ValueError(f"task.controls={job.task['controls']!r}; allowed: whole numbers from 1")
     tokens = job.task["tokens"]
     if not tokens or not all(isinstance(n, int) and n > 1 for n in tokens):
@@ -83,7 +87,9 @@ def measure(job: Job, store: Store) -> list[Row]:
     check(job)
     a, b = subjects.load_pair(job, store)
     found = _toy(job, a, b) if subjects.is_dyck(job) else _language(job, store, a, b)
-    shared, theirs = ([toy_vectors.readers(s.model) for s in (a, b)]) if job.task["cohort"] == "A" else ([], [])
+    shared, theirs = (
+        ([toy_vectors.readers(s.model) for s in (a, b)]) if job.task["cohort"] == "A" else ([], [])
+    )
     fit_a, fit_b = (s.streams("fit", max(job.task["tokens"])) for s in (a, b))
     rows = measured(job, found, fit_a, fit_b, shared)
     if theirs:
@@ -95,7 +101,11 @@ def measure(job: Job, store: Store) -> list[Row]:
 
 
 def measured(
-    job: Job, found: Sequence[Steered], fit_a: dict[str, Tensor], fit_b: dict[str, Tensor], shared: Sequence[Tensor]
+    job: Job,
+    found: Sequence[Steered],
+    fit_a: dict[str, Tensor],
+    fit_b: dict[str, Tensor],
+    shared: Sequence[Tensor],
 ) -> list[Row]:
     """The rows of all vectors: maps are fitted on the streams ``fit_a``, ``fit_b`` (site -> [tokens, d]) of the same tokens.
 
@@ -103,17 +113,23 @@ def measured(
     is pinned and every share is 0 (section 9.2).
     """
     rows: list[Row] = []
-    seen: list[tuple[str, float, float, float | None]] = []  # arm, share, cosine, ratio of what was added unchanged
+    seen: list[
+        tuple[str, float, float, float | None]
+    ] = []  # arm, share, cosine, ratio of what was added unchanged
     maps = {s.site: {g: fit_map(g, fit_a[s.site], fit_b[s.site]) for g in FITS} for s in found}
     pinned = steering.span(shared) if shared else torch.zeros(len(found[0].v), 0, dtype=torch.float64)
     for s in found:
         length = float(s.v.norm())  # one dose for all: the affine map shrinks
         moved = {group: _as_long(m.direction(s.v), length) for group, m in maps[s.site].items()}
-        controls = random_directions(job.task["controls"], s.v, generator(job.seed, "controls", s.name, s.site))
+        controls = random_directions(
+            job.task["controls"], s.v, generator(job.seed, "controls", s.name, s.site)
+        )
         strengths = list(map(float, job.task["strengths"]))
         arms = {steering.UNCHANGED: s.v, **moved}
         matched = s.lengths[1] / s.lengths[0]
-        here, points = steering.transfer(s.within, s.across, s.v, arms, s.native, controls, strengths, matched)
+        here, points = steering.transfer(
+            s.within, s.across, s.v, arms, s.native, controls, strengths, matched
+        )
         here += steering.regime_rows(points)
         known = {
             **s.known,
@@ -185,5 +201,7 @@ def _log_odds(slot: Slot) -> Measure:
 
 def _as_long(v: Tensor, length: float) -> Tensor:
     if not bool(v.norm() > 0):
-        raise ValueError("both classes have the same mean stream; a difference of means wants two that differ")
+        raise ValueError(
+            "both classes have the same mean stream; a difference of means wants two that differ"
+        )
     return v / v.norm() * length

@@ -175,7 +175,11 @@ STAGES = {
 def stage_keys(job: Job) -> dict[str, dict[str, Any]]:
     """The stages a job stands on, in order, by what decides them; a base model of the user's own is no stage."""
     stages = WORKFLOWS[job.task["name"]].stages(job)
-    return {stage: STAGES[stage].key(job) for stage in stages if not (stage == "base" and job.model.path is not None)}
+    return {
+        stage: STAGES[stage].key(job)
+        for stage in stages
+        if not (stage == "base" and job.model.path is not None)
+    }
 
 
 def build_stage(job: Job, store: Store, stage: str) -> Path:

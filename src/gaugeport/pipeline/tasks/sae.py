@@ -33,6 +33,8 @@ def measure(job: Job, store: Store) -> list[Row]:
     x_b = x_a if arm.a is arm.b else stream_rows(arm.b, arm.chart, rows, arm.site, size)
     found = list(sae_transfer(sae, arm.residuals(), x_a, x_b, skip))
     moved = transport_sae(sae, next(arm.residuals()))
-    found += cross_entropy_recovered(arm.b, arm.chart, arm.site, moved, list(corpus.batches(rows, size)), skip)
+    found += cross_entropy_recovered(
+        arm.b, arm.chart, arm.site, moved, list(corpus.batches(rows, size)), skip
+    )
     at = {**arm.where, "architecture": job.task["sae"]["architecture"]}
     return [{**at, **row} for row in (*found, *arm.accuracy())]

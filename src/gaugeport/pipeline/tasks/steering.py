@@ -63,7 +63,9 @@ def sentiment(job: Job, ends: Ends) -> Directions:
 def refusal(job: Job, ends: Ends) -> Directions:
     """The refusal directions of A and B, likewise; harmful prompts are the positive ones."""
     found, template, source = _requests(job)
-    refusing, helpful = (corpus.REFUSAL_OPENINGS, corpus.HELPFUL_OPENINGS) if template is None else (REFUSING, HELPFUL)
+    refusing, helpful = (
+        (corpus.REFUSAL_OPENINGS, corpus.HELPFUL_OPENINGS) if template is None else (REFUSING, HELPFUL)
+    )
     words = job.task["refusing"] or refusing, job.task["helpful"] or helpful
     return _directions(job, ends, "request", found, template, source, words)
 
@@ -88,7 +90,9 @@ def measure_refusal(job: Job, store: Store) -> list[Row]:
     added = transport_rows(whole, moved, v.of_a, v.of_b, controls)
     none = any(r["metric"] == "no_effect_to_transport" and r["value"] for r in added)
     signed = transport_rows(odd, moved, v.of_a, v.of_b, controls, "odd_", silent=none)
-    ablated = transport_rows(ablation(harmful), moved, v.of_a, v.of_b, controls, "ablation_", even=True, silent=none)
+    ablated = transport_rows(
+        ablation(harmful), moved, v.of_a, v.of_b, controls, "ablation_", even=True, silent=none
+    )
     return _with_gauge(arm, [*added, *signed, *ablated, *sweep_rows(harmless, moved, job.task["sweep"])])
 
 
@@ -140,10 +144,18 @@ def _reviews(job: Job) -> tuple[Corpus, str | None, str]:
     task = job.task
     if task["reviews"] is not None:
         read = {"field": task["field"], "label": task["label"], "heldout": task["share"], "kind": "review"}
-        return corpus.text_corpus(task["reviews"], **read), task["template"], f"task.reviews={task['reviews']}"
+        return (
+            corpus.text_corpus(task["reviews"], **read),
+            task["template"],
+            f"task.reviews={task['reviews']}",
+        )
     if job.data.name == "mini":
         return _mini(job)
-    return corpus.hub_corpus(**task["hub"], kind="review"), task["template"], f"task.hub={task['hub']['name']}"
+    return (
+        corpus.hub_corpus(**task["hub"], kind="review"),
+        task["template"],
+        f"task.hub={task['hub']['name']}",
+    )
 
 
 def _requests(job: Job) -> tuple[Corpus, str | None, str]:
@@ -151,7 +163,9 @@ def _requests(job: Job) -> tuple[Corpus, str | None, str]:
     task = job.task
     files = {k: task[k] for k in ("harmless", "harmful") if task[k] is not None}
     if len(files) == 1:
-        raise ValueError(f"task.{next(iter(files))} is given alone; a direction wants task.harmful and task.harmless")
+        raise ValueError(
+            f"task.{next(iter(files))} is given alone; a direction wants task.harmful and task.harmless"
+        )
     if files:
         found = corpus.prompt_corpus(**files, field=task["field"], heldout=task["share"])
         return found, task["template"], f"task.harmful={files['harmful']}, task.harmless={files['harmless']}"

@@ -82,7 +82,9 @@ class Transfer(Ends):
     def accuracy(self) -> list[Row]:
         """Gauge accuracy (mean over plants), and held-out losses of A and B, to stand beside the effect."""
         scores = [score(*self.arm.gauge_and_truth(self.nodes, plant)) for plant in range(self.plants)]
-        means = {m: fmean(s[m] for s in scores if m in s) for m in dict.fromkeys(k for s in scores for k in s)}
+        means = {
+            m: fmean(s[m] for s in scores if m in s) for m in dict.fromkeys(k for s in scores for k in s)
+        }
         tokens = list(corpus.batches(loss_rows(self.rows_test), 64))
         losses = {"loss_A": heldout_loss(self.a, tokens)}
         losses["loss_B"] = losses["loss_A"] if self.a is self.b else heldout_loss(self.b, tokens)
@@ -105,7 +107,11 @@ def load_ends(job: Job, store: Store) -> Ends:
     a = load_model(saved[step], dtype=torch.float32, device=device())
     b = a
     if target != "identical":
-        path = base_stage(other_job(job), store) if target == "independent" else run_checkpoints(job, store, "B")[step]
+        path = (
+            base_stage(other_job(job), store)
+            if target == "independent"
+            else run_checkpoints(job, store, "B")[step]
+        )
         b = load_model(path, dtype=torch.float32, device=device())
     if target == BACK:
         a, b = b, a
@@ -124,7 +130,9 @@ def transfer(job: Job, store: Store) -> Transfer:
     """Load the models and the arm of a job. Raises ``ValueError`` for a gauge larger than the models' exact group."""
     task, measurement = job.task, job.measurement
     if task["target"] == "independent":
-        raise ValueError("task.target=independent has no true gauge to score against; allowed: identical, finetuned")
+        raise ValueError(
+            "task.target=independent has no true gauge to score against; allowed: identical, finetuned"
+        )
     ends = load_ends(job, store)
     evidence: SelfEvidence | PlantedEvidence
     if task["target"] == "identical":

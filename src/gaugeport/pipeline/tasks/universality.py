@@ -42,10 +42,14 @@ def measure(job: Job, store: Store) -> list[Row]:
     """Table b5: explained variance by group and number of fitting tokens, and how alike the decoders look."""
     task, rows = job.task, []
     saes = subject_saes.load_saes(job, store, "anchor")
-    others = {i: subject_saes.load_saes(job, store, "other", i) for i in (subject_saes.SAME, subject_saes.OWN)}
+    others = {
+        i: subject_saes.load_saes(job, store, "other", i) for i in (subject_saes.SAME, subject_saes.OWN)
+    }
     for site, (fit_a, fit_b), (test_a, test_b) in pairs(job, store):
         sae, maps = saes[site], fit_maps(fit_a, fit_b)
-        found = list(transfer_rows(sae, maps, principal_axes(fit_a, fit_b, job.seed), test_a, test_b, job.seed))
+        found = list(
+            transfer_rows(sae, maps, principal_axes(fit_a, fit_b, job.seed), test_a, test_b, job.seed)
+        )
         native = explained(others[subject_saes.OWN][site], test_b)
         found.append({"metric": "explained_variance", "group": "native", "value": native})
         found += token_rows(sae, fit_a, fit_b, test_b, task["tokens"])
@@ -77,8 +81,13 @@ def pairs(job: Job, store: Store) -> Iterator[tuple[str, tuple[Tensor, Tensor], 
 def _initial_rows(job: Job, site: str, sae: Any, other: Any) -> Iterator[Row]:
     """How near SAEs stay to where they began, and how alike two look that never were trained."""
     width = sae.cfg.d_in
-    began = [subject_saes.initial_sae(job, site, init, width).W_dec for init in (subject_saes.SAME, subject_saes.OWN)]
-    for init, trained, initial in zip((subject_saes.SAME, subject_saes.OWN), (sae, other), began, strict=True):
+    began = [
+        subject_saes.initial_sae(job, site, init, width).W_dec
+        for init in (subject_saes.SAME, subject_saes.OWN)
+    ]
+    for init, trained, initial in zip(
+        (subject_saes.SAME, subject_saes.OWN), (sae, other), began, strict=True
+    ):
         cosine = (unit(trained.W_dec) * unit(initial)).sum(1)
         yield {"metric": "cosine_to_initial", "init": init, "value": float(cosine.mean())}
     for metric, value in match_decoders(*began).values(job.task["threshold"]).items():

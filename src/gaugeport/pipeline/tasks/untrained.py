@@ -31,7 +31,10 @@ def measure_optimizers(job: Job, store: Store) -> list[Row]:
     """Table c4: every optimizer's rows, on small random models."""
     task = job.task
     return [
-        {"model": f, **row} for f in task["families"] for o in task["optimizers"] for row in optimizers(o, f, job.seed)
+        {"model": f, **row}
+        for f in task["families"]
+        for o in task["optimizers"]
+        for row in optimizers(o, f, job.seed)
     ]
 
 
@@ -45,7 +48,9 @@ def _activations(job: Job, store: Store) -> tuple[torch.Tensor, torch.Tensor]:
     source = task["activations"]
     if source in ("decorrelated", "correlated"):
         gen = generator(job.seed, "ceiling", source)
-        return synthetic_activations(task["width"], task["tokens"], source == "correlated", task["noise"], gen)
+        return synthetic_activations(
+            task["width"], task["tokens"], source == "correlated", task["noise"], gen
+        )
     first = min(run_checkpoints(job, store, "A"))
     rows = heldout_rows(job, store)[0][: task["tokens"] // job.data.length]
     found = []

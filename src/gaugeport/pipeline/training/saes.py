@@ -77,7 +77,9 @@ def sae_settings(job: Job) -> dict[str, Any]:
     """``task.sae`` without the sparsity of other architectures. Raises ``ValueError`` naming a bad value and the allowed."""
     sae = dict(job.task["sae"])
     if set(sae) != {"architecture", *NUMBERS}:
-        raise ValueError(f"task.sae has the keys {', '.join(sae)}; wanted: architecture, {', '.join(NUMBERS)}")
+        raise ValueError(
+            f"task.sae has the keys {', '.join(sae)}; wanted: architecture, {', '.join(NUMBERS)}"
+        )
     architecture = sae["architecture"]
     if architecture not in ARCHITECTURES:
         raise ValueError(f"task.sae.architecture={architecture!r}; allowed: {', '.join(ARCHITECTURES)}")
@@ -87,7 +89,9 @@ def sae_settings(job: Job) -> dict[str, Any]:
         if name in sae and not (isinstance(sae[name], int | float) and sae[name] > 0):
             raise ValueError(f"task.sae.{name}={sae[name]!r} must be a positive number")
     if architecture == "topk" and sae["k"] > sae["latents"]:
-        raise ValueError(f"task.sae.k={sae['k']} is more than the {sae['latents']} latents of task.sae.latents")
+        raise ValueError(
+            f"task.sae.k={sae['k']} is more than the {sae['latents']} latents of task.sae.latents"
+        )
     if sae["batch_size"] > min(sae["activations"], sae["tokens"]):
         raise ValueError(
             f"task.sae.batch_size={sae['batch_size']} is more than task.sae.activations={sae['activations']} "
@@ -127,7 +131,9 @@ def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata
             sae.b_dec.copy_(mean * scale)
         data = shuffled(activations, settings["batch_size"], generator(seed, "order"))
         trainer: Any = SAETrainer(config, sae, data)
-        trainer.activation_scaler.scaling_factor = scale  # of all activations, not the trainer's estimate from a few
+        trainer.activation_scaler.scaling_factor = (
+            scale  # of all activations, not the trainer's estimate from a few
+        )
         return trainer.fit().eval()
 
 
@@ -163,7 +169,9 @@ def seeded_training(seed: int) -> Iterator[None]:
     threads, bar = torch.get_num_threads(), sae_trainer.tqdm
     torch.set_num_threads(1)
     try:
-        sae_trainer.tqdm = functools.partial(bar, disable=None)  # no bar in a log; sae-lens has no setting for it
+        sae_trainer.tqdm = functools.partial(
+            bar, disable=None
+        )  # no bar in a log; sae-lens has no setting for it
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             yield

@@ -13,7 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, default_data_collator
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gaugeport.models.loading import load_model
@@ -143,7 +149,9 @@ MIN_LR_RATE = 0.02
 """What ``cosine_with_min_lr`` ends at, over the peak learning rate (paper B, section 4.3)."""
 
 
-def _arguments(folder: Path, schedule: Schedule, seed: int, keep: int | None, **changes: Any) -> TrainingArguments:
+def _arguments(
+    folder: Path, schedule: Schedule, seed: int, keep: int | None, **changes: Any
+) -> TrainingArguments:
     fixed: dict[str, Any] = {
         "report_to": [],
         "save_strategy": "steps",

@@ -40,7 +40,14 @@ def moved(cross, within=None, strengths=(0.5, 1.0)):
     w = torch.tensor([1.0, 0.0, 0.0])
     controls = [torch.tensor([0.06, 0.8, 0.0]), torch.tensor([0.0, 0.0, 1.0])]
     rows, points = s.transfer(
-        within or linear(w), cross(w), w, {"identity": w, "orthogonal": -w}, w, controls, strengths, matched=3.0
+        within or linear(w),
+        cross(w),
+        w,
+        {"identity": w, "orthogonal": -w},
+        w,
+        controls,
+        strengths,
+        matched=3.0,
     )
     return rows, {(p.arm, p.group, p.strength): p for p in points}
 
@@ -107,7 +114,14 @@ def test_an_effect_that_every_direction_has_is_none():
     anywhere = lambda w: linear(torch.tensor([1.0, 0.2, 0.2]))  # noqa: E731
     w = torch.tensor([1.0, 0.0, 0.0])
     rows, points = s.transfer(
-        anywhere(w), anywhere(w), w, {"identity": w}, w, [torch.tensor([0.0, 1.0, 1.0])], (0.5, 1.0), matched=1.0
+        anywhere(w),
+        anywhere(w),
+        w,
+        {"identity": w},
+        w,
+        [torch.tensor([0.0, 1.0, 1.0])],
+        (0.5, 1.0),
+        matched=1.0,
     )
     assert the(rows, "effect_se_ratio", arm="within", strength=1.0) > 1000
     assert the(rows, "effect_control_ratio", arm="within", strength=1.0) == pytest.approx(2.5)
@@ -174,7 +188,9 @@ def test_the_pinned_subspace_is_what_the_heads_tell_apart():
 
 
 def test_rank_correlations_with_closeness_and_with_the_ratio():
-    found = {r["metric"]: r["value"] for r in s.predictor_rows("x", [1, 2, 3, 9, 4], [9.0, 3.0, 1.5, None, 1.0])}
+    found = {
+        r["metric"]: r["value"] for r in s.predictor_rows("x", [1, 2, 3, 9, 4], [9.0, 3.0, 1.5, None, 1.0])
+    }
     assert found == {
         "x_points": 4,
         "x_transfer_correlation": pytest.approx(1),
@@ -223,12 +239,20 @@ def test_a_planted_gauge_is_undone_by_its_own_group(group, folded):
             other = the(rows, "effect", arm="cross", group="identity", **where)
             changed += abs(other - the(rows, "effect", arm="within", **where)) > 0.05
         at = {"vector": x.name, "site": x.site}
-        assert the(rows, "length_ratio", **at) == pytest.approx(1) and the(rows, "native_cosine", **at) > 0.999
+        assert (
+            the(rows, "length_ratio", **at) == pytest.approx(1) and the(rows, "native_cosine", **at) > 0.999
+        )
         assert the(rows, "pinned_share", **at) == 0
     assert changed > 30, "of 48, unchanged in other coordinates"
-    ratios = [r["value"] for r in rows if r["metric"] == "ratio" and r.get("group") == group and r["arm"] == "cross"]
+    ratios = [
+        r["value"] for r in rows if r["metric"] == "ratio" and r.get("group") == group and r["arm"] == "cross"
+    ]
     assert len(ratios) >= 2 and ratios == pytest.approx([1] * len(ratios), rel=1e-2)
-    raw = [r["value"] for r in rows if r["metric"] == "ratio" and r.get("group") == "identity" and r["arm"] == "cross"]
+    raw = [
+        r["value"]
+        for r in rows
+        if r["metric"] == "ratio" and r.get("group") == "identity" and r["arm"] == "cross"
+    ]
     assert max(abs(1 - r) for r in raw) > 0.5
     assert not [r for r in rows if r["metric"] == "share_transfer_correlation"], "nothing is shared"
 

@@ -38,7 +38,9 @@ def noise(seed=0):
 def home():
     """A folded model, its stream on tokens to fit on and on others, and an SAE of it."""
     model = generic(folded=True, scale=0.5)
-    fit, test = (activations_at(model, strings.heldout("train", 300, 18, 20, s), "resid_mid_1") for s in (0, 1))
+    fit, test = (
+        activations_at(model, strings.heldout("train", 300, 18, 20, s), "resid_mid_1") for s in (0, 1)
+    )
     return model, fit, test, train_dictionary(fit, SETTINGS, 4, 0, "resid_mid_1")
 
 
@@ -48,7 +50,9 @@ def moved(model, gauge):
 
 
 def transfer(sae, fit, fit_b, test, test_b):
-    return list(u.transfer_rows(sae, u.fit_maps(fit, fit_b), u.principal_axes(fit, fit_b, 0), test, test_b, 0))
+    return list(
+        u.transfer_rows(sae, u.fit_maps(fit, fit_b), u.principal_axes(fit, fit_b, 0), test, test_b, 0)
+    )
 
 
 def values(rows, metric="explained_variance"):
@@ -61,7 +65,10 @@ def test_a_planted_rotation_of_a_model_is_undone_by_o_d_alone(home):
     fit_b, test_b = moved(model, Orthogonal.random(WIDTH, noise()))
     ev = values(transfer(sae, fit, fit_b, test, test_b))
     assert abs(ev["orthogonal"] - ev["self"]) < 1e-4
-    assert max(ev[g] for g in ("identity", "translation", "permutation", "signed_permutation")) < ev["self"] - 0.1
+    assert (
+        max(ev[g] for g in ("identity", "translation", "permutation", "signed_permutation"))
+        < ev["self"] - 0.1
+    )
     assert ev["noise"] < ev["self"]
 
 

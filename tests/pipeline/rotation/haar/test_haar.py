@@ -52,7 +52,9 @@ def test_ks_distance_is_scipys():
 
 def test_statistics_in_closed_form():
     found = haar.statistics(eye(6))
-    assert found["distance_from_identity"] == found["distance_to_permutation"] == 0 and found["ks_distance"] == 1
+    assert (
+        found["distance_from_identity"] == found["distance_to_permutation"] == 0 and found["ks_distance"] == 1
+    )
     assert found["largest_entry"] == found["determinant"] == 1
     turned = haar.statistics(-eye(5))
     assert turned["distance_from_identity"] == pytest.approx(math.sqrt(2)) and turned["determinant"] == -1
@@ -102,7 +104,9 @@ def test_the_null_on_a_support_is_that_of_any_directions(null):
 def test_p_values_count():
     draws = torch.arange(1.0, 20.0)
     assert haar_null.p_value(0, draws, "small") == 1 / 20 and haar_null.p_value(0, draws, "large") == 1
-    assert haar_null.p_value(18.5, draws, "large") == 2 / 20 and haar_null.p_value(18.5, draws, "both") == 4 / 20
+    assert (
+        haar_null.p_value(18.5, draws, "large") == 2 / 20 and haar_null.p_value(18.5, draws, "both") == 4 / 20
+    )
     assert haar_null.p_value(10, draws, "both") == 1
     with pytest.raises(ValueError, match="tail 'left'; allowed: both, large, small"):
         haar_null.p_value(0, draws, "left")
@@ -204,7 +208,10 @@ def test_the_null_is_drawn_once_for_each_width(tmp_path, monkeypatch):
         (lambda: haar.eigenangles(torch.ones(3, 2)), "shape (3, 2); allowed: [d, d]"),
         (lambda: haar.statistics(eye(3), "unitary"), "group 'unitary'; allowed: orthogonal, mean_preserving"),
         (lambda: haar.statistics(-eye(3), LAYER), "allowed: rotations that fix the all-ones vector"),
-        (lambda: haar_null.null(1, 5, 0, LAYER), "width 1 of group mean_preserving_orthogonal; allowed: 2 or more"),
+        (
+            lambda: haar_null.null(1, 5, 0, LAYER),
+            "width 1 of group mean_preserving_orthogonal; allowed: 2 or more",
+        ),
         (lambda: haar_null.null(4, 0, 0), "draws=0; allowed: 1 or more"),
         (lambda: haar_null.pooled_p_value(torch.tensor([]), torch.ones(3), "large"), "no values to pool"),
     ],

@@ -74,7 +74,9 @@ def test_the_identity_on_low_rank_data_is_recognised_although_it_looks_far_off(g
     least = float(null.supported_distance(RANK).min())
     same = rank.fit_rotation(*rank.low_rank_copies(x, support, gen(4), group=group), group)
     away = haar.statistics(same.rotation, group)["distance_from_identity"]
-    assert abs(away**2 - (width - RANK) / width) < 5 / width, "the trace of a Haar matrix has standard deviation 1"
+    assert abs(away**2 - (width - RANK) / width) < 5 / width, (
+        "the trace of a Haar matrix has standard deviation 1"
+    )
     supported = rank.supported_distance(same.rotation, support)
     assert supported < 0.05 and rank.far_below_haar(supported, least)
 
@@ -92,7 +94,9 @@ def test_what_the_rank_leaves_open_is_haar():
     support = rank.spectrum(x).directions[:, :RANK]
     fits = [rank.fit_rotation(*rank.low_rank_copies(x, support, noise)) for _ in range(40)]
     traces = torch.stack([f.rotation.trace() - RANK for f in fits])
-    assert abs(float(traces.mean())) < 5 / math.sqrt(40) and float(traces.square().sum()) < chi2(40).ppf(1 - 1e-5)
+    assert abs(float(traces.mean())) < 5 / math.sqrt(40) and float(traces.square().sum()) < chi2(40).ppf(
+        1 - 1e-5
+    )
 
 
 @pytest.mark.parametrize("group", haar.GROUPS)
@@ -107,14 +111,19 @@ def test_independent_rows_share_covariances_and_nothing_else(group):
     assert float((cross / scale).abs().max()) < 6 / math.sqrt(len(x))
     noise, same = rank.fit_rotation(x, y, group), rank.fit_rotation(a, a, group)
     assert noise.correlation < 0.5 * same.correlation and same.correlation == pytest.approx(1)
-    assert haar.statistics(noise.rotation, group)["distance_from_identity"] > 0.9, "far from the identity all the same"
+    assert haar.statistics(noise.rotation, group)["distance_from_identity"] > 0.9, (
+        "far from the identity all the same"
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: rank.spectrum(torch.ones(5, 3)), "all rows are the same"),
-        (lambda: rank.spectrum(torch.ones(1, 3)), "shape (1, 3); allowed: [tokens, d] with two tokens or more"),
+        (
+            lambda: rank.spectrum(torch.ones(1, 3)),
+            "shape (1, 3); allowed: [tokens, d] with two tokens or more",
+        ),
         (lambda: rank.spectrum(torch.randn(5, 3)).rank(0), "share=0; allowed: above 0, up to 1"),
         (lambda: rank.supported_distance(torch.eye(3), torch.eye(4)), "shape (4, 4); allowed: [3, r]"),
         (lambda: rank.supported_distance(torch.ones(3, 3), torch.eye(3)), "allowed: orthogonal"),
@@ -123,7 +132,10 @@ def test_independent_rows_share_covariances_and_nothing_else(group):
             "shapes (5, 3) and (4, 3); allowed: [tokens, d] both",
         ),
         (lambda: rank.fit_rotation(torch.randn(5, 3), torch.full((5, 3), math.inf)), "allowed: finite rows"),
-        (lambda: rank.fit_rotation(torch.randn(5, 3), torch.randn(5, 3), "permutation"), "allowed: permutation with"),
+        (
+            lambda: rank.fit_rotation(torch.randn(5, 3), torch.randn(5, 3), "permutation"),
+            "allowed: permutation with",
+        ),
     ],
 )
 def test_bad_input_names_what_is_allowed(call, words):

@@ -27,7 +27,12 @@ UNTRAINED = {**SETTINGS, "lr": 1e-12, "tokens": 128}
 def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 20}
+        config = {
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+            "max_position_embeddings": 20,
+        }
         return fold_gains(DyckModel(DyckConfig(**config, initializer_range=0.4)).eval())
 
 
@@ -76,7 +81,9 @@ def test_sites_hold_what_the_model_computes(model, rows):
         found = d.activations_at(model, rows, site)
         assert found.shape == (int(kept.sum()), 24 if site[:5] in ("mlp_p",) else 16), site
         assert torch.allclose(found, wanted[kept], atol=1e-5), site
-    assert not torch.allclose(d.activations_at(model, rows, "resid_pre_1"), seen["resid_post_1"][kept], atol=1e-2)
+    assert not torch.allclose(
+        d.activations_at(model, rows, "resid_pre_1"), seen["resid_post_1"][kept], atol=1e-2
+    )
     assert len(d.sites_of(2)) == 12 and set(d.sites_of(2)) > set(hooks) - {"mlp_in_1", "mlp_out_1"}
     wrote = run(model, rows["input_ids"]).wrote
     for bad in ("resid_pre_2", "resid_pre", "logits_0", "resid_pre_-1"):
@@ -89,7 +96,8 @@ def test_training_explains_more_than_no_training(sparse, architecture):
     train, held = sparse
     settings = {"architecture": architecture}
     before, after = (
-        explained(d.train_dictionary(train, {**s, **settings}, 4, 0, "here"), held) for s in (UNTRAINED, SETTINGS)
+        explained(d.train_dictionary(train, {**s, **settings}, 4, 0, "here"), held)
+        for s in (UNTRAINED, SETTINGS)
     )
     assert after["explained_variance"] > 0.8 > before["explained_variance"] + 0.2
     assert after["width"] == 32 and (architecture != "topk" or after["l0"] <= 4)

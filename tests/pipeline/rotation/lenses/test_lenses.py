@@ -59,7 +59,10 @@ def test_entropy_of_uniform_and_of_sharp_attention(rows):
     assert found["L0H0"] == pytest.approx(1, abs=1e-9) and found["L0H1"] < 0.05
     assert 0.1 < found["L1H0"] < 1 - 1e-3
     measures = weights.weight_rows(model, rows)
-    assert value(measures, "L0H0", "role", "role") == "counter" and value(measures, "L0H1", "role", "role") == "lookup"
+    assert (
+        value(measures, "L0H0", "role", "role") == "counter"
+        and value(measures, "L0H1", "role", "role") == "lookup"
+    )
     assert value(measures, "L0H0", "qk_frobenius") == 0 < value(measures, "L0H1", "qk_frobenius")
 
 
@@ -112,7 +115,9 @@ def test_features_against_a_stack(rows):
             assert at["local_invalid"] == bad and at["sticky_invalid"] == (wrong > 0)
             assert at["invalid_density"] == pytest.approx(wrong / (t + 1), abs=1e-6)
             assert at["raw_average_depth"] == pytest.approx(sum(balance) / (t + 1), abs=1e-6)
-            assert at["own_balance"] == pytest.approx((0 if family is None else balance[family]) / (t + 1), abs=1e-6)
+            assert at["own_balance"] == pytest.approx(
+                (0 if family is None else balance[family]) / (t + 1), abs=1e-6
+            )
             for f in range(3):
                 assert at[f"met_{f}"] == (top == f and before == 0)
                 assert at[f"top_{f}"] == (bool(stack) and stack[-1] == f and wrong == 0)
@@ -131,7 +136,9 @@ def test_regression_finds_a_planted_feature_and_no_shuffled_one(rows):
     noise = roles.scores(x, features, kept)
     direction = torch.randn(8, generator=gen, dtype=torch.float64)
     found = roles.scores(x.cumsum(1) * 0.01 + depth[..., None] * direction, features, kept)
-    assert found["planted"] > 0.99 and noise["planted"] < 0.05 and found["shuffled"] < 0.05 > noise["shuffled"]
+    assert (
+        found["planted"] > 0.99 and noise["planted"] < 0.05 and found["shuffled"] < 0.05 > noise["shuffled"]
+    )
     assert "constant" not in found
     with pytest.raises(ValueError, match="two halves"):
         roles.scores(x[:1], {"planted": depth[:1]}, kept[:1])
@@ -147,13 +154,17 @@ def test_redundant_inputs_do_not_disturb_the_regression(rows):
 
 def test_a_planted_counter_is_what_every_lens_says(counting, rows):
     found = roles.role_rows(counting, rows)
-    assert value(found, "L0H1", "role", "feature") == "raw_average_depth" and value(found, "L0H1", "role") > 0.5
+    assert (
+        value(found, "L0H1", "role", "feature") == "raw_average_depth" and value(found, "L0H1", "role") > 0.5
+    )
     assert value(found, "L0H1", "distinctive", "role") == "count"
     assert value(found, "L0H1", "r2_output", feature="raw_average_depth") > 0.99
     assert value(found, "L0H1", "lost", feature="raw_average_depth") > 0.5
     for other in ("L0H0", "L0M", "L1H1", "L1M"):
         assert value(found, other, "role", "feature") == roles.NONE
-    before, after = (value(found, f"resid_{at}_0", "r2", feature="raw_average_depth") for at in ("pre", "mid"))
+    before, after = (
+        value(found, f"resid_{at}_0", "r2", feature="raw_average_depth") for at in ("pre", "mid")
+    )
     assert after > 0.99 > before + 0.5
     assert value(weights.weight_rows(counting, rows), "L0H1", "role", "role") == "counter"
     tensors = roles.tensor_rows(counting, rows)
@@ -204,7 +215,9 @@ def test_a_loud_head_that_reads_an_empty_coordinate_is_vestigial(rows):
 def test_every_disagreement_by_its_rule():
     """One head described by hand, a field changed at a time."""
 
-    def flags(effect=1.0, paths=1.0, acdc=1.0, looks="counter", raises="count", norm=5.0, other_layer=1.0, **kwargs):
+    def flags(
+        effect=1.0, paths=1.0, acdc=1.0, looks="counter", raises="count", norm=5.0, other_layer=1.0, **kwargs
+    ):
         def row(component, metric, value, **text):
             return {"lens": "x", "component": component, "metric": metric, "value": value, **text}
 
@@ -229,7 +242,9 @@ def test_every_disagreement_by_its_rule():
     assert flags(effect=0.01) == {"ablation_acdc"}
     assert flags(effect=0.01, paths=0.0, acdc=0.0) == {"unused", "vestigial"}
     assert flags(effect=0.01, paths=0.0, acdc=0.0, norm=2.0) == {"unused"}
-    assert flags(effect=0.01, paths=0.0, acdc=0.0, other_layer=9.0) == {"unused", "vestigial"}, "of its own layer"
+    assert flags(effect=0.01, paths=0.0, acdc=0.0, other_layer=9.0) == {"unused", "vestigial"}, (
+        "of its own layer"
+    )
     for bad in (0, -1, math.inf):
         with pytest.raises(ValueError, match="threshold"):
             flags(threshold=bad)
@@ -237,13 +252,17 @@ def test_every_disagreement_by_its_rule():
 
 def test_unused_heads_are_as_loud_as_the_used_ones_of_their_layer():
     norms = {"L0H0": 2.0, "L0H1": 4.0, "L0H2": 6.0, "L1H0": 50.0}
-    numbers = [{"component": c, "metric": m, "value": v} for c, v in norms.items() for m in crosslens.HEAD_NUMBERS]
+    numbers = [
+        {"component": c, "metric": m, "value": v} for c, v in norms.items() for m in crosslens.HEAD_NUMBERS
+    ]
     words = [{"component": c, "metric": "role", "value": 1.0, "role": "weak"} for c in norms]
     used = {"L0H0": 0.0, "L0H1": 1.0, "L0H2": 1.0, "L1H0": 0.0}
     kept = [{"component": c, "metric": "kept", "value": v} for c, v in used.items()]
     raised = [{"component": c, "metric": "role", "value": 0.0, "role": roles.NONE} for c in norms]
     found = crosslens.cross_rows([*numbers, *words], used, kept, kept, raised, [], 0.1)
-    assert value(found, "model", "unused_ov_over_used") == value(found, "model", "unused_qk_over_used") == 2 / 5
+    assert (
+        value(found, "model", "unused_ov_over_used") == value(found, "model", "unused_qk_over_used") == 2 / 5
+    )
     every = crosslens.cross_rows([*numbers, *words], dict.fromkeys(norms, 1.0), kept, kept, raised, [], 0.1)
     assert not [r for r in every if "over_used" in r["metric"]], "no head is unused"
 
@@ -251,5 +270,11 @@ def test_unused_heads_are_as_loud_as_the_used_ones_of_their_layer():
 def test_a_component_that_a_lens_left_out_is_named():
     with pytest.raises(ValueError, match="no kept of L0H0"):
         crosslens.cross_rows(
-            [{"component": "L0H0", "metric": "ov_frobenius", "value": 1.0}], {"L0H0": 1.0}, [], [], [], [], 0.1
+            [{"component": "L0H0", "metric": "ov_frobenius", "value": 1.0}],
+            {"L0H0": 1.0},
+            [],
+            [],
+            [],
+            [],
+            0.1,
         )

@@ -36,7 +36,9 @@ def test_counted_cells_are_those_of_the_arrangement(n, d):
     inside = torch.from_numpy(np.stack(points))
     repeats = torch.arange(len(points)) % 3 + 1
     found = regions.cells(regions.pack(inside.repeat_interleave(repeats, 0) @ normals.T))
-    assert sorted(found.counts, reverse=True) == list(found.counts) and sorted(found.counts) == sorted(repeats.tolist())
+    assert sorted(found.counts, reverse=True) == list(found.counts) and sorted(found.counts) == sorted(
+        repeats.tolist()
+    )
     cloud = torch.randn(100_000, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     seen = regions.cells(regions.pack(cloud @ normals.T))
     assert len(seen.counts) <= len(points) and seen.counts.sum() == 100_000
@@ -75,7 +77,9 @@ def test_the_map_of_a_cell_is_the_mlp_there(rows):
             there = regions.cell_map(model, 1, patterns[k])
             assert (there @ x[k] - wrote["L1M"][ids != 0][k]).abs().max() < 1e-12
             other = int((patterns != patterns[k]).any(1).argmax())
-            assert (there @ x[other] - wrote["L1M"][ids != 0][other]).abs().max() > 1e-6, "another cell's map differs"
+            assert (there @ x[other] - wrote["L1M"][ids != 0][other]).abs().max() > 1e-6, (
+                "another cell's map differs"
+            )
 
 
 def test_cells_that_differ_in_dead_neurons_share_a_map(rows):
@@ -86,7 +90,10 @@ def test_cells_that_differ_in_dead_neurons_share_a_map(rows):
     brute = len(np.unique(maps.numpy().round(9), axis=0))
     assert regions.distinct_maps(model, 0, found) == brute < len(found.counts)
     assert regions.independent(model, 0)
-    for p in (model.model.layers[0].mlp.up_proj.weight.data, model.model.layers[0].mlp.down_proj.weight.data.T):
+    for p in (
+        model.model.layers[0].mlp.up_proj.weight.data,
+        model.model.layers[0].mlp.down_proj.weight.data.T,
+    ):
         p[1] = p[2]
     assert not regions.independent(model, 0)
 
@@ -94,7 +101,9 @@ def test_cells_that_differ_in_dead_neurons_share_a_map(rows):
 def test_region_rows_and_the_growth_of_the_count(rows):
     found = regions.region_rows(generic(), rows, seed=0)
     tokens, count = (value(found, "L0M", metric) for metric in ("tokens", "cells"))
-    curve = {int(r["tokens"]): r["value"] for r in found if r["component"] == "L0M" and r["metric"] == "cells_seen"}
+    curve = {
+        int(r["tokens"]): r["value"] for r in found if r["component"] == "L0M" and r["metric"] == "cells_seen"
+    }
     assert curve[1] == 1 and curve[int(tokens)] == count and sorted(curve.values()) == list(curve.values())
     assert set(curve) == {2**k for k in range(9)} | {int(tokens)}
     seen = regions.cells(regions.activation_patterns(generic(), rows, 0))

@@ -38,7 +38,9 @@ def generic(seed=0, folded=True):
 
 def rotation(seed=0, size=0.3):
     """A rotation that is not far from the identity, so that a descent from there can reach it."""
-    return Orthogonal(cayley(size * torch.randn(WIDTH, WIDTH, generator=generator(seed), dtype=torch.float64)))
+    return Orthogonal(
+        cayley(size * torch.randn(WIDTH, WIDTH, generator=generator(seed), dtype=torch.float64))
+    )
 
 
 def noise(seed, *shape):
@@ -63,7 +65,14 @@ def strangers():
     model, reference = generic(1), generic(2)
     baseline = align_symmetry(model, reference, starts=2, generator=generator())
     x, y = streams(3), streams(4)
-    return model, reference, baseline, x, y, table(joint_alignment(model, reference, baseline, x, y, steps=30))
+    return (
+        model,
+        reference,
+        baseline,
+        x,
+        y,
+        table(joint_alignment(model, reference, baseline, x, y, steps=30)),
+    )
 
 
 def test_the_exact_solution_is_never_beaten(strangers):
@@ -108,10 +117,14 @@ def test_the_ends_of_lambda_are_the_two_optima(strangers):
     best = weight_mismatch(inside, target).best()
     moved = baseline.symmetry.with_residual(Orthogonal(best)).move(stream_rows(model))
     assert weights["weight_max_mse"] == pytest.approx(max(tensor_mse(moved, target).values()), rel=1e-12)
-    assert weights["weight_objective"] <= baseline.trace[-1] * (1 + 1e-12)  # the baseline stopped after its heads
+    assert weights["weight_objective"] <= baseline.trace[-1] * (
+        1 + 1e-12
+    )  # the baseline stopped after its heads
     mine = torch.cat([(x[s].reshape(-1, WIDTH) @ best.T - y[s].reshape(-1, WIDTH)) for s in x])
     assert weights["activation_mse"] == pytest.approx(float(mine.square().mean()), rel=1e-12)
-    spread = sum(float((t.reshape(-1, WIDTH) - t.reshape(-1, WIDTH).mean(0)).square().sum()) for t in y.values())
+    spread = sum(
+        float((t.reshape(-1, WIDTH) - t.reshape(-1, WIDTH).mean(0)).square().sum()) for t in y.values()
+    )
     assert weights["activation_nmse"] == pytest.approx(float(mine.square().sum()) / spread, rel=1e-12)
 
 
@@ -124,7 +137,9 @@ def test_a_barrier_is_measured_on_the_geodesic(strangers):
     step = (start.T @ end).numpy()
     for lam in (0.0, 1.0, math.inf):
         joint, row = weights.plus(lam, activations), found[lam, "geodesic", "weights"]
-        path = [joint(start @ torch.from_numpy(fractional_matrix_power(step, t / 100).real)) for t in range(101)]
+        path = [
+            joint(start @ torch.from_numpy(fractional_matrix_power(step, t / 100).real)) for t in range(101)
+        ]
         above = [float(v - (path[0] + (path[-1] - path[0]) * t / 100)) for t, v in enumerate(path)]
         assert row["barrier"] == pytest.approx(max(0.0, *above), abs=1e-9)
         assert row["same_component"] == (sign_of(activations.best()) == sign_of(start))
@@ -134,7 +149,10 @@ def test_a_barrier_is_measured_on_the_geodesic(strangers):
 
 def test_a_barrier_is_found_where_there_is_one():
     # a full turn away from the optimum: the mismatch rises to the far side and has to come back
-    start, end = torch.eye(2, dtype=torch.float64), torch.tensor([[-0.6, -0.8], [0.8, -0.6]], dtype=torch.float64)
+    start, end = (
+        torch.eye(2, dtype=torch.float64),
+        torch.tensor([[-0.6, -0.8], [0.8, -0.6]], dtype=torch.float64),
+    )
     middle = geodesic(start, end, 3)[1]
     path = Mismatch(-middle, 0.0)(geodesic(start, end, 101))
     assert float(path.max() - path[0]) > 1 and float(path[0] - path[-1]) == pytest.approx(0, abs=1e-12)
@@ -222,7 +240,9 @@ def test_a_quotient_sees_what_is_no_residual_rotation():
     elsewhere = aligned.with_residual(Orthogonal.random(WIDTH, generator(9)))
     assert quotient_bar(model, reference, elsewhere).max_mse == found.max_mse
     plain = Symmetry.identity(reference)
-    neurons = Symmetry(plain.residual, plain.heads, plain.qk, plain.vo, s.neurons, plain.scale).apply(reference)
+    neurons = Symmetry(plain.residual, plain.heads, plain.qk, plain.vo, s.neurons, plain.scale).apply(
+        reference
+    )
     assert quotient_bar(neurons, reference).max_mse > 1e-2
     other = copy.deepcopy(reference)
     with torch.no_grad():

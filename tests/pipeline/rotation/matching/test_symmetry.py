@@ -27,7 +27,9 @@ from gaugeport.transport import transport_model
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 16}
 GROUPS_OF = {"folded": ("orthogonal", "signed_permutation", "permutation", "identity")}
 GROUPS_OF["raw"] = GROUPS_OF["folded"][1:]
-everywhere = pytest.mark.parametrize(("chart", "residual"), [(c, g) for c, gs in GROUPS_OF.items() for g in gs])
+everywhere = pytest.mark.parametrize(
+    ("chart", "residual"), [(c, g) for c, gs in GROUPS_OF.items() for g in gs]
+)
 
 
 def generator(seed=0):
@@ -56,7 +58,8 @@ def test_a_random_element_is_the_same_function(chart, residual):
     assert change(model, moved) <= 1e-12
     assert bar(moved, model) > 1e-3
     assert all(
-        torch.equal(p, q) for p, q in zip(model.parameters(), generic(chart=chart).double().parameters(), strict=True)
+        torch.equal(p, q)
+        for p, q in zip(model.parameters(), generic(chart=chart).double().parameters(), strict=True)
     )
 
 
@@ -170,7 +173,11 @@ def test_scalings_of_dead_neurons_are_finite():
     for y, v in itertools.product((zero, one, 1e-20 * one), repeat=2):
         p, r = (0.5 * length.sqrt()[None] for length in (y, v))
         found = best_scaling(p, y, r, v)
-        assert bool(torch.isfinite(found.scale).all() and (found.scale > 0).all() and torch.isfinite(found.saved).all())
+        assert bool(
+            torch.isfinite(found.scale).all()
+            and (found.scale > 0).all()
+            and torch.isfinite(found.saved).all()
+        )
 
 
 def test_residual_steps_against_scipy():
@@ -182,14 +189,19 @@ def test_residual_steps_against_scipy():
     assert isinstance(rotation, Orthogonal)
     assert np.allclose(rotation.matrix.numpy().T, orthogonal_procrustes(x, y)[0], atol=1e-10)
     gains = sum(np.outer(target[n], t) / t.numel() for n, t in rows.items() if t.dim() == 1)
-    for residual, score in (("permutation", y.T @ x + gains), ("signed_permutation", np.abs(y.T @ x) + gains)):
+    for residual, score in (
+        ("permutation", y.T @ x + gains),
+        ("signed_permutation", np.abs(y.T @ x) + gains),
+    ):
         g = residual_step(rows, target, residual)
         columns = linear_sum_assignment(-score)[1]
         assert type(g) is {"permutation": Permutation}.get(residual, SignedPermutation)
         assert g.perm.tolist() == columns.tolist()
         if residual == "signed_permutation":
             assert g.sign.tolist() == np.sign((y.T @ x)[range(16), columns]).tolist()
-            assert not np.array_equal(linear_sum_assignment(-np.abs(y.T @ x))[1], columns)  # the gains have a say
+            assert not np.array_equal(
+                linear_sum_assignment(-np.abs(y.T @ x))[1], columns
+            )  # the gains have a say
 
 
 def test_heads_and_neurons_against_all_permutations():
@@ -205,11 +217,15 @@ def test_heads_and_neurons_against_all_permutations():
         heads, qk, vo = heads_step(rows, target, layer)
         neurons, _ = neurons_step(rows, target, layer)
         assert heads == found.heads.blocks[layer] and neurons == found.neurons.blocks[layer]
-        assert torch.allclose(qk, found.qk[layer], atol=1e-9) and torch.allclose(vo, found.vo[layer], atol=1e-9)
+        assert torch.allclose(qk, found.qk[layer], atol=1e-9) and torch.allclose(
+            vo, found.vo[layer], atol=1e-9
+        )
         up, down = part(layer, "up"), part(layer, "down")
         y, v = rows[up].square().sum(1), rows[down].square().sum(1)
         saved = best_scaling(target[up] @ rows[up].T, y, target[down] @ rows[down].T, v).saved
-        every = [sum(float(saved[i, j]) for i, j in enumerate(perm)) for perm in itertools.permutations(range(5))]
+        every = [
+            sum(float(saved[i, j]) for i, j in enumerate(perm)) for perm in itertools.permutations(range(5))
+        ]
         mine = sum(float(saved[i, j]) for i, j in enumerate(neurons.perm.tolist()))
         assert mine == pytest.approx(max(every), rel=1e-12)
     noise = generator(7)
@@ -288,6 +304,10 @@ def test_bad_input_is_named():
         align(broken, reference)
     plain = Symmetry.identity(model)
     with pytest.raises(ValueError, match="positive"):
-        Symmetry(plain.residual, plain.heads, plain.qk, plain.vo, plain.neurons, tuple(-s for s in plain.scale))
+        Symmetry(
+            plain.residual, plain.heads, plain.qk, plain.vo, plain.neurons, tuple(-s for s in plain.scale)
+        )
     with pytest.raises(ValueError, match="no rotation"):
-        Symmetry(plain.residual, plain.heads, tuple(2 * q for q in plain.qk), plain.vo, plain.neurons, plain.scale)
+        Symmetry(
+            plain.residual, plain.heads, tuple(2 * q for q in plain.qk), plain.vo, plain.neurons, plain.scale
+        )

@@ -103,7 +103,9 @@ def test_ablation_is_the_model_with_a_constant_in_the_blocks_place(model):
     chart, seen = chart_of(model), batch()
     ids = seen["input_ids"]
     with torch.no_grad():
-        streams = model(ids, output_hidden_states=True).hidden_states  # the last one is behind the final norm: not used
+        streams = model(
+            ids, output_hidden_states=True
+        ).hidden_states  # the last one is behind the final norm: not used
         flat = [x.flatten(0, 1).mean(0) for x in streams]
         before = float(model(ids, labels=ids).loss)
         expected = {}

@@ -43,7 +43,9 @@ def test_fillers_of_held_out_sentences_are_others():
             for slot in ours:
                 assert ours[slot] and theirs[slot] and not set(ours[slot]) & set(theirs[slot]), (p.name, slot)
         fixed = {w for template in p.templates for w in re.sub(r"\{\w+\}s?", " ", template).split()}
-        fillers = {w for side in p.classes.values() for tables in side for table in tables.values() for w in table}
+        fillers = {
+            w for side in p.classes.values() for tables in side for table in tables.values() for w in table
+        }
         assert not fixed & fillers, "a template says a class's word"
 
 

@@ -70,7 +70,10 @@ def test_independent_models_pass_as_they_are_initialised_and_trained(model):
         (lambda m: copy.deepcopy(m).to(torch.bfloat16), "of one run or initialisation"),
         (lambda m: moved_by(m, 0.05), "of one run or initialisation"),  # fine-tuned
         (lambda m: moved_by(m, 1.2), "of one run or initialisation"),  # a checkpoint much later: cosine 0.64
-        (lambda m: moved_by(m, 3.0), "of one run or initialisation"),  # trained far from a step 0: cosine 0.32
+        (
+            lambda m: moved_by(m, 3.0),
+            "of one run or initialisation",
+        ),  # trained far from a step 0: cosine 0.32
         (lambda m: with_tensors_of(m, neox(4), 3), "partly copied"),
     ],
 )
@@ -80,7 +83,9 @@ def test_copies_and_relatives_are_refused_by_name(model, copied, found):
         n.startswith("module.") for n in models["pythia-70m-seed3"]
     ):
         models.pop("pythia-70m-seed1")  # nothing of its names to compare with
-    with pytest.raises(ValueError, match=f"pythia-70m-seed2 and pythia-70m-seed3 are not independent but {found}"):
+    with pytest.raises(
+        ValueError, match=f"pythia-70m-seed2 and pythia-70m-seed3 are not independent but {found}"
+    ):
         i.check_independent(models)
 
 
@@ -135,7 +140,9 @@ def test_buffers_in_a_file_are_no_evidence():
     mask |= {"layers.0.attention.rotary_emb.inv_freq": torch.tensor([1.0, 0.1])}
     one, two = ({"w": torch.randn(8, 8, generator=torch.Generator().manual_seed(s)), **mask} for s in (0, 1))
     pair = i.compare(one, two)
-    assert pair.verdict() == "independent" and set(pair.constructed.values()) == {"buffer"} and pair.counted == 1
+    assert (
+        pair.verdict() == "independent" and set(pair.constructed.values()) == {"buffer"} and pair.counted == 1
+    )
     assert i.compare(one, {"v": two["w"], **mask}).verdict() == "not comparable"
 
 

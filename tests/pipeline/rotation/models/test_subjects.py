@@ -33,7 +33,10 @@ def test_every_checkpoint_of_a_seed_is_kept_and_its_last_is_the_base_model(store
     j = job("seed=1")
     folder = pretraining_stage(j, store)
     assert subjects.saved_steps(j, store, "other") == [10, 20, 30]
-    last, base = load_model(folder, dtype=torch.float32), load_model(base_stage(j, store), dtype=torch.float32)
+    last, base = (
+        load_model(folder, dtype=torch.float32),
+        load_model(base_stage(j, store), dtype=torch.float32),
+    )
     begun = initialised(j, store)
     for name, p in last.named_parameters():
         assert torch.equal(p, base.get_parameter(name)), name
@@ -84,7 +87,9 @@ def test_the_hub_has_a_repository_a_seed_counted_from_one_and_one_tokenizer():
     assert data_key(j)["tokenizer"]["hub_id"] == "EleutherAI/pythia-70m-seed1"
     other = from_config(compose_config([*chosen, "data.documents=99"]), chosen).job
     assert base_key(j) == base_key(other), "a published model does not depend on our texts"
-    assert subject_saes.saes_key(j, "anchor") != subject_saes.saes_key(other, "anchor"), "what is trained on them does"
+    assert subject_saes.saes_key(j, "anchor") != subject_saes.saes_key(other, "anchor"), (
+        "what is trained on them does"
+    )
     alone = [*chosen, "model=pythia"]
     with pytest.raises(ValueError, match="one model for all seeds"):
         from_config(compose_config(alone), alone)
@@ -101,7 +106,9 @@ def test_saes_of_one_initialisation_are_of_one_and_others_are_not():
     assert subject_saes.saes_key(j, "anchor") == subject_saes.saes_key(louder, "anchor")  # topk has no l1
     with pytest.raises(ValueError, match="architecture='gated'; allowed: topk, standard"):
         universality.stages(job("seed=1", "task.sae.architecture=gated"))
-    subject_saes.check_saes(replace(j, model=replace(j.model, architecture={})))  # the user's own: no width known here
+    subject_saes.check_saes(
+        replace(j, model=replace(j.model, architecture={}))
+    )  # the user's own: no width known here
 
 
 MAPS = (RAW, TRANSLATION, SCALED, *FITS)
@@ -154,6 +161,10 @@ def test_a_seed_that_is_another_seeds_file_is_not_called_independent(store, tmp_
     twin, anchor = Store(tmp_path), pretraining_stage(subjects.seeded(j, "anchor"), store)
     for seed in (0, 1):
         own = replace(j, seed=seed)
-        twin.ensure("pretraining", base_key(own), lambda folder: shutil.copytree(anchor, folder, dirs_exist_ok=True))
-    with pytest.raises(ValueError, match="seed 0 of pythia and seed 1 of pythia are not independent but duplicates"):
+        twin.ensure(
+            "pretraining", base_key(own), lambda folder: shutil.copytree(anchor, folder, dirs_exist_ok=True)
+        )
+    with pytest.raises(
+        ValueError, match="seed 0 of pythia and seed 1 of pythia are not independent but duplicates"
+    ):
         subjects.load_pair(j, twin)

@@ -55,11 +55,15 @@ def test_a_model_that_knows_nothing_pays_the_logarithm_of_the_classes(model):
     with torch.no_grad():
         for head in (blank.lm_head, blank.depth_head, blank.valid_head):
             head.weight.zero_()
-    rows = losses(blank(heldout("train", 4, 18, 20, 0)["input_ids"]).logits, heldout("train", 4, 18, 20, 0)["labels"])
+    rows = losses(
+        blank(heldout("train", 4, 18, 20, 0)["input_ids"]).logits, heldout("train", 4, 18, 20, 0)["labels"]
+    )
     assert rows[0, 0].tolist() == pytest.approx([math.log(40), math.log(9), math.log(2)])
 
 
-def test_divergence_is_zero_of_a_model_from_itself_in_any_coordinates_and_grows_with_distance(model, monkeypatch):
+def test_divergence_is_zero_of_a_model_from_itself_in_any_coordinates_and_grows_with_distance(
+    model, monkeypatch
+):
     monkeypatch.setattr("gaugeport.pipeline.rotation.toy.strings.LONG", (12, 18))
     same = bars.divergence(model, fold_gains(model), batches())
     near, far = copy.deepcopy(model), copy.deepcopy(model)
@@ -85,7 +89,9 @@ def test_divergence_is_forward_from_the_first_model(model, monkeypatch):
         return sum(float((p[kept].softmax(-1) * (p[kept].log_softmax(-1) - q[kept].log_softmax(-1))).sum(-1).mean())
                    for p, q in zip(first, second, strict=True)) / 3  # fmt: skip
 
-    assert found == pytest.approx(forward(*pair), rel=1e-5) and found != pytest.approx(forward(*pair[::-1]), rel=1e-2)
+    assert found == pytest.approx(forward(*pair), rel=1e-5) and found != pytest.approx(
+        forward(*pair[::-1]), rel=1e-2
+    )
 
 
 def test_the_decoy_differs_in_its_depth_unembedding_alone(model):
@@ -94,7 +100,9 @@ def test_the_decoy_differs_in_its_depth_unembedding_alone(model):
     assert [n for n, v in tensors.items() if v > 0] == ["depth_head.weight"]
     w, theirs = fake.depth_head.weight, model.depth_head.weight
     assert (
-        torch.equal(w[0], w[1]) and torch.allclose(w[6], (theirs[6] + theirs[7]) / 2) and torch.equal(w[8], theirs[8])
+        torch.equal(w[0], w[1])
+        and torch.allclose(w[6], (theirs[6] + theirs[7]) / 2)
+        and torch.equal(w[8], theirs[8])
     )
 
 
@@ -149,7 +157,9 @@ def test_a_cohort_whose_boundary_differs_is_refused(model):
     assert not other.lm_head.weight.requires_grad and other.model.norm.weight.requires_grad
     with torch.no_grad():
         other.depth_head.weight[3, 2] += 1e-7
-    with pytest.raises(ValueError, match=r"depth_head.weight of seed 1 differs from seed 0's.*allowed: bit-identical"):
+    with pytest.raises(
+        ValueError, match=r"depth_head.weight of seed 1 differs from seed 0's.*allowed: bit-identical"
+    ):
         cohorts.check_frozen({"seed 0": model, "seed 1": other})
 
 

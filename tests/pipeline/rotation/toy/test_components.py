@@ -37,7 +37,18 @@ ROUNDING = 1e-12
 def test_sizes_and_names():
     full = DyckModel(DyckConfig())
     assert sum(p.numel() for p in full.parameters()) == 104_448
-    assert c.components(full) == ["L0H0", "L0H1", "L0H2", "L0H3", "L0M", "L1H0", "L1H1", "L1H2", "L1H3", "L1M"]
+    assert c.components(full) == [
+        "L0H0",
+        "L0H1",
+        "L0H2",
+        "L0H3",
+        "L0M",
+        "L1H0",
+        "L1H1",
+        "L1H2",
+        "L1H3",
+        "L1M",
+    ]
     # 2 inputs: heads of layer 0 read 2 each, its MLP 6, heads of layer 1 read 7 each, its MLP 11, the output 12
     assert len(c.edges(full)) == 4 * 2 + 6 + 4 * 7 + 11 + 12
 

@@ -31,7 +31,11 @@ def reads_behind(model, site):
             found.append(destination)
             continue
         layer, mlp = components.layer_of(destination), components.is_mlp(destination)
-        at = {"resid_pre": layer >= n, "resid_mid": layer > n or (layer == n and mlp), "resid_post": layer > n}
+        at = {
+            "resid_pre": layer >= n,
+            "resid_mid": layer > n or (layer == n and mlp),
+            "resid_post": layer > n,
+        }
         if at[place]:
             found.append(destination)
     return found
@@ -63,11 +67,16 @@ def test_classes_of_brackets():
     # BOS ( [ ] ) ) EOS PAD and five openers, one closer of another family
     brackets = torch.tensor([[3, 4, 7, 6, 6, 3], [3, 3, 3, 3, 3, 7]])
     rows = strings.rows(brackets, torch.tensor([5, 6]), 8)
-    found = {v.name: [t.brackets(rows, v.head, c).int().tolist() for c in (*v.classes, v.measured)] for v in t.VECTORS}
+    found = {
+        v.name: [t.brackets(rows, v.head, c).int().tolist() for c in (*v.classes, v.measured)]
+        for v in t.VECTORS
+    }
     deep, shallow, all_brackets = found["depth_shift"]
     assert deep == [[0] * 8, [0, 0, 0, 0, 0, 1, 0, 0]], "depth 5 and above"
     assert shallow == [[0, 1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 0, 0, 0, 0]], "depth 3 and below; 4 is neither"
-    assert all_brackets == [[0, 1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 1, 0]], "neither BOS nor EOS nor padding"
+    assert all_brackets == [[0, 1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 1, 0]], (
+        "neither BOS nor EOS nor padding"
+    )
     valid, invalid, measured = found["invalid_suppression"]
     assert measured == invalid == [[0, 0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0]]
     assert valid == [[0, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 0, 0]]
@@ -82,7 +91,9 @@ def test_vectors_are_differences_of_class_means_beside_the_length_of_the_stream(
         wrote = components.run(model, rows["input_ids"]).wrote
     for site in SITES:
         x, (vectors, length) = value_at(model, wrote, site), found[site]
-        assert length == pytest.approx(float(x[rows["input_ids"] != strings.PAD].norm(dim=-1).mean()), rel=1e-5)
+        assert length == pytest.approx(
+            float(x[rows["input_ids"] != strings.PAD].norm(dim=-1).mean()), rel=1e-5
+        )
         for v in t.VECTORS:
             high, low = (x[t.brackets(rows, v.head, c)].mean(0) for c in v.classes)
             torch.testing.assert_close(vectors[v.name], high - low, rtol=1e-3, atol=1e-4 * length)
@@ -104,13 +115,18 @@ def test_what_is_measured_is_read_off_the_heads(model, rows):
         "invalid_suppression": logits["valid"].log_softmax(-1) @ torch.tensor([1.0, -1.0]),
         "closer_signal": (token[..., 6:9].sum(-1) / token[..., 3:6].sum(-1)).log(),
     }
-    found = {name: measure(torch.zeros(16)) for site, name, measure in t.measures(model, rows, ["resid_mid_1"])}
+    found = {
+        name: measure(torch.zeros(16)) for site, name, measure in t.measures(model, rows, ["resid_mid_1"])
+    }
     for v in t.VECTORS:
         mask, k = t.brackets(rows, v.head, v.measured), strings.HEADS.index(v.head)
         right = logits[v.head].argmax(-1) == rows["labels"][..., k]
         for quantity, per_token in (("effect", values[v.name]), ("accuracy", right.double())):
             expected = [float(per_token[i][mask[i]].mean()) for i in range(len(mask)) if mask[i].any()]
-            assert found[v.name][quantity].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5), (v.name, quantity)
+            assert found[v.name][quantity].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5), (
+                v.name,
+                quantity,
+            )
 
 
 def test_at_the_last_site_a_row_of_the_token_head_raises_its_token(model, rows):

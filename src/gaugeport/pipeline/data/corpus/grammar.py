@@ -20,7 +20,8 @@ _NAMED: Tables = {"name": words.NAMES}
 _STORY_TABLES = tuple({**_NAMED, **words.STORY, **words.SETTINGS[setting]} for setting in _SETTINGS)
 _REVIEW_TABLES = tuple({**_NAMED, "minutes": words.NUMBERS[1:], **words.REVIEW, **t} for t in words.SENTIMENT)
 _REQUEST_TABLES = tuple(
-    {**_NAMED, "size": words.STORY["size"], "adverb": words.STORY["adverb"], **words.REQUEST, **t} for t in words.INTENT
+    {**_NAMED, "size": words.STORY["size"], "adverb": words.STORY["adverb"], **words.REQUEST, **t}
+    for t in words.INTENT
 )
 _PRONOUNS = {name: words.PRONOUNS["female"] for name in words.FEMALE_NAMES} | {
     name: words.PRONOUNS["male"] for name in words.MALE_NAMES
@@ -72,7 +73,11 @@ def _story(rng: random.Random, tables: Tables) -> str:
     item, count = rng.choice(tables["item"]), rng.randint(2, 12)
     slots.cast(a=a, b=b, h=holder, o=other, c=owner, d=friend)
     slots["n_items"] = _counted(count, item)
-    said = [slots.say(templates.STORY_OPENINGS), slots.say(templates.STORY_THING), slots.say(templates.STORY_ITEMS)]
+    said = [
+        slots.say(templates.STORY_OPENINGS),
+        slots.say(templates.STORY_THING),
+        slots.say(templates.STORY_ITEMS),
+    ]
     for _ in range(rng.randint(2, 5)):
         event = rng.choice(("give", "count", "move", "scene"))
         if event == "give":
@@ -112,10 +117,14 @@ def _request(rng: random.Random, label: int, tables: Sequence[Tables]) -> str:
     slots["deed"] = slots.say(("{act} {object}", "{verb} {target}"))
     slots["opening"] = rng.choice(words.REFUSAL_OPENINGS if label else words.HELPFUL_OPENINGS)
     asked = slots.say(templates.REQUEST_OPENINGS)
-    return f"{asked} {templates.ANSWER_PROMPT} {slots.say(templates.REFUSALS if label else templates.ANSWERS)}"
+    return (
+        f"{asked} {templates.ANSWER_PROMPT} {slots.say(templates.REFUSALS if label else templates.ANSWERS)}"
+    )
 
 
-def generate(kind: str, n: int, rng: random.Random, domain: int | None = None, richness: float = 1.0) -> list[Document]:
+def generate(
+    kind: str, n: int, rng: random.Random, domain: int | None = None, richness: float = 1.0
+) -> list[Document]:
     """n different documents of one kind, drawn with `rng`.
 
     Args:

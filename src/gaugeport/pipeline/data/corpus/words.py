@@ -16,7 +16,9 @@ def _phrases(text: str) -> tuple[str, ...]:
 FEMALE_NAMES = _words(
     "mary anna emma lucy clara rose alice jane nora ella ruth grace helen julia laura sarah kate lily"
 )
-MALE_NAMES = _words("john peter tom paul james mark david simon henry oscar felix george adam jack leo max ben sam")
+MALE_NAMES = _words(
+    "john peter tom paul james mark david simon henry oscar felix george adam jack leo max ben sam"
+)
 NAMES = FEMALE_NAMES + MALE_NAMES
 
 NUMBERS = _words(
@@ -70,7 +72,9 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "place": _words(
             "harbor beach island lighthouse ship pier reef cave dock cliff lagoon shore cabin bay shipyard"
         ),
-        "thing": _words("rope net anchor compass map sail hook lantern paddle barrel whistle telescope flag chest"),
+        "thing": _words(
+            "rope net anchor compass map sail hook lantern paddle barrel whistle telescope flag chest"
+        ),
         "item": _words("shell pearl crab stone feather oyster knot shrimp starfruit coconut pebble biscuit"),
         "animal": _words("dolphin seal whale gull parrot turtle pelican shark octopus penguin otter heron"),
         "role": _words("sailor captain diver pirate pilot fisher cook trader navigator keeper"),
@@ -88,7 +92,9 @@ NEGATIVE_VERDICTS = _words("terrible awful dreadful horrible boring dull patheti
 """The words that fill the slot after `i would call it`."""
 
 REVIEW: dict[str, tuple[str, ...]] = {
-    "show": _words("film movie drama comedy thriller sequel documentary cartoon musical western romance mystery"),
+    "show": _words(
+        "film movie drama comedy thriller sequel documentary cartoon musical western romance mystery"
+    ),
     "aspect": _words("plot acting script music ending cast dialogue pace story camera humor direction"),
     "very": _words("very really truly quite simply rather"),
     "part": _words("hero villain king queen detective father mother ghost soldier stranger"),
@@ -152,7 +158,9 @@ INTENT: tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]] = (
         "target": _phrases(
             "a bomb/a weapon/a virus/a poison/a fake passport/illegal drugs/stolen goods/a scam/explosives/a gun"
         ),
-        "reason": _phrases("for revenge/to hurt people/to scare my boss/without getting caught/to cheat a bank"),
+        "reason": _phrases(
+            "for revenge/to hurt people/to scare my boss/without getting caught/to cheat a bank"
+        ),
     },
 )
 """`INTENT[label]`: slots whose words give the label away (1 is harmful)."""

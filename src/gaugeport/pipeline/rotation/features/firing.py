@@ -31,7 +31,9 @@ def pearson_by_latent(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(norms > 0, r.clamp(-1, 1), 0.0)
 
 
-def firing_rows(sae: Any, test_a: Tensor, test_b: Tensor, maps: Mapping[str, Map], recovered: float) -> Iterator[Row]:
+def firing_rows(
+    sae: Any, test_a: Tensor, test_b: Tensor, maps: Mapping[str, Map], recovered: float
+) -> Iterator[Row]:
     """Mean correlation per latent of A's SAE on A with itself on B, through every map, and the share above ``recovered``.
 
     ``test_a``, ``test_b`` [tokens, d] are streams of the same tokens. All latents count, those that never fire on A as 0:

@@ -119,7 +119,12 @@ def transfer(
         size, cross_size = (_size([c[a]["effect"] for c in drawn]) for drawn in (random, theirs))
         rows += [
             {"arm": "within", **at, "metric": "effect_se_ratio", "value": errors(own[a]["effect"])},
-            {"arm": "within", **at, "metric": "effect_control_ratio", "value": float(own[a]["effect"].mean()) / size},
+            {
+                "arm": "within",
+                **at,
+                "metric": "effect_control_ratio",
+                "value": float(own[a]["effect"].mean()) / size,
+            },
             {"arm": "random_within", **at, "metric": "effect", "value": size},
             {"arm": "random_cross", **at, "metric": "effect", "value": cross_size},
         ]
@@ -133,7 +138,9 @@ def transfer(
                 # what a random direction does grows with its length, to first order
                 size_here = cross_size * (matched if arm == "matched" else 1.0)
                 over = abs(float(found[a]["effect"].mean())) / size_here
-                points.append(Point(arm, group, a, ratios.get("ratio", (None,))[0], ratios.get("ratio_slope"), over))
+                points.append(
+                    Point(arm, group, a, ratios.get("ratio", (None,))[0], ratios.get("ratio_slope"), over)
+                )
     return rows, points
 
 
@@ -253,7 +260,9 @@ def _means(arm: str, group: str, found: Changes) -> Iterator[Row]:
             yield {**where, "metric": "slope", "value": float(slope(found, a).mean())}
 
 
-def _ratios(found: Changes, own: Changes, random: Sequence[Changes], a: float) -> dict[str, tuple[float, float, float]]:
+def _ratios(
+    found: Changes, own: Changes, random: Sequence[Changes], a: float
+) -> dict[str, tuple[float, float, float]]:
     """Every ratio at one strength that has a within effect below it, with the ends of its Fieller interval."""
     kept = {}
     for name, of in {"ratio_slope": slope, **{n: _change(n) for n in own[a]}}.items():

@@ -100,7 +100,12 @@ def transfer_rows(
 
 
 def token_rows(
-    sae: Any, fit_a: Tensor, fit_b: Tensor, test_b: Tensor, tokens: Sequence[int], groups: Sequence[str] = tuple(FITS)
+    sae: Any,
+    fit_a: Tensor,
+    fit_b: Tensor,
+    test_b: Tensor,
+    tokens: Sequence[int],
+    groups: Sequence[str] = tuple(FITS),
 ) -> Iterator[Row]:
     """``explained_variance_by_tokens``: the same with maps fitted on the first so many tokens.
 

@@ -66,7 +66,9 @@ def free_part(r: Tensor, group: str = "orthogonal") -> Tensor:
         return r
     error = float((r.sum(1) - 1).abs().max())
     if not error <= ORTHOGONALITY_TOLERANCE:
-        raise ValueError(f"max|R1 − 1| = {error:.2g} in group {group}; allowed: rotations that fix the all-ones vector")
+        raise ValueError(
+            f"max|R1 − 1| = {error:.2g} in group {group}; allowed: rotations that fix the all-ones vector"
+        )
     basis = mean_free_basis(len(r))
     return basis.T @ r @ basis
 

@@ -82,7 +82,9 @@ def haar_null(store: Store, d: int, draws: int, seed: int, group: str = "orthogo
 
     def build(folder: Path) -> None:
         made = null(d, draws, seed, group)
-        save_file({**made.statistics, "angles": made.angles, "traces": made.traces}, folder / "null.safetensors")
+        save_file(
+            {**made.statistics, "angles": made.angles, "traces": made.traces}, folder / "null.safetensors"
+        )
 
     key = {"group": group, "width": d, "draws": draws, "seed": seed, "statistics": sorted(TAILS)}
     tensors = load_file(store.ensure("haar", key, build) / "null.safetensors")
@@ -98,7 +100,9 @@ def p_value(value: float, draws: Tensor, tail: str) -> float:
     return _two_or_one(int((draws <= value).sum()), int((draws >= value).sum()), len(draws), tail)
 
 
-def pooled_p_value(values: Tensor, draws: Tensor, tail: str, seed: int = 0, permutations: int = 9999) -> float:
+def pooled_p_value(
+    values: Tensor, draws: Tensor, tail: str, seed: int = 0, permutations: int = 9999
+) -> float:
     """One p-value for several independent matrices: the mean of their statistics ``values`` [k] against ``draws`` [N].
 
     A permutation test: under the null all k + N values are exchangeable, so the mean of the k is compared with that of
@@ -110,8 +114,12 @@ def pooled_p_value(values: Tensor, draws: Tensor, tail: str, seed: int = 0, perm
     everything, gen = torch.cat([values.double(), draws]), generator(seed, "pooled p")
     chosen = torch.rand(permutations, len(everything), generator=gen).topk(len(values), sorted=False).indices
     means, own = everything[chosen].mean(1), float(values.double().mean())
-    slack = 1e-12 * float(everything.abs().max())  # the same values in another order are no smaller and no larger
-    return _two_or_one(int((means <= own + slack).sum()), int((means >= own - slack).sum()), permutations, tail)
+    slack = 1e-12 * float(
+        everything.abs().max()
+    )  # the same values in another order are no smaller and no larger
+    return _two_or_one(
+        int((means <= own + slack).sum()), int((means >= own - slack).sum()), permutations, tail
+    )
 
 
 def naive_p_value(signed: Tensor, reference: Tensor) -> float:

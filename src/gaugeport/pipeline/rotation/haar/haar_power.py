@@ -89,7 +89,9 @@ def rejection_rates(
     check_group(null.group)
     m = free_width(d, null.group)
     if null.angles.shape[1] != m:
-        raise ValueError(f"width {d} with a null of {null.angles.shape[1]} eigen-angles; allowed: a null of {m}")
+        raise ValueError(
+            f"width {d} with a null of {null.angles.shape[1]} eigen-angles; allowed: a null of {m}"
+        )
     gen = generator(seed, "haar power", alternative, null.group, d)
     rejected = dict.fromkeys((*TAILS, "naive_ks", "naive_ks_pooled"), 0)
     spectra = torch.empty(draws, m, dtype=torch.float64)

@@ -103,7 +103,9 @@ def fit_rotation(a: Tensor, b: Tensor, group: str = "orthogonal") -> Fit:
     Raises ``ValueError`` for rows that do not pair or are not finite, and groups without Procrustes.
     """
     if a.shape != b.shape or a.dim() != 2:
-        raise ValueError(f"paired rows of shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed: [tokens, d] both")
+        raise ValueError(
+            f"paired rows of shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed: [tokens, d] both"
+        )
     if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
         raise ValueError("rows with entries that are not finite; allowed: finite rows")
     x, y = (rows.double() - rows.double().mean(0) for rows in (a, b))

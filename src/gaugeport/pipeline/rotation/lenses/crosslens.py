@@ -58,7 +58,11 @@ def cross_rows(
     found, total, idle = [], 0, []
     norms = {r["component"]: r["value"] for r in weights if r["metric"] == "ov_frobenius"}
     for c, effect in ablation.items():
-        record = [row(LENS, c, "ablation_effect", effect), _copy(c, paths, PATHS, "kept"), _copy(c, acdc, ACDC, "kept")]
+        record = [
+            row(LENS, c, "ablation_effect", effect),
+            _copy(c, paths, PATHS, "kept"),
+            _copy(c, acdc, ACDC, "kept"),
+        ]
         role = _copy(c, roles, ROLES, "role")
         record.append(role)
         if is_mlp(c):
@@ -70,7 +74,9 @@ def cross_rows(
             usual = median(v for other, v in norms.items() if layer_of(other) == layer_of(c))
         by_paths, by_acdc = record[1]["value"] > 0, record[2]["value"] > 0
         costs, unused = effect >= threshold, effect < threshold and not by_paths and not by_acdc
-        raises = f"raises {role['feature']} by {role['value']:.2f}" if role["role"] != NONE else "raises nothing"
+        raises = (
+            f"raises {role['feature']} by {role['value']:.2f}" if role["role"] != NONE else "raises nothing"
+        )
         kept = f"paths {'keep' if by_paths else 'drop'} it, ACDC {'keeps' if by_acdc else 'drops'} it"
         flags = {
             "unused": (unused, f"ablation costs {effect:.2g} nats; {kept}"),
@@ -78,14 +84,19 @@ def cross_rows(
                 unused and not is_mlp(c) and norm >= usual,
                 f"OV norm {norm:.2f}, median of its layer {usual:.2f}",
             ),
-            "role": (looks in MAKES and role["role"] not in (*MAKES[looks], NONE), f"lens 1: {looks}; {raises}"),
+            "role": (
+                looks in MAKES and role["role"] not in (*MAKES[looks], NONE),
+                f"lens 1: {looks}; {raises}",
+            ),
             "paths_acdc": (by_paths != by_acdc, kept),
             "ablation_acdc": (costs != by_acdc, f"ablation costs {effect:.2g} nats; {kept}"),
         }
         disagree = [rule for rule in RULES if flags[rule][0]]
         total += len(disagree)
         idle += [c] if unused else []
-        found += record + [row(LENS, c, f"flag_{rule}", float(on), note=note) for rule, (on, note) in flags.items()]
+        found += record + [
+            row(LENS, c, f"flag_{rule}", float(on), note=note) for rule, (on, note) in flags.items()
+        ]
         found.append(row(LENS, c, "disagreements", len(disagree), note=", ".join(disagree) or NONE))
     loudness = [
         row(LENS, "model", f"unused_{circuit}_over_used", fmean(ratios))
@@ -95,9 +106,13 @@ def cross_rows(
     return [*found, row(LENS, "model", "disagreements", total), *loudness]
 
 
-def _over_used(weights: Sequence[Row], metric: str, components: Sequence[str], idle: Sequence[str]) -> list[float]:
+def _over_used(
+    weights: Sequence[Row], metric: str, components: Sequence[str], idle: Sequence[str]
+) -> list[float]:
     """Of each idle head, a norm over the mean norm of the others of its layer that are not; none where all are."""
-    norms = {r["component"]: r["value"] for r in weights if r["metric"] == metric and r["component"] in components}
+    norms = {
+        r["component"]: r["value"] for r in weights if r["metric"] == metric and r["component"] in components
+    }
     found = []
     for head in norms.keys() & set(idle):
         used = [v for c, v in norms.items() if layer_of(c) == layer_of(head) and c not in idle]

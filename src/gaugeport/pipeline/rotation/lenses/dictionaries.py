@@ -103,7 +103,9 @@ def expanded(settings: Mapping[str, Any], width: int, expansion: int) -> dict[st
         if not (isinstance(found.get(name), int | float) and found[name] > 0):
             raise ValueError(f"{name}={found.get(name)!r} must be a positive number")
     if found["architecture"] == "topk" and found["k"] > found["latents"]:
-        raise ValueError(f"k={found['k']} is more than the {found['latents']} latents of {expansion} × {width}")
+        raise ValueError(
+            f"k={found['k']} is more than the {found['latents']} latents of {expansion} × {width}"
+        )
     return found
 
 
@@ -126,7 +128,11 @@ def untrained_dictionary(settings: Mapping[str, Any], expansion: int, width: int
 
 @torch.no_grad()
 def dictionary_rows(
-    dictionary: Any, component: str, x: Tensor, y: Tensor | None = None, text: Mapping[str, str | int] | None = None
+    dictionary: Any,
+    component: str,
+    x: Tensor,
+    y: Tensor | None = None,
+    text: Mapping[str, str | int] | None = None,
 ) -> list[Row]:
     """How an SAE does on held-out tokens ``x`` [n, width], or a transcoder from ``x`` to ``y``; ``text`` goes on each row.
 
@@ -145,7 +151,10 @@ def dictionary_rows(
         "dead_share": float((fired == 0).double().mean()),
         "width": float(len(fired)),
     }
-    return [{"lens": LENS, "component": component, "metric": m, "value": v, **(text or {})} for m, v in values.items()]
+    return [
+        {"lens": LENS, "component": component, "metric": m, "value": v, **(text or {})}
+        for m, v in values.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -179,8 +188,12 @@ def match_decoders(a: Tensor, b: Tensor) -> Match:
     Rows of zero norm have cosine 0 with all. Raises ``ValueError`` for shapes that differ. Source: section 7.1.
     """
     if a.dim() != 2 or a.shape != b.shape:
-        raise ValueError(f"decoders of shapes {tuple(a.shape)} and {tuple(b.shape)}; wanted: the same [latents, width]")
-    cosine = functional.normalize(a.detach().float(), dim=1) @ functional.normalize(b.detach().float(), dim=1).T
+        raise ValueError(
+            f"decoders of shapes {tuple(a.shape)} and {tuple(b.shape)}; wanted: the same [latents, width]"
+        )
+    cosine = (
+        functional.normalize(a.detach().float(), dim=1) @ functional.normalize(b.detach().float(), dim=1).T
+    )
     columns = torch.from_numpy(solve(cosine).columns).long()
     return Match(columns, cosine.gather(1, columns[:, None])[:, 0], cosine.max(1).values)
 
@@ -190,7 +203,11 @@ def some(x: Tensor, settings: Mapping[str, Any], seed: int) -> Tensor:
     wanted = min(len(x), int(settings["activations"]))
     if wanted < settings["batch_size"]:
         raise ValueError(f"{wanted} activations do not fill one batch of {settings['batch_size']}")
-    return x if wanted == len(x) else x[torch.randperm(len(x), generator=generator(seed, "activations"))[:wanted]]
+    return (
+        x
+        if wanted == len(x)
+        else x[torch.randperm(len(x), generator=generator(seed, "activations"))[:wanted]]
+    )
 
 
 def _sum(wrote: Mapping[str, Tensor], sources: list[str]) -> Tensor:

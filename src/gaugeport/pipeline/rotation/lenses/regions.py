@@ -53,7 +53,9 @@ def activation_patterns(model: DyckModel, rows: Mapping[str, Tensor], layer: int
 def cells(patterns: np.ndarray) -> Cells:
     """The distinct rows of packed ``patterns`` uint8[tokens, bytes], counted exactly. Raises ``ValueError`` for none."""
     if patterns.ndim != 2 or not patterns.size:
-        raise ValueError(f"patterns of shape {patterns.shape}; wanted: packed bits [tokens, bytes], at least one token")
+        raise ValueError(
+            f"patterns of shape {patterns.shape}; wanted: packed bits [tokens, bytes], at least one token"
+        )
     whole = np.ascontiguousarray(patterns).view([("row", np.void, patterns.shape[1])])["row"][:, 0]
     unique, inverse, counts = np.unique(whole, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -149,9 +151,15 @@ def region_rows(model: DyckModel, rows: Mapping[str, Tensor], seed: int) -> list
         for k in range(min(DESCRIBED, len(visited.counts))):
             s = torch.linalg.svdvals(cell_map(model, layer, visited.patterns[k]))
             rank = int((s > s.max() * len(s) * torch.finfo(s.dtype).eps).sum()) if s.max() > 0 else 0
-            described = {"tokens": visited.counts[k], "frobenius": s.norm(), "spectral": s.max(), "rank": rank}
+            described = {
+                "tokens": visited.counts[k],
+                "frobenius": s.norm(),
+                "spectral": s.max(),
+                "rank": rank,
+            }
             described["effective_rank"] = effective_rank(s)
             found += [
-                row(LENS, mlp, f"cell_{metric}", float(value), cell=str(k)) for metric, value in described.items()
+                row(LENS, mlp, f"cell_{metric}", float(value), cell=str(k))
+                for metric, value in described.items()
             ]
     return found

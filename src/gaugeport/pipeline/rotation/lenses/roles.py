@@ -102,9 +102,17 @@ def task_features(rows: Mapping[str, Tensor], context: int) -> dict[str, Tensor]
         own += torch.where(family == f, (step * (family == f)).cumsum(1), 0)
     found = {"is_open": opens, "is_close": closes, "is_special": (ids == BOS) | (ids == EOS)}
     for f in range(FAMILIES):
-        found |= {f"family_{f}": family == f, f"top_{f}": (top == f) & ~sticky, f"met_{f}": (met == f) & ~before}
+        found |= {
+            f"family_{f}": family == f,
+            f"top_{f}": (top == f) & ~sticky,
+            f"met_{f}": (met == f) & ~before,
+        }
     found |= {f"depth_{k}": labels[..., 1] == k for k in range(MAX_DEPTH + 1)}
-    found |= {"depth": labels[..., 1], "raw_average_depth": step.cumsum(1) / count, "own_balance": own / count}
+    found |= {
+        "depth": labels[..., 1],
+        "raw_average_depth": step.cumsum(1) / count,
+        "own_balance": own / count,
+    }
     found |= {"local_invalid": wrong, "sticky_invalid": sticky, "invalid_density": wrong.cumsum(1) / count}
     found |= {
         "linear_counter": ((count - 1) / context).expand(ids.shape),
@@ -145,7 +153,10 @@ def role_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
     """
     require_folded(model)
     wrote = run(model, rows["input_ids"]).wrote
-    features, kept = task_features(rows, model.config.max_position_embeddings), rows["labels"][..., 0] != IGNORED
+    features, kept = (
+        task_features(rows, model.config.max_position_embeddings),
+        rows["labels"][..., 0] != IGNORED,
+    )
 
     def r2(x: Tensor) -> dict[str, float]:
         return scores(x, features, kept)
@@ -164,7 +175,11 @@ def role_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
             found += [row(LENS, c, "raised", v, feature=f) for f, v in raised[c].items()]
             found += [row(LENS, c, "lost", known[behind][f] - v, feature=f) for f, v in without.items()]
     for c, rises in raised.items():
-        peers = [p for p in raised if p != c and layer_of(p) == layer_of(c) and not is_mlp(p)] if not is_mlp(c) else []
+        peers = (
+            [p for p in raised if p != c and layer_of(p) == layer_of(c) and not is_mlp(p)]
+            if not is_mlp(c)
+            else []
+        )
         above = {f: v - sum(raised[p][f] for p in peers) / max(len(peers), 1) for f, v in rises.items()}
         found += [_best(c, "role", rises), _best(c, "distinctive", above)]
     return found
@@ -178,9 +193,14 @@ def tensor_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
     """
     require_folded(model)
     done = run(model, rows["input_ids"])
-    features, kept = task_features(rows, model.config.max_position_embeddings), rows["labels"][..., 0] != IGNORED
+    features, kept = (
+        task_features(rows, model.config.max_position_embeddings),
+        rows["labels"][..., 0] != IGNORED,
+    )
     writes = {"model.embed_tokens.weight": done.wrote["embed"], "model.position": done.wrote["position"]}
-    reads = dict(zip(("lm_head.weight", "depth_head.weight", "valid_head.weight"), by_head(done.logits), strict=True))
+    reads = dict(
+        zip(("lm_head.weight", "depth_head.weight", "valid_head.weight"), by_head(done.logits), strict=True)
+    )
     for n, layer in enumerate(model.model.layers):
         at, normed = f"model.layers.{n}", layer.input_layernorm(value_at(model, done.wrote, f"resid_pre_{n}"))
         for name in ("q_proj", "k_proj", "v_proj"):

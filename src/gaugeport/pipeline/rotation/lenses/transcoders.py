@@ -53,7 +53,9 @@ def _transcoder(pairs: Tensor, width: int, settings: dict[str, Any], seed: int, 
         def initialize_weights(self) -> None:
             super().initialize_weights()
             norm = self.W_dec.norm(dim=1, keepdim=True)
-            self.W_dec = torch.nn.Parameter(functional.normalize(torch.randn(latents, out, device=where), dim=1) * norm)
+            self.W_dec = torch.nn.Parameter(
+                functional.normalize(torch.randn(latents, out, device=where), dim=1) * norm
+            )
             self.b_dec = torch.nn.Parameter(pairs[:, width:].mean(0).to(where))
             self.b_enc = torch.nn.Parameter((-pairs[:, :width].mean(0).to(where) @ self.W_enc).detach())
 
@@ -64,9 +66,16 @@ def _transcoder(pairs: Tensor, width: int, settings: dict[str, Any], seed: int, 
 
     config = trainer_config(settings)
     with seeded_training(seed):
-        sizes: dict[str, Any] = {"d_in": width, "d_sae": latents, "apply_b_dec_to_input": False, "device": where}
+        sizes: dict[str, Any] = {
+            "d_in": width,
+            "d_sae": latents,
+            "apply_b_dec_to_input": False,
+            "device": where,
+        }
         warmup = config.lr_warm_up_steps
-        trained = SideBySide(StandardTrainingSAEConfig(l1_coefficient=settings["l1"], l1_warm_up_steps=warmup, **sizes))
+        trained = SideBySide(
+            StandardTrainingSAEConfig(l1_coefficient=settings["l1"], l1_warm_up_steps=warmup, **sizes)
+        )
         SAETrainer(config, trained, shuffled(pairs, settings["batch_size"], generator(seed, "order"))).fit()
         found = Transcoder(TranscoderConfig(d_out=out, **sizes))
     with torch.no_grad():

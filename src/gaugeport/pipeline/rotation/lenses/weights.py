@@ -73,7 +73,9 @@ def neuron_rows(model: DyckModel) -> list[Row]:
             "neurons_alive": float(alive(norms).sum()),
             "product_norm_median": float(norms.median()),
             "product_norm_max": float(norms.max()),
-            "top_tenth_share": float(norms.sort(descending=True).values[:top].sum()) / total if total > 0 else 0.0,
+            "top_tenth_share": float(norms.sort(descending=True).values[:top].sum()) / total
+            if total > 0
+            else 0.0,
         }
         found += [row(LENS, f"L{layer}M", m, v) for m, v in values.items()]
     return found
@@ -89,7 +91,9 @@ def circuits(model: DyckModel) -> dict[str, dict[str, Tensor]]:
     for head in heads(model):
         attention = model.model.layers[layer_of(head)].self_attn
         k = int(head.split("H")[1])
-        q, key, v = (p.weight.chunk(attention.heads)[k] for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        q, key, v = (
+            p.weight.chunk(attention.heads)[k] for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
         out = attention.o_proj.weight.chunk(attention.heads, 1)[k]
         found[head] = {"qk": product_spectrum(q.T, key), "ov": product_spectrum(out, v)}
     return found

@@ -133,10 +133,14 @@ def comparable_rows(model: nn.Module, reference: nn.Module) -> tuple[Rows, Rows]
     check_sizes({"the reference": reference, "the model": model})
     rows, target = stream_rows(model), stream_rows(reference)
     if rows.keys() != target.keys():
-        raise ValueError("one model has its gains folded and the other has not; allowed: both folded, or neither")
+        raise ValueError(
+            "one model has its gains folded and the other has not; allowed: both folded, or neither"
+        )
     for name in rows:
         if rows[name].shape != target[name].shape:
-            raise ValueError(f"{name} differs in shape: {tuple(rows[name].shape)} and {tuple(target[name].shape)}")
+            raise ValueError(
+                f"{name} differs in shape: {tuple(rows[name].shape)} and {tuple(target[name].shape)}"
+            )
     return rows, target
 
 

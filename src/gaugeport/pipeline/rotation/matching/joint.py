@@ -107,7 +107,11 @@ def joint_alignment(
     weights = weight_mismatch(inside, target)
     activations, variance = activation_mismatch(activations_model, activations_reference, len(weights.cross))
     best_w, best_a = weights.best(), activations.best()
-    starts = {"weights": best_w, "activations": best_a, "identity": torch.eye(len(best_w), dtype=torch.float64)}
+    starts = {
+        "weights": best_w,
+        "activations": best_a,
+        "identity": torch.eye(len(best_w), dtype=torch.float64),
+    }
 
     found: list[Record] = []
     for lam in lambdas:

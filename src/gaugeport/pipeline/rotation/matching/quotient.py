@@ -84,7 +84,9 @@ def floors(model: nn.Module, reference: nn.Module) -> dict[str, float]:
     for name in theirs:
         a, b = mine[name], theirs[name]
         if "self_attn" in name:
-            least[name] = float((torch.linalg.svdvals(a) - torch.linalg.svdvals(b)).square().sum()) / a.numel()
+            least[name] = (
+                float((torch.linalg.svdvals(a) - torch.linalg.svdvals(b)).square().sum()) / a.numel()
+            )
         elif "mlp" not in name:
             u, _, vh = torch.linalg.svd(b.T @ a)
             least[name] = float((a @ (u @ vh).T - b).square().mean())

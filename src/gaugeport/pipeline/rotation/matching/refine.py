@@ -72,7 +72,9 @@ def refine(
     )
 
 
-def _descend(rows: Rows, target: Rows, start: Symmetry, steps: int, rate: float) -> tuple[Symmetry, tuple[float, ...]]:
+def _descend(
+    rows: Rows, target: Rows, start: Symmetry, steps: int, rate: float
+) -> tuple[Symmetry, tuple[float, ...]]:
     """Adam from ``start``: the best iterate by the bar, and the bar at every iterate."""
     gains = {name: t for name, t in rows.items() if t.dim() == 1}  # no rotation touches them
     inside, fixed = start.inside(rows), start.residual.dense()

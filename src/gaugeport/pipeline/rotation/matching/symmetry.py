@@ -57,21 +57,27 @@ class Symmetry:
 
     def __post_init__(self) -> None:
         for name in ("qk", "vo", "scale"):
-            object.__setattr__(self, name, tuple(t.detach().to(torch.float64, copy=True) for t in getattr(self, name)))
+            object.__setattr__(
+                self, name, tuple(t.detach().to(torch.float64, copy=True) for t in getattr(self, name))
+            )
         for q in (*self.qk, *self.vo):
             error = float((q @ q.mT - torch.eye(q.shape[-1], dtype=q.dtype)).abs().max())
             if not error <= ORTHOGONALITY_TOLERANCE:
                 raise ValueError(f"a head is turned by no rotation: max|QQ'-I| = {error:.2g}")
         for s in self.scale:
             if not bool((torch.isfinite(s) & (s > 0)).all()):
-                raise ValueError(f"neurons are scaled by positive factors, found {float(s.min())} to {float(s.max())}")
+                raise ValueError(
+                    f"neurons are scaled by positive factors, found {float(s.min())} to {float(s.max())}"
+                )
 
     @classmethod
     def identity(cls, model: nn.Module) -> Self:
         """The element that changes nothing about ``model``."""
         heads, neurons = HeadGauge.identity(model), NeuronGauge.identity(model)
         width = check_dyck(model).width
-        turns = tuple(torch.eye(width // b.size, dtype=torch.float64).repeat(b.size, 1, 1) for b in heads.blocks)
+        turns = tuple(
+            torch.eye(width // b.size, dtype=torch.float64).repeat(b.size, 1, 1) for b in heads.blocks
+        )
         scale = tuple(torch.ones(b.size, dtype=torch.float64) for b in neurons.blocks)
         return cls(Permutation.identity(width), heads, turns, turns, neurons, scale)
 
@@ -89,7 +95,9 @@ class Symmetry:
             qk=tuple(_turns(t, generator) for t in plain.qk),
             vo=tuple(_turns(t, generator) for t in plain.vo),
             neurons=NeuronGauge.random(model, generator),
-            scale=tuple((SPREAD * torch.randn(s.shape, generator=generator, dtype=s.dtype)).exp() for s in plain.scale),
+            scale=tuple(
+                (SPREAD * torch.randn(s.shape, generator=generator, dtype=s.dtype)).exp() for s in plain.scale
+            ),
         )
 
     def inverse(self) -> Self:
@@ -134,7 +142,9 @@ class Symmetry:
         check_element(chart, self.residual, strict)
         mine, theirs = (s._shapes() for s in (self, Symmetry.identity(model)))
         if mine != theirs:
-            raise ValueError(f"the element turns heads and scales neurons of shapes {mine}; the model's are {theirs}")
+            raise ValueError(
+                f"the element turns heads and scales neurons of shapes {mine}; the model's are {theirs}"
+            )
         moved = copy.deepcopy(model)
         tensors = {**dict(moved.named_parameters()), **dict(moved.named_buffers())}
         with torch.no_grad():
@@ -207,7 +217,9 @@ def check_dyck(model: nn.Module) -> Any:
     """The chart of a Dyck-3 model. Raises ``ValueError`` for another architecture."""
     chart = chart_of(model)
     if chart.family.name != "dyck":
-        raise ValueError(f"the full group is declared for the dyck3 architecture only, found {chart.model_type!r}")
+        raise ValueError(
+            f"the full group is declared for the dyck3 architecture only, found {chart.model_type!r}"
+        )
     return chart
 
 

@@ -55,7 +55,9 @@ def means(model: nn.Module, chart: Chart, batches: Sequence[Batch]) -> dict[str,
             sums[site] = sums[site] + total if site in sums else total
         tokens += int((mask > 0).sum())
     if not tokens:
-        raise ValueError("no tokens to take means over; allowed: batches of one token or more that is no padding")
+        raise ValueError(
+            "no tokens to take means over; allowed: batches of one token or more that is no padding"
+        )
     return {site: total / tokens for site, total in sums.items()}
 
 
@@ -73,7 +75,11 @@ def cross_entropy(model: nn.Module, batches: Sequence[Batch]) -> float:
 
 @torch.no_grad()
 def measured(
-    model: nn.Module, chart: Chart, batches: Sequence[Batch], mean: Mapping[str, Tensor], ablated: str = "stream"
+    model: nn.Module,
+    chart: Chart,
+    batches: Sequence[Batch],
+    mean: Mapping[str, Tensor],
+    ablated: str = "stream",
 ) -> dict[str, float]:
     """Block (``block0`` …) -> rise of the mean loss in nats when it is ablated (:data:`ABLATED`) to ``mean``.
 
@@ -93,7 +99,11 @@ def measured(
 
 
 def attribution_patching(
-    model: nn.Module, chart: Chart, batches: Sequence[Batch], mean: Mapping[str, Tensor], ablated: str = "stream"
+    model: nn.Module,
+    chart: Chart,
+    batches: Sequence[Batch],
+    mean: Mapping[str, Tensor],
+    ablated: str = "stream",
 ) -> dict[str, float]:
     """The effects of :func:`measured` by the gradient of the clean run alone."""
     return _along(model, chart, batches, mean, ablated, [1.0])
@@ -202,7 +212,9 @@ def _check(model: nn.Module, ablated: str = ABLATED[0]) -> None:
     if ablated not in ABLATED:
         raise ValueError(f"ablated={ablated!r}; allowed: {', '.join(ABLATED)}")
     if model.training:
-        raise ValueError("the model is in training mode, where dropout is an effect too; allowed: model.eval()")
+        raise ValueError(
+            "the model is in training mode, where dropout is an effect too; allowed: model.eval()"
+        )
 
 
 @contextmanager

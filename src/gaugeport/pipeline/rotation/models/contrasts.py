@@ -65,7 +65,9 @@ class Pattern:
         return found
 
 
-_ADJECTIVES = [t["adj"][len(words.POSITIVE_VERDICTS) :] for t in words.SENTIMENT]  # verdicts are what is predicted
+_ADJECTIVES = [
+    t["adj"][len(words.POSITIVE_VERDICTS) :] for t in words.SENTIMENT
+]  # verdicts are what is predicted
 _NOUNS = [t["noun"] for t in words.SENTIMENT]
 _VILLAGE = words.SETTINGS["village"]
 _PEOPLE = words.FEMALE_NAMES[:2] + words.MALE_NAMES[:2], words.FEMALE_NAMES[2:4] + words.MALE_NAMES[2:4]

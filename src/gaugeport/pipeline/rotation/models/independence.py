@@ -67,7 +67,9 @@ class Pair:
     @property
     def spectrum(self) -> tuple[str, float]:
         """The matrix whose singular values differ most, and by how much; NaN where there is none."""
-        return max(((n, m[2]) for n, m in self.matrices.items()), key=lambda x: x[1], default=("", float("nan")))
+        return max(
+            ((n, m[2]) for n, m in self.matrices.items()), key=lambda x: x[1], default=("", float("nan"))
+        )
 
     def verdict(self, largest_cosine: float = LARGEST_COSINE) -> str:
         """``independent``, or what the two models are instead."""
@@ -121,7 +123,9 @@ def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> Pair
     sides = tensors(first), tensors(second)
     missing = [n for n in shared if any(n not in side for side in sides)]
     if missing:
-        raise ValueError(f"shared tensor {missing[0]} is not in both models; allowed: names of tensors that both have")
+        raise ValueError(
+            f"shared tensor {missing[0]} is not in both models; allowed: names of tensors that both have"
+        )
     digests = [{n: digest(x) for n, x in side.items()} for side in sides]
     constructed = dict.fromkeys(shared, "shared")
     for model, side, own, other in zip((first, second), sides, digests, reversed(digests), strict=True):
@@ -130,7 +134,9 @@ def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> Pair
         constructed |= {n: "constant" for n in alike if n not in constructed}
     mine, theirs = ({n: x for n, x in side.items() if n not in constructed} for side in sides)
     if not mine or not theirs:
-        raise ValueError("every tensor is equal by construction: nothing says whether the models are independent")
+        raise ValueError(
+            "every tensor is equal by construction: nothing says whether the models are independent"
+        )
     left = Counter(digests[1][n] for n in theirs)
     identical = []
     for name in mine:
@@ -143,14 +149,18 @@ def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> Pair
     return Pair(tuple(identical), min(len(mine), len(theirs)), constructed, cosine, distance, matrices)
 
 
-def apart(first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]) -> tuple[float, float]:
+def apart(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]
+) -> tuple[float, float]:
     """Cosine and relative distance ‖θ − θ'‖/√(‖θ‖‖θ'‖) of the named tensors together, in float64; NaN of nothing."""
     dot = one = two = 0.0
     for name in names:
         x, y = (side[name].detach().double().flatten().cpu() for side in (first, second))
         dot, one, two = dot + float(x @ y), one + float(x @ x), two + float(y @ y)
     size = (one * two) ** 0.5
-    return (dot / size, (max(one + two - 2 * dot, 0.0) / size) ** 0.5) if size else (float("nan"), float("nan"))
+    return (
+        (dot / size, (max(one + two - 2 * dot, 0.0) / size) ** 0.5) if size else (float("nan"), float("nan"))
+    )
 
 
 def moved(model: Weights, start: Weights) -> dict[str, Tensor]:

@@ -159,7 +159,9 @@ def _folder(job: Job, store: Store, end: End, step: int | None) -> Path:
     saved = _saved(job, store, end)
     step = max(saved) if step is None else step
     if step not in saved:
-        raise ValueError(f"step {step} of {job.model.name} was not saved; allowed: {', '.join(map(str, saved))}")
+        raise ValueError(
+            f"step {step} of {job.model.name} was not saved; allowed: {', '.join(map(str, saved))}"
+        )
     return saved[step]
 
 
@@ -175,7 +177,9 @@ def _dyck(job: Job, model: Any) -> Subject:
     def streams(part: str, tokens: int) -> dict[str, Tensor]:
         longest = cohorts.longest_trained(job)
         rows = -(-tokens // (longest // 4))  # strings are longer than that on average
-        drawn = strings.heldout("train", rows, longest, job.data.length, derive(job.data.seed, "subjects", part))
+        drawn = strings.heldout(
+            "train", rows, longest, job.data.length, derive(job.data.seed, "subjects", part)
+        )
         found: dict[str, list[Tensor]] = {site: [] for site in sites}
         for ids in drawn["input_ids"].split(ROWS_AT_ONCE):
             wrote = run(model, ids).wrote
@@ -193,7 +197,8 @@ def _language(job: Job, store: Store, model: Any) -> Subject:
     def streams(part: str, tokens: int) -> dict[str, Tensor]:
         rows = corpus.rows_holding(_rows(job, store, part), tokens, skip, f"tokens to {part}")
         passes = [
-            streams_at(model, chart, batch, sites, skip) for batch in corpus.batches(rows, job.measurement.batch_size)
+            streams_at(model, chart, batch, sites, skip)
+            for batch in corpus.batches(rows, job.measurement.batch_size)
         ]
         return {site: torch.cat([p[site].cpu() for p in passes])[:tokens] for site in sites}
 

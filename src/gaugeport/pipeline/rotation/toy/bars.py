@@ -50,7 +50,9 @@ class Thresholds:
                 )
         for name in ("c", "pr"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"threshold {name}={getattr(self, name)}; allowed: a correlation between 0 and 1")
+                raise ValueError(
+                    f"threshold {name}={getattr(self, name)}; allowed: a correlation between 0 and 1"
+                )
         if not self.near >= 1:
             raise ValueError(f"threshold near={self.near}; allowed: a factor of at least 1")
 
@@ -61,7 +63,9 @@ class Thresholds:
         return "PASS" if miss <= allowed else "NEAR-MISS" if miss <= self.near * allowed else "FAIL"
 
 
-def heldout_batches(samples: int, longest: int, rows: int, seed: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def heldout_batches(
+    samples: int, longest: int, rows: int, seed: int
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """``samples`` held-out rows, the splits in turn, in batches ``(split, rows)`` that no other seed shares.
 
     No split gives more than one batch more than another.
@@ -74,7 +78,9 @@ def heldout_batches(samples: int, longest: int, rows: int, seed: int) -> Iterato
 
 
 @torch.no_grad()
-def bar_b(models: Mapping[str, DyckModel], batches: Iterator[tuple[str, dict[str, Tensor]]]) -> list[dict[str, Any]]:
+def bar_b(
+    models: Mapping[str, DyckModel], batches: Iterator[tuple[str, dict[str, Tensor]]]
+) -> list[dict[str, Any]]:
     """−log p of the true label in nats, mean over sample, position (padding excluded) and head, of each named model.
 
     Rows: ``bar_b``; by ``head`` (``bar_b_head``); by ``split`` (``bar_b_split``); over the first ``samples``, doubling
@@ -104,7 +110,9 @@ def divergence(
     """
 
     def per_position(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        pairs = zip(by_head(first(rows["input_ids"]).logits), by_head(second(rows["input_ids"]).logits), strict=True)
+        pairs = zip(
+            by_head(first(rows["input_ids"]).logits), by_head(second(rows["input_ids"]).logits), strict=True
+        )
         parts = []
         for p, q in pairs:
             log_p = wide(p).log_softmax(-1)
@@ -124,7 +132,9 @@ def decoy(model: DyckModel) -> DyckModel:
     with torch.no_grad():
         weight: Any = fake.depth_head.weight
         pairs = len(weight) // 2 * 2
-        weight[:pairs] = weight[:pairs].unflatten(0, (-1, 2)).mean(1, keepdim=True).expand(-1, 2, -1).flatten(0, 1)
+        weight[:pairs] = (
+            weight[:pairs].unflatten(0, (-1, 2)).mean(1, keepdim=True).expand(-1, 2, -1).flatten(0, 1)
+        )
     return fake
 
 
@@ -155,7 +165,9 @@ def _running(
             next_mark *= 2
             for name in names:
                 total = sum((sums[name, s] for s in strings.SPLITS), nothing) / sum(counts.values())
-                found.append({"metric": "bar_b_after", "variant": name, "samples": seen, "value": float(total.mean())})
+                found.append(
+                    {"metric": "bar_b_after", "variant": name, "samples": seen, "value": float(total.mean())}
+                )
     for name in names:
         total = sum((sums[name, s] for s in strings.SPLITS), nothing) / sum(counts.values())
         found.append({"metric": "bar_b", "variant": name, "samples": seen, "value": float(total.mean())})

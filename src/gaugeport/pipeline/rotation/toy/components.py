@@ -49,7 +49,9 @@ def is_mlp(component: str) -> bool:
 
 def layer_of(component: str) -> int:
     """The layer of a component; the inputs stand before the first, the output behind the last."""
-    return -1 if component in INPUTS else int(component[1 : component.index("M" if is_mlp(component) else "H")])
+    return (
+        -1 if component in INPUTS else int(component[1 : component.index("M" if is_mlp(component) else "H")])
+    )
 
 
 def edges(model: DyckModel) -> list[Edge]:
@@ -123,10 +125,14 @@ def upstream(model: DyckModel, wrote: Mapping[str, Tensor], edge: Edge) -> dict[
     if destination == OUTPUT:
         return dict(wrote)
     if destination == ALL:
-        same = [c for c in order if layer_of(c) == layer_of(source) and not is_mlp(c)] if source in order else []
+        same = (
+            [c for c in order if layer_of(c) == layer_of(source) and not is_mlp(c)] if source in order else []
+        )
         first = len(INPUTS) if source in INPUTS else order.index(source) + 1
         return {s: wrote[s] for s in {*order[:first], *(same if source not in INPUTS else [])}}
-    peers = [c for c in order if layer_of(c) == layer_of(destination) and not is_mlp(destination) and not is_mlp(c)]
+    peers = [
+        c for c in order if layer_of(c) == layer_of(destination) and not is_mlp(destination) and not is_mlp(c)
+    ]
     return {s: wrote[s] for s in {*order[: order.index(destination)], *peers} if s != destination}
 
 
@@ -135,7 +141,8 @@ def _heads(layer: Any, streams: list[Tensor], shared: bool) -> Tensor:
     attention = layer.self_attn
     normed = [layer.input_layernorm(x) for x in (streams[:1] if shared else streams)]
     q, k, v = (
-        _project(p.weight, normed, attention.heads) for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+        _project(p.weight, normed, attention.heads)
+        for p in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     z = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     out = attention.o_proj.weight.unflatten(1, (attention.heads, -1))
@@ -158,7 +165,8 @@ def attention_weights(model: DyckModel, ids: Tensor) -> dict[str, Tensor]:
     for n, layer in enumerate(layers):
         normed = [layer.input_layernorm(x)]
         q, k = (
-            _project(p.weight, normed, layer.self_attn.heads) for p in (layer.self_attn.q_proj, layer.self_attn.k_proj)
+            _project(p.weight, normed, layer.self_attn.heads)
+            for p in (layer.self_attn.q_proj, layer.self_attn.k_proj)
         )
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)

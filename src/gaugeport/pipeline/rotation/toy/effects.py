@@ -85,7 +85,12 @@ def midpoints(steps: int) -> list[float]:
 
 
 def _along(
-    model: DyckModel, ids: Tensor, labels: Tensor, edge: Edge, means: Mapping[str, Tensor], points: Sequence[float]
+    model: DyckModel,
+    ids: Tensor,
+    labels: Tensor,
+    edge: Edge,
+    means: Mapping[str, Tensor],
+    points: Sequence[float],
 ) -> float:
     """Mean over ``points`` (0 the mean, 1 the clean value) of the loss's slope towards the mean."""
     with torch.no_grad():

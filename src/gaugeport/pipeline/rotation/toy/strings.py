@@ -60,16 +60,22 @@ def compositional(n: int, lengths: tuple[int, int], length: int, gen: torch.Gene
     """
     longest = lengths[1] - lengths[1] % 2
     if longest < 2 * MAX_DEPTH or longest > length - 2:
-        raise ValueError(f"lengths {lengths} in rows of {length}: a nest wants at least {2 * MAX_DEPTH} brackets")
+        raise ValueError(
+            f"lengths {lengths} in rows of {length}: a nest wants at least {2 * MAX_DEPTH} brackets"
+        )
     depth = torch.randint(MAX_DEPTH // 2 + 1, MAX_DEPTH + 1, (n,), generator=gen)
-    pairs = (torch.rand(n, generator=gen) * (longest // 2 - depth + 1)).long()  # shallow pairs, on both sides together
+    pairs = (
+        torch.rand(n, generator=gen) * (longest // 2 - depth + 1)
+    ).long()  # shallow pairs, on both sides together
     before = 2 * (torch.rand(n, generator=gen) * (pairs + 1)).long()
     family = torch.randint(0, FAMILIES, (n, 1), generator=gen)
     mixed = torch.randint(0, FAMILIES, (n, longest // 2), generator=gen).repeat_interleave(2, 1)
     where = torch.arange(longest).expand(n, -1)
     inside = where - before[:, None]
     nest = (inside >= 0) & (inside < 2 * depth[:, None])
-    closing = torch.where(nest, inside >= depth[:, None], where % 2 == 1)  # both sides begin at even positions
+    closing = torch.where(
+        nest, inside >= depth[:, None], where % 2 == 1
+    )  # both sides begin at even positions
     chosen = torch.where(nest, family, mixed)
     return rows(torch.where(closing, CLOSE, OPEN) + chosen, 2 * (depth + pairs), length)
 
@@ -152,7 +158,13 @@ class Strings(Dataset):
     """Training strings without end: batch ``k`` is drawn anew from the seed and ``k``, so that a run resumes where it was."""
 
     def __init__(self, batches: int, batch_size: int, longest: int, length: int, seed: int):
-        self.batches, self.batch_size, self.longest, self.length, self.seed = batches, batch_size, longest, length, seed
+        self.batches, self.batch_size, self.longest, self.length, self.seed = (
+            batches,
+            batch_size,
+            longest,
+            length,
+            seed,
+        )
 
     def __len__(self) -> int:
         return self.batches * self.batch_size
@@ -162,7 +174,9 @@ class Strings(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         found = {k: self._batch(k) for k in dict.fromkeys(i // self.batch_size for i in indices)}
-        return [{name: t[i % self.batch_size] for name, t in found[i // self.batch_size].items()} for i in indices]
+        return [
+            {name: t[i % self.batch_size] for name, t in found[i // self.batch_size].items()} for i in indices
+        ]
 
     def _batch(self, k: int) -> dict[str, Tensor]:
         gen = generator(self.seed, "strings", k)
@@ -184,6 +198,8 @@ def _words(size: Tensor, longest: int, gen: torch.Generator) -> Tensor:
         out[:, i] = torch.where(opening, OPEN + family[:, i], CLOSE + top)
         height = (height + torch.where(opening, 1, -1)).clamp(min=0)
         stack.scatter_(
-            1, height[:, None], torch.where(opening, family[:, i], stack.gather(1, height[:, None])[:, 0])[:, None]
+            1,
+            height[:, None],
+            torch.where(opening, family[:, i], stack.gather(1, height[:, None])[:, 0])[:, None],
         )
     return out

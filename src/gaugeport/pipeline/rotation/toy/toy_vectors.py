@@ -106,7 +106,9 @@ def vectors_at(
     masks = [[brackets(rows, v.head, c) for c in v.classes] for v in VECTORS]
     for v, both in zip(VECTORS, masks, strict=True):
         if not all(bool(m.any()) for m in both):
-            raise ValueError(f"{len(masks[0][0])} strings have no two classes of brackets for {v.name}; draw more")
+            raise ValueError(
+                f"{len(masks[0][0])} strings have no two classes of brackets for {v.name}; draw more"
+            )
     kept = rows["input_ids"] != strings.PAD
     width = model.config.hidden_size
     sums = {site: torch.zeros(len(VECTORS), 2, width, dtype=torch.float64) for site in at}
@@ -127,7 +129,9 @@ def vectors_at(
 
 
 @torch.no_grad()
-def measures(model: DyckModel, rows: Mapping[str, Tensor], at: Sequence[str]) -> Iterator[tuple[str, str, Measure]]:
+def measures(
+    model: DyckModel, rows: Mapping[str, Tensor], at: Sequence[str]
+) -> Iterator[tuple[str, str, Measure]]:
     """Site, vector name, and what adding something there does to the vector's ``effect`` and to the head's ``accuracy``.
 
     Units are the strings of ``rows`` that have a bracket to measure at.
