@@ -7,13 +7,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from gaugeport.pipeline.data import (
-    batches,
     mini_corpus,
     mini_tokenizer,
     mixed_rows,
     ordered_rows,
     pack,
     padded_batches,
+    row_batches,
     rows_holding,
     seen_tokens,
     word_tokenizer,
@@ -117,12 +117,12 @@ def test_row_errors() -> None:
     with pytest.raises(ValueError, match=r"lengths \[4, 5\]; they must be equal"):
         ordered_rows([torch.zeros(2, 4), torch.zeros(2, 5)], 3, generator())
     with pytest.raises(ValueError, match="batch_size is 0"):
-        next(batches(torch.zeros(2, 4), 0))
+        next(row_batches(torch.zeros(2, 4), 0))
 
 
 def test_batches_keep_order_and_the_last_small_one() -> None:
     rows = torch.arange(20).view(5, 4)
-    found = list(batches(rows, 2))
+    found = list(row_batches(rows, 2))
     assert [len(batch["input_ids"]) for batch in found] == [2, 2, 1]
     assert torch.equal(torch.cat([batch["input_ids"] for batch in found]), rows)
     assert all((batch["attention_mask"] == 1).all() for batch in found)

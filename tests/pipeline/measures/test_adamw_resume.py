@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gaugeport.pipeline import data as corpus
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Schedule
 from gaugeport.pipeline.measures import adamw_resume as task
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
@@ -36,7 +36,7 @@ def rows():
 
 
 def batches(seed):
-    return list(corpus.batches(torch.randint(0, 64, (64, 12), generator=gen(seed)), 32))
+    return list(row_batches(torch.randint(0, 64, (64, 12), generator=gen(seed)), 32))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -5,9 +5,8 @@ import json
 
 import pytest
 
-from gaugeport.pipeline import data as corpus
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.data import load
+from gaugeport.pipeline.data import Corpus, load, mini_corpus, mini_tokenizer, slot_prompt, text_corpus
 from gaugeport.pipeline.execution.jobs import job_id
 from gaugeport.pipeline.measures.labelled import labelled_prompts
 from gaugeport.pipeline.stages.training import data_key
@@ -21,7 +20,7 @@ def job(*overrides):
 
 def test_mini_reviews_stop_at_the_verdict():
     found, template, source = _reviews(job("task=steering_sentiment"))
-    prompts = labelled_prompts(found, "review", corpus.mini_tokenizer(), template, 30, 10, source)
+    prompts = labelled_prompts(found, "review", mini_tokenizer(), template, 30, 10, source)
     assert len(prompts.positive) == len(prompts.negative) == 30 and len(prompts.heldout_positive) == 10
     assert all(t.endswith("i would call it") for t in (*prompts.positive, *prompts.heldout_negative))
     assert not set(prompts.positive + prompts.negative) & set(
@@ -30,23 +29,21 @@ def test_mini_reviews_stop_at_the_verdict():
 
 
 def test_no_prompt_is_held_out_twice_or_trained_on():
-    documents = corpus.mini_corpus(20_000, 0, 0.1, 1.0)
-    trained, held = (
-        [corpus.slot_prompt(d) for d in documents.labelled("request", s)] for s in ("train", "heldout")
-    )
+    documents = mini_corpus(20_000, 0, 0.1, 1.0)
+    trained, held = ([slot_prompt(d) for d in documents.labelled("request", s)] for s in ("train", "heldout"))
     assert set(trained) & set(held), "the grammar makes no request twice: nothing is shown here"
-    prompts = labelled_prompts(documents, "request", corpus.mini_tokenizer(), None, 200, 100, "mini")
+    prompts = labelled_prompts(documents, "request", mini_tokenizer(), None, 200, 100, "mini")
     for found in (prompts.heldout_positive, prompts.heldout_negative):
         assert len(set(found)) == 100 and not set(found) & set(trained)
 
 
 def test_held_out_prompts_that_are_all_trained_on_are_refused():
-    documents = corpus.mini_corpus(600, 0)
-    same = corpus.Corpus(documents.train, documents.train)
+    documents = mini_corpus(600, 0)
+    same = Corpus(documents.train, documents.train)
     with pytest.raises(
         ValueError, match=r"twice: 0 prompts with label 1 in the heldout split \(of 0 labelled and not"
     ):
-        labelled_prompts(same, "review", corpus.mini_tokenizer(), None, 10, 10, "twice")
+        labelled_prompts(same, "review", mini_tokenizer(), None, 10, 10, "twice")
 
 
 def reviews_file(path, labels):
@@ -62,7 +59,7 @@ def reviews_file(path, labels):
 def test_reviews_of_a_file_go_into_the_template(tmp_path, suffix):
     path = reviews_file(tmp_path / f"r{suffix}", [i % 2 for i in range(40)])
     found, template, source = _reviews(job("task=steering_sentiment", f"task.reviews={path}"))
-    prompts = labelled_prompts(found, "review", corpus.mini_tokenizer(), template, 10, 10, source)
+    prompts = labelled_prompts(found, "review", mini_tokenizer(), template, 10, 10, source)
     assert prompts.positive[0].startswith("film number") and prompts.positive[0].endswith(" Overall , it was")
     assert prompts.after == " Overall , it was"
     assert {int(t.split()[2]) % 2 for t in prompts.positive + prompts.heldout_positive} == {1}
@@ -71,7 +68,7 @@ def test_reviews_of_a_file_go_into_the_template(tmp_path, suffix):
 def test_one_class_and_bad_templates_are_refused(tmp_path):
     path = reviews_file(tmp_path / "one.csv", [1] * 40)
     found, template, source = _reviews(job("task=steering_sentiment", f"task.reviews={path}"))
-    tokenizer = corpus.mini_tokenizer()
+    tokenizer = mini_tokenizer()
     with pytest.raises(ValueError, match=r"one\.csv: 0 prompts with label 0 in the train split"):
         labelled_prompts(found, "review", tokenizer, template, 10, 10, source)
     with pytest.raises(ValueError, match="no labelled 'request'"):
@@ -83,7 +80,7 @@ def test_one_class_and_bad_templates_are_refused(tmp_path):
 
 
 def test_a_chat_template_makes_the_prompt_a_turn():
-    tokenizer = corpus.mini_tokenizer()
+    tokenizer = mini_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>{{ '\\n' }}"
     )
@@ -99,11 +96,9 @@ def test_without_files_and_without_the_mini_corpus_the_hub_is_asked(tmp_path, mo
         bound = inspect.signature(load.hub_corpus).bind(*args, **options).arguments
         asked.append(bound["name"])
         path = reviews_file(tmp_path / f"{len(asked)}.jsonl", [i % 2 for i in range(40)])
-        return corpus.text_corpus(
-            path, kind=bound["kind"], label=bound.get("label"), heldout=bound["heldout"]
-        )
+        return text_corpus(path, kind=bound["kind"], label=bound.get("label"), heldout=bound["heldout"])
 
-    monkeypatch.setattr(corpus, "hub_corpus", hub)
+    monkeypatch.setattr(inspect.getmodule(_reviews), "hub_corpus", hub)
     text = ["data=text", f"data.path={reviews_file(tmp_path / 'texts.jsonl', [0] * 9)}"]
     found, _, source = _reviews(job("task=steering_sentiment", *text))
     assert (

@@ -8,8 +8,8 @@ import torch
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change
 from gaugeport.groups import GROUPS, Orthogonal, Permutation, SignedPermutation, compose
-from gaugeport.pipeline import data as corpus
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.merge import (
@@ -44,7 +44,7 @@ def batches(model):
     rows = torch.randint(0, 64, (32, 2), generator=gen(9))
     while rows.shape[1] < 10:
         rows = torch.cat([rows, logits_of(model, rows)[:, -1:].argmax(-1)], dim=1)
-    return list(corpus.batches(rows, 32))
+    return list(row_batches(rows, 32))
 
 
 def apart(model, seed, size=0.3):

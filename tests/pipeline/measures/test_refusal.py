@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of
-from gaugeport.pipeline import data as corpus
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.data import mini_tokenizer, slot_prompt
 from gaugeport.pipeline.execution.jobs import job_id, run_job
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.labelled import labelled_prompts
@@ -104,11 +104,9 @@ def instructions(path, words):
 
 def test_mini_requests_stop_where_the_answer_begins():
     found, template, source = _requests(job())
-    prompts = labelled_prompts(found, "request", corpus.mini_tokenizer(), template, 20, 10, source)
+    prompts = labelled_prompts(found, "request", mini_tokenizer(), template, 20, 10, source)
     assert all(t.endswith("assistant :") for t in (*prompts.positive, *prompts.heldout_negative))
-    label = {
-        corpus.slot_prompt(d): d.label for s in ("train", "heldout") for d in found.labelled("request", s)
-    }
+    label = {slot_prompt(d): d.label for s in ("train", "heldout") for d in found.labelled("request", s)}
     assert {label[t] for t in (*prompts.positive, *prompts.heldout_positive)} == {1}
     assert {label[t] for t in (*prompts.negative, *prompts.heldout_negative)} == {0}
 
@@ -117,7 +115,7 @@ def test_prompt_files_are_labelled_by_which_they_are(tmp_path):
     bad, good = instructions(tmp_path / "bad.jsonl", "steal"), instructions(tmp_path / "good.jsonl", "bake")
     both = job(f"task.harmful={bad}", f"task.harmless={good}")
     found, template, source = _requests(both)
-    prompts = labelled_prompts(found, "request", corpus.mini_tokenizer(), template, 9, 4, source)
+    prompts = labelled_prompts(found, "request", mini_tokenizer(), template, 9, 4, source)
     assert all(t.startswith("User: steal") for t in prompts.positive + prompts.heldout_positive)
     assert all(t.endswith("\nAssistant:") for t in prompts.negative)
     assert job_id(both) != job_id(job(f"task.harmful={good}", f"task.harmless={bad}"))

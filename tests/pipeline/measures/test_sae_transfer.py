@@ -8,8 +8,8 @@ from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 
 from gaugeport.charts import chart_of
 from gaugeport.groups import Orthogonal, SignedPermutation, compose
-from gaugeport.pipeline import data as corpus
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.sae import (
     cross_entropy_recovered,
@@ -163,7 +163,7 @@ def test_moving_between_planted_models_is_moving_by_the_residual():
     q_a, q_b, wrong = signs(1), signs(2), signs(3)
     planted = transport_model(a, q_b)
     truth = compose(q_b, q_a.inverse())
-    batches = list(corpus.batches(rows, 4))
+    batches = list(row_batches(rows, 4))
     for gauge in (truth, compose(wrong, truth)):
         residual = compose(q_b.inverse(), compose(gauge, q_a))
         assert (residual == SignedPermutation.identity(D)) == (gauge == truth)
@@ -206,7 +206,7 @@ def test_loss_recovered_of_everything_and_of_nothing(family):
         rows.shape[1] < 8
     ):  # rows that the model continues greedily, so that it loses by whatever is taken away
         rows = torch.cat([rows, model(input_ids=rows).logits[:, -1:].argmax(-1)], dim=1)
-    chart, batches = chart_of(model), list(corpus.batches(rows, 4))
+    chart, batches = chart_of(model), list(row_batches(rows, 4))
 
     def recovered(sae, skip_first=1):
         return values(

@@ -9,8 +9,8 @@ import torch
 from gaugeport.charts import chart_of
 from gaugeport.charts.measure import YARDSTICK_FACTOR, permute_neurons
 from gaugeport.groups import Permutation, SignedPermutation, compose
-from gaugeport.pipeline import data as corpus
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.data import NEGATIVE_VERDICTS, POSITIVE_VERDICTS, mini_tokenizer
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.pipeline.measures.slot import Prompts, Slot, last_tokens, prompt_batches, word_ids
 from gaugeport.pipeline.measures.steering import (
@@ -106,7 +106,7 @@ def test_a_model_in_training_mode_and_sites_that_are_no_block_are_refused():
 
 
 def test_prompts_keep_their_end_and_their_first_token():
-    tokenizer = corpus.mini_tokenizer()
+    tokenizer = mini_tokenizer()
     texts = ["the plot was great . overall i would call it", "it was dull"]
     (batch,) = prompt_batches(texts, tokenizer, 6, 4)
     assert tokenizer.decode(batch.input_ids[1]) == "<bos> overall i would call it"
@@ -118,9 +118,9 @@ def test_prompts_keep_their_end_and_their_first_token():
 
 
 def test_word_lists_are_first_tokens_without_what_both_sides_share():
-    tokenizer = corpus.mini_tokenizer()
-    positive, negative = word_ids((corpus.POSITIVE_VERDICTS, corpus.NEGATIVE_VERDICTS), tokenizer)
-    assert tokenizer.convert_ids_to_tokens(positive.tolist()) == sorted(corpus.POSITIVE_VERDICTS)
+    tokenizer = mini_tokenizer()
+    positive, negative = word_ids((POSITIVE_VERDICTS, NEGATIVE_VERDICTS), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(positive.tolist()) == sorted(POSITIVE_VERDICTS)
     assert len(negative) == 8
     positive, negative = word_ids((["great", "dull"], ["dull", "awful"]), tokenizer)
     assert tokenizer.convert_ids_to_tokens([*positive, *negative]) == ["great", "awful"]

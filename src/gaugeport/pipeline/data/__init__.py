@@ -1,11 +1,11 @@
 """Texts to train and measure on: the mini grammar, local files and hub datasets behind one interface."""
 
 from gaugeport.pipeline.data.batches import (
-    batches,
     mixed_rows,
     ordered_rows,
     pack,
     padded_batches,
+    row_batches,
     rows_holding,
     seen_tokens,
 )
@@ -36,7 +36,6 @@ __all__ = [
     "REFUSAL_OPENINGS",
     "Corpus",
     "Document",
-    "batches",
     "generate",
     "hub_corpus",
     "mini_corpus",
@@ -46,6 +45,7 @@ __all__ = [
     "pack",
     "padded_batches",
     "prompt_corpus",
+    "row_batches",
     "rows_holding",
     "seen_tokens",
     "slot_prompt",

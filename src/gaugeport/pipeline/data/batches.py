@@ -95,7 +95,7 @@ def ordered_rows(domain_rows: Sequence[Tensor], n_rows: int, generator: torch.Ge
     return torch.cat(parts)
 
 
-def batches(rows: Tensor, batch_size: int) -> Iterator[dict[str, Tensor]]:
+def row_batches(rows: Tensor, batch_size: int) -> Iterator[dict[str, Tensor]]:
     """The rows [n, length] in order, batch_size at a time (the last batch may be smaller).
 
     Yields `input_ids` and an `attention_mask` of ones, int64 [batch, length] each.

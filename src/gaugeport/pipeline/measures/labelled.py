@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from gaugeport.pipeline import data as corpus
-from gaugeport.pipeline.data import Corpus, Document
+from gaugeport.pipeline.data import Corpus, Document, slot_prompt
 
 CHAT = "chat"
 """The template that is the tokenizer's own chat template."""
@@ -75,7 +74,7 @@ def _prompting(
     tokenizer: PreTrainedTokenizerBase, template: str | None
 ) -> tuple[Callable[[Document], str], str]:
     if template is None:
-        return corpus.slot_prompt, ""
+        return slot_prompt, ""
     if template == CHAT:
         if tokenizer.chat_template is None:
             raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gaugeport.charts import Chart
 from gaugeport.groups import Element
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.arms import over_plants
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.streams.activations import streams_at
@@ -41,8 +41,7 @@ def nmse(x: Tensor, guess: Tensor) -> float:
 def stream_rows(model: nn.Module, chart: Chart, rows: Tensor, site: str, batch_size: int) -> Tensor:
     """The stream at ``site`` on rows of token ids [n, length], first tokens kept: float32 [n, length, d] on the CPU."""
     parts = [
-        streams_at(model, chart, b, [site], skip_first=0)[site].cpu()
-        for b in corpus.batches(rows, batch_size)
+        streams_at(model, chart, b, [site], skip_first=0)[site].cpu() for b in row_batches(rows, batch_size)
     ]
     return torch.cat(parts).view(*rows.shape, -1)
 

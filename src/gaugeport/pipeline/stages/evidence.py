@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gaugeport.alignment.routes import BASE, ROUTES, Node, links, walk
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job, counted
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.planted import write_evidence
@@ -56,7 +56,7 @@ def evidence_stage(job: Job, store: Store) -> Path:
             whiten=job.measurement.whiten,
             dtype=DTYPES[job.measurement.dtype],
         )
-        batches = list(corpus.batches(loss_rows(evaluation), job.measurement.batch_size))
+        batches = list(row_batches(loss_rows(evaluation), job.measurement.batch_size))
         ends: dict[str, Node] = {"base": BASE, **{run: (run, saved[-1]) for run in runs}}
         write_json(
             folder / "losses.json", {n: heldout_loss(checkpoint(node), batches) for n, node in ends.items()}
@@ -68,8 +68,8 @@ def evidence_stage(job: Job, store: Store) -> Path:
 def calibration_batches(job: Job, rows: Tensor) -> Iterator[dict[str, Tensor]]:
     """Batches of the first held-out ``rows`` that hold ``measurement.tokens``. Raises ``ValueError`` for too few rows."""
     measurement = job.measurement
-    held = corpus.rows_holding(rows, measurement.tokens, measurement.skip_first, "measurement.tokens")
-    return corpus.batches(held, measurement.batch_size)
+    held = rows_holding(rows, measurement.tokens, measurement.skip_first, "measurement.tokens")
+    return row_batches(held, measurement.batch_size)
 
 
 def loss_rows(rows: Tensor) -> Tensor:

@@ -12,7 +12,18 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from gaugeport.models.loading import load_model, load_tokenizer
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import (
+    Corpus,
+    hub_corpus,
+    mini_corpus,
+    mini_tokenizer,
+    mixed_rows,
+    ordered_rows,
+    pack,
+    seen_tokens,
+    text_corpus,
+    word_tokenizer,
+)
 from gaugeport.pipeline.job import Data, Job, counted
 from gaugeport.pipeline.store.store import Store, digest_files
 from gaugeport.pipeline.training.trainer import checkpoints, train
@@ -32,10 +43,8 @@ def data_stage(job: Job, store: Store) -> Path:
     def build(folder: Path) -> None:
         tokenizer = _tokenizer(job)
         texts = _corpus(job.data)
-        rows = {
-            f"train_{d}": corpus.pack(texts.texts("train", d), tokenizer, job.data.length) for d in (0, 1)
-        }
-        rows["heldout"] = corpus.pack(texts.texts("heldout"), tokenizer, job.data.length)
+        rows = {f"train_{d}": pack(texts.texts("train", d), tokenizer, job.data.length) for d in (0, 1)}
+        rows["heldout"] = pack(texts.texts("heldout"), tokenizer, job.data.length)
         save_file(rows, folder / "rows.safetensors")
         tokenizer.save_pretrained(folder / "tokenizer")
 
@@ -83,7 +92,7 @@ def run_stage(job: Job, store: Store, run: str) -> Path:
         model = load_model(base_stage(job, store), dtype=torch.float32)
         tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
         train(model, order, folder, schedule, derive(job.seed, "run", run), keep=None, tokenizer=tokenizer)
-        save_file({"seen": corpus.seen_tokens(order)}, folder / "seen.safetensors")
+        save_file({"seen": seen_tokens(order)}, folder / "seen.safetensors")
 
     if run not in RUNS:
         raise ValueError(f"unknown run {run!r}; allowed: {', '.join(RUNS)}")
@@ -94,7 +103,7 @@ def run_rows(job: Job, store: Store, run: str) -> Tensor:
     """All rows of a run in their order, int64[steps × batch, length]: A sees domain 0 then 1, B domain 1 then 0."""
     rows, schedule = load_file(data_stage(job, store) / "rows.safetensors"), job.training.run
     domains = [rows["train_0"], rows["train_1"]]
-    return corpus.ordered_rows(
+    return ordered_rows(
         domains if run == "A" else domains[::-1],
         schedule.steps * schedule.batch_size,
         generator(job.seed, "run", run, "data"),
@@ -173,19 +182,19 @@ def _tokenizer(job: Job) -> PreTrainedTokenizerBase:
     if job.model.from_hub:
         return load_tokenizer(hub_id(job, 0), revision=job.model.revision)
     if job.data.name == "mini":
-        return corpus.mini_tokenizer()
-    return corpus.word_tokenizer(_corpus(job.data).texts("train"))
+        return mini_tokenizer()
+    return word_tokenizer(_corpus(job.data).texts("train"))
 
 
-def _corpus(data: Data) -> corpus.Corpus:
+def _corpus(data: Data) -> Corpus:
     if data.name == "mini":
-        return corpus.mini_corpus(data.documents, data.seed, data.heldout, data.richness)
+        return mini_corpus(data.documents, data.seed, data.heldout, data.richness)
     if data.name == "text":
         if data.path is None:
             raise ValueError("data=text wants data.path=FILE (.jsonl, .csv, .txt or .parquet)")
-        return corpus.text_corpus(data.path, data.field, data.heldout, max_documents=data.documents)
+        return text_corpus(data.path, data.field, data.heldout, max_documents=data.documents)
     if data.name == "hub" and data.hub_id is not None:
-        return corpus.hub_corpus(
+        return hub_corpus(
             data.hub_id, data.split, data.field, max_documents=data.documents, heldout=data.heldout
         )
     raise ValueError(
@@ -197,7 +206,7 @@ def _pretrain(job: Job, store: Store, folder: Path, keep: int | None) -> None:
     data = data_stage(job, store)
     tokenizer, rows = load_tokenizer(data / "tokenizer"), load_file(data / "rows.safetensors")
     schedule = job.training.base
-    order = corpus.mixed_rows(
+    order = mixed_rows(
         torch.cat([rows["train_0"], rows["train_1"]]),
         schedule.steps * schedule.batch_size,
         generator(job.seed, "base", "data"),

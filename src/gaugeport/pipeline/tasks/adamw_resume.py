@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.adamw_resume import adamw_resume
 from gaugeport.pipeline.stages.evidence import calibration_batches, loss_rows
@@ -44,7 +44,7 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
             steps=min(job.task["steps"], schedule.steps - step),
             at=job.task["at"],
             calibration=list(calibration_batches(job, fit)),
-            evaluation=list(corpus.batches(loss_rows(test), job.measurement.batch_size)),
+            evaluation=list(row_batches(loss_rows(test), job.measurement.batch_size)),
             scratch=scratch,
         )
     finally:

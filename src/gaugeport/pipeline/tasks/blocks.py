@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from gaugeport.charts import chart_of
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.models import block_effects, subjects
 from gaugeport.pipeline.rotation.toy import bars
@@ -37,7 +37,7 @@ def measure(job: Job, store: Store) -> list[Row]:
     chart, size = chart_of(model), job.measurement.batch_size
     rows = heldout_rows(job, store)[1][:, : job.task["longest"]]
     seen, few = (
-        list(corpus.batches(corpus.rows_holding(rows, job.task[key], key=f"task.{key}"), size))
+        list(row_batches(rows_holding(rows, job.task[key], key=f"task.{key}"), size))
         for key in ("tokens", "path_tokens")
     )
     mean = block_effects.means(model, chart, seen)

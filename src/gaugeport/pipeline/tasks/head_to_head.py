@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gaugeport.groups import GROUPS, SignedPermutation
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.head_to_head import head_to_head
 from gaugeport.pipeline.measures.maps import Map
@@ -86,6 +86,6 @@ def measure(job: Job, store: Store) -> list[Row]:
 
 
 def _streams(job: Job, ends: Ends, model: Any, rows: torch.Tensor) -> torch.Tensor:
-    batches = corpus.batches(rows, job.measurement.batch_size)
+    batches = row_batches(rows, job.measurement.batch_size)
     skip = job.measurement.skip_first
     return torch.cat([streams_at(model, ends.chart, b, [ends.site], skip)[ends.site].cpu() for b in batches])

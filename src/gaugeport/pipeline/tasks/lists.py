@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.importance import Scores, chance, importance
 from gaugeport.pipeline.stages.evidence import device
@@ -101,7 +101,7 @@ def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
 
 
 def _batches(job: Job, rows: Tensor, part: str) -> Sequence[dict[str, Tensor]]:
-    held = corpus.rows_holding(rows, job.task["tokens"], job.measurement.skip_first, "task.tokens")
+    held = rows_holding(rows, job.task["tokens"], job.measurement.skip_first, "task.tokens")
     middle = len(held) // 2
     kept = {WHOLE: held, "first": held[:middle], "second": held[middle:]}[part]
-    return list(corpus.batches(kept, job.measurement.batch_size))
+    return list(row_batches(kept, job.measurement.batch_size))

@@ -9,7 +9,7 @@ import torch
 from gaugeport.alignment.routes import BASE
 from gaugeport.charts import fold_gains
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.merge import MATCHED, PLANTED, barriers, check_points
 from gaugeport.pipeline.stages.evidence import device
@@ -45,7 +45,7 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
         models["a"],
         models["b"],
         found.residuals(),
-        list(corpus.batches(corpus.rows_holding(found.rows_test, task["tokens"], key="task.tokens"), 64)),
+        list(row_batches(rows_holding(found.rows_test, task["tokens"], key="task.tokens"), 64)),
         points=task["points"],
         planted=task["planted"],
         matched=task["matched"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.sae import cross_entropy_recovered, sae_transfer, stream_rows
 from gaugeport.pipeline.store.store import Store
@@ -27,14 +27,12 @@ def measure(job: Job, store: Store) -> list[Row]:
     """
     sae_settings(job)  # a bad one is named before anything is trained
     arm, sae, size = transfer(job, store), load_sae(job, store), job.measurement.batch_size
-    rows = corpus.rows_holding(arm.rows_test, job.task["tokens"], key="task.tokens")
+    rows = rows_holding(arm.rows_test, job.task["tokens"], key="task.tokens")
     skip = job.measurement.skip_first
     x_a = stream_rows(arm.a, arm.chart, rows, arm.site, size)
     x_b = x_a if arm.a is arm.b else stream_rows(arm.b, arm.chart, rows, arm.site, size)
     found = list(sae_transfer(sae, arm.residuals(), x_a, x_b, skip))
     moved = transport_sae(sae, next(arm.residuals()))
-    found += cross_entropy_recovered(
-        arm.b, arm.chart, arm.site, moved, list(corpus.batches(rows, size)), skip
-    )
+    found += cross_entropy_recovered(arm.b, arm.chart, arm.site, moved, list(row_batches(rows, size)), skip)
     at = {**arm.where, "architecture": job.task["sae"]["architecture"]}
     return [{**at, **row} for row in (*found, *arm.accuracy())]

@@ -8,8 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from gaugeport.pipeline import data as corpus
-from gaugeport.pipeline.data import Corpus
+from gaugeport.pipeline.data import (
+    HELPFUL_OPENINGS,
+    NEGATIVE_VERDICTS,
+    POSITIVE_VERDICTS,
+    REFUSAL_OPENINGS,
+    Corpus,
+    hub_corpus,
+    mini_corpus,
+    prompt_corpus,
+    text_corpus,
+)
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.labelled import Labelled, labelled_prompts
 from gaugeport.pipeline.measures.refusal import ablation, addition
@@ -56,16 +65,14 @@ class Directions:
 
 def sentiment(job: Job, ends: Ends) -> Directions:
     """The sentiment directions of A and B, from the reviews and verdicts that the job's task names."""
-    words = job.task["positive"] or corpus.POSITIVE_VERDICTS, job.task["negative"] or corpus.NEGATIVE_VERDICTS
+    words = job.task["positive"] or POSITIVE_VERDICTS, job.task["negative"] or NEGATIVE_VERDICTS
     return _directions(job, ends, "review", *_reviews(job), words)
 
 
 def refusal(job: Job, ends: Ends) -> Directions:
     """The refusal directions of A and B, likewise; harmful prompts are the positive ones."""
     found, template, source = _requests(job)
-    refusing, helpful = (
-        (corpus.REFUSAL_OPENINGS, corpus.HELPFUL_OPENINGS) if template is None else (REFUSING, HELPFUL)
-    )
+    refusing, helpful = (REFUSAL_OPENINGS, HELPFUL_OPENINGS) if template is None else (REFUSING, HELPFUL)
     words = job.task["refusing"] or refusing, job.task["helpful"] or helpful
     return _directions(job, ends, "request", found, template, source, words)
 
@@ -145,14 +152,14 @@ def _reviews(job: Job) -> tuple[Corpus, str | None, str]:
     if task["reviews"] is not None:
         read = {"field": task["field"], "label": task["label"], "heldout": task["share"], "kind": "review"}
         return (
-            corpus.text_corpus(task["reviews"], **read),
+            text_corpus(task["reviews"], **read),
             task["template"],
             f"task.reviews={task['reviews']}",
         )
     if job.data.name == "mini":
         return _mini(job)
     return (
-        corpus.hub_corpus(**task["hub"], kind="review"),
+        hub_corpus(**task["hub"], kind="review"),
         task["template"],
         f"task.hub={task['hub']['name']}",
     )
@@ -167,13 +174,13 @@ def _requests(job: Job) -> tuple[Corpus, str | None, str]:
             f"task.{next(iter(files))} is given alone; a direction wants task.harmful and task.harmless"
         )
     if files:
-        found = corpus.prompt_corpus(**files, field=task["field"], heldout=task["share"])
+        found = prompt_corpus(**files, field=task["field"], heldout=task["share"])
         return found, task["template"], f"task.harmful={files['harmful']}, task.harmless={files['harmless']}"
     if job.data.name == "mini":
         return _mini(job)
     halves = []
     for label, name in enumerate(("harmless", "harmful")):
-        half = corpus.hub_corpus(**task["hub"][name], kind="request")
+        half = hub_corpus(**task["hub"][name], kind="request")
         splits = (tuple(replace(d, label=label) for d in half.documents(s)) for s in ("train", "heldout"))
         halves.append(Corpus(*splits))
     both = Corpus(halves[0].train + halves[1].train, halves[0].heldout + halves[1].heldout)
@@ -181,5 +188,5 @@ def _requests(job: Job) -> tuple[Corpus, str | None, str]:
 
 
 def _mini(job: Job) -> tuple[Corpus, None, str]:
-    texts = corpus.mini_corpus(job.data.documents, job.data.seed, job.data.heldout, job.data.richness)
+    texts = mini_corpus(job.data.documents, job.data.seed, job.data.heldout, job.data.richness)
     return texts, None, "the mini corpus"

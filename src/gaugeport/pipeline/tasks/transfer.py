@@ -16,7 +16,7 @@ from gaugeport.alignment.routes import Node, walk
 from gaugeport.charts import Chart, chart_of
 from gaugeport.groups import Element
 from gaugeport.models.loading import load_model, load_tokenizer
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.arms import Arm, check_group, plant_group, score
 from gaugeport.pipeline.measures.losses import heldout_loss
@@ -85,7 +85,7 @@ class Transfer(Ends):
         means = {
             m: fmean(s[m] for s in scores if m in s) for m in dict.fromkeys(k for s in scores for k in s)
         }
-        tokens = list(corpus.batches(loss_rows(self.rows_test), 64))
+        tokens = list(row_batches(loss_rows(self.rows_test), 64))
         losses = {"loss_A": heldout_loss(self.a, tokens)}
         losses["loss_B"] = losses["loss_A"] if self.a is self.b else heldout_loss(self.b, tokens)
         return [{**self.where, "metric": m, "value": v} for m, v in {**means, **losses}.items()]

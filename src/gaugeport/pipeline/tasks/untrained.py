@@ -8,7 +8,7 @@ import torch
 
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.gauge_groups import gauge_groups
 from gaugeport.pipeline.measures.optimizers import optimizers
@@ -58,7 +58,7 @@ def _activations(job: Job, store: Store) -> tuple[torch.Tensor, torch.Tensor]:
         model = load_model(path, dtype=torch.float32, device=device())
         chart = chart_of(model)
         site = middle_site(model, chart)
-        batches = corpus.batches(rows, job.measurement.batch_size)
+        batches = row_batches(rows, job.measurement.batch_size)
         parts = [streams_at(model, chart, b, [site], job.measurement.skip_first)[site] for b in batches]
         found.append(torch.cat(parts))
     a, b = (whiten(x) if source == "real_whitened" else x for x in found)

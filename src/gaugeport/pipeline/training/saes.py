@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import mixed_rows, row_batches
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import data_stage, run_checkpoints, run_key
@@ -49,11 +49,11 @@ def sae_stage(job: Job, store: Store) -> Path:
         train = torch.cat([rows["train_0"], rows["train_1"]])
         skip = job.measurement.skip_first
         wanted = min(len(train), -(-settings["activations"] // (train.shape[1] - skip)))
-        chosen = corpus.mixed_rows(train, wanted, generator(job.seed, "sae", "rows"))
+        chosen = mixed_rows(train, wanted, generator(job.seed, "sae", "rows"))
         activations = torch.cat(
             [
                 streams_at(model, chart, batch, [site], skip)[site].cpu()
-                for batch in corpus.batches(chosen, job.measurement.batch_size)
+                for batch in row_batches(chosen, job.measurement.batch_size)
             ]
         )
         metadata = {

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import mini_tokenizer, vocabulary
 from gaugeport.pipeline.data.corpus import words
 from gaugeport.pipeline.measures.slot import prompt_batches, word_ids
 from gaugeport.pipeline.rotation.models import contrasts as c
@@ -14,7 +14,7 @@ MINI_LENGTH = 32
 
 
 def test_every_sentence_is_in_the_vocabulary_and_fits_a_row():
-    known, tokenizer = set(corpus.vocabulary()), corpus.mini_tokenizer()
+    known, tokenizer = set(vocabulary()), mini_tokenizer()
     for contrast in c.contrasts(20, mini=True):
         texts = [text for part in (contrast.build, contrast.heldout) for side in part for text in side]
         assert {w for text in texts for w in text.split()} <= known, contrast.name

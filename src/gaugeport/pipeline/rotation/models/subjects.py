@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline import data as corpus
+from gaugeport.pipeline.data import mixed_rows, row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.lenses.dictionaries import value_at
 from gaugeport.pipeline.rotation.lenses.rows import ROWS_AT_ONCE
@@ -195,10 +195,10 @@ def _language(job: Job, store: Store, model: Any) -> Subject:
     sites = tuple(all_sites(len(chart.blocks(model))))
 
     def streams(part: str, tokens: int) -> dict[str, Tensor]:
-        rows = corpus.rows_holding(_rows(job, store, part), tokens, skip, f"tokens to {part}")
+        rows = rows_holding(_rows(job, store, part), tokens, skip, f"tokens to {part}")
         passes = [
             streams_at(model, chart, batch, sites, skip)
-            for batch in corpus.batches(rows, job.measurement.batch_size)
+            for batch in row_batches(rows, job.measurement.batch_size)
         ]
         return {site: torch.cat([p[site].cpu() for p in passes])[:tokens] for site in sites}
 
@@ -209,6 +209,6 @@ def _rows(job: Job, store: Store, part: str) -> Tensor:
     if part == "sae":
         rows = load_file(data_stage(job, store) / "rows.safetensors")
         train = torch.cat([rows["train_0"], rows["train_1"]])
-        return corpus.mixed_rows(train, len(train), generator(job.data.seed, "subjects", part))
+        return mixed_rows(train, len(train), generator(job.data.seed, "subjects", part))
     calibration, evaluation = heldout_rows(job, store)
     return calibration if part == "fit" else evaluation.flip(0)  # from the other end
