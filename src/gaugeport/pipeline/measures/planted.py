@@ -59,9 +59,8 @@ def write_evidence(
         models: dict[str, nn.Module] = {}
         for node in sorted({n for link in group for n in link}):
             model = load_checkpoint(node)
-            plant = GROUPS[chart_of(model).group].random(
-                chart_of(model).width, generator(seed, "plant", *node)
-            )  # type: ignore[attr-defined]
+            chart = chart_of(model)
+            plant = GROUPS[chart.group].random(chart.width, generator(seed, "plant", *node))  # type: ignore[attr-defined]
             models[name_of(node)] = transport_model(model, plant, inplace=True).to(dtype)
             plant.save(folder / "plants" / f"{name_of(node)}.safetensors")
         pairs = [(name_of(a), name_of(b)) for a, b in group]
