@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from gaugeport.models.loading import quiet
-from gaugeport.pipeline.config.compose import Composed, compose_config, from_config
+from gaugeport.pipeline.config.compose import JobSpec, compose_config, from_config
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution.failures import Failure
 from gaugeport.pipeline.execution.jobs import job_id
@@ -84,7 +84,7 @@ def run_sweep(overrides: Sequence[str], dry_run: bool) -> tuple[str, list[Failur
     return text, failures
 
 
-def describe(jobs: Sequence[Composed], processes: int | None = None) -> str:
+def describe(jobs: Sequence[JobSpec], processes: int | None = None) -> str:
     """The jobs, which of them are done, the stages that are missing, and how long all that will take."""
     if not jobs:
         return "0 jobs"
@@ -102,7 +102,7 @@ def describe(jobs: Sequence[Composed], processes: int | None = None) -> str:
     return "\n".join([*lines, f"{jobs_said}: {left}, by recorded timings, {n} at a time"])
 
 
-def _swept(jobs: Sequence[Composed]) -> dict[str, str]:
+def _swept(jobs: Sequence[JobSpec]) -> dict[str, str]:
     """What to call each value that differs between jobs and that tables have no column for -> its config path."""
     given = [dict(o.lstrip("+").split("=", 1) for o in c.overrides if "=" in o) for c in jobs]
     keys = sorted({key for one in given for key in one} - set(HAVE_COLUMNS))

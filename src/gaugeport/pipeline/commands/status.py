@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from gaugeport.pipeline.commands.tables import choose
-from gaugeport.pipeline.config.compose import Composed, compose_config
+from gaugeport.pipeline.config.compose import JobSpec, compose_config
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution.status import size, status_of, store_sizes
 
@@ -20,7 +20,7 @@ def status_text(what: Sequence[str], profile: str, extra: Sequence[str]) -> str:
     sweeps = {p.stem: p for p in sorted((outputs / "sweeps").glob("*.json"))}
     known = [name for name in what if name in sweeps]
     tables = [name for name in what if name not in sweeps]
-    jobs: dict[str, list[Composed]] = {}
+    jobs: dict[str, list[JobSpec]] = {}
     if tables or not what:
         chosen = choose(tables, profile, False, extra)
         jobs = {f"{i} {chosen.experiments[i].name}": chosen.jobs[i] for i in chosen.wanted}

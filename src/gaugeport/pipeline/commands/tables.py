@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaugeport.pipeline.config.compose import Composed
+from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.config.sweeps import Experiment, experiment, experiment_names, jobs_of, variant_of
 from gaugeport.pipeline.execution.jobs import job_id
 from gaugeport.pipeline.execution.tracking import track_table
@@ -23,9 +23,9 @@ class Chosen:
     """Tables by id: all ``jobs`` of those ``wanted``, and the jobs ``asked`` for (all of theirs, or the headline's)."""
 
     experiments: dict[str, Experiment]
-    jobs: dict[str, list[Composed]]
+    jobs: dict[str, list[JobSpec]]
     wanted: list[str]
-    asked: list[Composed]
+    asked: list[JobSpec]
     profile: str
     extra: Sequence[str]
 
@@ -85,7 +85,7 @@ def made(chosen: Chosen) -> dict[str, Table]:
 
 def _composed(
     wanted: Sequence[Experiment], profile: str, extra: Sequence[str], strict: bool
-) -> dict[str, list[Composed]]:
+) -> dict[str, list[JobSpec]]:
     """The jobs of tables by id; one that cannot be composed raises (``strict``), or is left out with a warning."""
     jobs = {}
     for e in wanted:

@@ -18,7 +18,7 @@ from gaugeport.pipeline.paths import data_dir
 
 
 @dataclass(frozen=True)
-class Composed:
+class JobSpec:
     """A job with what is not part of its result: where outputs go, how it is tracked and under which experiment's name
     (its ``group``), the overrides that made it."""
 
@@ -29,11 +29,11 @@ class Composed:
     overrides: tuple[str, ...]
 
 
-def from_config(config: DictConfig, overrides: Sequence[str]) -> Composed:
+def from_config(config: DictConfig, overrides: Sequence[str]) -> JobSpec:
     """The job of a composed config. Raises ``ValueError`` naming a bad key or value and the allowed ones."""
     job = job_from(config)
     group = OmegaConf.select(config, "experiment.name") or job.task["name"]
-    return Composed(job, Path(config.paths.outputs), config.tracker.name, group, tuple(overrides))
+    return JobSpec(job, Path(config.paths.outputs), config.tracker.name, group, tuple(overrides))
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

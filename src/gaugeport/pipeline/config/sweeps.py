@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gaugeport.pipeline.config.compose import Composed, compose_config, from_config
+from gaugeport.pipeline.config.compose import JobSpec, compose_config, from_config
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.report.tidy import by_number
 from gaugeport.pipeline.store.store import digest
@@ -72,13 +72,13 @@ def variant_of(profile: str, extra: Sequence[str]) -> str:
 
 def jobs_of(
     found: Experiment, profile: str, headline: bool = False, extra: Sequence[str] = ()
-) -> list[Composed]:
+) -> list[JobSpec]:
     """Every job of a table (or of its headline part), each once, in the order of its sweeps."""
     fixed = [f"experiment={found.name}", f"profile={profile}", *extra]
     return _jobs(found.headline if headline else found.sweeps, fixed, profile)
 
 
-def sweep_jobs(overrides: Sequence[str]) -> list[Composed]:
+def sweep_jobs(overrides: Sequence[str]) -> list[JobSpec]:
     """The jobs of a sweep given as on Hydra's command line: the product of its overrides.
 
     With ``experiment=<table>`` they are the table's own, with the other overrides on top: a key given here takes the
@@ -93,7 +93,7 @@ def sweep_jobs(overrides: Sequence[str]) -> list[Composed]:
     return _jobs(lines, [f"experiment={found.name}"], given.get("profile", "mini"))
 
 
-def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) -> list[Composed]:
+def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) -> list[JobSpec]:
     if "," in profile:
         raise ValueError(
             f"profile={profile}: a sweep has one profile, which says how many seeds its tables have"
@@ -114,8 +114,8 @@ def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) ->
         "DYCK_B_PAIRS": list(range(1, node.dyck.seeds_b)),
         "DYCK_MANY_SAMPLES": [node.dyck.many_samples],
     }
-    jobs: dict[tuple[str, ...], Composed] = {}
-    unseeded: dict[tuple[str, ...], Composed] = {}
+    jobs: dict[tuple[str, ...], JobSpec] = {}
+    unseeded: dict[tuple[str, ...], JobSpec] = {}
     for line in lines:
         if any(counts.get(o.partition("=")[2]) == [] for o in line):
             continue  # not at this profile
@@ -136,7 +136,7 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _composed(overrides: tuple[str, ...], unseeded: dict[tuple[str, ...], Composed]) -> Composed:
+def _composed(overrides: tuple[str, ...], unseeded: dict[tuple[str, ...], JobSpec]) -> JobSpec:
     """A job of a sweep. Nothing in ``conf/`` depends on the seed: jobs that differ in it alone are composed once."""
     seeds = [o for o in overrides if re.fullmatch(r"seed=\d+", o)]
     rest = tuple(o for o in overrides if o not in seeds)

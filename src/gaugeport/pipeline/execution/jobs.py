@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from gaugeport.pipeline.config.compose import Composed
+from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.execution.curves import training_curves
 from gaugeport.pipeline.execution.failures import note_path
 from gaugeport.pipeline.execution.tracking import track_job
@@ -20,7 +20,7 @@ from gaugeport.pipeline.store.versions import versions
 from gaugeport.pipeline.tasks.registry import WORKFLOWS
 
 
-def run_job(c: Composed) -> Record:
+def run_job(c: JobSpec) -> Record:
     """The record of a job: read if it exists, else measured, tracked, then written: a job killed in between is tracked anew.
 
     Two processes that run one job: one measures, the other waits and reads. Raises what the stages and the task raise.

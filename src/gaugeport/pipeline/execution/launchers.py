@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from omegaconf import DictConfig
 
 from gaugeport.models.loading import quiet
-from gaugeport.pipeline.config.compose import Composed, from_config
+from gaugeport.pipeline.config.compose import JobSpec, from_config
 from gaugeport.pipeline.execution.failures import Error
 from gaugeport.pipeline.execution.jobs import run_job
 from gaugeport.pipeline.execution.plan import Step
@@ -70,7 +70,7 @@ def by_hydra(overrides: Sequence[str]) -> Launch:
     return launch
 
 
-def attempt(c: Composed, stage: str | None) -> Error | None:
+def attempt(c: JobSpec, stage: str | None) -> Error | None:
     """Build a stage of a job, or run the job, on one thread. What goes wrong is returned: it must not stop other steps."""
     quiet()
     _settle()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gaugeport.pipeline.config.compose import Composed
+from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.execution.jobs import is_done, job_id
 from gaugeport.pipeline.store.records import record_path
 from gaugeport.pipeline.store.store import Store, digest
@@ -39,7 +39,7 @@ class Step:
     key: str
     wave: str
     stage: str | None
-    composed: Composed
+    composed: JobSpec
     made: Path
     shape: dict[str, Any] = field(repr=False)
     before: tuple[int, int] | None = None
@@ -87,7 +87,7 @@ class Plan:
         return [s for s in self.steps.values() if s.wave == name]
 
 
-def plan(jobs: Sequence[Composed]) -> Plan:
+def plan(jobs: Sequence[JobSpec]) -> Plan:
     """What the jobs need that is not there yet. Jobs with one id are one job."""
     steps: dict[str, Step] = {}
     needs: dict[str, tuple[str, ...]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gaugeport.pipeline.config.compose import Composed
+from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.execution.failures import Error, Failure, note
 from gaugeport.pipeline.execution.launchers import Launch, cores, local
 from gaugeport.pipeline.execution.plan import JOBS, WAVES, Step, plan
@@ -12,7 +12,7 @@ from gaugeport.pipeline.execution.progress import Progress
 
 
 def run_all(
-    jobs: Sequence[Composed], launch: Launch | None = None, processes: int | None = None
+    jobs: Sequence[JobSpec], launch: Launch | None = None, processes: int | None = None
 ) -> list[Failure]:
     """Run the jobs whose records are missing. Returns what failed; everything that does not stand on it is done.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gaugeport.pipeline.config.compose import Composed
+from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.execution.failures import note_path
 from gaugeport.pipeline.execution.jobs import job_id
 from gaugeport.pipeline.store.records import read_records
@@ -28,7 +28,7 @@ class Status:
     unreadable: str
 
 
-def status_of(jobs: Sequence[Composed]) -> Status:
+def status_of(jobs: Sequence[JobSpec]) -> Status:
     """The status of some jobs, from their records and from what is noted of failures."""
     ids = list(dict.fromkeys(job_id(c.job) for c in jobs))
     outputs = jobs[0].outputs
