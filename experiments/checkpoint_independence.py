@@ -4,8 +4,8 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.model_pairs import COHORTS
 from gaugeport.pipeline.report.render import interval
-from gaugeport.pipeline.report.subjects import COHORTS
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 from gaugeport.pipeline.rotation.models.independence import LARGEST_COSINE
 
@@ -45,11 +45,16 @@ def pivot(table):
     seeds, lines = table[table["seed"].notna()], []
     for (model, cohort), whole in seeds.groupby(["model", "cohort"], sort=False):
         for seed, part in whole.groupby("seed"):
-            named = {"model": model, "cohort": cohort, "seed": f"{seed:.0f}", "file": part["digest"].iloc[0]}
-            lines.append({**named, **_texts(part), **_numbers(part), "verdict": verdict(whole, seed)})
+            pair_label = {
+                "model": model,
+                "cohort": cohort,
+                "seed": f"{seed:.0f}",
+                "file": part["digest"].iloc[0],
+            }
+            lines.append({**pair_label, **_texts(part), **_numbers(part), "verdict": verdict(whole, seed)})
     for (model, cohort), part in means_of(table).groupby(["model", "cohort"], sort=False):
-        named = {"model": model, "cohort": cohort, "seed": f"mean of {int(part['n'].max())}"}
-        lines.append({**named, **_numbers(part)})
+        pair_label = {"model": model, "cohort": cohort, "seed": f"mean of {int(part['n'].max())}"}
+        lines.append({**pair_label, **_numbers(part)})
     return pd.DataFrame(lines).fillna("–")
 
 

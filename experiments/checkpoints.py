@@ -4,8 +4,8 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.model_pairs import GROUPS, by_site, line_style, pair_label
 from gaugeport.pipeline.report.render import cell
-from gaugeport.pipeline.report.subjects import GROUPS, by_site, line_style, named
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
@@ -46,7 +46,7 @@ def pivot(table):
         last = whole[whole["step"] == whole["step"].max()]
         for site, part in last.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
             at = {"source": f"{part['source'].max():.0f}", "last": f"{part['step'].max():.0f}"}
-            line = {"model": named(model, cohort), "setting": setting, "site": site, **at}
+            line = {"model": pair_label(model, cohort), "setting": setting, "site": site, **at}
             ends = select(part, {"metric": "explained_variance_by_step"})
             for group, name in (("self", "self"), *((g, n) for g, (n, _) in GROUPS.items())):
                 line[name] = cell(select(ends, {"group": group, "route": "endpoint"}))
@@ -57,7 +57,7 @@ def pivot(table):
             line |= {title: cell(select(part, {"metric": metric})) for metric, title in DISTANCES.items()}
             lines.append({**line, "n": int(part["n"].max())})
         if (model, cohort) in PAPER and setting == last_of[model, cohort]:
-            lines.append({"model": named(model, cohort), "setting": "paper", **PAPER[model, cohort]})
+            lines.append({"model": pair_label(model, cohort), "setting": "paper", **PAPER[model, cohort]})
     return pd.DataFrame(lines).fillna("–")
 
 
@@ -85,7 +85,9 @@ def plot(table):
                         markersize=3,
                         label=shown,
                     )
-        here.set_title(f"{named(model, cohort)}, {at}, SAE of step {middle['source'].max():.0f}", fontsize=10)
+        here.set_title(
+            f"{pair_label(model, cohort)}, {at}, SAE of step {middle['source'].max():.0f}", fontsize=10
+        )
         here.set(xlabel="step", ylabel="explained variance")
         distances = select(part, {"metric": "distance_from_identity"})
         for site, colour in zip(

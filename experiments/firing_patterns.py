@@ -4,8 +4,8 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.model_pairs import GROUPS, by_site, line_style, pair_label
 from gaugeport.pipeline.report.render import cell
-from gaugeport.pipeline.report.subjects import GROUPS, by_site, line_style, named
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
 
 TITLE = (
@@ -33,7 +33,7 @@ def pivot(table):
     lines = []
     for (model, setting, cohort), whole in by_site(means_of(table), []):
         for site, part in whole.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
-            line = {"model": named(model, cohort), "setting": setting, "site": site}
+            line = {"model": pair_label(model, cohort), "setting": setting, "site": site}
             for group, name in (("self", "self"), *((g, n) for g, (n, _) in GROUPS.items())):
                 line[name] = cell(select(part, {"metric": "firing_pearson", "group": group}))
             for group in RECOVERED:
@@ -41,13 +41,13 @@ def pivot(table):
                 line[f"recovered, {GROUPS[group][0]}"] = cell(found)
             lines.append({**line, "n": int(part["n"].max())})
         if (model, cohort) in PAPER:
-            lines.append({"model": named(model, cohort), "setting": "paper", **PAPER[model, cohort]})
+            lines.append({"model": pair_label(model, cohort), "setting": "paper", **PAPER[model, cohort]})
     return pd.DataFrame(lines).fillna("–")
 
 
 def plot(table):
     """Mean correlation by site, a panel per model and cohort."""
-    parts = [(named(m, c), part) for (m, _, c), part in by_site(means_of(table), [])]
+    parts = [(pair_label(m, c), part) for (m, _, c), part in by_site(means_of(table), [])]
     figure, axes = f.panels(len(parts), width=4.4)
     for axis, (title, part) in zip(axes, parts, strict=True):
         for group, (name, colour) in GROUPS.items():

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from gaugeport.pipeline.report.arms import ORDER, named, shown
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.conditions import ORDER, conditions_of, with_conditions
 from gaugeport.pipeline.report.lists import LISTS, bars, legend, panels
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
@@ -11,7 +11,7 @@ from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 TITLE = (
     "a9 gauge audit: top-k lists of a model against those of a target in a random gauge: Jaccard overlap (identity: raw); ρ: "
     "Spearman's rank correlation of all scores; signs: agreement on the list. Other tokens: lists of the same model, or of "
-    "the two, in one basis, each on another half of the tokens (the arms' are all on the same): what the former lack to 1 is "
+    "the two, in one basis, each on another half of the tokens (the conditions' are all on the same): what the former lack to 1 is "
     "noise of the list, what the latter lack beyond is drift (means over n training seeds)"
 )
 EXTRA = ["target", "planted", "list", "named", "k", "theory"]
@@ -26,14 +26,14 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per model, target, planted gauge and list; a column per arm, what chance gives beside the raw one.
+    """One row per model, target, planted gauge and list; a column per condition, what chance gives beside the raw one.
 
-    The last row of a target is the arms' gauge accuracy. A list under the gauge that does not move it is the control,
+    The last row of a target is the conditions' gauge accuracy. A list under the gauge that does not move it is the control,
     invariant where the target is A itself.
     """
     lines = []
-    for (model, target), part in named(means_of(table)).groupby(["model", "target"], sort=False):
-        arms = [arm.name for arm in shown(part)]
+    for (model, target), part in with_conditions(means_of(table)).groupby(["model", "target"], sort=False):
+        conditions = [condition.name for condition in conditions_of(part)]
         found = part[part["list"].notna()].groupby(["planted", "list"])
         # the residual gauge and what it moves first
         for (planted, name), rows in sorted(
@@ -46,7 +46,7 @@ def pivot(table):
                 _overlap(raw.assign(value=raw["theory"], ci_low=None)) if _moved(planted, name) else control
             )
             line |= {"chance": chance}
-            line |= {arm: _overlap(select(rows, {"arm": arm})) for arm in arms}
+            line |= {condition: _overlap(select(rows, {"condition": condition})) for condition in conditions}
             if _moved(planted, name):
                 here = select(part, {"list": name})
                 line |= {title: _overlap(here, suffix) for suffix, title in OTHER_TOKENS.items()}
@@ -59,22 +59,25 @@ def pivot(table):
             "list": "gauge index accuracy",
             "chance": "–",
         }
-        line |= {arm: cell(select(gauge, {"arm": arm})) for arm in arms}
+        line |= {condition: cell(select(gauge, {"condition": condition})) for condition in conditions}
         lines.append({**line, "k": "–", "n": int(gauge["n"].max())})
     wide = pd.DataFrame(lines).fillna("–")
-    shown_arms = [arm for arm in ORDER if arm in wide]
+    shown_conditions = [condition for condition in ORDER if condition in wide]
     return wide[
-        ["model", "target", "planted", "list", "chance", *shown_arms, *OTHER_TOKENS.values(), "k", "n"]
+        ["model", "target", "planted", "list", "chance", *shown_conditions, *OTHER_TOKENS.values(), "k", "n"]
     ]
 
 
 def plot(table):
-    """Jaccard overlap by list, a panel per target: bars by arm, chance dotted. Neurons under their own gauge."""
+    """Jaccard overlap by list, a panel per target: bars by condition, chance dotted. Neurons under their own gauge."""
     figure, targets = panels(table, "jaccard")
     for axis, means in targets:
         here = means[[_moved(*key) for key in zip(means["planted"], means["list"], strict=True)]]
         bars(
-            axis, here, shown(here), select(here, {"named": "raw"}).set_index("list")["theory"].to_dict().get
+            axis,
+            here,
+            conditions_of(here),
+            select(here, {"named": "raw"}).set_index("list")["theory"].to_dict().get,
         )
     figure.axes[0].set_ylabel("Jaccard overlap of the top k")
     legend(figure)

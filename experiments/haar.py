@@ -7,8 +7,8 @@ import torch
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.model_pairs import COHORTS
 from gaugeport.pipeline.report.render import cell, interval
-from gaugeport.pipeline.report.subjects import COHORTS
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
 from gaugeport.pipeline.rotation.haar.haar import TAILS
 from gaugeport.pipeline.rotation.haar.haar_null import naive_p_value, pooled_p_value

@@ -2,14 +2,14 @@
 
 import pandas as pd
 
-from gaugeport.pipeline.report.arms import ORDER, named, shown
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.conditions import ORDER, conditions_of, with_conditions
 from gaugeport.pipeline.report.lists import LISTS, bars, legend, panels
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = (
-    "a10 index transport: precision at k of lists of A moved to B by the arm's gauge, against B's own "
+    "a10 index transport: precision at k of lists of A moved to B by the condition's gauge, against B's own "
     "(signed lists: and agreement of signs; means over n training seeds; the oracle's gap to 1 is drift, on "
     "tokens that both lists share; how far a list is its tokens' a9 says)"
 )
@@ -23,10 +23,10 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per model, target and arm: gauge accuracy, then precision by list; an arm that refuses says so."""
+    """One row per model, target and condition: gauge accuracy, then precision by list; a condition that refuses says so."""
     lines = []
-    keys = ["model", "target", "arm"]
-    for key, part in named(means_of(table)).groupby(keys, sort=False):
+    keys = ["model", "target", "condition"]
+    for key, part in with_conditions(means_of(table)).groupby(keys, sort=False):
         line = {**dict(zip(keys, key, strict=True)), "k": int(part["k"].max()), "n": int(part["n"].max())}
         line["gauge index accuracy"] = cell(select(part, {"metric": "index_accuracy"}))
         for name, title in LISTS.items():
@@ -40,15 +40,22 @@ def pivot(table):
             )
         lines.append(line)
     wide = pd.DataFrame(lines)
-    return wide.sort_values(keys, key=lambda c: c.map(lambda v: ORDER.get(v, 99)) if c.name == "arm" else c)
+    return wide.sort_values(
+        keys, key=lambda c: c.map(lambda v: ORDER.get(v, 99)) if c.name == "condition" else c
+    )
 
 
 def plot(table):
-    """Precision by list, a panel per target: bars by arm (O(d), which refuses, left out), chance dotted."""
+    """Precision by list, a panel per target: bars by condition (O(d), which refuses, left out), chance dotted."""
     figure, targets = panels(table, "precision")
     for axis, here in targets:
         chance = select(here, {"matcher": "none"}).dropna(subset=["theory"]).set_index("list")["theory"]
-        bars(axis, here, [arm for arm in shown(here) if arm.name != "O(d)"], chance.to_dict().get)
+        bars(
+            axis,
+            here,
+            [condition for condition in conditions_of(here) if condition.name != "O(d)"],
+            chance.to_dict().get,
+        )
     figure.axes[0].set_ylabel("precision at k of the moved list")
     legend(figure)
     return figure

@@ -1,10 +1,10 @@
-"""Table a7: merges of two models that are aligned first; the loss barrier between them under every arm."""
+"""Table a7: merges of two models that are aligned first; the loss barrier between them under every condition."""
 
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.arms import ORDER, named, shown
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.conditions import ORDER, conditions_of, with_conditions
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, main_model, means_of, select, tidy
 
@@ -31,11 +31,11 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per case and arm: gauge accuracy, barrier and its spread over plants, losses of merges, A and B."""
-    means = named(means_of(table))
+    """One row per case and condition: gauge accuracy, barrier and its spread over plants, losses of merges, A and B."""
+    means = with_conditions(means_of(table))
     lines = []
-    for key, part in means.groupby([*CASE, "arm"], sort=False, dropna=False):
-        line = {**dict(zip([*CASE, "arm"], key, strict=True)), "n": int(part["n"].max())}
+    for key, part in means.groupby([*CASE, "condition"], sort=False, dropna=False):
+        line = {**dict(zip([*CASE, "condition"], key, strict=True)), "n": int(part["n"].max())}
         line["gauge accuracy"] = _text(part, "signed_accuracy")
         line["barrier"] = _text(part, "barrier")
         line["sd over plants"] = _text(part, "barrier_plants_sd")
@@ -56,39 +56,39 @@ def pivot(table):
     ranks |= {"planted": ["none", "neurons", "both"], "matched": ["none", "neurons", "heads", "both"]}
 
     def rank(column):
-        known = ORDER if column.name == "arm" else {v: i for i, v in enumerate(ranks[column.name])}
+        known = ORDER if column.name == "condition" else {v: i for i, v in enumerate(ranks[column.name])}
         return column.map(lambda v: (known.get(v, 99), str(v)))
 
-    return pd.DataFrame(lines).sort_values([*CASE, "arm"], key=rank)
+    return pd.DataFrame(lines).sort_values([*CASE, "condition"], key=rank)
 
 
 def plot(table):
     """Loss along the line from A' (α = 0) to B (α = 1), a panel per case."""
-    means = select(named(means_of(table)), {"metric": "loss"})
+    means = select(with_conditions(means_of(table)), {"metric": "loss"})
     model = main_model(means)
     means = select(means, {"model": model})
     cases = [case for case in PANELS if len(select(means, case))]
     figure, axes = f.panels(len(cases), width=4.2, columns=4)
     for axis, case in zip(axes, cases, strict=True):
         here = select(means, case)
-        for arm in shown(here):
-            for matched, part in select(here, {"arm": arm.name}).groupby("matched"):
-                label = arm.name if "matched" in case else f"{arm.name}; matched: {matched}"
+        for condition in conditions_of(here):
+            for matched, part in select(here, {"condition": condition.name}).groupby("matched"):
+                label = condition.name if "matched" in case else f"{condition.name}; matched: {matched}"
                 lines = {"none": "-", "neurons": "-.", "heads": ":", "both": "--"}
                 part = part.sort_values("alpha")
-                style = arm.style if "matched" in case else lines[matched]
+                style = condition.style if "matched" in case else lines[matched]
                 axis.plot(
                     part["alpha"],
                     part["value"],
                     style,
-                    color=arm.colour,
+                    color=condition.colour,
                     label=label,
                     marker="o",
                     markersize=2,
                 )
                 if part["ci_low"].notna().any():
                     axis.fill_between(
-                        part["alpha"], part["ci_low"], part["ci_high"], color=arm.colour, alpha=0.12
+                        part["alpha"], part["ci_low"], part["ci_high"], color=condition.colour, alpha=0.12
                     )
         what = {"default": "", "folded": ", gains folded", "reordered": ", neurons and heads reordered"}[
             case["setting"]

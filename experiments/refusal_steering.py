@@ -1,6 +1,6 @@
 """Table a6: does a refusal direction of A bring refusals about in B, or undo them? Ablation apart: it has no sign."""
 
-from gaugeport.pipeline.report import steering
+from gaugeport.pipeline.report import steering_tables
 
 TITLE = (
     "a6 refusal steering: how often a moved direction, added to harmless prompts, lowers the log-odds of a refusal "
@@ -37,14 +37,16 @@ COLUMNS = {
 
 def tabulate(records):
     """Every measurement, its mean over seeds with theory, and the judged contrasts."""
-    return steering.tabulate("a6", records, PAPER, "odd_")
+    return steering_tables.tabulate("a6", records, PAPER, "odd_")
 
 
 def pivot(table):
-    """One row per model, target and arm."""
-    return steering.pivot(table, COLUMNS)
+    """One row per model, target and condition."""
+    return steering_tables.pivot(table, COLUMNS)
 
 
 def plot(table):
-    """Reversal probability by arm and target, and the log-odds over the strength."""
-    return steering.plot(table, "reversal_probability", "P(effect reversed) over planted gauges", PAPER)
+    """Reversal probability by condition and target, and the log-odds over the strength."""
+    return steering_tables.plot(
+        table, "reversal_probability", "P(effect reversed) over planted gauges", PAPER
+    )

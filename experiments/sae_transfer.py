@@ -3,8 +3,8 @@
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.arms import ORDER, named, shown
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.conditions import ORDER, conditions_of, with_conditions
 from gaugeport.pipeline.report.render import cell, interval
 from gaugeport.pipeline.report.tidy import aggregate, main_model, means_of, select, tidy
 
@@ -37,24 +37,24 @@ COLUMNS = {
 def tabulate(records):
     """Every measurement, its mean over seeds with the paper's figure and the reference value, and the judged contrasts."""
     rows = tidy("a4", records, extra=EXTRA)
-    means = named(aggregate(rows, EXTRA))
+    means = with_conditions(aggregate(rows, EXTRA))
     silent = means[means["metric"] == "nmse_silent"].drop_duplicates(_SAME).set_index(_SAME)["value"]
     identical = (means["target"] == "identical") & (means["metric"] == "nmse")
-    uniform = identical & means["arm"].isin(UNIFORM)
+    uniform = identical & means["condition"].isin(UNIFORM)
     means.loc[uniform, "theory"] = [
         silent.get(key) for key in map(tuple, means.loc[uniform, _SAME].to_numpy())
     ]
     ours = identical & (means["model"] == "tinyllama") & (means["setting"] == "default")
     ours &= means["architecture"] == "topk"
-    means.loc[ours, "paper"] = means.loc[ours, "arm"].map(PAPER)
-    return judged("a4", rows, means.drop(columns="arm"))
+    means.loc[ours, "paper"] = means.loc[ours, "condition"].map(PAPER)
+    return judged("a4", rows, means.drop(columns="condition"))
 
 
 def pivot(table):
-    """One row per model, SAE, target and arm: reconstruction, loss recovered, sparsity, gauge accuracy, losses."""
+    """One row per model, SAE, target and condition: reconstruction, loss recovered, sparsity, gauge accuracy, losses."""
     lines = []
-    by = ["model", "setting", "architecture", "target", "site", "arm"]
-    for key, part in named(means_of(table)).groupby(by, sort=False, dropna=False):
+    by = ["model", "setting", "architecture", "target", "site", "condition"]
+    for key, part in with_conditions(means_of(table)).groupby(by, sort=False, dropna=False):
         line = dict(zip(by, key, strict=True))
         found = part.drop_duplicates("metric").set_index("metric")
         for name, title in COLUMNS.items():
@@ -64,7 +64,7 @@ def pivot(table):
                 line[title] = cell(select(part, {"metric": name}))
         lines.append({**line, "n": int(found.at["nmse", "n"])})
     wide = pd.DataFrame(lines)
-    wide["order"] = wide["arm"].map(ORDER).fillna(len(ORDER))
+    wide["order"] = wide["condition"].map(ORDER).fillna(len(ORDER))
     wide["topk"] = wide["architecture"] != "topk"
     wide["same"] = wide["target"] != "identical"
     keys = ["model", "setting", "topk", "same", "order"]
@@ -74,25 +74,33 @@ def pivot(table):
 
 
 def plot(table):
-    """NMSE by arm, a panel per target; filled: TopK, hollow: standard; the reference value as a tick, the paper's lines."""
-    means = named(means_of(table))
+    """NMSE by condition, a panel per target; filled: TopK, hollow: standard; the reference value as a tick, the paper's lines."""
+    means = with_conditions(means_of(table))
     model = main_model(means)
     means = select(means, {"model": model, "setting": "default"})
     targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
     figure, axes = f.panels(len(targets), width=5.2, height=3.8)
     for axis, target in zip(axes, targets, strict=True):
         here = select(means, {"target": target, "metric": "nmse"})
-        arms = shown(here)
-        for x, arm in enumerate(arms):
-            for architecture, shift, fill in (("topk", -0.1, arm.colour), ("standard", 0.1, "white")):
-                for _, row in select(here, {"arm": arm.name, "architecture": architecture}).iterrows():
-                    _point(axis, x + shift, row, arm.colour, fill)
-        axis.set_xticks(range(len(arms)), [arm.name for arm in arms], rotation=30, ha="right", fontsize=7)
+        conditions = conditions_of(here)
+        for x, condition in enumerate(conditions):
+            for architecture, shift, fill in (("topk", -0.1, condition.colour), ("standard", 0.1, "white")):
+                for _, row in select(
+                    here, {"condition": condition.name, "architecture": architecture}
+                ).iterrows():
+                    _point(axis, x + shift, row, condition.colour, fill)
+        axis.set_xticks(
+            range(len(conditions)),
+            [condition.name for condition in conditions],
+            rotation=30,
+            ha="right",
+            fontsize=7,
+        )
         axis.set(title=f"{model}, target {target}", yscale="log")
     axes[0].set_ylabel("NMSE, held-out tokens of the target")
     if targets[0] == "identical":
-        for arm, text in (("S_d, signs dropped", "paper, S_d"), ("B_d", "paper, B_d")):
-            f.paper_line(axes[0], PAPER[arm], f.PURPLE if arm != "B_d" else f.BLUE, text)
+        for condition, text in (("S_d, signs dropped", "paper, S_d"), ("B_d", "paper, B_d")):
+            f.paper_line(axes[0], PAPER[condition], f.PURPLE if condition != "B_d" else f.BLUE, text)
     return figure
 
 

@@ -4,8 +4,8 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.model_pairs import GROUPS, by_site, line_style, pair_label
 from gaugeport.pipeline.report.render import cell
-from gaugeport.pipeline.report.subjects import GROUPS, by_site, line_style, named
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
 TITLE = (
@@ -58,7 +58,7 @@ def pivot(table):
     means = means_of(table)
     for (model, setting, cohort), whole in by_site(means, []):
         for site, part in whole.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
-            line = {"model": named(model, cohort), "setting": setting, "site": site}
+            line = {"model": pair_label(model, cohort), "setting": setting, "site": site}
             for group, name in (
                 *OWN_LINES.items(),
                 *((g, n) for g, (n, _) in GROUPS.items()),
@@ -69,7 +69,7 @@ def pivot(table):
             line |= {name: cell(select(part, where)) for name, where in DECODERS.items()}
             lines.append({**line, "n": int(part["n"].max())})
         if setting == "default" and (model, cohort) in PAPER:
-            lines.append({"model": named(model, cohort), "setting": "paper", **PAPER[model, cohort]})
+            lines.append({"model": pair_label(model, cohort), "setting": "paper", **PAPER[model, cohort]})
     return pd.DataFrame(lines).fillna("–")
 
 
@@ -86,7 +86,9 @@ def plot(table):
             style = "o:" if group in CONTROLS else f"o{line_style(group)}"
             axis.plot(rows["site"], rows["value"], style, color=colour, markersize=3, label=name)
         axis.tick_params(axis="x", rotation=30, labelsize=7)
-        axis.set(title=f"{named(model, cohort)}, {KINDS.get(setting, setting)}", ylabel="explained variance")
+        axis.set(
+            title=f"{pair_label(model, cohort)}, {KINDS.get(setting, setting)}", ylabel="explained variance"
+        )
         axis.axhline(0, color=f.GREY, linewidth=0.5)
     axes[0].set_ylim(max(-1.0, axes[0].get_ylim()[0]), 1.04)  # a map that is worse than that is off the panel
     f.legend_below(figure, axes[0])

@@ -1,6 +1,6 @@
 """Table a5: the share of a sentiment direction's effect that is kept when A's direction steers B."""
 
-from gaugeport.pipeline.report import steering
+from gaugeport.pipeline.report import steering_tables
 
 TITLE = (
     "a5 sentiment steering: share of a direction's steering effect kept after transport (retention: over that of the "
@@ -35,14 +35,14 @@ COLUMNS = {
 
 def tabulate(records):
     """Every measurement, its mean over seeds with theory and the paper's figures, and the judged contrasts."""
-    return steering.tabulate("a5", records, PAPER)
+    return steering_tables.tabulate("a5", records, PAPER)
 
 
 def pivot(table):
-    """One row per model, target and arm."""
-    return steering.pivot(table, COLUMNS)
+    """One row per model, target and condition."""
+    return steering_tables.pivot(table, COLUMNS)
 
 
 def plot(table):
-    """Retention by arm and target, and the log-odds over the strength."""
-    return steering.plot(table, "retention", "share of the effect kept (bars: sd over plants)", PAPER)
+    """Retention by condition and target, and the log-odds over the strength."""
+    return steering_tables.plot(table, "retention", "share of the effect kept (bars: sd over plants)", PAPER)

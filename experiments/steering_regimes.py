@@ -5,8 +5,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.model_pairs import COHORTS, GROUPS, by_site, pair_label
 from gaugeport.pipeline.report.render import cell
-from gaugeport.pipeline.report.subjects import COHORTS, GROUPS, by_site, named
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
 from gaugeport.pipeline.rotation.features.steering import FEWEST, REGIMES, share_test
 
@@ -69,7 +69,7 @@ def pivot(table):
     seeds = table[table["seed"].notna()]
     for (model, setting, cohort), means in by_site(means_of(table), []):
         pairs = select(seeds, {"model": model, "setting": setting, "cohort": cohort})
-        where = {"model": named(model, cohort), "setting": setting}
+        where = {"model": pair_label(model, cohort), "setting": setting}
         for vector in (v for v in VECTORS if v in set(pairs["vector"])):
             here = select(pairs, {"vector": vector}).sort_values("site", key=by_depth, kind="stable")
             for site, part in here.groupby("site", sort=False):
@@ -95,7 +95,7 @@ def plot(table):
             site = PAPER_SITE if PAPER_SITE in set(part["site"]) else _middle(part)
             here = select(part, {"site": site})
             vectors = [v for v in VECTORS if v in set(here["vector"])]
-            panels += [(named(model, cohort), site, v, select(here, {"vector": v})) for v in vectors]
+            panels += [(pair_label(model, cohort), site, v, select(here, {"vector": v})) for v in vectors]
     figure, axes = f.panels(len(panels) + 3, width=4.2, height=3.2, columns=3, sharey=False)
     for axis, (model, site, vector, part) in zip(axes, panels, strict=False):
         for name, (where, colour, style) in ARMS.items():

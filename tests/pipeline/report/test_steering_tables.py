@@ -4,10 +4,10 @@ import pytest
 
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.report import figures
-from gaugeport.pipeline.report.steering import NO_VERDICT, NOTHING
+from gaugeport.pipeline.report.steering_tables import NO_VERDICT, NOTHING
 from gaugeport.pipeline.store.records import Record
 
-ARMS = {
+CONDITIONS = {
     "B_d": ("signed_permutation", "hungarian_abs", "endpoint"),
     "S_d, signs dropped": ("permutation", "hungarian_abs", "endpoint"),
 }
@@ -16,9 +16,9 @@ ARMS = {
 BY_CONSTRUCTION = "reproduced (by construction)"
 
 
-def record(arm, seed, effect=True, setting="default", **metrics):
-    """A record of one arm; without ``effect`` it holds what ``transport_rows`` writes where there is none."""
-    group, matcher, route = ARMS[arm]
+def record(condition, seed, effect=True, setting="default", **metrics):
+    """A record of one condition; without ``effect`` it holds what ``transport_rows`` writes where there is none."""
+    group, matcher, route = CONDITIONS[condition]
     where = {"target": "identical", "evidence": "site", "site": "block2", "step": 1500}
     found = {"effect": 0.5, "effect_native": 2.0, "effect_control_ratio": 7.0, "no_effect_to_transport": 0.0}
     found = found | metrics if effect else {**found, "no_effect_to_transport": 1.0}
@@ -28,7 +28,7 @@ def record(arm, seed, effect=True, setting="default", **metrics):
         "profile": "mini", "setting": setting, "seed": seed, "model": {"name": "tinyllama"},
         "gauge": group, "matcher": matcher, "route": route, "training": {"run": {"lr": 0.015}},
     }  # fmt: skip
-    return Record(f"{arm}{seed}{setting}", "steering_sentiment", config, rows, 1.0, {}, 3)
+    return Record(f"{condition}{seed}{setting}", "steering_sentiment", config, rows, 1.0, {}, 3)
 
 
 def five_seeds(effect=True, reverse=False):
@@ -41,9 +41,9 @@ def five_seeds(effect=True, reverse=False):
     }
     both = (lost, kept) if reverse else (kept, lost)
     return [
-        record(arm, seed, effect, **{m: v + 0.001 * seed for m, v in metrics.items()})
+        record(condition, seed, effect, **{m: v + 0.001 * seed for m, v in metrics.items()})
         for seed in range(5)
-        for arm, metrics in zip(ARMS, both, strict=True)
+        for condition, metrics in zip(CONDITIONS, both, strict=True)
     ]
 
 
@@ -88,7 +88,7 @@ def test_a_seed_without_an_effect_is_in_no_mean_and_no_claim():
     ]
     table = module.tabulate(records)
     assert verdicts(table)["a5.bd_over_sd"] == "direction only (n = 4)"
-    wide = module.pivot(table).set_index("arm")
+    wide = module.pivot(table).set_index("condition")
     assert wide.at["B_d", "n"] == 4 and wide.at["B_d", "retention"].startswith("0.99")
 
 
@@ -99,7 +99,7 @@ def test_a_column_with_other_seeds_than_the_first_says_how_many():
         record("B_d", 4, effect=False),
         record("S_d, signs dropped", 4, effect=False),
     ]
-    line = module.pivot(module.tabulate(records)).set_index("arm").loc["B_d"]
+    line = module.pivot(module.tabulate(records)).set_index("condition").loc["B_d"]
     assert line["n"] == 4 and "(n " not in line["retention"]
     assert line["B's own effect"].endswith(" (n 5)") and line["over random"].endswith(" (n 5)")
 
@@ -107,7 +107,7 @@ def test_a_column_with_other_seeds_than_the_first_says_how_many():
 def test_theory_and_the_papers_figures_stand_beside_the_measurement():
     module = experiment_module("sentiment_steering")
     table = module.tabulate([*five_seeds(), record("B_d", 0, setting="lr", retention=0.5)])
-    wide = module.pivot(table).set_index(["setting", "arm"])
+    wide = module.pivot(table).set_index(["setting", "condition"])
     lost = wide.loc[("default", "S_d, signs dropped")]
     assert (lost["theory"], lost["theory "], lost["paper"]) == ("0.000", "0.500", "0.172")
     assert wide.at[("lr=0.015", "B_d"), "paper"] == "–" and wide.at[("lr=0.015", "B_d"), "theory"] == "1.000"

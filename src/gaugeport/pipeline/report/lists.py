@@ -1,4 +1,4 @@
-"""What the two tables of importance lists share: what the lists are called, and bars by list and arm."""
+"""What the two tables of importance lists share: what the lists are called, and bars by list and condition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.arms import Arm, named
+from gaugeport.pipeline.report.conditions import ConditionStyle, with_conditions
 from gaugeport.pipeline.report.tidy import main_model, means_of, select
 
 LISTS = {
@@ -23,7 +23,7 @@ LISTS = {
 
 def panels(table: pd.DataFrame, metric: str) -> tuple[Any, list[tuple[Any, pd.DataFrame]]]:
     """A figure with an axis per target of the first model, each with that target's named means of ``metric``."""
-    means = select(named(means_of(table)), {"metric": metric})
+    means = select(with_conditions(means_of(table)), {"metric": metric})
     means = means[means["list"].notna()]
     model = main_model(means)
     targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
@@ -35,16 +35,26 @@ def panels(table: pd.DataFrame, metric: str) -> tuple[Any, list[tuple[Any, pd.Da
     ]
 
 
-def bars(axis: Any, means: pd.DataFrame, arms: Sequence[Arm], chance: Callable[[str], float | None]) -> None:
-    """A group of bars per list, one per arm (hatched: along a trajectory); what ``chance`` gives for a list dotted."""
+def bars(
+    axis: Any,
+    means: pd.DataFrame,
+    conditions: Sequence[ConditionStyle],
+    chance: Callable[[str], float | None],
+) -> None:
+    """A group of bars per list, one per condition (hatched: along a trajectory); what ``chance`` gives for a list dotted."""
     names = [name for name in LISTS if name in set(means["list"])]
-    width = 0.8 / max(1, len(arms))
-    for i, arm in enumerate(arms):
-        values = select(means, {"arm": arm.name}).set_index("list")["value"]
-        at = [x + (i - (len(arms) - 1) / 2) * width for x, name in enumerate(names) if name in values]
+    width = 0.8 / max(1, len(conditions))
+    for i, condition in enumerate(conditions):
+        values = select(means, {"condition": condition.name}).set_index("list")["value"]
+        at = [x + (i - (len(conditions) - 1) / 2) * width for x, name in enumerate(names) if name in values]
         heights = [values[name] for name in names if name in values]
         axis.bar(
-            at, heights, width, color=arm.colour, label=arm.name, hatch="//" if arm.style == "--" else None
+            at,
+            heights,
+            width,
+            color=condition.colour,
+            label=condition.name,
+            hatch="//" if condition.style == "--" else None,
         )
     label: str | None = "chance"
     for x, name in enumerate(names):

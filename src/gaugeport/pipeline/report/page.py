@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gaugeport.pipeline.report.arms import named
+from gaugeport.pipeline.report.conditions import with_conditions
 from gaugeport.pipeline.report.render import plain, replace_text
 from gaugeport.pipeline.report.tables import Table
 from gaugeport.pipeline.store.records import Record
@@ -80,9 +80,9 @@ def grid(pivot: pd.DataFrame, behind: Sequence[Sequence[str]] | None = None) -> 
 
 def records_behind(pivot: pd.DataFrame, tidy: pd.DataFrame) -> list[list[str]]:
     """For each row of a pivot, the ids of the records whose measurements it shows: those that agree with it in every column
-    that both have and that tells some of them apart (an arm's name stands for its group, matcher and route)."""
+    that both have and that tells some of them apart (an condition's name stands for its group, matcher and route)."""
     rows = tidy[tidy["record"].notna()]
-    rows = named(rows) if "arm" in pivot else rows
+    rows = with_conditions(rows) if "condition" in pivot else rows
     shared = [c for c in pivot.columns if c in rows and c not in _MEASURED]
     keys = rows[[*shared, *({"seed"} - set(shared)), "record"]].drop_duplicates()
     texts = {c: keys[c].map(_key) for c in shared}

@@ -1,4 +1,4 @@
-"""What the two steering tables share: arms by name, theory beside measurement, pivot and figure."""
+"""What the two steering tables share: conditions by name, theory beside measurement, pivot and figure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.arms import BY_NAME, ORDER, named, shown
 from gaugeport.pipeline.report.claims import claim_rows
+from gaugeport.pipeline.report.conditions import BY_NAME, ORDER, conditions_of, with_conditions
 from gaugeport.pipeline.report.render import cell, interval
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 from gaugeport.pipeline.store.records import Record
@@ -35,37 +35,37 @@ def tabulate(
 ) -> pd.DataFrame:
     """Every measurement, its mean over seeds with theory and the paper's figures, and the judged contrasts.
 
-    ``paper`` maps (metric, target) to figures by arm, ``odd`` begins the names of the metrics of an effect that is odd
+    ``paper`` maps (metric, target) to figures by condition, ``odd`` begins the names of the metrics of an effect that is odd
     in the vector, which theory speaks of. A seed without an effect to transport has no retention and no
     reversal, so it is in no mean and no claim; a claim that is left with no seed at all says why.
     """
     rows = tidy(table, records, SETTINGS, EXTRA)
-    means = named(aggregate(rows, EXTRA))
+    means = with_conditions(aggregate(rows, EXTRA))
     for i, metric in enumerate(("retention", "reversal_probability")):
         here = (means["metric"] == odd + metric) & (means["target"] == "identical")
-        values = {arm: both[i] for arm, both in THEORY.items()}
-        means.loc[here, "theory"] = means.loc[here, "arm"].map(values).astype(float)
+        values = {condition: both[i] for condition, both in THEORY.items()}
+        means.loc[here, "theory"] = means.loc[here, "condition"].map(values).astype(float)
     ours = (means["model"] == "tinyllama") & (means["setting"] == "default")
     for (metric, target), figures in paper.items():
         here = ours & (means["metric"] == metric) & (means["target"] == target)
-        means.loc[here, "paper"] = means.loc[here, "arm"].map(figures).astype(float)
+        means.loc[here, "paper"] = means.loc[here, "condition"].map(figures).astype(float)
     claims = claim_rows(table, rows)
     keys = ["model", "setting", "target", "route"]
     silent = rows[(rows["metric"] == "no_effect_to_transport") & (rows["value"] == 1)]
     here = claims[keys].apply(tuple, axis=1).isin(set(zip(*(silent[k] for k in keys), strict=True)))
     claims.loc[(claims["n"] == 0) & here, "verdict"] = NO_VERDICT
-    return pd.concat([rows, means.drop(columns="arm"), claims], ignore_index=True)
+    return pd.concat([rows, means.drop(columns="condition"), claims], ignore_index=True)
 
 
 def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """One row per model, target and arm; ``columns`` maps metrics to titles, ``theory:`` and ``paper:`` to theirs.
+    """One row per model, target and condition; ``columns`` maps metrics to titles, ``theory:`` and ``paper:`` to theirs.
 
     n counts the seeds in the first column, those with an effect to transport; where none had one, it says so. Where
     another column has more or fewer, its cells say how many.
     """
     lines, first = [], next(iter(columns))
-    by = ["model", "setting", "target", "site", "arm"]
-    for key, part in named(means_of(table)).groupby(by, sort=False, dropna=False):
+    by = ["model", "setting", "target", "site", "condition"]
+    for key, part in with_conditions(means_of(table)).groupby(by, sort=False, dropna=False):
         found: Any = part.drop_duplicates("metric").set_index("metric")
         line: dict[str, Any] = dict(zip(by, key, strict=True))
         silent = found.at["no_effect_to_transport", "value"] == 1
@@ -80,7 +80,7 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
                 line[title] = cell(select(part, {"metric": metric}), n=n)
         lines.append({**line, "n": int(n or 0)})
     wide = pd.DataFrame(lines)
-    wide = wide.assign(order=wide["arm"].map(ORDER), same=wide["target"] != "identical")
+    wide = wide.assign(order=wide["condition"].map(ORDER), same=wide["target"] != "identical")
     wide = wide.sort_values(["model", "setting", "same", "order"], kind="stable")
     return wide.drop(columns=["order", "same"]).reset_index(drop=True)
 
@@ -88,9 +88,9 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
 def plot(
     table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str, str], Mapping[str, float]]
 ) -> Any:
-    """``metric`` by arm above (bars: its spread over plants; hollow: of the odd part; ticks: theory), the strength sweep
+    """``metric`` by condition above (bars: its spread over plants; hollow: of the odd part; ticks: theory), the strength sweep
     below; a column per model, setting and target."""
-    means = named(means_of(table))
+    means = with_conditions(means_of(table))
     keys = ["model", "setting", "target"]
     order = {"default": 0, "tinyllama": 0, "identical": 0}
     pairs = (
@@ -101,18 +101,24 @@ def plot(
     )
     for (above, below), (model, setting, target) in zip(grid.T, pairs.to_numpy(), strict=True):
         here = select(means, {"model": model, "setting": setting, "target": target})
-        arms = shown(here)
-        for x, arm in enumerate(arms):
-            _point(above, x, select(here, {"arm": arm.name}), metric, arm.colour)
-            sweep = select(here, {"arm": arm.name, "metric": "shift"}).sort_values("strength")
-            look = {"color": arm.colour, "linestyle": arm.style, "label": arm.name}
+        conditions = conditions_of(here)
+        for x, condition in enumerate(conditions):
+            _point(above, x, select(here, {"condition": condition.name}), metric, condition.colour)
+            sweep = select(here, {"condition": condition.name, "metric": "shift"}).sort_values("strength")
+            look = {"color": condition.colour, "linestyle": condition.style, "label": condition.name}
             below.plot(sweep["strength"], sweep["value"], marker="o", markersize=3, **look)
         for name, value in paper.get((metric, target), {}).items():
             f.paper_line(above, value, BY_NAME[name].colour, f"paper, {name}")
         if not (here["metric"] == metric).any():
             above.text(0.5, 0.5, NOTHING, transform=above.transAxes, ha="center", color=f.GREY)
-        above.set_xticks(range(len(arms)), [arm.name for arm in arms], rotation=25, ha="right", fontsize=7)
-        above.set_xlim(-0.6, len(arms) - 0.4)
+        above.set_xticks(
+            range(len(conditions)),
+            [condition.name for condition in conditions],
+            rotation=25,
+            ha="right",
+            fontsize=7,
+        )
+        above.set_xlim(-0.6, len(conditions) - 0.4)
         above.set_title(
             f"{model}, target {target}" + (f", {setting}" if setting != "default" else ""), fontsize=9
         )

@@ -34,6 +34,6 @@ def by_site(frame: pd.DataFrame, by: list[str]) -> Any:
     return ordered.groupby(["model", "setting", "cohort", *by], sort=False)
 
 
-def named(model: str, cohort: str) -> str:
+def pair_label(model: str, cohort: str) -> str:
     """``dyck3, cohort A``."""
     return f"{model}, {COHORTS[cohort]}"
