@@ -10,8 +10,8 @@ from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.model_pairs import COHORTS
 from gaugeport.pipeline.report.render import cell, interval
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
-from gaugeport.pipeline.rotation.haar.haar import TAILS
-from gaugeport.pipeline.rotation.haar.haar_null import naive_p_value, pooled_p_value
+from gaugeport.pipeline.rotation.haar.null import naive_p_value, pooled_p_value
+from gaugeport.pipeline.rotation.haar.statistics import TAILS
 
 TITLE = (
     "b6 rotation R between a model and its cohort's seed 0, against Haar: distances in units of √(2d), d the "

@@ -8,7 +8,7 @@ from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.model_pairs import COHORTS, GROUPS, by_site, pair_label
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
-from gaugeport.pipeline.rotation.features.steering import FEWEST, REGIMES, share_test
+from gaugeport.pipeline.rotation.features.regimes import FEWEST_POINTS, REGIMES, share_test
 
 TITLE = (
     "b8 steering regimes: effect of a difference-of-means vector of seed 0 on another seed over its effect on seed 0, at "
@@ -199,7 +199,7 @@ def _tested(pairs, arm):
     found = _against(pairs, "pinned_share", arm)
     found["close"] = -(1 - found["value"]).abs()
     cells = found.groupby(["vector", "site"], sort=False)[["known", "close"]].median()
-    if len(cells) < FEWEST or cells["known"].nunique() < 2:
+    if len(cells) < FEWEST_POINTS or cells["known"].nunique() < 2:
         return "–"
     sites = list(cells.index.get_level_values("site"))
     rho, p = share_test(list(cells["known"]), list(cells["close"]), sites, PERMUTATIONS)

@@ -21,7 +21,7 @@ from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
 from gaugeport.alignment.matchers import procrustes
-from gaugeport.pipeline.rotation.haar.haar import orthogonality_error
+from gaugeport.pipeline.rotation.haar.statistics import orthogonality_error
 
 TARGETS = {2048: 10.0, 4096: 60.0}
 """Seconds, by size."""

@@ -11,7 +11,8 @@ from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.config.sweeps import experiment, jobs_of
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.report import figures
-from gaugeport.pipeline.rotation.haar import haar, haar_null
+from gaugeport.pipeline.rotation.haar import null as haar_null
+from gaugeport.pipeline.rotation.haar import statistics
 from gaugeport.pipeline.store.records import Record, schema_of
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import haar as workflow
@@ -59,7 +60,7 @@ def test_every_site_has_its_statistics_its_null_and_its_controls(records, which,
         assert 0 <= distance <= math.sqrt(2)
         assert values(here, "orthogonality_error")[0] <= 1e-6
         assert len(values(here, "eigen_angle")) == free
-        for name in (*haar.TAILS, "supported_distance"):
+        for name in (*statistics.TAILS, "supported_distance"):
             (p,) = values(here, "p_value", statistic=name, test="calibrated")
             assert 0 < p <= 1
             low, high = (values(here, f"null_{end}", statistic=name)[0] for end in ("low", "high"))
@@ -83,11 +84,11 @@ def test_an_anchor_with_a_shared_embedding_is_the_identity_where_its_stream_live
 
 def test_power_has_every_test_and_what_pooling_needs(records):
     rows, draws = records[2].rows, 20
-    for group in haar.GROUPS:
+    for group in statistics.GROUPS:
         rates = values(rows, "rejection_rate", haar=group, alternative="signed_permutation")
-        assert len(rates) == len(haar.TAILS) + 2
+        assert len(rates) == len(statistics.TAILS) + 2
         assert len(values(rows, "null_draw", haar=group, statistic="largest_entry")) == draws
-        assert len(values(rows, "null_angle", haar=group)) == haar_null.REFERENCE * (
+        assert len(values(rows, "null_angle", haar=group)) == haar_null.REFERENCE_MATRICES * (
             31 if group == "mean_preserving_orthogonal" else 32
         )
 
@@ -100,7 +101,7 @@ def test_the_table_pools_pairs_and_judges_the_distance(records):
     assert claim["left"] == pytest.approx(own[0]) and claim["n"] == 1 and claim["site"] == "block1"
     pooled = table[table["metric"] == "pooled_p_value"]
     language = pooled[(pooled["cohort"] == "seeds") & (pooled["test"] == "calibrated")]
-    assert len(language) == 3 * len(haar.TAILS) and (language["n"] == 1).all()
+    assert len(language) == 3 * len(statistics.TAILS) and (language["n"] == 1).all()
     mine = values(records[0].rows, "eigen_angle")
     null = values(records[2].rows, "null_angle", haar="mean_preserving_orthogonal")
     naive = pooled[(pooled["cohort"] == "seeds") & (pooled["test"] == "naive")]["value"].iloc[0]
@@ -118,7 +119,7 @@ def test_a_rotation_that_two_pairs_have_counts_once(records):
     first = records[1]
     rows = [dict(r) for r in first.rows]
     for row in rows:
-        if row["site"] != "resid_pre_0" and row["metric"] in (*haar.TAILS, "eigen_angle"):
+        if row["site"] != "resid_pre_0" and row["metric"] in (*statistics.TAILS, "eigen_angle"):
             row["value"] += 1e-3
     second = replace(first, id="3", config={**first.config, "seed": 2}, rows=rows)
     table = experiment_module("haar").tabulate([*records, second])

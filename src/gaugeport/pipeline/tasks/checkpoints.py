@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.maps import Map, fit_map
-from gaugeport.pipeline.rotation.features.universality import explained, fit_maps
-from gaugeport.pipeline.rotation.haar.haar import statistics
+from gaugeport.pipeline.rotation.features.universality import explained_variance, fit_maps
 from gaugeport.pipeline.rotation.haar.rank import fit_rotation, spectrum, supported_distance
+from gaugeport.pipeline.rotation.haar.statistics import rotation_statistics
 from gaugeport.pipeline.rotation.models import subjects
 from gaugeport.pipeline.stages import subject_saes
 from gaugeport.pipeline.store.store import Store
@@ -97,18 +97,18 @@ def _rows(
     sae: Any, first: dict[str, Any], here: dict[str, Any], site: str, walked: dict[str, list[Map]]
 ) -> Iterator[Row]:
     fit, test = (first["fit"][site], here["fit"][site]), here["test"][site]
-    yield _ev("self", "endpoint", explained(sae, first["test"][site]))
+    yield _ev("self", "endpoint", explained_variance(sae, first["test"][site]))
     for group, m in fit_maps(*fit).items():
-        yield _ev(group, "endpoint", explained(sae, test, m))
+        yield _ev(group, "endpoint", explained_variance(sae, test, m))
     for group, walk in walked.items():
-        yield _ev(group, "trajectory", explained(sae, test, composed(walk)))
+        yield _ev(group, "trajectory", explained_variance(sae, test, composed(walk)))
 
 
 def _distances(a: Tensor, b: Tensor, group: str) -> Iterator[Row]:
     """How far the end-to-end rotation is from the identity, over what a random one is; and on what carries the stream."""
     r = fit_rotation(a, b, group).rotation
     found = {
-        "distance_from_identity": statistics(r, group)["distance_from_identity"],
+        "distance_from_identity": rotation_statistics(r, group)["distance_from_identity"],
         "supported_distance": supported_distance(r, spectrum(a).support()),
     }
     yield from (

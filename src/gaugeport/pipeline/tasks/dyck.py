@@ -9,7 +9,7 @@ from typing import Any
 from gaugeport.charts import fold_gains
 from gaugeport.models.dyck import DyckModel
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.rotation.matching.alignment import comparable_rows, tensor_mse
+from gaugeport.pipeline.rotation.matching.search import comparable_rows, tensor_mse
 from gaugeport.pipeline.rotation.toy import bars, components, effects, strings
 from gaugeport.pipeline.rotation.toy.components import Edge
 from gaugeport.pipeline.stages.cohorts import (

@@ -15,10 +15,10 @@ from gaugeport.charts import fold_gains
 from gaugeport.models.dyck import DyckModel
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.lenses.dictionaries import activations_at
-from gaugeport.pipeline.rotation.matching.alignment import Alignment, align_symmetry, comparable_rows
 from gaugeport.pipeline.rotation.matching.joint import joint_alignment
 from gaugeport.pipeline.rotation.matching.quotient import floors, quotient_bar
 from gaugeport.pipeline.rotation.matching.refine import refine
+from gaugeport.pipeline.rotation.matching.search import SymmetryFit, comparable_rows, fit_symmetry
 from gaugeport.pipeline.rotation.matching.symmetry import Symmetry, part
 from gaugeport.pipeline.rotation.toy import bars, components, effects
 from gaugeport.pipeline.rotation.toy.components import ALL, Edge
@@ -93,7 +93,7 @@ def measure_joint(job: Job, store: Store) -> list[Row]:
     return [{"cohort": job.task["cohort"], **row} for row in rows]
 
 
-def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, Alignment]:
+def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, SymmetryFit]:
     """By name: the best in every group of residual elements, with heads and neurons; and the rotation refined."""
     found = {name: _search_from(job, model, reference, name) for name in GROUPS}
     return {**found, "cayley": refine(model, reference, found["orthogonal"], job.task["refine_steps"])}
@@ -101,12 +101,12 @@ def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, A
 
 def _search_from(
     job: Job, model: DyckModel, reference: DyckModel, residual: str, strict: bool = True
-) -> Alignment:
+) -> SymmetryFit:
     gen = generator(job.seed, "symmetry search")
-    return align_symmetry(model, reference, residual, job.task["starts"], generator=gen, strict=strict)
+    return fit_symmetry(model, reference, residual, job.task["starts"], generator=gen, strict=strict)
 
 
-def _bar_p(alignment: Alignment, limits: bars.Thresholds) -> list[Row]:
+def _bar_p(alignment: SymmetryFit, limits: bars.Thresholds) -> list[Row]:
     tensors = alignment.per_tensor
     worst = max(tensors, key=lambda name: tensors[name])
     status = limits.status("p", alignment.max_mse)
@@ -133,7 +133,7 @@ def _raw_groups(job: Job, model: DyckModel, reference: DyckModel) -> list[Row]:
     return rows
 
 
-def _least_objective(alignment: Alignment) -> float:
+def _least_objective(alignment: SymmetryFit) -> float:
     """Of all configurations, the least sum over tensors: what is descended on, and what a larger group can only lower."""
     return min((c.objective for c in alignment.configurations), default=sum(alignment.per_tensor.values()))
 
@@ -149,7 +149,7 @@ def head_mse(model: DyckModel, reference: DyckModel) -> Iterator[tuple[str, Row]
         yield head, {"metric": "bar_p_head", "value": float(torch.stack(squares).mean())}
 
 
-def _search(job: Job, baseline: Alignment, refined: Alignment, reference: DyckModel) -> list[Row]:
+def _search(job: Job, baseline: SymmetryFit, refined: SymmetryFit, reference: DyckModel) -> list[Row]:
     """How much the search can be trusted: the spread over its configurations, and what it recovers of a planted element."""
     ends = [c.max_mse for c in baseline.configurations]
     planted = Symmetry.random(reference, generator(job.seed, "planted symmetry"))

@@ -12,16 +12,8 @@ from torch import Tensor
 from gaugeport.alignment.matchers import match
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.maps import FITS
-from gaugeport.pipeline.rotation.haar.haar import (
-    TAILS,
-    eigenangles,
-    free_part,
-    random_rotation,
-    signed_angles,
-    statistics,
-)
-from gaugeport.pipeline.rotation.haar.haar_null import Null, haar_null, naive_p_value, p_value
-from gaugeport.pipeline.rotation.haar.haar_power import ALTERNATIVES, rejection_rates
+from gaugeport.pipeline.rotation.haar.null import Null, naive_p_value, p_value, stored_null
+from gaugeport.pipeline.rotation.haar.power import ALTERNATIVES, rejection_rates
 from gaugeport.pipeline.rotation.haar.rank import (
     Fit,
     Spectrum,
@@ -31,6 +23,14 @@ from gaugeport.pipeline.rotation.haar.rank import (
     low_rank_copies,
     spectrum,
     supported_distance,
+)
+from gaugeport.pipeline.rotation.haar.statistics import (
+    TAILS,
+    eigenangles,
+    free_part,
+    random_rotation,
+    rotation_statistics,
+    signed_angles,
 )
 from gaugeport.pipeline.rotation.models import subjects
 from gaugeport.pipeline.store.store import Store
@@ -58,7 +58,7 @@ def measure_haar(job: Job, store: Store) -> list[Row]:
     haar = anchor.rotations
     rows: list[Row] = []
     for site in anchor.sites:
-        null = haar_null(store, a[site].shape[1], job.task["draws"], NULL_SEED, haar)
+        null = stored_null(store, a[site].shape[1], job.task["draws"], NULL_SEED, haar)
         found = site_rows(a[site], b[site], null, job.task["share"], generator(job.seed, "haar", site))
         rows += [{"site": site, "width": a[site].shape[1], "haar": haar, **row} for row in found]
     return [{"cohort": job.task["cohort"], **row} for row in rows]
@@ -68,7 +68,7 @@ def measure_power(job: Job, store: Store) -> list[Row]:
     """Rejection rates of every test under every alternative; and of the nulls what pooled tests need."""
     rows: list[Row] = []
     for haar, width in job.task["widths"].items():
-        null = haar_null(store, width, job.task["draws"], NULL_SEED, haar)
+        null = stored_null(store, width, job.task["draws"], NULL_SEED, haar)
         found = list(_null_draws(null))
         for alternative in ALTERNATIVES:
             rates = rejection_rates(width, alternative, job.task["draws"], null, job.task["level"], job.seed)
@@ -109,7 +109,7 @@ def _measured(fit: Fit, support: Tensor, null: Null) -> dict[str, float]:
     supported = supported_distance(fit.rotation, support)
     least = float(null.supported_distance(support.shape[1]).min())
     return {
-        **statistics(fit.rotation, null.group),
+        **rotation_statistics(fit.rotation, null.group),
         "supported_distance": supported,
         "far_below_haar_on_support": float(far_below_haar(supported, least)),
         "correlation": fit.correlation,

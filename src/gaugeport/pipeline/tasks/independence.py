@@ -68,7 +68,7 @@ def steps(job: Job, store: Store) -> list[int]:
     return subjects.saved_steps(job, store, "other")
 
 
-def _rows(pair: independence.Pair, largest: float) -> Iterator[Row]:
+def _rows(pair: independence.WeightComparison, largest: float) -> Iterator[Row]:
     verdict = pair.verdict(largest)
     name, spectrum = pair.spectrum
     yield {"metric": "independent", "value": float(verdict == "independent"), "status": verdict}
@@ -79,7 +79,7 @@ def _rows(pair: independence.Pair, largest: float) -> Iterator[Row]:
         yield {"metric": "spectrum_distance", "tensor": name, "value": spectrum}
 
 
-def _tensor_rows(pair: independence.Pair) -> Iterator[Row]:
+def _tensor_rows(pair: independence.WeightComparison) -> Iterator[Row]:
     for name in pair.identical:
         yield {"metric": "identical", "tensor": name, "value": 1.0}
     for name, why in pair.constructed.items():
@@ -92,13 +92,20 @@ def _tensor_rows(pair: independence.Pair) -> Iterator[Row]:
 
 def _training(ends: Mapping[End, Any], starts: Mapping[End, Any], shared: tuple[str, ...]) -> Iterator[Row]:
     """How far each end went from its step 0, in units of its norm, and how alike the two ways are."""
-    ways = {end: independence.moved(ends[end], starts[end]) for end in ends}
+    ways = {end: independence.weight_changes(ends[end], starts[end]) for end in ends}
     names = [n for n in ways["other"] if n not in shared and n in ways["anchor"]]
-    yield {"metric": "update_cosine", "value": independence.apart(ways["anchor"], ways["other"], names)[0]}
+    yield {
+        "metric": "update_cosine",
+        "value": independence.cosine_and_distance(ways["anchor"], ways["other"], names)[0],
+    }
     for end, way in ways.items():
         before, after = independence.tensors(starts[end]), independence.tensors(ends[end])
         yield {"metric": "distance_to_start", "end": end, "value": _norm(way, names) / _norm(before, names)}
-        yield {"metric": "cosine_to_start", "end": end, "value": independence.apart(after, before, names)[0]}
+        yield {
+            "metric": "cosine_to_start",
+            "end": end,
+            "value": independence.cosine_and_distance(after, before, names)[0],
+        }
 
 
 def _norm(side: Mapping[str, torch.Tensor], names: list[str]) -> float:

@@ -16,8 +16,8 @@ from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.maps import FITS, fit_map
 from gaugeport.pipeline.measures.slot import Prompts, Slot, last_tokens, prompt_batches, word_ids
 from gaugeport.pipeline.measures.steering import random_directions
-from gaugeport.pipeline.rotation.features import steering
-from gaugeport.pipeline.rotation.features.steering import Measure
+from gaugeport.pipeline.rotation.features import regimes
+from gaugeport.pipeline.rotation.features.regimes import Measure
 from gaugeport.pipeline.rotation.models import contrasts, subjects
 from gaugeport.pipeline.rotation.models.subjects import Subject
 from gaugeport.pipeline.rotation.toy import toy_vectors
@@ -93,10 +93,10 @@ def measure(job: Job, store: Store) -> list[Row]:
     fit_a, fit_b = (s.streams("fit", max(job.task["tokens"])) for s in (a, b))
     rows = measured(job, found, fit_a, fit_b, shared)
     if theirs:
-        basis = steering.span(theirs)
+        basis = regimes.reader_span(theirs)
         for s in found:
             where = {"site": s.site, "vector": s.name, "metric": "pinned_share_other"}
-            rows.append({**where, "value": steering.share(s.v, basis)})
+            rows.append({**where, "value": regimes.share_in(s.v, basis)})
     return [{"cohort": job.task["cohort"], "group": "", **row} for row in rows]
 
 
@@ -117,7 +117,7 @@ def measured(
         tuple[str, float, float, float | None]
     ] = []  # arm, share, cosine, ratio of what was added unchanged
     maps = {s.site: {g: fit_map(g, fit_a[s.site], fit_b[s.site]) for g in FITS} for s in found}
-    pinned = steering.span(shared) if shared else torch.zeros(len(found[0].v), 0, dtype=torch.float64)
+    pinned = regimes.reader_span(shared) if shared else torch.zeros(len(found[0].v), 0, dtype=torch.float64)
     for s in found:
         length = float(s.v.norm())  # one dose for all: the affine map shrinks
         moved = {group: _as_long(m.direction(s.v), length) for group, m in maps[s.site].items()}
@@ -125,28 +125,26 @@ def measured(
             job.task["controls"], s.v, generator(job.seed, "controls", s.name, s.site)
         )
         strengths = list(map(float, job.task["strengths"]))
-        arms = {steering.UNCHANGED: s.v, **moved}
+        arms = {regimes.UNCHANGED: s.v, **moved}
         matched = s.lengths[1] / s.lengths[0]
-        here, points = steering.transfer(
-            s.within, s.across, s.v, arms, s.native, controls, strengths, matched
-        )
-        here += steering.regime_rows(points)
+        here, points = regimes.transfer(s.within, s.across, s.v, arms, s.native, controls, strengths, matched)
+        here += regimes.regime_rows(points)
         known = {
             **s.known,
-            "pinned_share": steering.share(s.v, pinned),
-            "rotation_cosine": steering.cosine(s.v, moved["orthogonal"]),
-            "native_cosine": steering.cosine(moved["orthogonal"], s.native),
+            "pinned_share": regimes.share_in(s.v, pinned),
+            "rotation_cosine": regimes.cosine(s.v, moved["orthogonal"]),
+            "native_cosine": regimes.cosine(moved["orthogonal"], s.native),
             "length_ratio": matched,
         }
         here += [{"metric": name, "value": value} for name, value in known.items()]
         rows += [{"site": s.site, "vector": s.name, **row} for row in here]
-        same = [p for p in points if p.group == steering.UNCHANGED]
-        seen += [(p.arm, known["pinned_share"], known["rotation_cosine"], p.ratio) for p in same]
+        same = [p for p in points if p.group == regimes.UNCHANGED]
+        seen += [(p.condition, known["pinned_share"], known["rotation_cosine"], p.ratio) for p in same]
     rows.append({"metric": "pinned_share_random", "value": pinned.shape[1] / len(pinned)})
     for arm, prefix in (("cross", ""), ("matched", "matched_")):
         shares, cosines, ratios = zip(*(x for a, *x in seen if a == arm), strict=True)
-        rows += steering.predictor_rows(f"{prefix}share", shares, ratios)
-        rows += steering.predictor_rows(f"{prefix}cosine", cosines, ratios)
+        rows += regimes.predictor_rows(f"{prefix}share", shares, ratios)
+        rows += regimes.predictor_rows(f"{prefix}cosine", cosines, ratios)
     return rows
 
 

@@ -12,7 +12,7 @@ from gaugeport.pipeline.rotation.features.firing import firing_rows
 from gaugeport.pipeline.rotation.features.universality import (
     RAW,
     decoder_rows,
-    explained,
+    explained_variance,
     fit_maps,
     principal_axes,
     token_rows,
@@ -50,7 +50,7 @@ def measure(job: Job, store: Store) -> list[Row]:
         found = list(
             transfer_rows(sae, maps, principal_axes(fit_a, fit_b, job.seed), test_a, test_b, job.seed)
         )
-        native = explained(others[subject_saes.OWN][site], test_b)
+        native = explained_variance(others[subject_saes.OWN][site], test_b)
         found.append({"metric": "explained_variance", "group": "native", "value": native})
         found += token_rows(sae, fit_a, fit_b, test_b, task["tokens"])
         for init, theirs in others.items():

@@ -6,7 +6,7 @@ import torch
 from dyck_models import generic
 from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.rotation.features import steering as s
+from gaugeport.pipeline.rotation.features import regimes as s
 from gaugeport.pipeline.rotation.models import subjects
 from gaugeport.pipeline.rotation.toy import strings, toy_vectors
 from gaugeport.pipeline.tasks import regimes
@@ -49,7 +49,7 @@ def moved(cross, within=None, strengths=(0.5, 1.0)):
         strengths,
         matched=3.0,
     )
-    return rows, {(p.arm, p.group, p.strength): p for p in points}
+    return rows, {(p.condition, p.group, p.strength): p for p in points}
 
 
 def the(rows, metric, **where):
@@ -69,9 +69,9 @@ def test_a_ratio_has_a_name_at_every_strength(gain, names):
         assert the(rows, "ratio", **where) == pytest.approx(gain)
         assert the(rows, "ratio_slope", **where) == pytest.approx(gain)
         assert the(rows, "accuracy_ratio", **where) == pytest.approx(abs(gain) * (1 if gain > 0 else -1))
-        assert s.regimes(points["cross", "identity", strength]) == names
+        assert s.regimes_of(points["cross", "identity", strength]) == names
         turned = points["cross", "orthogonal", strength]
-        assert turned.ratio == pytest.approx(-gain) and ("reversed" in s.regimes(turned)) == (gain > 0)
+        assert turned.ratio == pytest.approx(-gain) and ("reversed" in s.regimes_of(turned)) == (gain > 0)
         assert points["matched", "identity", strength].ratio == pytest.approx(3 * gain)
     counted = [r for r in s.regime_rows(points.values()) if r["arm"] == "cross" and r["group"] == "identity"]
     assert {r["metric"] for r in counted if r["value"] == 2} == {f"regime_{name}" for name in names}
@@ -82,7 +82,7 @@ def test_an_effect_that_bends_is_told_from_one_that_reverses():
     rows, points = moved(lambda w: linear(w, gain=0.1, bend=-0.5))
     point = points["cross", "identity", 1.0]
     assert point.ratio == pytest.approx(-0.4) and point.by_slope[0] == pytest.approx(0.1)
-    assert s.regimes(point) == {"other"}
+    assert s.regimes_of(point) == {"other"}
     assert the(rows, "effect", arm="cross", group="identity", strength=-1.0) == pytest.approx(-0.6, rel=1e-2)
 
 
@@ -90,7 +90,7 @@ def test_no_ratio_to_an_effect_below_five_standard_errors_or_of_the_wrong_sign()
     w = torch.tensor([1.0, 0.0, 0.0])
     for within in (linear(w, noise=100.0), linear(w, gain=-1.0)):
         rows, points = moved(linear, within=within)
-        assert all(p.ratio is None and s.regimes(p) == {"no_effect"} for p in points.values())
+        assert all(p.ratio is None and s.regimes_of(p) == {"no_effect"} for p in points.values())
         assert not [r for r in rows if r["metric"] in ("ratio", "ratio_slope")]
     assert the(rows, "effect_se_ratio", arm="within", strength=1.0) < -5
 
@@ -125,7 +125,7 @@ def test_an_effect_that_every_direction_has_is_none():
     )
     assert the(rows, "effect_se_ratio", arm="within", strength=1.0) > 1000
     assert the(rows, "effect_control_ratio", arm="within", strength=1.0) == pytest.approx(2.5)
-    assert all(p.ratio is None and s.regimes(p) == {"no_effect"} for p in points)
+    assert all(p.ratio is None and s.regimes_of(p) == {"no_effect"} for p in points)
 
 
 @pytest.mark.parametrize("gain", [0.02, -0.02])
@@ -134,14 +134,14 @@ def test_what_does_no_more_than_random_directions_is_lost(gain):
     busy = linear(torch.tensor([gain, 0.5, 0.5]))
     controls = [torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.06, 0.0, 0.0])]
     _, points = s.transfer(linear(w), busy, w, {"identity": w}, w, controls, (1.0,), matched=1.0)
-    assert all(p.ratio == pytest.approx(gain) and s.regimes(p) == {"lost"} for p in points)
+    assert all(p.ratio == pytest.approx(gain) and s.regimes_of(p) == {"lost"} for p in points)
 
 
 def test_a_ratio_whose_interval_has_zero_in_it_is_lost_not_reversed():
     point = s.Point("cross", "identity", 1.0, -0.3, (-0.3, -0.7, 0.1), over_random=9.0)
-    assert s.regimes(point) == {"lost"}
+    assert s.regimes_of(point) == {"lost"}
     sure = s.Point("cross", "identity", 1.0, -0.3, (-0.3, -0.5, -0.1), over_random=9.0)
-    assert s.regimes(sure) == {"reversed"}
+    assert s.regimes_of(sure) == {"reversed"}
 
 
 def test_the_share_s_test_permutes_within_sites_and_finds_what_is_planted():
@@ -169,22 +169,22 @@ def test_one_unit_has_no_error():
 def test_the_pinned_subspace_is_what_the_heads_tell_apart():
     model = generic(hidden_size=32, num_attention_heads=2)
     readers = toy_vectors.readers(model)
-    basis = s.span(readers)
+    basis = s.reader_span(readers)
     assert basis.shape == (32, 8 + 8 + 1)
     gain = model.model.norm.weight.detach()
     for head, k in ((model.lm_head, 9), (model.depth_head, 9), (model.valid_head, 2)):
         w = head.weight.detach()[:k] * gain
-        assert s.share(w[0] - w[k - 1], basis) == pytest.approx(1, abs=1e-6)
+        assert s.share_in(w[0] - w[k - 1], basis) == pytest.approx(1, abs=1e-6)
     free = torch.randn(32, generator=gen()).double()
     free -= basis @ (basis.T @ free)
-    assert s.share(free, basis) == pytest.approx(0, abs=1e-12)
-    assert s.share(free + basis[:, 3] * free.norm(), basis) == pytest.approx(0.5)
+    assert s.share_in(free, basis) == pytest.approx(0, abs=1e-12)
+    assert s.share_in(free + basis[:, 3] * free.norm(), basis) == pytest.approx(0.5)
     beyond = model.lm_head.weight.detach()[20] * gain
-    assert s.share(beyond, basis) < 1, "rows of tokens that never occur are not among them"
+    assert s.share_in(beyond, basis) < 1, "rows of tokens that never occur are not among them"
     torch.testing.assert_close(
         toy_vectors.readers(generic(hidden_size=32, num_attention_heads=2, folded=True)), readers
     )
-    assert s.share(free, torch.zeros(32, 0, dtype=torch.float64)) == 0
+    assert s.share_in(free, torch.zeros(32, 0, dtype=torch.float64)) == 0
 
 
 def test_rank_correlations_with_closeness_and_with_the_ratio():
@@ -263,10 +263,10 @@ def test_a_shared_boundary_is_where_the_share_is_taken():
     a = subjects._dyck(chosen, model)
     found, streams = regimes._toy(chosen, a, a), a.streams("fit", 1024)
     rows = regimes.measured(chosen, found, streams, streams, toy_vectors.readers(model))
-    basis = s.span(toy_vectors.readers(model))
+    basis = s.reader_span(toy_vectors.readers(model))
     for x in found:
         at = {"vector": x.name, "site": x.site}
-        assert the(rows, "pinned_share", **at) == pytest.approx(s.share(x.v, basis))
+        assert the(rows, "pinned_share", **at) == pytest.approx(s.share_in(x.v, basis))
         assert the(rows, "rotation_cosine", **at) == pytest.approx(1, abs=1e-4)
     assert the(rows, "pinned_share_random") == 17 / 32
     ratios = [r["value"] for r in rows if r["metric"] == "ratio" and r.get("group") == "identity"]

@@ -8,7 +8,8 @@ import torch
 from scipy.stats import chi2
 
 from gaugeport.groups import mean_free_basis
-from gaugeport.pipeline.rotation.haar import haar, haar_null, rank
+from gaugeport.pipeline.rotation.haar import null as haar_null
+from gaugeport.pipeline.rotation.haar import rank, statistics
 
 D, RANK = 64, 10
 LAYER = "mean_preserving_orthogonal"
@@ -21,7 +22,7 @@ def gen(seed=0):
 def stream(group="orthogonal", seed=0, tokens=2000, decay=1.0):
     """Rows with variances falling as a power of their rank, in a random basis; without the mean where the group wants it."""
     noise = gen(seed)
-    width = haar.free_width(D, group)
+    width = statistics.free_width(D, group)
     spread = torch.arange(1, width + 1, dtype=torch.float64) ** (-decay / 2)
     inside = torch.randn(tokens, width, generator=noise, dtype=torch.float64) * spread
     inside = inside @ torch.linalg.qr(torch.randn(width, width, generator=noise, dtype=torch.float64)).Q
@@ -29,17 +30,17 @@ def stream(group="orthogonal", seed=0, tokens=2000, decay=1.0):
     return (x + 3.0 * x[0]).float()
 
 
-@pytest.mark.parametrize("group", haar.GROUPS)
+@pytest.mark.parametrize("group", statistics.GROUPS)
 def test_procrustes_is_scipys(group):
-    a, planted = stream(group), haar.random_rotation(D, group, gen(1))
+    a, planted = stream(group), statistics.random_rotation(D, group, gen(1))
     b = (2.5 * (a.double() @ planted.T + 0.1 * stream(group, 2).double())).float()
     found = rank.fit_rotation(a, b, group)
     x, y = (t.double() - t.double().mean(0) for t in (a, b))
     if group == LAYER:
         x, y = x @ mean_free_basis(D), y @ mean_free_basis(D)
     second = torch.from_numpy(scipy.linalg.orthogonal_procrustes(x.numpy(), y.numpy())[0]).T
-    assert float((haar.free_part(found.rotation, group) - second).abs().max()) < 1e-8
-    assert haar.orthogonality_error(found.rotation) <= 1e-6
+    assert float((statistics.free_part(found.rotation, group) - second).abs().max()) < 1e-8
+    assert statistics.orthogonality_error(found.rotation) <= 1e-6
     nuclear = float(torch.linalg.svdvals(y.T @ x).sum() / (x.norm() * y.norm()))
     assert found.correlation == pytest.approx(nuclear, abs=1e-6) and found.correlation < 1
 
@@ -62,18 +63,18 @@ def test_supported_distance_in_closed_form():
     flipped = eye - 2 * basis[:, :1] @ basis[:, :1].T  # turns one of the five directions over
     assert rank.supported_distance(flipped, basis) == pytest.approx(math.sqrt(4 / 10))
     assert rank.supported_distance(flipped, basis[:, 1:]) < 1e-12
-    whole = haar.statistics(flipped)["distance_from_identity"]
+    whole = statistics.rotation_statistics(flipped)["distance_from_identity"]
     assert rank.supported_distance(flipped, eye) == pytest.approx(whole)
 
 
-@pytest.mark.parametrize("group", haar.GROUPS)
+@pytest.mark.parametrize("group", statistics.GROUPS)
 def test_the_identity_on_low_rank_data_is_recognised_although_it_looks_far_off(group):
-    null, width = haar_null.null(D, 100, 0, group), haar.free_width(D, group)
+    null, width = haar_null.draw_null(D, 100, 0, group), statistics.free_width(D, group)
     x = stream(group)
     support = rank.spectrum(x).directions[:, :RANK]
     least = float(null.supported_distance(RANK).min())
     same = rank.fit_rotation(*rank.low_rank_copies(x, support, gen(4), group=group), group)
-    away = haar.statistics(same.rotation, group)["distance_from_identity"]
+    away = statistics.rotation_statistics(same.rotation, group)["distance_from_identity"]
     assert abs(away**2 - (width - RANK) / width) < 5 / width, (
         "the trace of a Haar matrix has standard deviation 1"
     )
@@ -81,7 +82,7 @@ def test_the_identity_on_low_rank_data_is_recognised_although_it_looks_far_off(g
     assert supported < 0.05 and rank.far_below_haar(supported, least)
 
     first, second = rank.low_rank_copies(x, support, gen(5), group=group)
-    planted = haar.random_rotation(D, group, gen(6))
+    planted = statistics.random_rotation(D, group, gen(6))
     other = rank.fit_rotation(first, (second.double() @ planted.T).float(), group)
     supported = rank.supported_distance(other.rotation, support)
     assert supported == pytest.approx(rank.supported_distance(planted, support), abs=0.01)
@@ -99,7 +100,7 @@ def test_what_the_rank_leaves_open_is_haar():
     )
 
 
-@pytest.mark.parametrize("group", haar.GROUPS)
+@pytest.mark.parametrize("group", statistics.GROUPS)
 def test_independent_rows_share_covariances_and_nothing_else(group):
     a, b = stream(group), stream(group, 7, decay=0.3)
     x, y = rank.independent_rows(a, b, gen(8))
@@ -111,7 +112,7 @@ def test_independent_rows_share_covariances_and_nothing_else(group):
     assert float((cross / scale).abs().max()) < 6 / math.sqrt(len(x))
     noise, same = rank.fit_rotation(x, y, group), rank.fit_rotation(a, a, group)
     assert noise.correlation < 0.5 * same.correlation and same.correlation == pytest.approx(1)
-    assert haar.statistics(noise.rotation, group)["distance_from_identity"] > 0.9, (
+    assert statistics.rotation_statistics(noise.rotation, group)["distance_from_identity"] > 0.9, (
         "far from the identity all the same"
     )
 

@@ -9,7 +9,6 @@ from scipy.linalg import fractional_matrix_power
 
 import dyck_models
 from gaugeport.groups import Orthogonal, SignedPermutation
-from gaugeport.pipeline.rotation.matching.alignment import align_symmetry, tensor_mse
 from gaugeport.pipeline.rotation.matching.joint import (
     Mismatch,
     activation_mismatch,
@@ -21,6 +20,7 @@ from gaugeport.pipeline.rotation.matching.joint import (
 )
 from gaugeport.pipeline.rotation.matching.quotient import floors, quotient_bar
 from gaugeport.pipeline.rotation.matching.refine import cayley
+from gaugeport.pipeline.rotation.matching.search import fit_symmetry, tensor_mse
 from gaugeport.pipeline.rotation.matching.symmetry import Symmetry, stream_rows
 from gaugeport.transport import transport_model
 
@@ -63,7 +63,7 @@ def table(records):
 def strangers():
     """Two unrelated models, unrelated activations, and the table of their joint alignment."""
     model, reference = generic(1), generic(2)
-    baseline = align_symmetry(model, reference, starts=2, generator=generator())
+    baseline = fit_symmetry(model, reference, starts=2, generator=generator())
     x, y = streams(3), streams(4)
     return (
         model,
@@ -197,7 +197,7 @@ def test_a_component_has_one_basin(determinant):
 def test_a_planted_rotation_is_found_by_both():
     reference, g = generic(2), rotation()
     model = transport_model(reference, g.inverse())
-    baseline = align_symmetry(model, reference, starts=2, polish=400, generator=generator())
+    baseline = fit_symmetry(model, reference, starts=2, polish=400, generator=generator())
     y = streams(4)
     x = {site: g.inverse().act(t) for site, t in y.items()}
     found = table(joint_alignment(model, reference, baseline, x, y, (0.0, 1.0), steps=250))
@@ -234,7 +234,7 @@ def test_a_quotient_sees_what_is_no_residual_rotation():
     model = s.apply(reference)
     floor = 10 * quotient_bar(s.inverse().apply(model), reference).max_mse
     assert quotient_bar(model, reference).max_mse > 1e-2  # heads and neurons are not taken out
-    aligned = align_symmetry(model, reference, starts=2, polish=400, generator=generator()).symmetry
+    aligned = fit_symmetry(model, reference, starts=2, polish=400, generator=generator()).symmetry
     found = quotient_bar(model, reference, aligned)
     assert found.max_mse <= floor and found.symmetry is aligned
     elsewhere = aligned.with_residual(Orthogonal.random(WIDTH, generator(9)))
@@ -255,7 +255,7 @@ def test_no_element_of_the_group_is_below_the_floors():
     rows, target = stream_rows(model), stream_rows(reference)
     least = floors(model, reference)
     assert set(least) == {n for n in target if "mlp" not in n}
-    found = align_symmetry(model, reference, starts=2, generator=generator())
+    found = fit_symmetry(model, reference, starts=2, generator=generator())
     elements = [found.symmetry] + [Symmetry.random(model, generator(s)) for s in range(20)]
     for s in elements:
         mse = tensor_mse(s.move(rows), target)
@@ -267,7 +267,7 @@ def test_no_element_of_the_group_is_below_the_floors():
 
 def test_bad_input_is_named():
     model, reference, raw = generic(1), generic(2), generic(2, folded=False)
-    baseline = align_symmetry(model, reference, starts=1, generator=generator())
+    baseline = fit_symmetry(model, reference, starts=1, generator=generator())
     x = streams(3)
     with pytest.raises(ValueError, match=r"at least 0 .*-1"):
         joint_alignment(model, reference, baseline, x, x, (0.0, -1.0))
@@ -288,4 +288,4 @@ def test_bad_input_is_named():
         with pytest.raises(ValueError, match="folded"):
             compare(model, raw)
     pinned = transport_model(raw, SignedPermutation.random(WIDTH, generator()))
-    assert align_symmetry(pinned, raw, "signed_permutation", starts=1, generator=generator()).max_mse < 1e-12
+    assert fit_symmetry(pinned, raw, "signed_permutation", starts=1, generator=generator()).max_mse < 1e-12

@@ -12,15 +12,15 @@ import dyck_models
 from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.rotation.matching.alignment import (
-    align_symmetry,
+from gaugeport.pipeline.rotation.matching.refine import cayley, refine
+from gaugeport.pipeline.rotation.matching.search import (
     best_scaling,
+    fit_symmetry,
     heads_step,
     neurons_step,
     residual_step,
     tensor_mse,
 )
-from gaugeport.pipeline.rotation.matching.refine import cayley, refine
 from gaugeport.pipeline.rotation.matching.symmetry import Symmetry, part, stream_rows
 from gaugeport.transport import transport_model
 
@@ -111,7 +111,7 @@ def test_a_planted_element_is_recovered_to_the_float_floor(chart, residual):
     s = Symmetry.random(reference, generator(4), residual)
     planted = s.apply(reference)
     floor = 10 * bar(s.inverse().apply(planted), reference)
-    found = align_symmetry(planted, reference, residual, starts=4, polish=400, generator=generator())
+    found = fit_symmetry(planted, reference, residual, starts=4, polish=400, generator=generator())
     assert found.max_mse <= floor < 1e-12 < bar(planted, reference)
     assert bar(found.symmetry.apply(planted), reference) <= floor
     assert "model.position" in found.per_tensor and max(found.per_tensor.values()) == found.max_mse
@@ -123,14 +123,14 @@ def test_a_planted_element_is_recovered_to_the_float_floor(chart, residual):
 
 
 def test_a_model_is_itself():
-    found = align_symmetry(generic(), generic(), starts=2, generator=generator())
+    found = fit_symmetry(generic(), generic(), starts=2, generator=generator())
     assert found.max_mse <= 1e-28
 
 
 @everywhere
 def test_the_objective_never_rises_and_every_configuration_is_kept(chart, residual):
     model, reference = generic(1, chart), generic(2, chart)
-    found = align_symmetry(model, reference, residual, starts=3, iterations=4, generator=generator())
+    found = fit_symmetry(model, reference, residual, starts=3, iterations=4, generator=generator())
     rises = np.diff(found.trace)
     assert (rises <= 1e-12 * found.trace[0]).all() and found.trace[-1] < 0.9 * found.trace[0]
     assert found.trace[-1] == pytest.approx(sum(found.per_tensor.values()), rel=1e-12)
@@ -145,7 +145,7 @@ def test_a_larger_group_never_fits_worse_by_the_objective():
     model, reference = generic(1), generic(2)
     best = {}
     for residual in GROUPS_OF["folded"]:
-        found = align_symmetry(model, reference, residual, starts=2, polish=0, generator=generator())
+        found = fit_symmetry(model, reference, residual, starts=2, polish=0, generator=generator())
         best[residual] = min(c.objective for c in found.configurations)
     assert best["orthogonal"] < best["signed_permutation"] < best["identity"]
     assert best["permutation"] < best["identity"]
@@ -209,7 +209,7 @@ def test_heads_and_neurons_against_all_permutations():
     model, reference = generic(1, **sizes), generic(2, **sizes)
     rows, target = stream_rows(model), stream_rows(reference)
     found, plain = (
-        align_symmetry(model, reference, "identity", generator=generator()).symmetry,
+        fit_symmetry(model, reference, "identity", generator=generator()).symmetry,
         Symmetry.identity(model),
     )
     best = sum(tensor_mse(found.move(rows), target).values())
@@ -238,7 +238,7 @@ def test_heads_and_neurons_against_all_permutations():
 @pytest.mark.parametrize("seed", [1, 2])
 def test_refinement_is_never_worse_than_its_baseline(seed):
     model, reference = generic(seed), generic(seed + 10)
-    baseline = align_symmetry(model, reference, starts=2, generator=generator())
+    baseline = fit_symmetry(model, reference, starts=2, generator=generator())
     for steps in (1, 60):
         refined = refine(model, reference, baseline, steps=steps)
         assert refined.max_mse <= baseline.max_mse
@@ -258,7 +258,7 @@ def test_refinement_is_never_worse_than_its_baseline(seed):
 def test_refinement_at_the_floor_stays_there():
     reference = generic()
     planted = Symmetry.random(reference, generator(4)).apply(reference)
-    baseline = align_symmetry(planted, reference, starts=2, polish=400, generator=generator())
+    baseline = fit_symmetry(planted, reference, starts=2, polish=400, generator=generator())
     assert refine(planted, reference, baseline, steps=5).max_mse <= baseline.max_mse
 
 
@@ -274,7 +274,7 @@ def test_bad_input_is_named():
     model, reference, raw = generic(1), generic(2), generic(2, "raw")
 
     def align(a, b, *args, **options):
-        return align_symmetry(a, b, *args, generator=generator(), **options)
+        return fit_symmetry(a, b, *args, generator=generator(), **options)
 
     with pytest.raises(ValueError, match="unknown residual group 'haar'; allowed: orthogonal"):
         align(model, reference, "haar")

@@ -41,8 +41,8 @@ def model():
 @pytest.mark.parametrize("ablated", b.ABLATED)
 def test_completeness_grows_with_the_number_of_points(model, ablated):
     chart, seen = chart_of(model), [batch(), batch(2, 7)]
-    mean = b.means(model, chart, seen)
-    real = b.measured(model, chart, seen, mean, ablated)
+    mean = b.mean_streams(model, chart, seen)
+    real = b.measured_effects(model, chart, seen, mean, ablated)
     assert list(real) == ["block0", "block1", "block2"] and min(abs(v) for v in real.values()) > 1e-2
     errors = []
     for points in (2, 32, 512):
@@ -55,7 +55,7 @@ def test_completeness_grows_with_the_number_of_points(model, ablated):
 
 def test_points_of_the_path_may_be_stacked_or_not(model, monkeypatch):
     chart, seen = chart_of(model), [batch()]
-    mean = b.means(model, chart, seen)
+    mean = b.mean_streams(model, chart, seen)
     together = b.integrated_gradients(model, chart, seen, mean, points=5)
     monkeypatch.setattr(b, "TOKENS_AT_ONCE", 1)
     assert b.integrated_gradients(model, chart, seen, mean, points=5) == pytest.approx(together, abs=ROUNDING)
@@ -81,8 +81,8 @@ def test_predictors_are_exact_where_the_loss_is_linear(ablated):
         head[7, 0] = 2.0
     seen = [batch()]
     chart = chart_of(neox(layers=2))  # of one that has its final norm
-    mean = b.means(model, chart, seen)
-    real = b.measured(model, chart, seen, mean, ablated)
+    mean = b.mean_streams(model, chart, seen)
+    real = b.measured_effects(model, chart, seen, mean, ablated)
     assert abs(real["block0"]) > 1e-2
     for predictor in (b.attribution_patching, b.integrated_gradients):
         assert predictor(model, chart, seen, mean, ablated) == pytest.approx(real, abs=ROUNDING)
@@ -116,11 +116,13 @@ def test_ablation_is_the_model_with_a_constant_in_the_blocks_place(model):
             other = copy.deepcopy(model)
             other.gpt_neox.layers[1] = block
             expected[ablated] = float(other(ids, labels=ids).loss) - before
-    mean = b.means(model, chart, [seen])
+    mean = b.mean_streams(model, chart, [seen])
     assert torch.allclose(mean["embed"], flat[0]) and torch.allclose(mean["block1"], flat[2])
     assert b.cross_entropy(model, [seen]) == pytest.approx(before, abs=1e-6)  # transformers' is in float32
     for ablated, rise in expected.items():
-        assert b.measured(model, chart, [seen], mean, ablated)["block1"] == pytest.approx(rise, abs=1e-6)
+        assert b.measured_effects(model, chart, [seen], mean, ablated)["block1"] == pytest.approx(
+            rise, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -133,11 +135,11 @@ def test_padding_counts_in_nothing(model, side):
     mask[1, slice(6, 10) if side == "right" else slice(0, 4)] = 0
     near = ROUNDING if side == "right" else 1e-6  # rotary angles of shifted positions are in float32
     together = [{"input_ids": torch.cat([rows[0]["input_ids"], padded]), "attention_mask": mask}]
-    one, two = b.means(model, chart, rows), b.means(model, chart, together)
+    one, two = b.mean_streams(model, chart, rows), b.mean_streams(model, chart, together)
     assert all(torch.allclose(one[site], two[site], atol=near) for site in one)
     assert b.cross_entropy(model, together) == pytest.approx(b.cross_entropy(model, rows), abs=near)
     for ablated in b.ABLATED:
-        for effect in (b.measured, b.attribution_patching, b.integrated_gradients):
+        for effect in (b.measured_effects, b.attribution_patching, b.integrated_gradients):
             apart = effect(model, chart, rows, one, ablated)
             assert effect(model, chart, together, two, ablated) == pytest.approx(apart, abs=near)
 
@@ -146,10 +148,10 @@ def test_bfloat16_is_near_what_float64_says(model):
     chart, seen = chart_of(model), [batch(8, 16)]
     small = copy.deepcopy(model).to(torch.bfloat16)
     for ablated in b.ABLATED:
-        exact = b.measured(model, chart, seen, b.means(model, chart, seen), ablated)
-        mean = b.means(small, chart, seen)
+        exact = b.measured_effects(model, chart, seen, b.mean_streams(model, chart, seen), ablated)
+        mean = b.mean_streams(small, chart, seen)
         assert mean["block0"].dtype == torch.float64
-        real = b.measured(small, chart, seen, mean, ablated)
+        real = b.measured_effects(small, chart, seen, mean, ablated)
         found = b.integrated_gradients(small, chart, seen, mean, ablated)
         size = max(map(abs, exact.values()))
         assert real == pytest.approx(exact, abs=0.1 * size) and found == pytest.approx(exact, abs=0.1 * size)
@@ -157,14 +159,14 @@ def test_bfloat16_is_near_what_float64_says(model):
 
 def test_bad_input_is_refused(model):
     chart, seen = chart_of(model), [batch()]
-    mean = b.means(model, chart, seen)
+    mean = b.mean_streams(model, chart, seen)
     with pytest.raises(ValueError, match="ablated='head'; allowed: stream, update"):
-        b.measured(model, chart, seen, mean, "head")
+        b.measured_effects(model, chart, seen, mean, "head")
     with pytest.raises(ValueError, match="steps=0; allowed: 1 or more"):
         b.integrated_gradients(model, chart, seen, mean, points=0)
     with pytest.raises(ValueError, match="no tokens to take means over"):
-        b.means(model, chart, [])
-    for effect in (b.measured, b.attribution_patching):
+        b.mean_streams(model, chart, [])
+    for effect in (b.measured_effects, b.attribution_patching):
         with pytest.raises(ValueError, match="nothing is predicted"):
             effect(model, chart, [batch(2, 1)], mean)
     model.train()

@@ -25,7 +25,7 @@ def test_every_sentence_is_in_the_vocabulary_and_fits_a_row():
         assert [len(s) for s in sides] == [len(s) for s in contrast.words], "no word is on both sides"
 
 
-@pytest.mark.parametrize("sentences", [2, 20, c.MOST])
+@pytest.mark.parametrize("sentences", [2, 20, c.MOST_SENTENCES])
 def test_as_many_different_sentences_as_asked_for(sentences):
     for contrast in c.contrasts(sentences, mini=True):
         for classes in (contrast.build, contrast.heldout):
@@ -80,8 +80,10 @@ def test_ordinary_spelling():
     assert all(text[0].isupper() and " ." not in text for text in (*names.build[0], *names.heldout[1]))
 
 
-@pytest.mark.parametrize("sentences", [1, c.MOST + 1, 2.5, True, None])
+@pytest.mark.parametrize("sentences", [1, c.MOST_SENTENCES + 1, 2.5, True, None])
 def test_a_number_of_sentences_that_there_are_not(sentences):
     with pytest.raises(ValueError) as e:
         c.contrasts(sentences, mini=True)
-    assert f"task.sentences={sentences!r}; allowed: whole numbers from 2 to {c.MOST}" in str(e.value)
+    assert f"task.sentences={sentences!r}; allowed: whole numbers from 2 to {c.MOST_SENTENCES}" in str(
+        e.value
+    )

@@ -111,10 +111,10 @@ def test_a_copy_in_other_coordinates_is_far_away_and_found():
     swapped = HeadGauge((Permutation(torch.tensor([1, 0])),) * 2).apply(rotated)
     for one, two in ((plain, signed), (folded, rotated), (folded, swapped)):
         pair = i.compare(one, two)
-        assert pair.cosine < 0.5 and pair.identical_share < i.MOST
+        assert pair.cosine < 0.5 and pair.identical_share < i.DUPLICATE_SHARE
         assert pair.verdict() == "one function in other coordinates"
     other = i.compare(plain, generic(1))
-    assert other.verdict() == "independent" and other.spectrum[1] > 100 * i.SAME_SPECTRUM
+    assert other.verdict() == "independent" and other.spectrum[1] > 100 * i.SAME_SPECTRUM_DISTANCE
 
 
 def test_tensors_are_shared_only_where_they_are_named():
@@ -159,9 +159,14 @@ def test_bad_input_is_refused(model):
 
 def test_the_way_of_training_is_told_from_where_it_began(model):
     one, two = moved_by(model, 0.3, 1), moved_by(model, 0.3, 2)
-    a, b = i.moved(one, model), i.moved(two, model)
+    a, b = i.weight_changes(one, model), i.weight_changes(two, model)
     names = list(a)
-    assert abs(i.apart(a, b, names)[0]) < 0.1 < 0.8 < i.apart(i.tensors(one), i.tensors(two), names)[0]
+    assert (
+        abs(i.cosine_and_distance(a, b, names)[0])
+        < 0.1
+        < 0.8
+        < i.cosine_and_distance(i.tensors(one), i.tensors(two), names)[0]
+    )
 
 
 def job(*overrides):

@@ -9,7 +9,7 @@ import torch
 from dyck_models import generic
 from gaugeport.charts import certify, fold_gains
 from gaugeport.models.dyck import DyckConfig, DyckModel, by_head, losses
-from gaugeport.pipeline.rotation.matching.alignment import comparable_rows, tensor_mse
+from gaugeport.pipeline.rotation.matching.search import comparable_rows, tensor_mse
 from gaugeport.pipeline.rotation.toy import bars
 from gaugeport.pipeline.rotation.toy.strings import IGNORED, heldout
 from gaugeport.pipeline.stages import cohorts

@@ -26,9 +26,9 @@ RAW, TRANSLATION, SCALED = "identity", "translation", "orthogonal_scaled"
 """No map at all (the paper's raw transfer), one that carries the means alone, and the paper's rotation with a scale: what
 RMSNorm forgets of a stream, its length, a seed may well have otherwise."""
 
-UNPAIRED = "principal_axes"
+UNPAIRED_CONTROL = "principal_axes"
 """The control that knows of no token's partner: :func:`principal_axes`."""
-SIGNS = 8
+SIGN_DRAWS = 8
 """Draws of its signs that it is averaged over."""
 
 
@@ -51,21 +51,24 @@ def principal_axes(a: Tensor, b: Tensor, seed: int) -> list[Map]:
 
     An SAE's explained variance asks only whether the stream looks like A's when it arrives, never which token it belongs
     to; this control makes the second moments alike and pairs nothing, so what a fitted rotation explains beyond it comes
-    of the pairing. :data:`SIGNS` maps, one a draw of the signs; no table of the papers has them.
+    of the pairing. :data:`SIGN_DRAWS` maps, one a draw of the signs; no table of the papers has them.
     """
     means, axes = [], []
     for x in (a.double(), b.double()):
         means.append(x.mean(0))
         axes.append(torch.linalg.eigh((x - means[-1]).T @ (x - means[-1]))[1])
     maps = []
-    for n in range(SIGNS):
-        signs = torch.randint(2, (len(means[0]),), generator=generator(seed, UNPAIRED, n)).double() * 2 - 1
+    for n in range(SIGN_DRAWS):
+        signs = (
+            torch.randint(2, (len(means[0]),), generator=generator(seed, UNPAIRED_CONTROL, n)).double() * 2
+            - 1
+        )
         r = (axes[1] * signs) @ axes[0].T
         maps.append(Map(r, r.T, means[0], means[1], None))
     return maps
 
 
-def explained(sae: Any, x: Tensor, through: Map | None = None) -> float:
+def explained_variance(sae: Any, x: Tensor, through: Map | None = None) -> float:
     """Explained variance (1 − NMSE) of ``x`` [tokens, d] by an SAE of A: of A's own stream, or of B's ``through`` a map.
 
     Errors are measured in the coordinates of ``x``. Raises ``ValueError`` for tokens that are all alike.
@@ -90,13 +93,13 @@ def transfer_rows(
     and on Gaussian noise with the moments of A's stream (``noise``) and of B's through the rotation (``noise_rotated``);
     ``round_trip``, what each map keeps without an SAE.
     """
-    yield _ev("self", explained(sae, test_a))
-    yield _ev("noise", explained(sae, gaussian_like(test_a, seed)))
+    yield _ev("self", explained_variance(sae, test_a))
+    yield _ev("noise", explained_variance(sae, gaussian_like(test_a, seed)))
     for group, m in maps.items():
-        yield _ev(group, explained(sae, test_b, m))
+        yield _ev(group, explained_variance(sae, test_b, m))
         yield {"metric": "round_trip", "group": group, "value": round_trip(m, test_b)}
-    yield _ev(UNPAIRED, fmean(explained(sae, test_b, m) for m in unpaired))
-    yield _ev("noise_rotated", explained(sae, gaussian_like(test_b, seed), maps["orthogonal"]))
+    yield _ev(UNPAIRED_CONTROL, fmean(explained_variance(sae, test_b, m) for m in unpaired))
+    yield _ev("noise_rotated", explained_variance(sae, gaussian_like(test_b, seed), maps["orthogonal"]))
 
 
 def token_rows(
@@ -116,7 +119,7 @@ def token_rows(
     for n in sorted(tokens):
         for group in groups:
             m = replace(fit_map(group, fit_a[:n], fit_b[:n]), scale=1.0)
-            row = _ev(group, explained(sae, test_b, m))
+            row = _ev(group, explained_variance(sae, test_b, m))
             yield {**row, "metric": "explained_variance_by_tokens", "tokens": n}
 
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from gaugeport.alignment.matchers import match
 from gaugeport.alignment.moments import CONSTANT
-from gaugeport.pipeline.rotation.haar.haar import check_orthogonal
+from gaugeport.pipeline.rotation.haar.statistics import check_orthogonal
 
-SHARE = 0.99
+SUPPORT_VARIANCE_SHARE = 0.99
 """Of a stream's variance, what its supported directions carry."""
 
-NOISE = 1e-3
+COPY_NOISE = 1e-3
 """Noise of the low-rank control, a share of the stream's root mean square."""
 
-FAR = 0.5
+FAR_BELOW_SHARE = 0.5
 """A supported distance below this share of the least that Haar gives is far below Haar's; a convention."""
 
 
@@ -38,14 +38,14 @@ class Spectrum:
         """The participation ratio (Σλ)²/Σλ²: d where all directions vary alike, 1 where one alone does."""
         return float(self.values.sum() ** 2 / self.values.square().sum())
 
-    def rank(self, share: float = SHARE) -> int:
+    def rank(self, share: float = SUPPORT_VARIANCE_SHARE) -> int:
         """How many components carry ``share`` of the variance. Raises ``ValueError`` for a share outside (0, 1]."""
         if not 0 < share <= 1:
             raise ValueError(f"share={share}; allowed: above 0, up to 1")
         carried = self.values.cumsum(0) / self.values.sum()
         return int((carried < share * (1 - 1e-12)).sum()) + 1
 
-    def support(self, share: float = SHARE) -> Tensor:
+    def support(self, share: float = SUPPORT_VARIANCE_SHARE) -> Tensor:
         """Those components, float64[d, r]."""
         return self.directions[:, : self.rank(share)]
 
@@ -74,12 +74,12 @@ def supported_distance(r: Tensor, basis: Tensor) -> float:
 
 
 def far_below_haar(supported: float, least: float) -> bool:
-    """Whether a supported distance is below :data:`FAR` of the ``least`` that Haar gives.
+    """Whether a supported distance is below :data:`FAR_BELOW_SHARE` of the ``least`` that Haar gives.
 
     R then leaves the directions that carry the stream about where they are: what is random of it is rank, however far
     the whole of R is from the identity.
     """
-    return supported < FAR * least
+    return supported < FAR_BELOW_SHARE * least
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def fit_rotation(a: Tensor, b: Tensor, group: str = "orthogonal") -> Fit:
 
 
 def low_rank_copies(
-    x: Tensor, basis: Tensor, gen: torch.Generator, noise: float = NOISE, group: str = "orthogonal"
+    x: Tensor, basis: Tensor, gen: torch.Generator, noise: float = COPY_NOISE, group: str = "orthogonal"
 ) -> tuple[Tensor, Tensor]:
     """Control in which R is the identity: rows ``x`` [tokens, d] on ``basis`` [d, r] alone, twice, float32[tokens, d] each.
 

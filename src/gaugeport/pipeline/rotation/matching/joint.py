@@ -22,14 +22,14 @@ from scipy.linalg import schur
 from torch import Tensor, nn
 
 from gaugeport.groups import Orthogonal
-from gaugeport.pipeline.rotation.matching.alignment import (
-    Alignment,
+from gaugeport.pipeline.rotation.matching.refine import cayley
+from gaugeport.pipeline.rotation.matching.search import (
+    SymmetryFit,
     comparable_rows,
     pooled_mse,
     stream_cross,
     tensor_mse,
 )
-from gaugeport.pipeline.rotation.matching.refine import cayley
 from gaugeport.pipeline.rotation.matching.symmetry import Rows, check_dyck
 from gaugeport.transport.model import check_element
 
@@ -70,7 +70,7 @@ class Mismatch:
 def joint_alignment(
     model: nn.Module,
     reference: nn.Module,
-    baseline: Alignment,
+    baseline: SymmetryFit,
     activations_model: Mapping[str, Tensor],
     activations_reference: Mapping[str, Tensor],
     lambdas: Sequence[float] = LAMBDAS,

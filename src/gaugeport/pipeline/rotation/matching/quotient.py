@@ -19,7 +19,7 @@ from itertools import combinations_with_replacement
 import torch
 from torch import nn
 
-from gaugeport.pipeline.rotation.matching.alignment import comparable_rows
+from gaugeport.pipeline.rotation.matching.search import comparable_rows
 from gaugeport.pipeline.rotation.matching.symmetry import Rows, Symmetry, check_dyck
 
 
@@ -42,7 +42,7 @@ class Quotient:
 def quotient_bar(model: nn.Module, reference: nn.Module, symmetry: Symmetry | None = None) -> Quotient:
     """Compare two folded Dyck-3 models up to any residual rotation.
 
-    ``symmetry`` (of an :class:`~gaugeport.pipeline.rotation.matching.alignment.Alignment`) aligns the model's heads and neurons; its
+    ``symmetry`` (of an :class:`~gaugeport.pipeline.rotation.matching.search.SymmetryFit`) aligns the model's heads and neurons; its
     residual part is not used. None leaves them as they are.
 
     Raises ``ValueError`` for models that cannot be compared, and with gains in place: those pin the coordinates, and

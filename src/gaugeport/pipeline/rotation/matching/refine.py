@@ -1,6 +1,6 @@
 """The Cayley refinement of a symmetry alignment (paper B, sections 7 and 9.5): continuous, and aimed at the bar itself.
 
-The bar is a maximum over tensors, the coordinate descent of :mod:`gaugeport.pipeline.rotation.matching.alignment` lowers a sum. Here the
+The bar is a maximum over tensors, the coordinate descent of :mod:`gaugeport.pipeline.rotation.matching.search` lowers a sum. Here the
 permutations and scalings of a baseline stay as they are, and its rotations (of the stream, and of every head) are
 moved together, by Adam on the skew-symmetric matrices of Cayley transforms, to lower a smooth maximum.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gaugeport.groups import Orthogonal
-from gaugeport.pipeline.rotation.matching.alignment import Alignment, comparable_rows, pooled_mse, tensor_mse
+from gaugeport.pipeline.rotation.matching.search import SymmetryFit, comparable_rows, pooled_mse, tensor_mse
 from gaugeport.pipeline.rotation.matching.symmetry import Rows, Symmetry, check_dyck, part
 from gaugeport.transport.model import check_element
 
@@ -35,18 +35,18 @@ def cayley(x: Tensor) -> Tensor:
 def refine(
     model: nn.Module,
     reference: nn.Module,
-    baseline: Alignment,
+    baseline: SymmetryFit,
     steps: int = 400,
     rate: float = 0.01,
     strict: bool = True,
-) -> Alignment:
+) -> SymmetryFit:
     """``baseline`` with its rotations refined for the worst tensor: never a larger ``max_mse``.
 
     Two runs, from the baseline and from the configuration of its search with the lowest objective, since the start that
     is best by the bar need not have the best heads and neurons; the better end counts. ``rate`` is Adam's first learning
     rate, which falls to 0 as a cosine. The ``trace`` of the result is the bar (not the objective) of that run at its
     start and after every step; its best iterate is what is returned. ``strict`` as in
-    :func:`~gaugeport.pipeline.rotation.matching.alignment.align_symmetry`.
+    :func:`~gaugeport.pipeline.rotation.matching.search.fit_symmetry`.
 
     Raises ``ValueError`` for models that cannot be compared, (``strict``) for gains in place, and for no steps.
     """

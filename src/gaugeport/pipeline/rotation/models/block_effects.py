@@ -38,7 +38,7 @@ Batch = Mapping[str, Tensor]
 
 
 @torch.no_grad()
-def means(model: nn.Module, chart: Chart, batches: Sequence[Batch]) -> dict[str, Tensor]:
+def mean_streams(model: nn.Module, chart: Chart, batches: Sequence[Batch]) -> dict[str, Tensor]:
     """Site -> the mean stream there, float64[d], over all tokens of ``batches`` but padding.
 
     Raises ``ValueError`` for a model in training mode, and where there are no tokens.
@@ -74,7 +74,7 @@ def cross_entropy(model: nn.Module, batches: Sequence[Batch]) -> float:
 
 
 @torch.no_grad()
-def measured(
+def measured_effects(
     model: nn.Module,
     chart: Chart,
     batches: Sequence[Batch],
@@ -83,7 +83,7 @@ def measured(
 ) -> dict[str, float]:
     """Block (``block0`` …) -> rise of the mean loss in nats when it is ablated (:data:`ABLATED`) to ``mean``.
 
-    ``mean`` is of :func:`means`. Raises ``ValueError`` on an unknown ``ablated``, and where nothing is predicted.
+    ``mean`` is of :func:`mean_streams`. Raises ``ValueError`` on an unknown ``ablated``, and where nothing is predicted.
     """
     _check(model, ablated)
     rises, targets = dict.fromkeys(all_sites(len(chart.blocks(model)))[1:], 0.0), 0
@@ -105,7 +105,7 @@ def attribution_patching(
     mean: Mapping[str, Tensor],
     ablated: str = "stream",
 ) -> dict[str, float]:
-    """The effects of :func:`measured` by the gradient of the clean run alone."""
+    """The effects of :func:`measured_effects` by the gradient of the clean run alone."""
     return _along(model, chart, batches, mean, ablated, [1.0])
 
 
@@ -117,7 +117,7 @@ def integrated_gradients(
     ablated: str = "stream",
     points: int = STEPS,
 ) -> dict[str, float]:
-    """The effects of :func:`measured` by the gradients at ``points`` midpoints of the path.
+    """The effects of :func:`measured_effects` by the gradients at ``points`` midpoints of the path.
 
     Tends to them as the points grow (completeness), down to the rounding of the model's precision.
 

@@ -125,7 +125,7 @@ PATTERNS = (
         (words.NUMBERS[13:], words.NUMBERS[1:8]),
     ),
 )  # fmt: skip
-MOST = min(len(p.pairs(part)) for p in PATTERNS for part in PARTS)
+MOST_SENTENCES = min(len(p.pairs(part)) for p in PATTERNS for part in PARTS)
 """Sentences a class that every pattern has in either part."""
 
 
@@ -151,8 +151,8 @@ def contrasts(sentences: int, mini: bool) -> list[Contrast]:
 
 def check_sentences(sentences: object) -> None:
     """Raises ``ValueError`` for what is no number of sentences a class."""
-    if isinstance(sentences, bool) or not isinstance(sentences, int) or not 2 <= sentences <= MOST:
-        raise ValueError(f"task.sentences={sentences!r}; allowed: whole numbers from 2 to {MOST}")
+    if isinstance(sentences, bool) or not isinstance(sentences, int) or not 2 <= sentences <= MOST_SENTENCES:
+        raise ValueError(f"task.sentences={sentences!r}; allowed: whole numbers from 2 to {MOST_SENTENCES}")
 
 
 def natural(text: str) -> str:

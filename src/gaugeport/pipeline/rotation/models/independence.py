@@ -30,10 +30,10 @@ from torch import Tensor, nn
 LARGEST_COSINE = 0.1
 """Of the weights of independent models, in size; measured between independent seeds: up to .03 (d = 64), .012 (d = 128)."""
 
-MOST = 0.5
+DUPLICATE_SHARE = 0.5
 """Models with a larger share of their tensors bit-identical are duplicates."""
 
-SAME_SPECTRUM = 1e-4
+SAME_SPECTRUM_DISTANCE = 1e-4
 """Relative distance of singular values below which a matrix is the other's in other coordinates; rounding is 1e-6."""
 
 BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")
@@ -44,7 +44,7 @@ Weights = nn.Module | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Pair:
+class WeightComparison:
     """Two models compared: tensor ``identical`` to one of the other's, by name, of ``counted`` that could differ.
 
     ``constructed`` are the tensors equal by construction, name -> why. ``cosine`` and ``distance`` (relative,
@@ -73,7 +73,7 @@ class Pair:
 
     def verdict(self, largest_cosine: float = LARGEST_COSINE) -> str:
         """``independent``, or what the two models are instead."""
-        if self.identical_share > MOST:
+        if self.identical_share > DUPLICATE_SHARE:
             return "duplicates"
         if self.identical:
             return "partly copied"
@@ -81,7 +81,7 @@ class Pair:
             return "not comparable"
         if abs(self.cosine) > largest_cosine:
             return "of one run or initialisation"
-        if self.spectrum[1] < SAME_SPECTRUM:
+        if self.spectrum[1] < SAME_SPECTRUM_DISTANCE:
             return "one function in other coordinates"
         return "independent"
 
@@ -115,8 +115,8 @@ def check_cosine(largest_cosine: float) -> None:
         raise ValueError(f"largest_cosine={largest_cosine}; allowed: a cosine between 0 and 1")
 
 
-def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> Pair:
-    """Two models tensor by tensor (see :class:`Pair`).
+def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> WeightComparison:
+    """Two models tensor by tensor (see :class:`WeightComparison`).
 
     Raises ``ValueError`` for a shared tensor that a model lacks, and where no tensor could differ.
     """
@@ -144,12 +144,14 @@ def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> Pair
             left[digests[0][name]] -= 1
             identical.append(name)
     names = [n for n, x in mine.items() if _matrix(x) and n in theirs and theirs[n].shape == x.shape]
-    matrices = {n: (*apart(mine, theirs, [n]), _spectra(mine[n], theirs[n])) for n in names}
-    cosine, distance = apart(mine, theirs, names)
-    return Pair(tuple(identical), min(len(mine), len(theirs)), constructed, cosine, distance, matrices)
+    matrices = {n: (*cosine_and_distance(mine, theirs, [n]), _spectra(mine[n], theirs[n])) for n in names}
+    cosine, distance = cosine_and_distance(mine, theirs, names)
+    return WeightComparison(
+        tuple(identical), min(len(mine), len(theirs)), constructed, cosine, distance, matrices
+    )
 
 
-def apart(
+def cosine_and_distance(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]
 ) -> tuple[float, float]:
     """Cosine and relative distance ‖θ − θ'‖/√(‖θ‖‖θ'‖) of the named tensors together, in float64; NaN of nothing."""
@@ -163,7 +165,7 @@ def apart(
     )
 
 
-def moved(model: Weights, start: Weights) -> dict[str, Tensor]:
+def weight_changes(model: Weights, start: Weights) -> dict[str, Tensor]:
     """What training changed: the difference of the weight matrices that both have, by name, float64."""
     now, before = tensors(model), tensors(start)
     return {

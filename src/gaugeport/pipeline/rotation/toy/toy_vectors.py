@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gaugeport.models.dyck import DyckModel, by_head, wide
-from gaugeport.pipeline.rotation.features.steering import Measure
+from gaugeport.pipeline.rotation.features.regimes import Measure
 from gaugeport.pipeline.rotation.lenses.dictionaries import value_at
 from gaugeport.pipeline.rotation.lenses.rows import ROWS_AT_ONCE
 from gaugeport.pipeline.rotation.toy import strings

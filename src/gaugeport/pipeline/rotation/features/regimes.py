@@ -30,17 +30,17 @@ Changes = dict[float, dict[str, Tensor]]
 """Strength -> quantity -> its change in every unit, float64[n], against nothing added."""
 
 UNCHANGED = "identity"
-MATCHED = (UNCHANGED, "orthogonal")
+LENGTH_MATCHED_GROUPS = (UNCHANGED, "orthogonal")
 """Groups that are also tried at a length in units of the other model's own stream."""
-CLEAN = (0.8, 1.25)
+CLEAN_RATIOS = (0.8, 1.25)
 """Transfer ratios that count as clean, ends included."""
 REGIMES = ("clean", "partial", "reversed", "large", "lost", "other", "no_effect")
-"""See :func:`regimes`."""
-RANDOM_SIZES = 3.0
+"""See :func:`regimes_of`."""
+LEAST_OVER_RANDOM = 3.0
 """An effect below so many root mean squares of random directions' effects is none. Of a linear effect no direction has more
 than √d of them, 8 in the toy, so that paper A's 5 would ask for a cosine of .6 with the gradient; one random direction in
 several hundred has 3."""
-FEWEST = 3
+FEWEST_POINTS = 3
 """Points that a rank correlation wants."""
 
 
@@ -50,7 +50,7 @@ class Point:
     is none. ``over_random``: the size of the cross effect over that of random directions there.
     """
 
-    arm: str
+    condition: str
     group: str
     strength: float
     ratio: float | None
@@ -97,7 +97,7 @@ def transfer(
     times as long, the ratio of the streams' lengths: norms make a model respond to what is added in units of its own
     stream. Every quantity's mean change at ±α is a row under its name; at α > 0 further: ``slope``; ``ratio`` and
     ``ratio_slope`` with their 95 % Fieller intervals, and ``<quantity>_ratio`` of the others, each where the within change
-    is at least :data:`~gaugeport.pipeline.measures.steering.STANDARD_ERRORS` standard errors over units and :data:`RANDOM_SIZES` times
+    is at least :data:`~gaugeport.pipeline.measures.steering.STANDARD_ERRORS` standard errors over units and :data:`LEAST_OVER_RANDOM` times
     what the controls do (the first alone calls almost any direction effective, for all units answer alike), in the
     direction wanted (of other quantities: in either). Of the within effect ``effect_se_ratio`` and
     ``effect_control_ratio`` say how many times; the controls' root mean squares are the arms ``random_within`` and
@@ -107,7 +107,7 @@ def transfer(
     rest, their_rest = (at_rest(m, len(v)) for m in (within, cross))
     own = changes(within, rest, v, signed)
     added = {("cross", group): x for group, x in moved.items()}
-    added |= {("matched", group): matched * moved[group] for group in MATCHED if group in moved}
+    added |= {("matched", group): matched * moved[group] for group in LENGTH_MATCHED_GROUPS if group in moved}
     added["native", ""] = native
     arms = {arm: changes(cross, their_rest, x, signed) for arm, x in added.items()}
     random = [changes(within, rest, c, signed) for c in controls]
@@ -154,7 +154,7 @@ def _size(changes: Sequence[Tensor]) -> float:
     return max(math.sqrt(sum(float(x.mean()) ** 2 for x in changes) / len(changes)), 1e-12)
 
 
-def regimes(point: Point) -> set[str]:
+def regimes_of(point: Point) -> set[str]:
     """The names of :data:`REGIMES` that a point has; only ``reversed`` and ``large`` can be had together.
 
     ``no_effect``: the within effect is none, so there is no ratio. ``lost``: the cross effect is no larger than that of
@@ -171,10 +171,10 @@ def regimes(point: Point) -> set[str]:
     found = set()
     if high < 0:
         found.add("reversed")
-    if abs(point.ratio) > CLEAN[1]:
+    if abs(point.ratio) > CLEAN_RATIOS[1]:
         found.add("large")
     if not found and point.ratio > 0:
-        found.add("clean" if point.ratio >= CLEAN[0] else "partial")
+        found.add("clean" if point.ratio >= CLEAN_RATIOS[0] else "partial")
     return found or {"other"}
 
 
@@ -182,14 +182,14 @@ def regime_rows(points: Iterable[Point]) -> Iterator[Row]:
     """``regime_<name>``: of every arm and group, the number of strengths in each regime."""
     by_arm: dict[tuple[str, str], list[set[str]]] = {}
     for point in points:
-        by_arm.setdefault((point.arm, point.group), []).append(regimes(point))
+        by_arm.setdefault((point.condition, point.group), []).append(regimes_of(point))
     for (arm, group), found in by_arm.items():
         for name in REGIMES:
             value = float(sum(name in regime for regime in found))
             yield {"arm": arm, "group": group, "metric": f"regime_{name}", "value": value}
 
 
-def span(readers: Sequence[Tensor]) -> Tensor:
+def reader_span(readers: Sequence[Tensor]) -> Tensor:
     """An orthonormal basis float64[d, rank] of what output heads tell apart: differences of rows of one reader.
 
     ``readers`` are float[rows, d], a head's weights with the gain of the norm that they read behind. A softmax does not
@@ -200,7 +200,7 @@ def span(readers: Sequence[Tensor]) -> Tensor:
     return vh[s > s.max() * 1e-8].T
 
 
-def share(v: Tensor, basis: Tensor) -> float:
+def share_in(v: Tensor, basis: Tensor) -> float:
     """The share of ``‖v‖²`` in the span of an orthonormal ``basis`` [d, rank]: section 9.2's predictor."""
     wide = v.double()
     return float((wide @ basis).square().sum() / wide.square().sum())
@@ -223,7 +223,7 @@ def predictor_rows(name: str, values: Sequence[float], ratios: Sequence[float | 
     sides = {"transfer": lambda r: -abs(1 - r), "ratio": lambda r: r}
     for side, of in sides.items():
         x, y = [p for p, _ in kept], [of(r) for _, r in kept]
-        if len(kept) >= FEWEST and len(set(x)) > 1 and len(set(y)) > 1:
+        if len(kept) >= FEWEST_POINTS and len(set(x)) > 1 and len(set(y)) > 1:
             value = float(stats.spearmanr(x, y).statistic)
             yield {"metric": f"{name}_{side}_correlation", "value": value}
 
@@ -237,8 +237,8 @@ def share_test(
     an interval over them says nothing of the predictor. Depth goes with both, hence the permutations within sites.
     Raises ``ValueError`` for fewer than three.
     """
-    if len(shares) < FEWEST:
-        raise ValueError(f"{len(shares)} vectors and sites; allowed: {FEWEST} or more")
+    if len(shares) < FEWEST_POINTS:
+        raise ValueError(f"{len(shares)} vectors and sites; allowed: {FEWEST_POINTS} or more")
     x, y = (torch.tensor(stats.rankdata(v)) for v in (shares, closeness))
     strata = [torch.tensor([i for i, s in enumerate(sites) if s == site]) for site in dict.fromkeys(sites)]
     gen, reached = generator(seed, "share test"), 0
@@ -269,7 +269,7 @@ def _ratios(
         within = of(own, a)
         times = (
             errors(within) / STANDARD_ERRORS,
-            float(within.mean()) / _size([of(c, a) for c in random]) / RANDOM_SIZES,
+            float(within.mean()) / _size([of(c, a) for c in random]) / LEAST_OVER_RANDOM,
         )
         wanted = name in ("effect", "ratio_slope")  # these have a direction, other quantities either
         if min(times if wanted else map(abs, times)) >= 1:

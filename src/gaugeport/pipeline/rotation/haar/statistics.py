@@ -120,7 +120,7 @@ def ks_distance(angles: Tensor) -> float:
     return float(torch.maximum(steps[1:] - u, u - steps[:-1]).max())
 
 
-def statistics(r: Tensor, group: str = "orthogonal") -> dict[str, float]:
+def rotation_statistics(r: Tensor, group: str = "orthogonal") -> dict[str, float]:
     """Everything that :data:`TAILS` names, with ``orthogonality_error`` and the ``determinant``, of R [d, d].
 
     Distances are Frobenius norms over √(2m), m the size of the free part: about 1 for Haar (the paper's √(2d)). The best

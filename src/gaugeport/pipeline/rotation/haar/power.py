@@ -9,41 +9,41 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gaugeport.groups import GlobalSignPermutation, Permutation, SignedPermutation, haar_matrix
-from gaugeport.pipeline.rotation.haar.haar import (
+from gaugeport.pipeline.rotation.haar.null import Null, naive_p_value, p_value
+from gaugeport.pipeline.rotation.haar.statistics import (
     TAILS,
     check_group,
     eigenangles,
     free_part,
     free_width,
     random_rotation,
+    rotation_statistics,
     signed_angles,
-    statistics,
     whole,
 )
-from gaugeport.pipeline.rotation.haar.haar_null import Null, naive_p_value, p_value
 from gaugeport.utils.seeds import generator
 
-LARGEST_ANGLE = 1.0
+NEAR_IDENTITY_LARGEST_ANGLE = 1.0
 """Radians: about the largest eigen-angle of ``near_identity``."""
 
-KEPT = 6
+FIXED_ONE_DIRECTION_IN = 6
 """One direction in so many stays where it is in ``low_rank_identity``: 10 of 64, the example of PAPER_CLAIMS."""
 
-POOLED = 10
+MATRICES_PER_POOL = 10
 """Matrices whose eigen-angles the naive test pools at a time."""
 
 
 def near_identity(d: int, group: str, gen: torch.Generator) -> Tensor:
-    """exp of a Gaussian skew matrix, whose angles fill a semicircle law of radius :data:`LARGEST_ANGLE`."""
+    """exp of a Gaussian skew matrix, whose angles fill a semicircle law of radius :data:`NEAR_IDENTITY_LARGEST_ANGLE`."""
     m = free_width(d, group)
-    g = torch.randn(m, m, generator=gen, dtype=torch.float64) * LARGEST_ANGLE / (2 * m**0.5)
+    g = torch.randn(m, m, generator=gen, dtype=torch.float64) * NEAR_IDENTITY_LARGEST_ANGLE / (2 * m**0.5)
     return whole(torch.linalg.matrix_exp(g.triu(1) - g.triu(1).T), group)
 
 
 def low_rank_identity(d: int, group: str, gen: torch.Generator) -> Tensor:
-    """The identity on one random direction in :data:`KEPT`, Haar on the others: what rank-deficient data would show."""
+    """The identity on one random direction in :data:`FIXED_ONE_DIRECTION_IN`, Haar on the others: what rank-deficient data would show."""
     m = free_width(d, group)
-    kept, frame = max(1, m // KEPT), haar_matrix(m, gen)
+    kept, frame = max(1, m // FIXED_ONE_DIRECTION_IN), haar_matrix(m, gen)
     inside = torch.block_diag(torch.eye(kept, dtype=torch.float64), haar_matrix(m - kept, gen))
     return whole(frame @ inside @ frame.T, group)
 
@@ -77,15 +77,15 @@ def rejection_rates(
     """Share of ``draws`` rotations of an alternative that each test rejects at ``level``.
 
     The calibrated test of every statistic of :data:`TAILS` against ``null``; ``naive_ks``, the paper's test of one
-    matrix, and ``naive_ks_pooled``, that of the eigen-angles of :data:`POOLED` matrices at once. Raises ``ValueError``
+    matrix, and ``naive_ks_pooled``, that of the eigen-angles of :data:`MATRICES_PER_POOL` matrices at once. Raises ``ValueError``
     for an unknown alternative, a level outside (0, 1), fewer draws than are pooled, or a null of another width.
     """
     if alternative not in ALTERNATIVES:
         raise ValueError(f"alternative {alternative!r}; allowed: {', '.join(ALTERNATIVES)}")
     if not 0 < level < 1:
         raise ValueError(f"level={level}; allowed: between 0 and 1")
-    if draws < POOLED:
-        raise ValueError(f"draws={draws}; allowed: {POOLED} or more")
+    if draws < MATRICES_PER_POOL:
+        raise ValueError(f"draws={draws}; allowed: {MATRICES_PER_POOL} or more")
     check_group(null.group)
     m = free_width(d, null.group)
     if null.angles.shape[1] != m:
@@ -97,11 +97,11 @@ def rejection_rates(
     spectra = torch.empty(draws, m, dtype=torch.float64)
     for i in tqdm(range(draws), desc=f"{alternative}, d = {d}", unit="matrix", delay=2, disable=None):
         r = ALTERNATIVES[alternative](d, null.group, gen)
-        found = statistics(r, null.group)
+        found = rotation_statistics(r, null.group)
         spectra[i] = signed_angles(eigenangles(free_part(r, null.group)))
         for name, tail in TAILS.items():
             rejected[name] += p_value(found[name], null.statistics[name], tail) <= level
         rejected["naive_ks"] += naive_p_value(spectra[i], null.reference) <= level
-    pools = spectra[: draws // POOLED * POOLED].view(-1, POOLED * m)
+    pools = spectra[: draws // MATRICES_PER_POOL * MATRICES_PER_POOL].view(-1, MATRICES_PER_POOL * m)
     rejected["naive_ks_pooled"] = sum(naive_p_value(pool, null.reference) <= level for pool in pools)
     return {name: n / (len(pools) if name == "naive_ks_pooled" else draws) for name, n in rejected.items()}

@@ -16,19 +16,19 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 from tqdm import tqdm
 
-from gaugeport.pipeline.rotation.haar.haar import (
+from gaugeport.pipeline.rotation.haar.statistics import (
     TAILS,
     eigenangles,
     free_part,
     free_width,
     random_rotation,
+    rotation_statistics,
     signed_angles,
-    statistics,
 )
 from gaugeport.pipeline.store.store import Store
 from gaugeport.utils.seeds import generator
 
-REFERENCE = 10
+REFERENCE_MATRICES = 10
 """Haar matrices whose eigenvalues are the paper's second sample: 5,120 eigenvalues at d = 512."""
 
 
@@ -47,8 +47,8 @@ class Null:
 
     @property
     def reference(self) -> Tensor:
-        """The signed eigen-angles of the first :data:`REFERENCE` draws, pooled."""
-        return signed_angles(self.angles[:REFERENCE]).flatten()
+        """The signed eigen-angles of the first :data:`REFERENCE_MATRICES` draws, pooled."""
+        return signed_angles(self.angles[:REFERENCE_MATRICES]).flatten()
 
     def supported_distance(self, rank: int) -> Tensor:
         """float64[draws]: ``‖(R−I)V‖_F / √(2r)`` for any r orthonormal directions V; Haar prefers none.
@@ -60,7 +60,7 @@ class Null:
         return (1 - self.traces[:, rank - 1] / rank).clamp_min(0).sqrt()
 
 
-def null(d: int, draws: int, seed: int, group: str = "orthogonal") -> Null:
+def draw_null(d: int, draws: int, seed: int, group: str = "orthogonal") -> Null:
     """Statistics of ``draws`` Haar-random rotations. Raises ``ValueError`` for no draws, a width too small, a bad group."""
     if draws < 1:
         raise ValueError(f"draws={draws}; allowed: 1 or more")
@@ -71,17 +71,17 @@ def null(d: int, draws: int, seed: int, group: str = "orthogonal") -> Null:
         r = random_rotation(d, group, gen)
         free = free_part(r, group)
         angles[i], traces[i] = eigenangles(free), free.diagonal().cumsum(0)
-        for name, value in statistics(r, group).items():
+        for name, value in rotation_statistics(r, group).items():
             if name in found:
                 found[name].append(value)
     return Null(group, {k: torch.tensor(v, dtype=torch.float64) for k, v in found.items()}, angles, traces)
 
 
-def haar_null(store: Store, d: int, draws: int, seed: int, group: str = "orthogonal") -> Null:
-    """:func:`null`, computed once for each group, width, number of draws and seed."""
+def stored_null(store: Store, d: int, draws: int, seed: int, group: str = "orthogonal") -> Null:
+    """:func:`draw_null`, computed once for each group, width, number of draws and seed."""
 
     def build(folder: Path) -> None:
-        made = null(d, draws, seed, group)
+        made = draw_null(d, draws, seed, group)
         save_file(
             {**made.statistics, "angles": made.angles, "traces": made.traces}, folder / "null.safetensors"
         )

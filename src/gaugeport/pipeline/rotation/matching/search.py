@@ -58,7 +58,7 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class SymmetryFit:
     """``symmetry.apply(model)`` is the model brought to the reference; mean squared differences per entry.
 
     ``per_tensor`` names every parameter (gains where they are in place) and ``model.position``; ``max_mse`` is its
@@ -74,7 +74,7 @@ class Alignment:
     configurations: tuple[Configuration, ...] = ()
 
 
-def align_symmetry(
+def fit_symmetry(
     model: nn.Module,
     reference: nn.Module,
     residual: str = "orthogonal",
@@ -84,7 +84,7 @@ def align_symmetry(
     *,
     generator: torch.Generator,
     strict: bool = True,
-) -> Alignment:
+) -> SymmetryFit:
     """The symmetry ``s`` whose ``s.apply(model)`` is nearest to ``reference`` by its worst tensor (section 7, Bar P).
 
     ``starts`` random head permutations, each with and without the residual step, ``iterations`` sweeps each (fewer
@@ -122,7 +122,7 @@ def align_symmetry(
         if max(polished.values()) <= best.max_mse:
             symmetry, mse, trace = further, polished, trace + goes_on[1:]
     everything = tuple(d[0] for d in done)
-    return Alignment(symmetry, mse, max(mse.values()), pooled_mse(mse, target), trace, everything)
+    return SymmetryFit(symmetry, mse, max(mse.values()), pooled_mse(mse, target), trace, everything)
 
 
 def comparable_rows(model: nn.Module, reference: nn.Module) -> tuple[Rows, Rows]:

@@ -10,7 +10,8 @@ from scipy.stats import betabinom, binom, ks_1samp, uniform
 
 from gaugeport.alignment.matchers import procrustes
 from gaugeport.groups import MeanPreservingOrthogonal, Permutation, haar_matrix, mean_free_basis
-from gaugeport.pipeline.rotation.haar import haar, haar_null, haar_power
+from gaugeport.pipeline.rotation.haar import null as haar_null
+from gaugeport.pipeline.rotation.haar import power, statistics
 from gaugeport.pipeline.store.store import Store
 
 D = 12
@@ -27,7 +28,7 @@ def eye(d):
 
 @pytest.fixture(scope="module")
 def null():
-    return haar_null.null(D, 999, seed=1)
+    return haar_null.draw_null(D, 999, seed=1)
 
 
 @pytest.mark.parametrize("d", [1, 2, 7, 8, 33])
@@ -36,41 +37,41 @@ def test_eigenangles_are_those_of_the_eigenvalues(d, reflected):
     r = haar_matrix(d, gen(d))
     if (torch.linalg.det(r) < 0) != reflected:
         r[0] *= -1
-    found, truth = haar.eigenangles(r), np.sort(np.abs(np.angle(np.linalg.eigvals(r.numpy()))))
+    found, truth = statistics.eigenangles(r), np.sort(np.abs(np.angle(np.linalg.eigvals(r.numpy()))))
     assert np.abs(found.numpy() - truth).max() < 1e-6
-    signed = haar.signed_angles(found)
+    signed = statistics.signed_angles(found)
     inside = (found > 1e-3) & (found < math.pi - 1e-3)
     assert abs(float(signed[inside].sum())) < 1e-6 * d, "conjugate pairs"
     assert torch.equal(signed.abs(), found)
 
 
 def test_ks_distance_is_scipys():
-    angles = haar.eigenangles(haar_matrix(21, gen()))
+    angles = statistics.eigenangles(haar_matrix(21, gen()))
     truth = ks_1samp(angles.numpy(), uniform(0, math.pi).cdf).statistic
-    assert haar.ks_distance(angles.flip(0)) == pytest.approx(truth, abs=1e-12)
+    assert statistics.ks_distance(angles.flip(0)) == pytest.approx(truth, abs=1e-12)
 
 
 def test_statistics_in_closed_form():
-    found = haar.statistics(eye(6))
+    found = statistics.rotation_statistics(eye(6))
     assert (
         found["distance_from_identity"] == found["distance_to_permutation"] == 0 and found["ks_distance"] == 1
     )
     assert found["largest_entry"] == found["determinant"] == 1
-    turned = haar.statistics(-eye(5))
+    turned = statistics.rotation_statistics(-eye(5))
     assert turned["distance_from_identity"] == pytest.approx(math.sqrt(2)) and turned["determinant"] == -1
     assert turned["distance_to_signed_permutation"] == 0
-    cycle = haar.statistics(eye(9).roll(1, 0))
+    cycle = statistics.rotation_statistics(eye(9).roll(1, 0))
     assert cycle["distance_from_identity"] == pytest.approx(1) and cycle["distance_to_permutation"] == 0
     assert cycle["ks_distance"] == pytest.approx(1 / 9), "angles 2πk/9: the pairs are as far apart as can be"
 
 
-@pytest.mark.parametrize("group", haar.GROUPS)
+@pytest.mark.parametrize("group", statistics.GROUPS)
 def test_distances_to_permutations_are_the_least_of_all(group):
-    r = haar.random_rotation(4, group, gen(2))
-    unit = math.sqrt(2 * haar.free_width(4, group))
+    r = statistics.random_rotation(4, group, gen(2))
+    unit = math.sqrt(2 * statistics.free_width(4, group))
     signs = [torch.tensor(s, dtype=torch.float64) for s in itertools.product((1, -1), repeat=4)]
     plain = [eye(4)[list(p)] for p in itertools.permutations(range(4))]
-    found = haar.statistics(r, group)
+    found = statistics.rotation_statistics(r, group)
     assert found["distance_to_permutation"] == pytest.approx(min(float((r - p).norm()) for p in plain) / unit)
     best = min(float((r - s[:, None] * p).norm()) for p in plain for s in signs)
     assert found["distance_to_signed_permutation"] == pytest.approx(best / unit)
@@ -78,17 +79,17 @@ def test_distances_to_permutations_are_the_least_of_all(group):
 
 def test_where_the_mean_is_fixed_the_rest_is_what_counts():
     inside = haar_matrix(8, gen(3))
-    r = haar.whole(inside, LAYER)
-    assert torch.allclose(haar.free_part(r, LAYER), inside, atol=1e-12)
+    r = statistics.whole(inside, LAYER)
+    assert torch.allclose(statistics.free_part(r, LAYER), inside, atol=1e-12)
     MeanPreservingOrthogonal(r)
-    found, free = haar.statistics(r, LAYER), haar.statistics(inside)
+    found, free = statistics.rotation_statistics(r, LAYER), statistics.rotation_statistics(inside)
     for name in ("distance_from_identity", "ks_distance", "determinant"):
         assert found[name] == pytest.approx(free[name], abs=1e-9), name
     p = Permutation.random(9, gen(4)).dense()
-    assert haar.statistics(p, LAYER)["distance_to_permutation"] == 0
-    assert haar.statistics(haar.whole(mean_free_basis(9).T @ p @ mean_free_basis(9), LAYER), LAYER)[
-        "largest_entry"
-    ] == (pytest.approx(1)), "entries are read in the model's coordinates"
+    assert statistics.rotation_statistics(p, LAYER)["distance_to_permutation"] == 0
+    assert statistics.rotation_statistics(
+        statistics.whole(mean_free_basis(9).T @ p @ mean_free_basis(9), LAYER), LAYER
+    )["largest_entry"] == (pytest.approx(1)), "entries are read in the model's coordinates"
 
 
 def test_the_null_on_a_support_is_that_of_any_directions(null):
@@ -122,17 +123,19 @@ def within(rejected, level, tail, n, size):
 
 def test_a_planted_haar_rotation_is_called_haar_at_the_nominal_rate(null):
     """Two copies of one set of rows, one of them rotated: Procrustes finds the rotation, 5 % of them are rejected."""
-    noise, rejected = gen(5), dict.fromkeys(haar.TAILS, 0)
+    noise, rejected = gen(5), dict.fromkeys(statistics.TAILS, 0)
     rows = torch.randn(40, D, generator=noise, dtype=torch.float64)
     for _ in range(200):
         planted = haar_matrix(D, noise)
         found = procrustes((rows @ planted.T).T @ rows).gauge.dense()
-        assert float((found - planted).abs().max()) < 1e-10 and haar.orthogonality_error(found) <= 1e-6
-        for name, value in haar.statistics(found).items():
+        assert float((found - planted).abs().max()) < 1e-10 and statistics.orthogonality_error(found) <= 1e-6
+        for name, value in statistics.rotation_statistics(found).items():
             if name in rejected:
-                rejected[name] += haar_null.p_value(value, null.statistics[name], haar.TAILS[name]) <= 0.05
+                rejected[name] += (
+                    haar_null.p_value(value, null.statistics[name], statistics.TAILS[name]) <= 0.05
+                )
     for name, n in rejected.items():
-        assert within(n, 0.05, haar.TAILS[name], 200, 999), (name, n)
+        assert within(n, 0.05, statistics.TAILS[name], 200, 999), (name, n)
 
 
 @pytest.mark.parametrize("tail", ["both", "large"])
@@ -153,35 +156,41 @@ def test_pooling_sees_what_single_matrices_do_not_show():
 
 def test_the_naive_test_takes_neighbours_for_independent():
     """On Haar itself it never rejects, single or pooled: eigen-angles repel. It sees the distance only of gross departures."""
-    wide = haar_null.null(32, 40, seed=2)
-    rates = haar_power.rejection_rates(32, "haar", 40, wide, seed=3)
+    wide = haar_null.draw_null(32, 40, seed=2)
+    rates = power.rejection_rates(32, "haar", 40, wide, seed=3)
     assert rates["naive_ks"] == rates["naive_ks_pooled"] == 0
-    assert haar_power.rejection_rates(32, "near_identity", 40, wide, seed=3)["naive_ks"] == 1
+    assert power.rejection_rates(32, "near_identity", 40, wide, seed=3)["naive_ks"] == 1
 
 
-@pytest.mark.parametrize("group", haar.GROUPS)
+@pytest.mark.parametrize("group", statistics.GROUPS)
 def test_signed_permutations_are_rejected_by_their_entries_and_hardly_by_their_eigenangles(group):
-    calibrated = haar_null.null(24, 99, seed=4, group=group)
-    rates = haar_power.rejection_rates(24, "signed_permutation", 60, calibrated, seed=5)
+    calibrated = haar_null.draw_null(24, 99, seed=4, group=group)
+    rates = power.rejection_rates(24, "signed_permutation", 60, calibrated, seed=5)
     assert rates["distance_to_signed_permutation"] == rates["largest_entry"] == 1
     assert rates["naive_ks"] <= rates["ks_distance"] < 1
-    plain = haar_power.rejection_rates(24, "permutation", 60, calibrated, seed=5)
+    plain = power.rejection_rates(24, "permutation", 60, calibrated, seed=5)
     assert plain["distance_to_permutation"] == 1
 
 
 def test_alternatives_are_what_they_are_called():
-    for group, name in itertools.product(haar.GROUPS, haar_power.ALTERNATIVES):
-        r = haar_power.ALTERNATIVES[name](13, group, gen(8))
-        found = haar.statistics(r, group)
+    for group, name in itertools.product(statistics.GROUPS, power.ALTERNATIVES):
+        r = power.ALTERNATIVES[name](13, group, gen(8))
+        found = statistics.rotation_statistics(r, group)
         assert found["orthogonality_error"] < 1e-12, "and it fixes the mean where the group does"
         if name == "low_rank_identity":
-            m = haar.free_width(13, group)
-            assert int((haar.eigenangles(haar.free_part(r, group)) < 1e-6).sum()) in (m // 6, m // 6 + 1)
+            m = statistics.free_width(13, group)
+            assert int((statistics.eigenangles(statistics.free_part(r, group)) < 1e-6).sum()) in (
+                m // 6,
+                m // 6 + 1,
+            )
         if name == "near_identity":
             assert found["distance_from_identity"] < 0.5
-    assert haar.statistics(haar_power.signed_permutation(13, "orthogonal", gen(9)))["largest_entry"] == 1
+    assert (
+        statistics.rotation_statistics(power.signed_permutation(13, "orthogonal", gen(9)))["largest_entry"]
+        == 1
+    )
     signs = {
-        float(haar.free_part(haar_power.signed_permutation(13, LAYER, gen(s)), LAYER).trace().round())
+        float(statistics.free_part(power.signed_permutation(13, LAYER, gen(s)), LAYER).trace().round())
         for s in range(20)
     }
     assert min(signs) < 0 < max(signs), "either sign on the complement"
@@ -189,30 +198,36 @@ def test_alternatives_are_what_they_are_called():
 
 def test_the_null_is_drawn_once_for_each_width(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    first = haar_null.haar_null(store, 6, 5, 0)
+    first = haar_null.stored_null(store, 6, 5, 0)
     monkeypatch.setattr(haar_null, "random_rotation", None)  # nothing can be drawn any more
-    again = haar_null.haar_null(store, 6, 5, 0)
-    for name in haar.TAILS:
+    again = haar_null.stored_null(store, 6, 5, 0)
+    for name in statistics.TAILS:
         assert torch.equal(first.statistics[name], again.statistics[name])
     assert torch.equal(first.angles, again.angles) and torch.equal(first.traces, again.traces)
     for other in ((store, 7, 5, 0), (store, 6, 6, 0), (store, 6, 5, 1), (store, 6, 5, 0, LAYER)):
         with pytest.raises(TypeError):
-            haar_null.haar_null(*other)
+            haar_null.stored_null(*other)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: haar.statistics(torch.ones(3, 3)), "allowed: orthogonal up to"),
-        (lambda: haar.statistics(torch.full((2, 2), math.nan)), "max|RRᵀ − I| = nan"),
-        (lambda: haar.eigenangles(torch.ones(3, 2)), "shape (3, 2); allowed: [d, d]"),
-        (lambda: haar.statistics(eye(3), "unitary"), "group 'unitary'; allowed: orthogonal, mean_preserving"),
-        (lambda: haar.statistics(-eye(3), LAYER), "allowed: rotations that fix the all-ones vector"),
+        (lambda: statistics.rotation_statistics(torch.ones(3, 3)), "allowed: orthogonal up to"),
+        (lambda: statistics.rotation_statistics(torch.full((2, 2), math.nan)), "max|RRᵀ − I| = nan"),
+        (lambda: statistics.eigenangles(torch.ones(3, 2)), "shape (3, 2); allowed: [d, d]"),
         (
-            lambda: haar_null.null(1, 5, 0, LAYER),
+            lambda: statistics.rotation_statistics(eye(3), "unitary"),
+            "group 'unitary'; allowed: orthogonal, mean_preserving",
+        ),
+        (
+            lambda: statistics.rotation_statistics(-eye(3), LAYER),
+            "allowed: rotations that fix the all-ones vector",
+        ),
+        (
+            lambda: haar_null.draw_null(1, 5, 0, LAYER),
             "width 1 of group mean_preserving_orthogonal; allowed: 2 or more",
         ),
-        (lambda: haar_null.null(4, 0, 0), "draws=0; allowed: 1 or more"),
+        (lambda: haar_null.draw_null(4, 0, 0), "draws=0; allowed: 1 or more"),
         (lambda: haar_null.pooled_p_value(torch.tensor([]), torch.ones(3), "large"), "no values to pool"),
     ],
 )
@@ -233,5 +248,5 @@ def test_bad_input_names_what_is_allowed(call, words):
 )
 def test_bad_power_names_what_is_allowed(null, given, words):
     with pytest.raises(ValueError) as e:
-        haar_power.rejection_rates(**{"d": D, "alternative": "haar", "draws": 10, "null": null, **given})
+        power.rejection_rates(**{"d": D, "alternative": "haar", "draws": 10, "null": null, **given})
     assert words in str(e.value)
