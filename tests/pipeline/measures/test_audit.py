@@ -9,8 +9,8 @@ import torch
 from gaugeport.charts import chart_of
 from gaugeport.charts.measure import norms_in_float64, permute_neurons
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation, compose
-from gaugeport.pipeline.measures.arms import Arm
 from gaugeport.pipeline.measures.audit import PLANTED, audit, audit_run, reliability
+from gaugeport.pipeline.measures.conditions import Condition
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.importance import LISTS, agreement, chance
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
@@ -105,7 +105,7 @@ def found_by(models, group, matcher, target="identical"):
     a, b = models[0], models[target == "finetuned"]
     batches = [{"input_ids": torch.randint(0, 64, (8, 12), generator=gen(s))} for s in range(6)]
     evidence = SelfEvidence(a, 9, batches, sites="all", skip_first=1, seen=torch.arange(64), seed=0)
-    arm = Arm(evidence, group, matcher, "pooled", 0)
+    arm = Condition(evidence, group, matcher, "pooled", 0)
     plants = 6 if arm.depends_on_plant else 1
     none = torch.zeros(1, 8, dtype=torch.long)
     return Transfer(

@@ -9,7 +9,7 @@ from scipy import stats
 
 from gaugeport.alignment.align import align, align_along
 from gaugeport.alignment.routes import ROUTES, links, walk
-from gaugeport.pipeline.measures.arms import Arm
+from gaugeport.pipeline.measures.conditions import Condition
 from gaugeport.pipeline.measures.confidence import SHARES, calibration, confidence, curve, placements
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.planted import PlantedEvidence, name_of, write_evidence
@@ -61,7 +61,7 @@ def arm_of(family, evidence, kind="pooled"):
         if family == "llama"
         else ("global_sign_permutation", "hungarian_raw")
     )
-    return Arm(evidence, group, matcher, kind, 0)
+    return Condition(evidence, group, matcher, kind, 0)
 
 
 def shuffled(right, margin, seed):
@@ -170,7 +170,7 @@ def test_signed_matching_does_not_depend_on_the_plant(planted):
     assert torch.allclose(first[1].sort().values, second[1].sort().values)
     assert int(first[0].sum()) == int(second[0].sum())
     if family == "llama":
-        raw = Arm(evidence, "permutation", "hungarian_raw", "block1", 0)
+        raw = Condition(evidence, "permutation", "hungarian_raw", "block1", 0)
         one, two = (placements(raw, nodes[:2], p)[1].sort().values for p in (0, 1))
         assert not torch.allclose(one, two), "raw matching sees the signs of the plant"
 

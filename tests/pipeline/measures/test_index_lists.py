@@ -8,7 +8,7 @@ import torch
 
 from gaugeport.charts import chart_of
 from gaugeport.groups import SignedPermutation
-from gaugeport.pipeline.measures.arms import Arm
+from gaugeport.pipeline.measures.conditions import Condition
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.importance import LISTS, importance
 from gaugeport.pipeline.measures.indices import METRICS, moved_lists
@@ -56,7 +56,7 @@ def drifted(model):
 
 
 def arm_rows(evidence, a, b, group, matcher):
-    arm = Arm(evidence, group, matcher, "pooled", 0)
+    arm = Condition(evidence, group, matcher, "pooled", 0)
     plants = PLANTS if arm.depends_on_plant else 1
     rows = moved_lists(a, b, [arm.residual(evidence.nodes, p) for p in range(plants)], K)
     return {(r["list"], r["metric"]): r["value"] for r in rows}
@@ -122,7 +122,7 @@ def test_a_job(model, evidence, here, drifted, monkeypatch):
     none = torch.zeros(1, 8, dtype=torch.long)
 
     def rows_of(group, matcher, target):
-        arm = Arm(evidence, group, matcher, "pooled", 0)
+        arm = Condition(evidence, group, matcher, "pooled", 0)
         found = Transfer(
             a=model, b=model, chart=chart_of(model), tokenizer=None, site="block1", step=9, rows_fit=none,
             rows_test=none, nodes=list(evidence.nodes), arm=arm, plants=1, where={"target": target},

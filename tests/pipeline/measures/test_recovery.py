@@ -16,7 +16,7 @@ from gaugeport.groups import (
     SignedPermutation,
     compose,
 )
-from gaugeport.pipeline.measures.arms import Arm, score
+from gaugeport.pipeline.measures.conditions import Condition, score
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.planted import PlantedEvidence, write_evidence
 from gaugeport.pipeline.measures.recovery import recovery
@@ -211,7 +211,7 @@ def test_a_plant_changes_no_accuracy_of_marginalized_matching(tmp_path):
 
     evidence = evidence_of(tmp_path / "far", "llama", size=8.0)
     for kind in ("block1", "pooled", "weights"):
-        solver = Arm(evidence, *GROUPED, kind, seed=0)
+        solver = Condition(evidence, *GROUPED, kind, seed=0)
         for route in ROUTES:
             nodes = walk(route, 200, SPACING)
             scores = [score(*solver.gauge_and_truth(nodes, plant)) for plant in range(4)]
@@ -275,10 +275,10 @@ def test_composition_follows_the_walk(llama):
     gauge = SignedPermutation.identity(D)
     for a, b in pairwise(nodes):
         gauge = compose(hungarian_abs(llama.between(a, b, "block0")).gauge, gauge)
-    assert Arm(llama, *GROUPED, "block0", seed=0).gauge_and_truth(nodes, 0)[0] == gauge
+    assert Condition(llama, *GROUPED, "block0", seed=0).gauge_and_truth(nodes, 0)[0] == gauge
 
 
 def test_no_gauge_at_all_leaves_a_residual_in_the_models_group(neox):
     """So that it can be applied to the model: planted gauges that nobody took off."""
-    residual = Arm(neox, "identity", "none", "", seed=0).residual(walk("endpoint", 200, SPACING), 0)
+    residual = Condition(neox, "identity", "none", "", seed=0).residual(walk("endpoint", 200, SPACING), 0)
     assert isinstance(residual, GlobalSignPermutation) and residual != GlobalSignPermutation.identity(D)

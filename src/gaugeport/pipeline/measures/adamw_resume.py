@@ -23,7 +23,7 @@ from gaugeport.alignment.align import align
 from gaugeport.charts import chart_of
 from gaugeport.groups import GROUPS, SignedPermutation
 from gaugeport.pipeline.job import Schedule
-from gaugeport.pipeline.measures.arms import score
+from gaugeport.pipeline.measures.conditions import score
 from gaugeport.pipeline.measures.displacement import displacement
 from gaugeport.pipeline.measures.gauge_groups import generic_element
 from gaugeport.pipeline.measures.losses import heldout_loss
@@ -55,7 +55,7 @@ THEORY = {
     "zeroed": "leaves",
     "no_state": "leaves",
 }
-"""Arm -> what the algebra of AdamW says of it. All but two carry the weights by one planted gauge g of the chart's group
+"""Condition -> what the algebra of AdamW says of it. All but two carry the weights by one planted gauge g of the chart's group
 and the state: ``signed`` by g; ``recovered`` by what matching finds between the two checkpoints; ``permutation_only`` by
 g without its signs; ``zeroed`` with moments of 0 at the step reached; ``no_state`` not at all (the learning rate's
 schedule goes on in every arm). ``sign_only`` carries both by signs alone, and ``neuron_permuted``, the noise floor,

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from gaugeport.groups import Element, SignedPermutation
-from gaugeport.pipeline.measures.arms import over_plants
+from gaugeport.pipeline.measures.conditions import over_plants
 from gaugeport.pipeline.measures.importance import LISTS, Scores, agreement
 from gaugeport.transport.directions import transport_direction, transport_magnitude
 
@@ -27,7 +27,7 @@ def audit(a: Scores, b: Scores, gauges: Sequence[Element], planted: str, k: int)
 
     ``a``, ``b`` are scores of two models in coordinates that they share. ``gauges`` are what stands between the lists
     once the gauge was named, one per plant: the identity where it was named rightly, the plant itself where not at all
-    (with planted coordinates on both sides, the residual of :class:`~gaugeport.pipeline.measures.arms.Arm`). Each metric is the
+    (with planted coordinates on both sides, the residual of :class:`~gaugeport.pipeline.measures.conditions.Condition`). Each metric is the
     mean over plants, with its ``…_plants_sd``.
 
     Raises ``ValueError`` for an unknown kind, a k the scores do not have, and rotations: they have no index lists.

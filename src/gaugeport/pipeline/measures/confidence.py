@@ -11,7 +11,14 @@ from torch import Tensor
 
 from gaugeport.alignment.routes import Node, walk
 from gaugeport.groups import SignedPermutation
-from gaugeport.pipeline.measures.arms import CONTROLS, Arm, Evidence, check_group, over_plants, plant_group
+from gaugeport.pipeline.measures.conditions import (
+    CONTROLS,
+    Condition,
+    Evidence,
+    check_group,
+    over_plants,
+    plant_group,
+)
 
 Row = dict[str, Any]
 
@@ -45,7 +52,7 @@ def confidence(
         )
     nodes, rows = walk(route, step, spacing), []
     for kind in kinds:
-        arm = Arm(evidence, group, matcher, kind, seed)
+        arm = Condition(evidence, group, matcher, kind, seed)
         placed = [placements(arm, nodes, plant) for plant in range(plants if arm.depends_on_plant else 1)]
         at_site = kind == "embed" or kind.startswith("block")
         where = {"evidence": "site" if at_site else kind, "site": kind if at_site else "", "step": step}
@@ -60,7 +67,7 @@ def confidence(
     return rows
 
 
-def placements(arm: Arm, nodes: Sequence[Node], plant: int) -> tuple[Tensor, Tensor]:
+def placements(arm: Condition, nodes: Sequence[Node], plant: int) -> tuple[Tensor, Tensor]:
     """``(right bool[d], margin float64[d])`` of the coordinates of a walk's last node.
 
     ``right`` wants index and sign. The margin of a walk is the smallest on a coordinate's way, as in ``align_along``.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gaugeport.groups import Element, SignedPermutation
-from gaugeport.pipeline.measures.arms import over_plants
+from gaugeport.pipeline.measures.conditions import over_plants
 from gaugeport.pipeline.measures.importance import LISTS, Scores, agreement
 
 Row = dict[str, Any]

@@ -8,9 +8,9 @@ from typing import Any
 
 from gaugeport.alignment.routes import Node, loop, walk
 from gaugeport.groups import SignedPermutation
-from gaugeport.pipeline.measures.arms import (
+from gaugeport.pipeline.measures.conditions import (
     CONTROLS,
-    Arm,
+    Condition,
     as_signed_permutation,
     check_group,
     plant_group,
@@ -46,7 +46,7 @@ def recovery(
     check_group(group, plant_group(evidence))
     rows: list[Row] = []
     for kind, site, label in _kinds(evidence, matcher):
-        arm = Arm(evidence, group, matcher, kind, seed)
+        arm = Condition(evidence, group, matcher, kind, seed)
         n_plants = plants if arm.depends_on_plant and matcher not in CONTROLS else 1
         for step in steps:
             nodes = walk(route, step, spacing)
@@ -64,7 +64,7 @@ def recovery(
     return rows
 
 
-def _margins(arm: Arm, link: Sequence[Node]) -> Iterator[tuple[str, float]]:
+def _margins(arm: Condition, link: Sequence[Node]) -> Iterator[tuple[str, float]]:
     """Mean margin of a direct link's coordinates, those placed rightly and those placed wrongly apart."""
     gauge, truth = arm.gauge_and_truth(link, 0)
     if arm.matcher in CONTROLS or not isinstance(truth, SignedPermutation):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gaugeport.charts import Chart
 from gaugeport.groups import Element
 from gaugeport.pipeline.data import row_batches
-from gaugeport.pipeline.measures.arms import over_plants
+from gaugeport.pipeline.measures.conditions import over_plants
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.streams.activations import streams_at
 from gaugeport.streams.interventions import Edit, edited

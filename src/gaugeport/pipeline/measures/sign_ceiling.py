@@ -15,7 +15,7 @@ from torch import Tensor
 from gaugeport.alignment.matchers import match
 from gaugeport.alignment.moments import MomentStream
 from gaugeport.groups import SignedPermutation
-from gaugeport.pipeline.measures.arms import score
+from gaugeport.pipeline.measures.conditions import score
 from gaugeport.utils.seeds import generator
 
 Row = dict[str, Any]

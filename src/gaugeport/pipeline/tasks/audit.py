@@ -6,8 +6,8 @@ from typing import Any
 
 from gaugeport.groups import GROUPS, Element, SignedPermutation, compose
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.arms import plant_group
 from gaugeport.pipeline.measures.audit import PLANTED, audit, audit_run, reliability
+from gaugeport.pipeline.measures.conditions import plant_group
 from gaugeport.pipeline.measures.importance import LISTS
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.lists import HALVES, measure_scores, scores_of, theory

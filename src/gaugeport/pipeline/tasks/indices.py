@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.arms import plant_group
+from gaugeport.pipeline.measures.conditions import plant_group
 from gaugeport.pipeline.measures.importance import LISTS
 from gaugeport.pipeline.measures.indices import moved_lists
 from gaugeport.pipeline.store.store import Store

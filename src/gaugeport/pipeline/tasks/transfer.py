@@ -18,7 +18,7 @@ from gaugeport.groups import Element
 from gaugeport.models.loading import load_model, load_tokenizer
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.arms import Arm, check_group, plant_group, score
+from gaugeport.pipeline.measures.conditions import Condition, check_group, plant_group, score
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.planted import PlantedEvidence
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
@@ -71,7 +71,7 @@ class Transfer(Ends):
     """
 
     nodes: list[Node]
-    arm: Arm
+    arm: Condition
     plants: int
     where: Row
 
@@ -151,7 +151,7 @@ def transfer(job: Job, store: Store) -> Transfer:
         nodes = walk(job.route, ends.step, measurement.spacing)
     check_group(job.gauge, plant_group(evidence))
     kind = "weights" if job.matcher == "weights" else task["evidence"]
-    arm = Arm(evidence, job.gauge, job.matcher, ends.site if kind == "site" else kind, job.seed)
+    arm = Condition(evidence, job.gauge, job.matcher, ends.site if kind == "site" else kind, job.seed)
     where = {"target": task["target"], "evidence": kind, "site": ends.site, "step": ends.step}
     return Transfer(
         **vars(ends), nodes=nodes, arm=arm, plants=task["plants"] if arm.depends_on_plant else 1, where=where

@@ -35,7 +35,7 @@ class Evidence(Protocol):
     def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor: ...
 
 
-class Arm:
+class Condition:
     """Local gauges of links, matched once each and reused by every walk that crosses them.
 
     ``kind`` is a site, ``pooled``, ``weights``, ``weights_all_rows`` or ``both``. ``plant`` 0 is the gauge planted on
