@@ -3,7 +3,7 @@
 import pandas as pd
 
 from gaugeport.pipeline.report.claims import judged
-from gaugeport.pipeline.report.conditions import ORDER, conditions_of, with_conditions
+from gaugeport.pipeline.report.conditions import conditions_of, with_conditions
 from gaugeport.pipeline.report.lists import LISTS, bars, legend, panels
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
@@ -62,7 +62,8 @@ def pivot(table):
         line |= {condition: cell(select(gauge, {"condition": condition})) for condition in conditions}
         lines.append({**line, "k": "–", "n": int(gauge["n"].max())})
     wide = pd.DataFrame(lines).fillna("–")
-    shown_conditions = [condition for condition in ORDER if condition in wide]
+    named = conditions_of(with_conditions(means_of(table)))
+    shown_conditions = [condition.name for condition in named if condition.name in wide]
     return wide[
         ["model", "target", "planted", "list", "chance", *shown_conditions, *OTHER_TOKENS.values(), "k", "n"]
     ]

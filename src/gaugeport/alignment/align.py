@@ -20,19 +20,17 @@ from gaugeport.alignment.evidence import (
     pair_moments,
     weight_evidence,
 )
-from gaugeport.alignment.matchers import check_combination, cross_moment, match
+from gaugeport.alignment.matchers import (
+    MATCHERS,
+    check_combination,
+    cross_moment,
+    default_matchers,
+    match,
+)
 from gaugeport.groups import GROUPS, Element, compose, contains
 from gaugeport.streams.activations import check_sites
 
 EVIDENCE = ("activations", "weights", "both")
-DEFAULT_MATCHER = {
-    "permutation": "hungarian_raw",
-    "global_sign_permutation": "hungarian_raw",
-    "signed_permutation": "hungarian_abs",
-    "mean_preserving_orthogonal": "procrustes",
-    "orthogonal": "procrustes",
-}
-
 
 UNRELATED = 1e-3
 """A median margin below this says so in a warning."""
@@ -134,8 +132,9 @@ def align(
     exact = chart.group if contains(chart_b.group, GROUPS[chart.group]) else chart_b.group
     group = group or exact
     _check_group(group, exact, allow_larger)
-    matcher = matcher or DEFAULT_MATCHER[group]
+    matcher = matcher or default_matchers()[group]
     check_combination(group, matcher)
+    record = MATCHERS[matcher]
     if token_ids is not None and evidence == "activations":
         raise ValueError("token_ids are rows of weight evidence; allowed: evidence='weights' or 'both'")
     used: list[str] = []
@@ -150,14 +149,14 @@ def align(
         mean_free = group != "mean_preserving_orthogonal"
         models = {"A": model_a, "B": model_b}
         moments = pair_moments(models, [("A", "B")], batches, used, skip_first, mean_free=mean_free)["A", "B"]
-        if matcher == "procrustes":
+        if record.reads_cross_moments:
             parts.append(torch.stack([cross_moment(moments[s]) for s in used]).mean(0))
         else:
             parts.append(activation_evidence(moments, used))
     if evidence in ("weights", "both"):
-        parts.append(weight_evidence(model_a, model_b, token_ids, cross=matcher == "procrustes"))
+        parts.append(weight_evidence(model_a, model_b, token_ids, cross=record.reads_cross_moments))
     found = match(reduce(both, parts), group, matcher)
-    if matcher != "procrustes" and float(found.margin.median()) < UNRELATED:
+    if record.margins_are_scores and float(found.margin.median()) < UNRELATED:
         warnings.warn(
             f"half of the coordinates have a margin below {UNRELATED}: their partners are hardly ahead of the runners-up. "
             "Two models that share no base have no permutation gauge between them; runs that drifted far want align_along "
@@ -223,11 +222,12 @@ def _loaded(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
 
 
 def _check_group(group: str, exact: str, allow_larger: bool) -> None:
-    if group not in DEFAULT_MATCHER:
-        raise ValueError(f"unknown gauge group {group!r}; allowed: {', '.join(DEFAULT_MATCHER)}")
+    groups = list(default_matchers())
+    if group not in groups:
+        raise ValueError(f"unknown gauge group {group!r}; allowed: {', '.join(groups)}")
     if not allow_larger and not contains(exact, GROUPS[group]):
         raise ValueError(
             f"{group} is larger than this chart's exact gauge group {exact}: its other elements change what the model "
-            f"computes. Allowed here: {', '.join(g for g in DEFAULT_MATCHER if contains(exact, GROUPS[g]))}; pass "
+            f"computes. Allowed here: {', '.join(g for g in groups if contains(exact, GROUPS[g]))}; pass "
             "allow_larger=True to fit it all the same (rotations between independently trained models)"
         )

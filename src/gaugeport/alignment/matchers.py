@@ -1,11 +1,16 @@
-"""Matchers: d×d evidence -> a gauge element, its objective and a margin per coordinate.
+"""Recover a gauge element from evidence: one function per algorithm, and one ``Matcher`` record per name.
 
-``C[i, j]`` is the correlation of coordinate i of B with coordinate j of A, so a matching is read straight into
-``perm`` of the g with ``g·x_A ≈ x_B``. Assignment is exact (:mod:`gaugeport.alignment.assignment`).
+Evidence is a matrix ``C`` float[d, d]: ``C[i, j]`` says how similar coordinate i of B is to coordinate j of A. The
+partner of i is therefore ``perm[i]`` of the gauge g with ``g·x_A ≈ x_B``. Assignments are solved exactly
+(:mod:`gaugeport.alignment.assignment`).
+
+To add a matcher, write its function and add its record to :data:`MATCHERS`; every other part of the library and of
+the pipeline reads the records.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +19,7 @@ from torch import Tensor
 from gaugeport.alignment import assignment
 from gaugeport.alignment.moments import Moments
 from gaugeport.groups import (
+    GROUPS,
     Element,
     GlobalSignPermutation,
     MeanPreservingOrthogonal,
@@ -23,28 +29,112 @@ from gaugeport.groups import (
     mean_free_basis,
 )
 
-ROUNDING = 1e-6
-"""A component along the all-ones direction below this share of the whole is float32 rounding, not evidence."""
+MIN_SHARE_ALONG_ONES = 1e-6
+"""A component along the all-ones direction below this share of the total is float32 rounding, not evidence."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A recovered ``gauge``, the ``objective`` it maximises, and ``margin`` float64[d]: for each coordinate of B the
-    score of its partner minus the best other score in its row (negative where the assignment gave way)."""
+    """A recovered gauge, its objective and its margins."""
 
     gauge: Element
+    """The element g with ``g·x_A ≈ x_B``."""
     objective: float
+    """The value that the matcher maximised."""
     margin: Tensor
+    """float64[d], one margin per coordinate of B: how clearly its partner was chosen."""
+
+
+Recover = Callable[[Tensor], Match]
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """A named way to recover gauges, with everything that other code needs to know about it.
+
+    Raises ``ValueError`` if ``default_for`` or ``depends_on_signs`` names a group without a function.
+    """
+
+    name: str
+    """The name in configs and in ``align(matcher=...)``."""
+    recover: Mapping[str, Recover]
+    """Group name -> the function that recovers an element of that group from evidence float[d, d]."""
+    default_for: tuple[str, ...] = ()
+    """Groups whose default matcher this is."""
+    reads_cross_moments: bool = False
+    """True: evidence is cross moments, which turn with a rotation. False: correlations (or cosines of weights)."""
+    depends_on_signs: tuple[str, ...] = ()
+    """Groups in which the match does not follow sign flips of single coordinates, so that its accuracy depends on
+    the signs that were planted. In the others, matching is equivariant and the accuracy does not."""
+    margins_are_scores: bool = True
+    """True: a margin is the partner's score minus the best other score, in units of the evidence, so that a
+    small margin means doubt. False: it says something else, such as how much a rotation mixes a coordinate."""
+
+    def __post_init__(self) -> None:
+        for field in ("default_for", "depends_on_signs"):
+            unknown = [group for group in getattr(self, field) if group not in self.recover]
+            if unknown:
+                raise ValueError(
+                    f"matcher {self.name!r}: {field} names {', '.join(unknown)}; allowed: {', '.join(self.recover)}"
+                )
+
+
+def match(c: Tensor, group: str, matcher: str) -> Match:
+    """Recover an element of a group from evidence.
+
+    Args:
+        c: evidence float[d, d], indexed [B, A]; cross moments if the matcher reads those.
+        group: name of the gauge group.
+        matcher: name of the matcher.
+
+    Returns:
+        The recovered element with its objective and margins.
+
+    Raises:
+        ValueError: if the matcher does not recover elements of that group; the message lists the valid pairs.
+    """
+    check_combination(group, matcher)
+    return MATCHERS[matcher].recover[group](c)
+
+
+def combinations() -> list[tuple[str, str]]:
+    """Return every valid (group, matcher) pair, ordered by group."""
+    return [(group, m.name) for group in GROUPS for m in MATCHERS.values() if group in m.recover]
+
+
+def default_matchers() -> dict[str, str]:
+    """Return the name of each group's default matcher, for every group that has a matcher."""
+    defaults = {group: m.name for m in MATCHERS.values() for group in m.default_for}
+    return {group: defaults[group] for group in GROUPS if group in defaults}
+
+
+def check_combination(group: str, matcher: str) -> None:
+    """Raise ``ValueError`` unless the matcher recovers elements of the group; the message lists the valid pairs."""
+    if (group, matcher) not in combinations():
+        allowed = "; ".join(f"{g} with {m}" for g, m in combinations())
+        raise ValueError(f"matcher {matcher!r} does not recover an element of {group!r}; allowed: {allowed}")
 
 
 def hungarian_raw(c: Tensor) -> Match:
-    """Maximise ``sum_i C[i, π(i)]`` over S_d. Capped at the positive-sign fraction of the true gauge (paper A)."""
+    """Maximise ``sum_i C[i, π(i)]`` over the permutations S_d.
+
+    On decorrelated coordinates, at most the share of positive signs in the true gauge is recovered (paper A).
+    """
     columns, objective = _assign(c)
     return Match(Permutation(columns), objective, _margin(c, columns))
 
 
+def hungarian_raw_with_signs(c: Tensor) -> Match:
+    """Match as :func:`hungarian_raw`, then read the signs from the matched entries: an element of B_d."""
+    columns, objective = _assign(c)
+    return Match(SignedPermutation(columns, _matched_signs(c, columns)), objective, _margin(c, columns))
+
+
 def hungarian_global_sign(c: Tensor) -> Match:
-    """Maximise ``s · sum_i C[i, π(i)]`` over S_d × {±1}: solve C and −C, keep the larger. For LayerNorm charts."""
+    """Maximise ``s · sum_i C[i, π(i)]`` over S_d × {±1}, the group of LayerNorm models.
+
+    Solves the assignment for C and for −C and keeps the larger objective.
+    """
     plus, minus = _assign(c), _assign(-c)
     sign = 1 if plus[1] >= minus[1] else -1
     columns, objective = plus if sign == 1 else minus
@@ -52,17 +142,26 @@ def hungarian_global_sign(c: Tensor) -> Match:
 
 
 def hungarian_abs(c: Tensor) -> Match:
-    """Sign-marginalized matching over B_d: maximise ``sum_i |C[i, π(i)]|``, then ``s_i = sign(C[i, π(i)])`` (paper A)."""
+    """Maximise ``sum_i |C[i, π(i)]|`` over B_d, then set ``s_i = sign(C[i, π(i)])`` (paper A, sign-marginalized)."""
     columns, objective = _assign(c.abs())
-    matched = c[torch.arange(len(c)), columns]
-    return Match(SignedPermutation(columns, _signs(matched)), objective, _margin(c.abs(), columns))
+    return Match(SignedPermutation(columns, _matched_signs(c, columns)), objective, _margin(c.abs(), columns))
+
+
+def hungarian_abs_without_signs(c: Tensor) -> Match:
+    """Match as :func:`hungarian_abs`, then drop the signs: an element of S_d."""
+    columns, objective = _assign(c.abs())
+    return Match(Permutation(columns), objective, _margin(c.abs(), columns))
 
 
 def procrustes(cross: Tensor) -> Match:
-    """Orthogonal Procrustes: the Q maximising ``tr(Q · X_Aᵀ X_B)``, from the SVD of the cross moment (Schönemann 1966).
+    """Maximise ``tr(Q · X_Aᵀ X_B)`` over O(d): orthogonal Procrustes, from an SVD (Schönemann 1966).
 
-    ``cross`` float[d, d] is indexed [B, A] like all evidence. The margin of a coordinate is the gap between the two
-    largest |Q_ij| of its row: near 1 when the rotation is a signed permutation there, near 0 when it mixes.
+    Args:
+        cross: cross moment float[d, d], indexed [B, A].
+
+    Returns:
+        The rotation. The margin of a coordinate is the gap between the two largest |Q_ij| in its row: near 1 where
+        the rotation is a signed permutation, near 0 where it mixes coordinates.
     """
     u, s, vh = torch.linalg.svd(cross.to(torch.float64))
     q = u @ vh
@@ -70,72 +169,45 @@ def procrustes(cross: Tensor) -> Match:
 
 
 def procrustes_mean_preserving(cross: Tensor) -> Match:
-    """Procrustes over the rotations that fix the all-ones direction: solved in a basis of its complement.
+    """Solve Procrustes over the rotations that fix the all-ones direction up to sign.
 
-    The sign along 1 is that of the evidence there, +1 where it has none (mean-free activations; weights have some).
+    The rotation is found in a basis of the complement of that direction. The sign along it is that of the evidence
+    there, and +1 where there is none (activations are mean-free; weights have some).
+
+    Args:
+        cross: cross moment float[d, d], indexed [B, A].
+
+    Returns:
+        The rotation, with margins as in :func:`procrustes`.
     """
     basis, wide = mean_free_basis(len(cross)), cross.to(torch.float64)
     u, s, vh = torch.linalg.svd(basis.T @ wide @ basis)
     along, total = float(wide.sum()) / len(cross), float(s.sum())
-    sign = -1 if along < -ROUNDING * total else 1
+    sign = -1 if along < -MIN_SHARE_ALONG_ONES * total else 1
     q = basis @ (u @ vh) @ basis.T + sign / len(cross)
     return Match(MeanPreservingOrthogonal(q), total + sign * along, _row_gap(q))
 
 
-def match(c: Tensor, group: str, matcher: str) -> Match:
-    """The match of evidence ``c`` [d, d] in ``group`` by ``matcher``, as configs name them.
-
-    ``permutation`` + ``hungarian_abs`` is S_d with the signs dropped. Raises ``ValueError`` on a pair that makes no
-    sense, naming the allowed ones.
-    """
-    check_combination(group, matcher)
-    found = COMBINATIONS[group, matcher](c)
-    if group == "permutation" and isinstance(found.gauge, SignedPermutation):
-        return Match(found.gauge.without_signs(), found.objective, found.margin)
-    return found
-
-
-def check_combination(group: str, matcher: str) -> None:
-    """Raise ``ValueError`` for a matcher that does not recover an element of a group, naming those that do."""
-    if (group, matcher) not in COMBINATIONS:
-        allowed = "; ".join(f"{g} with {m}" for g, m in COMBINATIONS)
-        raise ValueError(f"matcher {matcher!r} does not recover an element of {group!r}; allowed: {allowed}")
-
-
 def cross_moment(moments: Moments) -> Tensor:
-    """The cross-covariance over the root of both total variances: what Procrustes pools over sites, float64[d, d]."""
+    """Return the cross-covariance divided by the root of both total variances, float64[d, d].
+
+    This is what Procrustes reads; moments of several sites may be averaged after the division.
+    """
     return moments.cross / (moments.square_a.sum() * moments.square_b.sum()).sqrt()
 
 
-def _raw_signed(c: Tensor) -> Match:
-    found = hungarian_raw(c)
-    assert isinstance(found.gauge, Permutation)
-    matched = c[torch.arange(len(c)), found.gauge.perm]
-    return Match(SignedPermutation(found.gauge.perm, _signs(matched)), found.objective, found.margin)
-
-
-COMBINATIONS = {
-    ("permutation", "hungarian_raw"): hungarian_raw,
-    ("permutation", "hungarian_abs"): hungarian_abs,
-    ("global_sign_permutation", "hungarian_raw"): hungarian_global_sign,
-    ("signed_permutation", "hungarian_abs"): hungarian_abs,
-    ("signed_permutation", "hungarian_raw"): _raw_signed,
-    ("mean_preserving_orthogonal", "procrustes"): procrustes_mean_preserving,
-    ("orthogonal", "procrustes"): procrustes,
-}
-"""(group, matcher) -> function of the evidence; Procrustes wants cross moments, the others correlations."""
-
-
 def _assign(score: Tensor) -> tuple[Tensor, float]:
-    found = assignment.solve(score)
-    return torch.from_numpy(found.columns), found.objective
+    solution = assignment.solve(score)
+    return torch.from_numpy(solution.columns), solution.objective
 
 
-def _signs(values: Tensor) -> Tensor:
-    return torch.where(values < 0, -1, 1).to(torch.int8)
+def _matched_signs(c: Tensor, columns: Tensor) -> Tensor:
+    matched = c[torch.arange(len(c)), columns]
+    return torch.where(matched < 0, -1, 1).to(torch.int8)
 
 
 def _margin(score: Tensor, columns: Tensor) -> Tensor:
+    """Return each row's matched score minus its best other one: negative where the row did not get its best."""
     rows = torch.arange(len(score))
     others = score.clone()
     others[rows, columns] = -torch.inf
@@ -146,3 +218,37 @@ def _margin(score: Tensor, columns: Tensor) -> Tensor:
 def _row_gap(q: Tensor) -> Tensor:
     top = q.abs().topk(min(2, len(q)), dim=1).values
     return top[:, 0] - top[:, 1] if len(q) > 1 else top[:, 0]
+
+
+MATCHERS = {
+    matcher.name: matcher
+    for matcher in (
+        Matcher(
+            name="hungarian_raw",
+            recover={
+                "permutation": hungarian_raw,
+                "global_sign_permutation": hungarian_global_sign,
+                "signed_permutation": hungarian_raw_with_signs,
+            },
+            default_for=("permutation", "global_sign_permutation"),
+            depends_on_signs=("permutation", "global_sign_permutation", "signed_permutation"),
+        ),
+        Matcher(
+            name="hungarian_abs",
+            recover={"permutation": hungarian_abs_without_signs, "signed_permutation": hungarian_abs},
+            default_for=("signed_permutation",),
+            depends_on_signs=("permutation",),
+        ),
+        Matcher(
+            name="procrustes",
+            recover={
+                "mean_preserving_orthogonal": procrustes_mean_preserving,
+                "orthogonal": procrustes,
+            },
+            default_for=("mean_preserving_orthogonal", "orthogonal"),
+            reads_cross_moments=True,
+            margins_are_scores=False,
+        ),
+    )
+}
+"""Every matcher by name."""

@@ -13,8 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoConfig
 from transformers.trainer_utils import SchedulerType
 
-from gaugeport.alignment.align import DEFAULT_MATCHER
-from gaugeport.alignment.matchers import COMBINATIONS
+from gaugeport.alignment.matchers import combinations, default_matchers
 from gaugeport.alignment.routes import ROUTES
 from gaugeport.pipeline.job import LATER, Job, Model
 from gaugeport.pipeline.measures.optimizer_recipes import RECIPES
@@ -122,9 +121,9 @@ def _check_names(job: Job) -> None:
 
 def allowed_pairs() -> list[tuple[str, str]]:
     """The (gauge, matcher) pairs a job may ask for: real matchers, weights in every group, and the two controls."""
-    weights = [(group, "weights") for group in DEFAULT_MATCHER]
+    weights = [(group, "weights") for group in default_matchers()]
     oracles = [("signed_permutation", "oracle"), ("global_sign_permutation", "oracle")]
-    return [*COMBINATIONS, *weights, *oracles, ("identity", "none")]
+    return [*combinations(), *weights, *oracles, ("identity", "none")]
 
 
 def _check_numbers(job: Job) -> None:

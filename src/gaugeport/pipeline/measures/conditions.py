@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gaugeport.alignment.align import DEFAULT_MATCHER
-from gaugeport.alignment.matchers import Match, match
+from gaugeport.alignment.matchers import MATCHERS, Match, Matcher, check_combination, default_matchers, match
 from gaugeport.alignment.routes import Node, compose_along
 from gaugeport.groups import GROUPS, Element, Orthogonal, SignedPermutation, compose, contains
 from gaugeport.pipeline.measures.planted import further_plants, name_of, replant, replanted_truth
@@ -67,21 +66,21 @@ class Condition:
         """The match of one link, from a to b."""
         if (plant, a, b) not in self._known:
             group = "signed_permutation" if self.group == "identity" else self.group
-            matcher = DEFAULT_MATCHER.get(group, "weights") if self.matcher == "weights" else self.matcher
-            c = self.evidence.between(a, b, self.kind, cross=matcher == "procrustes")
+            matcher = matcher_that_runs(group, self.matcher)
+            c = self.evidence.between(a, b, self.kind, cross=matcher.reads_cross_moments)
             plants = self._further((a, b), plant)
-            self._known[plant, a, b] = match(replant(c, plants[a], plants[b]), group, matcher)
+            self._known[plant, a, b] = match(replant(c, plants[a], plants[b]), group, matcher.name)
         return self._known[plant, a, b]
 
     @property
     def depends_on_plant(self) -> bool:
         """Whether the result varies over plants: where signs are not matched. Elsewhere matching is equivariant."""
-        planted = plant_group(self.evidence)
-        if self.group == "global_sign_permutation":
-            return planted == "signed_permutation"
-        return self.group in ("permutation", "identity") or (
-            self.group == "signed_permutation" and self.matcher == "hungarian_raw"
-        )
+        if self.group == "identity":
+            return True
+        name = "weights" if self.matcher in CONTROLS else self.matcher
+        if self.group not in matcher_that_runs(self.group, name).depends_on_signs:
+            return False
+        return self.group != "global_sign_permutation" or plant_group(self.evidence) == "signed_permutation"
 
     def _further(self, nodes: Sequence[Node], plant: int) -> dict[Node, Element]:
         return further_plants(self.evidence.width, plant_group(self.evidence), nodes, self.seed, plant)
@@ -126,6 +125,16 @@ def as_signed_permutation(gauge: Element) -> tuple[Tensor, Tensor]:
     return perm, torch.where(gauge.matrix[torch.arange(gauge.size), perm] < 0, -1, 1).to(torch.int8)
 
 
+def matcher_that_runs(group: str, name: str) -> Matcher:
+    """Return the matcher behind a config's name: for weights, the group's default one.
+
+    Raises ``ValueError`` for a pair that is not valid.
+    """
+    name = default_matchers().get(group, name) if name == "weights" else name
+    check_combination(group, name)
+    return MATCHERS[name]
+
+
 def plant_group(evidence: Evidence) -> str:
     """The group the planted gauges were drawn from: the models' exact one."""
     return next(iter(evidence.plants.values())).group
@@ -137,6 +146,6 @@ def check_group(group: str, exact: str) -> None:
     if cls is not None and issubclass(cls, SignedPermutation) and not contains(exact, cls):
         raise ValueError(
             f"gauge={group} is larger than this model's exact gauge group {exact}; allowed: "
-            f"{', '.join(g for g in DEFAULT_MATCHER if contains(exact, GROUPS[g]))} (each with a matcher of its own, "
+            f"{', '.join(g for g in default_matchers() if contains(exact, GROUPS[g]))} (each with a matcher of its own, "
             "hungarian_raw on a LayerNorm chart), identity, and orthogonal as a fit that is no gauge"
         )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaugeport.alignment.matchers import MATCHERS, combinations
 from gaugeport.alignment.routes import Node, walk
 from gaugeport.groups import SignedPermutation
 from gaugeport.pipeline.measures.conditions import (
@@ -16,6 +17,7 @@ from gaugeport.pipeline.measures.conditions import (
     Condition,
     Evidence,
     check_group,
+    matcher_that_runs,
     over_plants,
     plant_group,
 )
@@ -45,10 +47,11 @@ def confidence(
     group larger than the models' exact one.
     """
     check_group(group, plant_group(evidence))
-    if matcher in CONTROLS or matcher == "procrustes" or "orthogonal" in group:
+    if matcher in CONTROLS or not matcher_that_runs(group, matcher).margins_are_scores:
+        pairs = [(g, m) for g, m in combinations() if MATCHERS[m].margins_are_scores]
         raise ValueError(
-            f"gauge={group} with matcher={matcher} has no margin per placed coordinate; allowed: permutations and "
-            "signed permutations with hungarian_raw, hungarian_abs or weights"
+            f"gauge={group} with matcher={matcher} has no margin per placed coordinate; allowed: weights in a "
+            f"permutation group, or {'; '.join(f'{g} with {m}' for g, m in pairs)}"
         )
     nodes, rows = walk(route, step, spacing), []
     for kind in kinds:

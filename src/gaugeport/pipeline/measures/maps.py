@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gaugeport.alignment.matchers import cross_moment, match
+from gaugeport.alignment.matchers import MATCHERS, cross_moment, default_matchers, match
 from gaugeport.alignment.moments import MomentStream
 from gaugeport.groups import Element, SignedPermutation
 from gaugeport.pipeline.measures.sae import nmse
 
 FITS = {
-    "permutation": "hungarian_raw",
-    "signed_permutation": "hungarian_abs",
-    "orthogonal": "procrustes",
+    **{group: default_matchers()[group] for group in ("permutation", "signed_permutation", "orthogonal")},
     "affine": "ridge",
 }
 """Group -> the matcher that fits it here."""
@@ -95,7 +93,7 @@ def fit_map(group: str, a: Tensor, b: Tensor, plant: SignedPermutation | None = 
     stream = MomentStream("A", "B")
     stream.update(a.float(), seen.float())
     moments = stream.result()
-    c = cross_moment(moments) if group == "orthogonal" else moments.correlation()
+    c = cross_moment(moments) if MATCHERS[FITS[group]].reads_cross_moments else moments.correlation()
     gauge = match(c, group, FITS[group]).gauge
     matrix = gauge.dense()  # type: ignore[attr-defined]
     if plant is not None:
