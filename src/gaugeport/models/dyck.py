@@ -17,7 +17,15 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.utils import ModelOutput
 
-from gaugeport.pipeline.rotation.toy.strings import CLASSES, IGNORED, VOCABULARY
+VOCABULARY = 40
+"""Size of the vocabulary; the first 9 ids have a meaning."""
+MAX_DEPTH = 8
+"""Largest bracket depth: valid strings stay within it, and depth labels are clamped to it."""
+HEADS = ("token", "depth", "valid")
+CLASSES = (VOCABULARY, MAX_DEPTH + 1, 2)
+"""Number of classes that each of :data:`HEADS` predicts at every position."""
+IGNORED = -100
+"""Label of padding: no loss and no measurement counts it."""
 
 POSITION_FEATURES = 6
 

@@ -10,25 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from gaugeport.models.dyck import HEADS as HEADS  # also read as strings.HEADS
+from gaugeport.models.dyck import IGNORED, MAX_DEPTH
 from gaugeport.utils.seeds import generator
 
 PAD, BOS, EOS = 0, 1, 2
 OPEN, CLOSE = 3, 6
 """First of the three opening and of the three closing brackets; bracket family ``f`` is ``OPEN + f``, ``CLOSE + f``."""
 FAMILIES = 3
-VOCABULARY = 40
-"""Size of the vocabulary; the first 9 ids have a meaning."""
-MAX_DEPTH = 8
-"""Depth that valid strings stay within, and that labels are clamped to."""
-HEADS = ("token", "depth", "valid")
-CLASSES = (VOCABULARY, MAX_DEPTH + 1, 2)
-"""What is predicted at every position, and of how many classes."""
 SHORTEST = 2
 LONG = (50, 60)
 """Lengths of the held-out long split."""
 SPLITS = ("train", "compositional", "long")
-IGNORED = -100
-"""Label of padding, which no loss and no measurement counts."""
 
 
 def draw(n: int, lengths: tuple[int, int], length: int, gen: torch.Generator) -> dict[str, Tensor]:
@@ -84,7 +77,7 @@ def rows(brackets: Tensor, size: Tensor, length: int) -> dict[str, Tensor]:
     """Rows of ``brackets`` int64[n, ≥ size], of which the first ``size`` int64[n] count.
 
     Returns ``input_ids`` int64[n, length], ``attention_mask`` of the same shape, and ``labels`` int64[n, length, 3]
-    (:data:`HEADS`), :data:`IGNORED` on padding.
+    (:data:`gaugeport.models.dyck.HEADS`), :data:`IGNORED` on padding.
     """
     n = len(brackets)
     ids = torch.full((n, length), PAD)
