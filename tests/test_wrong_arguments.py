@@ -28,9 +28,7 @@ def test_an_alignment_is_no_gauge_but_holds_one():
         lambda g: gp.transport_optimizer({"state": {}, "param_groups": []}, g, a),
         lambda g: gp.transport_sae(torch.nn.Linear(2, 2), g),
     ):
-        with pytest.raises(
-            TypeError, match=r"a gauge element is wanted, found Alignment \(pass its \.gauge\)"
-        ):
+        with pytest.raises(TypeError, match=r"expected a gauge element, got Alignment \(pass its \.gauge\)"):
             move(found)
     assert gp.transport_model(a, found.gauge) is not a
 
@@ -73,7 +71,7 @@ def test_swapped_arguments_are_named():
         gp.transport_sae("folder", g)
     with pytest.raises(TypeError, match="models are wanted first, then their gauges; found NoneType"):
         gp.merge([None, g], [a, a])
-    with pytest.raises(TypeError, match="a gauge element is wanted, found str"):
+    with pytest.raises(TypeError, match="expected a gauge element, got str"):
         gp.transport_optimizer(g, "folder")
 
 
@@ -91,7 +89,7 @@ def test_what_is_no_list_of_batches_is_named(wrong, found):
 
 
 def test_a_gauge_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="which is a folder"):
+    with pytest.raises(FileNotFoundError, match="got a folder"):
         gp.load_gauge(tmp_path)
 
 

@@ -185,7 +185,7 @@ def test_bad_input_is_named(transport):
         transport(np.zeros(D), g)
     with pytest.raises(TypeError, match=r"floating-point tensor is wanted, found torch.int64"):
         transport(torch.arange(D), g)
-    with pytest.raises(TypeError, match=r"gauge element is wanted, found Tensor"):
+    with pytest.raises(TypeError, match=r"expected a gauge element, got Tensor"):
         transport(draw(D), g.perm)
     with pytest.raises(ValueError, match=r"out is torch.float32 .*must be as v, torch.float64"):
         transport(draw(D), g, out=torch.zeros(D))

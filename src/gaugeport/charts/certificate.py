@@ -114,7 +114,7 @@ def certify(
     chart = chart_of(model)
     tokens = random_tokens(model, generator) if tokens is None else tokens
     work = copy.deepcopy(model)
-    members: list[Any] = [GROUPS[chart.group].random(chart.width, generator) for _ in range(elements)]  # type: ignore[attr-defined]
+    members: list[Any] = [GROUPS[chart.group].random(chart.width, generator) for _ in range(elements)]
     kind, strangers = outside_elements(chart, generator, elements)
     rotation = members[0] if isinstance(members[0], Orthogonal) else None
     return Certificate(

@@ -1,20 +1,22 @@
-"""Gauge elements: the coordinate changes of a residual stream that leave the model's function alone.
+"""Gauge elements: the coordinate changes of a residual stream that leave the model's function unchanged.
 
-Conventions (DESIGN §1), used everywhere in the package:
+Activations are row vectors ``x[..., d]``, and an element ``g`` acts on the residual axis, of width d:
 
-* activations are row vectors ``x[..., d]``; an element ``g`` acts on the residual axis;
-* ``SignedPermutation``: ``(g·x)[..., i] = sign[i] * x[..., perm[i]]``, dense form ``Q[i, perm[i]] = sign[i]``;
+* ``SignedPermutation``: ``(g·x)[..., i] = sign[i] * x[..., perm[i]]``; its matrix is ``Q[i, perm[i]] = sign[i]``;
 * ``Orthogonal``: ``g·x = x @ Q.T``;
 * ``compose(g, h)·x = g·(h·x)``.
 
-A *vector* axis is permuted and signed; a *gain* axis (norm weights, second moments, any magnitude) is permuted only.
+A *vector* axis is permuted and signed. A *gain* axis (norm weights, second moments, any magnitude) is only permuted.
 Elements are frozen values: they compare by content, and every operation returns a new one.
+
+Files in reading order: ``element`` (what every element offers), ``permutations`` (S_d, S_d × {±1}, B_d),
+``rotations`` (O(d) and its mean-preserving subgroup), ``affine`` (a linear element and a shift), ``algebra`` (names,
+membership, composition), ``files`` (reading). Imports only ``gaugeport.utils``.
 """
 
-from gaugeport.groups.affine import AffineGauge
+from gaugeport.groups.affine import AffineGauge, LinearGauge
 from gaugeport.groups.algebra import (
     GROUPS,
-    LinearGauge,
     check_is_element,
     compose,
     contains,

@@ -1,4 +1,4 @@
-"""A linear element with a shift, where means are carried: named apart, and never a symmetry of a model."""
+"""Define a linear gauge element with a shift, for maps between models whose means differ."""
 
 from __future__ import annotations
 
@@ -9,30 +9,41 @@ import torch
 from torch import Tensor
 
 from gaugeport.groups.element import Element, describe
+from gaugeport.groups.permutations import SignedPermutation
 from gaugeport.groups.rotations import Orthogonal
+
+LinearGauge = SignedPermutation | Orthogonal
+"""The elements that a matrix describes: all but :class:`AffineGauge`."""
 
 
 @dataclass(frozen=True, eq=False)
 class AffineGauge(Element):
-    """A gauge element together with a shift: ``x -> g·x + shift`` (centred Procrustes between models).
+    """A linear gauge element and a shift: ``x -> g·x + shift`` (centred Procrustes between models).
 
-    Never an exact symmetry of a model; it carries activations and shifts ``b_dec``-like points. ``shift`` float[d].
+    It is never an exact symmetry of a model. It moves activations, and points such as an SAE's ``b_dec``.
+
+    Args:
+        linear: The linear element g.
+        shift: float[d], finite. Stored as float64.
+
+    Raises:
+        ValueError: If ``linear`` is not a linear element, or ``shift`` is not d finite numbers.
     """
 
-    linear: Element
+    linear: LinearGauge
     shift: Tensor
     group: ClassVar[str] = "affine"
 
     def __post_init__(self) -> None:
         shift = torch.as_tensor(self.shift).detach().cpu().to(torch.float64, copy=True)
-        if isinstance(self.linear, AffineGauge) or not isinstance(self.linear, Element):
-            raise ValueError(
-                f"the linear part must be a linear gauge element, found {type(self.linear).__name__}"
-            )
+        if not isinstance(self.linear, LinearGauge):
+            raise ValueError(f"expected a linear gauge element, got {type(self.linear).__name__}")
         if shift.shape != (self.linear.size,):
-            raise ValueError(f"shift must have {self.linear.size} entries, found shape {tuple(shift.shape)}")
+            raise ValueError(
+                f"expected a shift of {self.linear.size} entries, got shape {tuple(shift.shape)}"
+            )
         if not bool(torch.isfinite(shift).all()):
-            raise ValueError(f"shift must be finite, found {describe(shift)}")
+            raise ValueError(f"shift must be finite, got {describe(shift)}")
         object.__setattr__(self, "shift", shift)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -58,17 +69,28 @@ class AffineGauge(Element):
 
     @classmethod
     def random(cls, d: int, generator: torch.Generator | None = None) -> Self:
-        """A Haar rotation and a standard Gaussian shift."""
+        """Draw a Haar rotation and a standard Gaussian shift."""
         return cls(Orthogonal.random(d, generator), torch.randn(d, generator=generator, dtype=torch.float64))
 
     def inverse(self) -> Self:
-        back = self.linear.inverse()  # type: ignore[attr-defined]
-        return type(self)(back, -back.act(self.shift))
+        linear = self.linear.inverse()
+        return type(self)(linear, -linear.act(self.shift))
 
     def act(self, x: Tensor, axis: int = -1) -> Tensor:
-        """Act on *points* (activations): linear part, then the shift. Directions want ``.linear.act``."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # 16 bits are rounded once, at the end
-        moved = self.linear.act(wide, axis)  # type: ignore[attr-defined]
+        """Act on *points* (activations): apply the linear part, then the shift.
+
+        Directions are moved by ``.linear.act``.
+        """
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # 16-bit values are rounded once, at the end
+        moved = self.linear.act(wide, axis)
         shape = [1] * x.dim()
         shape[axis] = self.size
         return (moved + self.shift.to(wide.device, wide.dtype).view(shape)).to(x.dtype)
+
+    def act_gain(self, x: Tensor, axis: int = -1) -> Tensor:
+        """Raise ``ValueError``: a shift has no action on magnitudes."""
+        raise ValueError("an affine gauge does not act on gains or magnitudes; use its linear part, .linear")
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Raise ``ValueError``: an affine map has no d x d matrix."""
+        raise ValueError("an affine gauge has no matrix; use its linear part, .linear.dense()")

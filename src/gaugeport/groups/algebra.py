@@ -1,4 +1,4 @@
-"""The groups by name, which contains which, and composition across them."""
+"""Name the groups, say which contains which, and compose elements of different groups."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from gaugeport.groups.affine import AffineGauge
+from gaugeport.groups.affine import AffineGauge, LinearGauge
 from gaugeport.groups.element import Element
 from gaugeport.groups.permutations import GlobalSignPermutation, Permutation, SignedPermutation
 from gaugeport.groups.rotations import MeanPreservingOrthogonal, Orthogonal
 
-LinearGauge = SignedPermutation | Orthogonal
 GROUPS: dict[str, type[Element]] = {
     c.group: c
     for c in (
@@ -23,44 +22,53 @@ GROUPS: dict[str, type[Element]] = {
         AffineGauge,
     )
 }
+"""The class of each group, by the name that configs and tables use. Each is listed after the groups it contains."""
 
 
 def check_is_element(g: object) -> None:
-    """Raise ``TypeError`` for what is no gauge element, telling where an alignment keeps its own."""
-    if not isinstance(g, SignedPermutation | Orthogonal | AffineGauge):
+    """Raise ``TypeError`` unless ``g`` is a gauge element. For the result of ``align``, point to its ``.gauge``."""
+    if not isinstance(g, LinearGauge | AffineGauge):
         hint = " (pass its .gauge)" if hasattr(g, "gauge") else ""
-        raise TypeError(f"a gauge element is wanted, found {type(g).__name__}{hint}")
+        raise TypeError(f"expected a gauge element, got {type(g).__name__}{hint}")
 
 
 def compose(g: Element, h: Element) -> Any:
-    """The element with ``compose(g, h)·x = g·(h·x)``, in the smallest of our groups that holds both.
+    """Return the element with ``compose(g, h)·x = g·(h·x)``.
 
-    Raises ``ValueError`` when the widths differ.
+    Args:
+        g: The element that acts second.
+        h: The element that acts first.
+
+    Returns:
+        An element of the smallest group that contains both.
+
+    Raises:
+        ValueError: If the widths differ.
     """
     if g.size != h.size:
         raise ValueError(f"cannot compose gauges of widths {g.size} and {h.size}")
     if isinstance(g, AffineGauge) or isinstance(h, AffineGauge):
-        gl, gs = (
-            (g.linear, g.shift)
-            if isinstance(g, AffineGauge)
-            else (g, torch.zeros(g.size, dtype=torch.float64))
-        )
-        hl, hs = (
-            (h.linear, h.shift)
-            if isinstance(h, AffineGauge)
-            else (h, torch.zeros(h.size, dtype=torch.float64))
-        )
-        return AffineGauge(compose(gl, hl), gl.act(hs) + gs)  # type: ignore[attr-defined]
+        g_linear, g_shift = _linear_and_shift(g)
+        h_linear, h_shift = _linear_and_shift(h)
+        return AffineGauge(compose(g_linear, h_linear), g_linear.act(h_shift) + g_shift)
     joint = smallest_common_group(g, h)
     if issubclass(joint, SignedPermutation):
         assert isinstance(g, SignedPermutation) and isinstance(h, SignedPermutation)
         return joint._from_signed(h.perm[g.perm], g.sign * h.sign[g.perm])
-    assert isinstance(g, LinearGauge) and isinstance(h, LinearGauge)
-    return joint(g.dense() @ h.dense())  # type: ignore[call-arg]
+    assert issubclass(joint, Orthogonal)
+    return joint(g.dense() @ h.dense())
+
+
+def _linear_and_shift(g: Element) -> tuple[LinearGauge, torch.Tensor]:
+    """Split an element into its linear part and its shift, zero for a linear element."""
+    if isinstance(g, AffineGauge):
+        return g.linear, g.shift
+    assert isinstance(g, LinearGauge)
+    return g, torch.zeros(g.size, dtype=torch.float64)
 
 
 def smallest_common_group(g: Element, h: Element) -> type[Element]:
-    """The smallest class of ours that is a group holding both (linear) elements."""
+    """Return the class of the smallest group that contains both linear elements."""
     for cls in (Permutation, GlobalSignPermutation, SignedPermutation, MeanPreservingOrthogonal):
         if all(contains(cls.group, e) for e in (type(g), type(h))):
             return cls
@@ -68,7 +76,16 @@ def smallest_common_group(g: Element, h: Element) -> type[Element]:
 
 
 def contains(group: str, element: type[Element] | Element) -> bool:
-    """Whether the named group holds every element of a class, or of the class of ``element`` (its values are not looked at)."""
+    """Return whether a group contains every element of a class.
+
+    Args:
+        group: A name in :data:`GROUPS`.
+        element: A class, or an element that stands for its class. Its values are not read: a signed permutation
+            whose signs are all +1 is not an element of ``permutation``.
+
+    Raises:
+        ValueError: If the group is unknown.
+    """
     cls = element if isinstance(element, type) else type(element)
     if group not in GROUPS:
         raise ValueError(f"unknown group {group!r}; allowed: {', '.join(GROUPS)}")

@@ -1,4 +1,7 @@
-"""Elements that move coordinates: S_d, S_d × {±1} and B_d. They act by index_select and a multiply, never a matmul."""
+"""Define the elements that move whole coordinates: the groups S_d, S_d × {±1} and B_d.
+
+They act by ``index_select`` and a multiplication, never by a matrix product.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,12 @@ from gaugeport.groups.element import Element, check_axis, describe
 class SignedPermutation(Element):
     """An element of B_d: coordinate ``i`` of the result is ``sign[i]`` times coordinate ``perm[i]`` of the input.
 
-    ``perm`` int64[d], a permutation of ``0..d-1``; ``sign`` int8[d] of ±1. Raises ``ValueError`` on anything else.
+    Args:
+        perm: A permutation of ``0..d-1``. Stored as int64[d].
+        sign: +1 or -1 per coordinate. Stored as int8[d].
+
+    Raises:
+        ValueError: If ``perm`` is not a permutation, or ``sign`` holds anything but ±1.
     """
 
     perm: Tensor
@@ -32,13 +40,16 @@ class SignedPermutation(Element):
             or not torch.equal(perm.sort().values.long(), torch.arange(len(perm)))
         ):
             raise ValueError(
-                f"perm must be a permutation of 0..d-1 as an integer vector, found {describe(perm)}"
+                f"perm must be a permutation of 0..d-1 as a vector of integers, got {describe(perm)}"
             )
         if sign.shape != perm.shape or sign.dtype == torch.bool or not bool((sign.abs() == 1).all()):
-            raise ValueError(f"sign must be a vector of {len(perm)} entries +1 or -1, found {describe(sign)}")
+            raise ValueError(f"sign must be a vector of {len(perm)} entries +1 or -1, got {describe(sign)}")
         # copies: a frozen value must not change with the tensor it was made from
         object.__setattr__(self, "perm", perm.to(torch.int64, copy=True))
         object.__setattr__(self, "sign", sign.to(torch.int8, copy=True).contiguous())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"perm": self.perm, "sign": self.sign}
 
     @property
     def size(self) -> int:
@@ -46,12 +57,11 @@ class SignedPermutation(Element):
 
     @classmethod
     def identity(cls, d: int) -> Self:
-        """The element of width ``d`` that changes nothing."""
         return cls._from_signed(torch.arange(d), torch.ones(d, dtype=torch.int8))
 
     @classmethod
     def random(cls, d: int, generator: torch.Generator | None = None) -> Self:
-        """A uniform element of the group of width ``d``, drawn from ``generator``."""
+        """Draw a uniform element of the group of width ``d`` from ``generator``."""
         perm = torch.randperm(d, generator=generator)
         return cls._from_signed(perm, cls._random_signs(d, generator))
 
@@ -64,36 +74,37 @@ class SignedPermutation(Element):
         return cls(perm, sign)
 
     def inverse(self) -> Self:
-        """The element with ``g.inverse()·(g·x) = x``."""
         q = torch.argsort(self.perm)
         return self._from_signed(q, self.sign[q])
 
     def act(self, x: Tensor, axis: int = -1) -> Tensor:
-        """Act on a *vector* axis of ``x`` (length d there): permute and sign. Keeps dtype and device."""
+        """Act on a *vector* axis of ``x``, of length d: permute and sign. Keep dtype and device."""
         moved = self.act_gain(x, axis)
         shape = [1] * x.dim()
         shape[axis] = self.size
         return moved * self.sign.to(x.device, x.dtype).view(shape)
 
     def act_gain(self, x: Tensor, axis: int = -1) -> Tensor:
-        """Act on a *gain* axis (norm weights, second moments, magnitudes): permute only."""
+        """Act on a *gain* axis (norm weights, second moments, magnitudes): permute only. Always defined here."""
         check_axis(x, axis, self.size)
         return x.index_select(axis, self.perm.to(x.device))
 
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The matrix Q[d, d] with ``g·x = x @ Q.T``."""
         q = torch.zeros(self.size, self.size, dtype=dtype)
         q[torch.arange(self.size), self.perm] = self.sign.to(dtype)
         return q
 
     def without_signs(self) -> Permutation:
-        """The permutation part: S_d with the signs dropped, the papers' symmetry-incomplete control."""
+        """Return the permutation without its signs, the papers' symmetry-incomplete control."""
         return Permutation(self.perm)
 
 
 @dataclass(frozen=True, eq=False)
 class GlobalSignPermutation(SignedPermutation):
-    """An element of S_d × {±1}: the exact gauge group of a LayerNorm chart. ``sign`` may be given as one ±1."""
+    """An element of S_d × {±1}: a permutation and one sign for all coordinates. ``sign`` may be given as one ±1.
+
+    It is the exact gauge group of a model with LayerNorm whose gains are in place.
+    """
 
     group: ClassVar[str] = "global_sign_permutation"
 
@@ -103,7 +114,7 @@ class GlobalSignPermutation(SignedPermutation):
             object.__setattr__(self, "sign", sign.expand(torch.as_tensor(self.perm).numel()))
         super().__post_init__()
         if self.size and not bool((self.sign == self.sign[0]).all()):
-            raise ValueError("a GlobalSignPermutation has one sign for all coordinates, found both +1 and -1")
+            raise ValueError("a GlobalSignPermutation has one sign for all coordinates, got both +1 and -1")
 
     @classmethod
     def _random_signs(cls, d: int, generator: torch.Generator | None) -> Tensor:
@@ -112,7 +123,7 @@ class GlobalSignPermutation(SignedPermutation):
 
 @dataclass(frozen=True, eq=False)
 class Permutation(GlobalSignPermutation):
-    """An element of S_d: ``Permutation(perm)``, all signs +1."""
+    """An element of S_d, ``Permutation(perm)``: all signs are +1."""
 
     sign: Tensor = None  # type: ignore[assignment]
     group: ClassVar[str] = "permutation"
@@ -122,7 +133,7 @@ class Permutation(GlobalSignPermutation):
             object.__setattr__(self, "sign", torch.tensor(1))
         super().__post_init__()
         if not bool((self.sign == 1).all()):
-            raise ValueError("a Permutation has no signs: every sign must be +1")
+            raise ValueError("every sign of a Permutation must be +1, got a -1")
 
     @classmethod
     def _random_signs(cls, d: int, generator: torch.Generator | None) -> Tensor:

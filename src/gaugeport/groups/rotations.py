@@ -1,4 +1,4 @@
-"""Elements that mix coordinates: O(d), and the rotations that fix the all-ones direction."""
+"""Define the elements that mix coordinates: O(d), and its subgroup that fixes the all-ones direction up to sign."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from torch import Tensor
 from gaugeport.groups.element import Element, check_axis
 
 ORTHOGONALITY_TOLERANCE = 1e-4
+"""Largest entry of |QQᵀ - I| that a matrix given as orthogonal may have."""
 
 
 @dataclass(frozen=True, eq=False)
 class Orthogonal(Element):
-    """An element of O(d): ``g·x = x @ matrix.T``. ``matrix`` float[d, d] with orthonormal rows (stored as float64)."""
+    """An element of O(d): ``g·x = x @ matrix.T``.
+
+    Args:
+        matrix: float[d, d] with orthonormal rows. Stored as float64.
+
+    Raises:
+        ValueError: If the matrix is not square or not orthogonal.
+    """
 
     matrix: Tensor
     group: ClassVar[str] = "orthogonal"
@@ -23,13 +31,16 @@ class Orthogonal(Element):
     def __post_init__(self) -> None:
         q = torch.as_tensor(self.matrix).detach().cpu().to(torch.float64, copy=True)
         if q.dim() != 2 or q.shape[0] != q.shape[1]:
-            raise ValueError(f"an orthogonal matrix is square, found shape {tuple(q.shape)}")
+            raise ValueError(f"an orthogonal matrix is square, got shape {tuple(q.shape)}")
         error = float((q @ q.T - torch.eye(len(q), dtype=q.dtype)).abs().max()) if len(q) else 0.0
         if not error <= ORTHOGONALITY_TOLERANCE:
             raise ValueError(
                 f"matrix is not orthogonal: max|QQ'-I| = {error:.2g}, allowed {ORTHOGONALITY_TOLERANCE}"
             )
         object.__setattr__(self, "matrix", q)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"matrix": self.matrix}
 
     @property
     def size(self) -> int:
@@ -41,22 +52,22 @@ class Orthogonal(Element):
 
     @classmethod
     def random(cls, d: int, generator: torch.Generator | None = None) -> Self:
-        """A Haar-distributed element (QR of a Gaussian matrix with the sign of R's diagonal corrected)."""
+        """Draw a Haar-distributed element from ``generator``."""
         return cls(haar_matrix(d, generator))
 
     def inverse(self) -> Self:
         return type(self)(self.matrix.T.contiguous())
 
     def act(self, x: Tensor, axis: int = -1) -> Tensor:
-        """Act on a *vector* axis of ``x``. Multiplies in float64 and returns ``x``'s dtype, on ``x``'s device."""
+        """Act on a *vector* axis of ``x``, of length d. Multiply in float64, and return ``x``'s dtype and device."""
         check_axis(x, axis, self.size)
         wide = x.movedim(axis, -1).to(torch.float64)
         return (wide @ self.matrix.to(x.device).T).to(x.dtype).movedim(-1, axis)
 
     def act_gain(self, x: Tensor, axis: int = -1) -> Tensor:
-        """Raises ``ValueError``: magnitudes have no image under a rotation (they mix)."""
+        """Raise ``ValueError``: a rotation mixes coordinates, so it has no action on magnitudes."""
         raise ValueError(
-            "gains and second moments are per-coordinate magnitudes; a rotation does not act on them. "
+            "a rotation does not act on gains and second moments, which are magnitudes of single coordinates. "
             "Allowed groups: permutation, global_sign_permutation, signed_permutation (or fold the gains first)"
         )
 
@@ -66,7 +77,10 @@ class Orthogonal(Element):
 
 @dataclass(frozen=True, eq=False)
 class MeanPreservingOrthogonal(Orthogonal):
-    """A rotation that fixes the all-ones direction up to sign: the gauge of a LayerNorm chart with folded gains."""
+    """A rotation that fixes the all-ones direction up to sign.
+
+    It is the exact gauge group of a model with LayerNorm whose gains are folded into the readers.
+    """
 
     group: ClassVar[str] = "mean_preserving_orthogonal"
 
@@ -79,7 +93,7 @@ class MeanPreservingOrthogonal(Orthogonal):
 
     @classmethod
     def random(cls, d: int, generator: torch.Generator | None = None) -> Self:
-        """Haar on the complement of the all-ones direction, a fair sign on that direction."""
+        """Draw from Haar measure on the complement of the all-ones direction, and a fair sign for that direction."""
         basis = mean_free_basis(d)
         sign = torch.randint(0, 2, (), generator=generator, dtype=torch.float64) * 2 - 1
         inner = haar_matrix(d - 1, generator)
@@ -87,13 +101,16 @@ class MeanPreservingOrthogonal(Orthogonal):
 
 
 def haar_matrix(d: int, generator: torch.Generator | None = None) -> Tensor:
-    """A Haar-distributed orthogonal matrix, float64[d, d] (Mezzadri 2007: QR with R's diagonal made positive)."""
+    """Draw a Haar-distributed orthogonal matrix, float64[d, d], from ``generator``.
+
+    Without the sign correction the QR decomposition of a Gaussian matrix is not Haar-distributed (Mezzadri 2007).
+    """
     q, r = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
     return q * torch.sign(r.diagonal())
 
 
 def mean_free_basis(d: int) -> Tensor:
-    """An orthonormal basis of the complement of the all-ones vector, float64[d, d-1] (Helmert's)."""
+    """Return Helmert's orthonormal basis of the complement of the all-ones vector, float64[d, d-1]."""
     k = torch.arange(1, d, dtype=torch.float64)
     rows = torch.arange(d).unsqueeze(1)
     basis = torch.where(rows < k, 1.0, 0.0) - torch.where(rows == k, k, 0.0)

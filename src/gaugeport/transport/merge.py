@@ -52,7 +52,7 @@ class Merged:
         gauge = self.gauges[k]
         if gauge is None:
             return copy.deepcopy(self.model)
-        return transport_model(self.model, gauge.inverse(), strict=strict)  # type: ignore[attr-defined]
+        return transport_model(self.model, gauge.inverse(), strict=strict)
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def _check(
         if gauge is not None:
             check_is_element(gauge)
     first = gauges[0]
-    if first is not None and first != type(first).identity(first.size):  # type: ignore[attr-defined]
+    if first is not None and first != type(first).identity(first.size):
         raise ValueError(
             "the first gauge moves: the merge is in the first model's own coordinates, give None or identity"
         )

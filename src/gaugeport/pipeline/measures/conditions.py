@@ -52,7 +52,7 @@ class Condition:
         if self.matcher == "oracle":
             return truth, truth
         if self.matcher == "none":
-            return GROUPS[plant_group(self.evidence)].identity(self.evidence.width), truth  # type: ignore[attr-defined]
+            return GROUPS[plant_group(self.evidence)].identity(self.evidence.width), truth
         return compose_along(nodes, lambda a, b: self.local(a, b, plant).gauge), truth
 
     def residual(self, nodes: Sequence[Node], plant: int) -> Element:
@@ -94,7 +94,7 @@ def score(gauge: Element, truth: Element) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     if isinstance(gauge, Orthogonal) or isinstance(truth, Orthogonal):
-        found["rotation_error"] = float((gauge.dense() - truth.dense()).norm()) / (2 * gauge.size) ** 0.5  # type: ignore[attr-defined]
+        found["rotation_error"] = float((gauge.dense() - truth.dense()).norm()) / (2 * gauge.size) ** 0.5
     if not isinstance(truth, SignedPermutation):
         return found
     perm, sign = as_signed_permutation(gauge)

@@ -95,7 +95,7 @@ def fit_map(group: str, a: Tensor, b: Tensor, plant: SignedPermutation | None = 
     moments = stream.result()
     c = cross_moment(moments) if MATCHERS[FITS[group]].reads_cross_moments else moments.correlation()
     gauge = match(c, group, FITS[group]).gauge
-    matrix = gauge.dense()  # type: ignore[attr-defined]
+    matrix = gauge.dense()
     if plant is not None:
         matrix = plant.inverse().act(matrix, axis=0)
     return Map(matrix, matrix.T, *means, gauge, _ratio(a, b))

@@ -60,7 +60,7 @@ def write_evidence(
         for node in sorted({n for link in group for n in link}):
             model = load_checkpoint(node)
             chart = chart_of(model)
-            plant = GROUPS[chart.group].random(chart.width, generator(seed, "plant", *node))  # type: ignore[attr-defined]
+            plant = GROUPS[chart.group].random(chart.width, generator(seed, "plant", *node))
             models[name_of(node)] = transport_model(model, plant, inplace=True).to(dtype)
             plant.save(folder / "plants" / f"{name_of(node)}.safetensors")
         pairs = [(name_of(a), name_of(b)) for a, b in group]
@@ -124,7 +124,7 @@ class PlantedEvidence:
     def truth(self, nodes: Sequence[Node]) -> Element:
         """The true gauge of a walk, from its first node's planted coordinates to its last's."""
         first, last = (self.plants[name_of(n)] for n in (nodes[0], nodes[-1]))
-        return compose(last, first.inverse())  # type: ignore[attr-defined]
+        return compose(last, first.inverse())
 
     def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor:
         """Evidence float64[d, d] indexed [b, a]. ``kind`` is a site, ``pooled``, ``weights``, ``weights_all_rows``
@@ -151,7 +151,7 @@ class PlantedEvidence:
 
 def replant(c: Tensor, h_a: Element, h_b: Element) -> Tensor:
     """The evidence that planting ``h_a`` on A and ``h_b`` on B would have given: evidence is equivariant."""
-    return h_b.act(h_a.act(c, axis=1), axis=0)  # type: ignore[attr-defined]
+    return h_b.act(h_a.act(c, axis=1), axis=0)
 
 
 def further_plants(
@@ -160,10 +160,10 @@ def further_plants(
     """Elements to put on top of the planted ones: identities for plant 0, an independent draw per node for others."""
     cls = GROUPS[group]
     if plant == 0:
-        return {node: cls.identity(width) for node in walk}  # type: ignore[attr-defined]
-    return {node: cls.random(width, generator(seed, "replant", plant, *node)) for node in walk}  # type: ignore[attr-defined]
+        return {node: cls.identity(width) for node in walk}
+    return {node: cls.random(width, generator(seed, "replant", plant, *node)) for node in walk}
 
 
 def replanted_truth(truth: Element, first: Element, last: Element) -> Element:
     """The truth of a walk after further elements were planted on its first and last node."""
-    return compose(last, compose(truth, first.inverse()))  # type: ignore[attr-defined]
+    return compose(last, compose(truth, first.inverse()))

@@ -42,8 +42,7 @@ class SelfEvidence:
         self.nodes: tuple[Node, Node] = (("A", step), (COPY, step))
         cls = GROUPS[chart.group]
         self.plants: dict[str, Element] = {
-            name_of(n): cls.random(chart.width, generator(seed, "plant", *n))  # type: ignore[attr-defined]
-            for n in self.nodes
+            name_of(n): cls.random(chart.width, generator(seed, "plant", *n)) for n in self.nodes
         }
         moments = pair_moments({"A": model}, [("A", "A")], batches, sites, skip_first)["A", "A"]
         check_no_constant(moments, list(moments))
@@ -58,7 +57,7 @@ class SelfEvidence:
     def truth(self, nodes: Sequence[Node]) -> Element:
         """The true gauge of the link, from A's planted coordinates to the copy's."""
         first, last = (self.plants[name_of(n)] for n in (nodes[0], nodes[-1]))
-        return compose(last, first.inverse())  # type: ignore[attr-defined]
+        return compose(last, first.inverse())
 
     def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor:
         """As :meth:`~gaugeport.pipeline.measures.planted.PlantedEvidence.between`, float64[d, d] indexed [b, a]."""

@@ -62,14 +62,15 @@ def _neuron_gauges(job: Job, found: Transfer, residual: Element) -> list[SignedP
     if job.matcher == "oracle":
         return [SignedPermutation.identity(first.blocks[block].size)]
     matched = match_neurons(transport_model(found.a, residual), first.apply(found.b))
-    return [compose(first.blocks[block].inverse(), matched.blocks[block])]  # type: ignore[list-item]
+    return [compose(first.blocks[block].inverse(), matched.blocks[block])]
 
 
 def _run(job: Job, store: Store, found: Transfer) -> list[Row]:
     """One plant of each kind on B, really run."""
     a, b = scores_of(job, store)
     block = int(found.site.removeprefix("block"))
-    residual = GROUPS[found.chart.group].random(found.chart.width, generator(job.seed, "audit"))  # type: ignore[attr-defined]
+    residual = GROUPS[found.chart.group].random(found.chart.width, generator(job.seed, "audit"))
+    assert isinstance(residual, SignedPermutation)  # the lists that are moved are of single coordinates
     neurons = NeuronGauge.random(found.b, generator(job.seed, "neurons", 0))
     carriers = {
         "residual": (transport_model(found.b, residual), residual),

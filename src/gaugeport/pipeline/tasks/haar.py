@@ -156,7 +156,7 @@ def _groups(cross: Tensor, haar: str, gen: torch.Generator) -> Iterator[Row]:
     turned = [random_rotation(d, haar, gen) @ cross for _ in range(ROTATED)]
     for group in ("permutation", "signed_permutation"):
         found = match(cross, group, FITS[group])
-        away = float((found.gauge.dense() - torch.eye(d, dtype=torch.float64)).norm())  # type: ignore[attr-defined]
+        away = float((found.gauge.dense() - torch.eye(d, dtype=torch.float64)).norm())
         yield {"metric": "distance_from_identity", "group": group, "value": away / (2 * d) ** 0.5}
         yield {"metric": "objective_share", "group": group, "value": found.objective / attained}
         shares = [match(c, group, FITS[group]).objective / attained for c in turned]

@@ -111,7 +111,7 @@ def fit_rotation(a: Tensor, b: Tensor, group: str = "orthogonal") -> Fit:
     x, y = (rows.double() - rows.double().mean(0) for rows in (a, b))
     cross = y.T @ x / (x.norm() * y.norm())
     found = match(cross, group, "procrustes")
-    return Fit(found.gauge.dense(), cross, found.objective)  # type: ignore[attr-defined]
+    return Fit(found.gauge.dense(), cross, found.objective)
 
 
 def low_rank_copies(
