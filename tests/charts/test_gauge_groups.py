@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from gaugeport.groups import MeanPreservingOrthogonal, Orthogonal, Permutation, SignedPermutation
-from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, gauge_groups, generic_element, tiny_model
+from gaugeport.pipeline.measures.gauge_groups import (
+    MODEL_TYPES,
+    gauge_group_rows,
+    generic_element,
+    tiny_model,
+)
 
 FIELDS = {"chart", "group", "metric", "value", "yardstick", "theory"}
 LAYER = ("gpt_neox", "gpt2")
@@ -13,7 +18,7 @@ POST_NORM = ("gemma2", "gemma3_text", "olmo2")
 
 @pytest.mark.parametrize("family", MODEL_TYPES)
 def test_measurement_agrees_with_theory(family):
-    records = gauge_groups(family, seed=0)
+    records = gauge_group_rows(family, seed=0)
     charts = ["raw", "degenerate"] + ([] if family in POST_NORM else ["folded"])
     assert [r["chart"] for r in records] == [c for c in charts for _ in range(5)]
     for r in records:
@@ -26,7 +31,9 @@ def test_measurement_agrees_with_theory(family):
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
 def test_theory_is_the_papers(family):
-    exact = {(r["chart"], r["group"]) for r in gauge_groups(family, 1, "float32") if r["theory"] == "exact"}
+    exact = {
+        (r["chart"], r["group"]) for r in gauge_group_rows(family, 1, "float32") if r["theory"] == "exact"
+    }
     small = {"permutation", "global_sign_permutation"}
     raw = small if family in LAYER else small | {"signed_permutation"}
     large = raw | {"mean_preserving_orthogonal"} | (set() if family in LAYER else {"orthogonal"})
@@ -36,11 +43,11 @@ def test_theory_is_the_papers(family):
 
 def test_the_seed_decides_everything_and_nothing_global_is_touched():
     state = torch.get_rng_state()
-    first = gauge_groups("qwen2", 5, "float32")
+    first = gauge_group_rows("qwen2", 5, "float32")
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
-    assert gauge_groups("qwen2", 5, "float32") == first
-    assert gauge_groups("qwen2", 6, "float32") != first
+    assert gauge_group_rows("qwen2", 5, "float32") == first
+    assert gauge_group_rows("qwen2", 6, "float32") != first
 
 
 def test_elements_are_in_no_smaller_group():
@@ -55,8 +62,8 @@ def test_elements_are_in_no_smaller_group():
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"unknown family 'bert'; allowed: llama, mistral"):
-        gauge_groups("bert", 0)
+        gauge_group_rows("bert", 0)
     with pytest.raises(ValueError, match="allowed: float32, float64"):
-        gauge_groups("llama", 0, "bfloat16")
+        gauge_group_rows("llama", 0, "bfloat16")
     with pytest.raises(ValueError, match="unknown family"):
         tiny_model("bert", torch.Generator())

@@ -5,7 +5,7 @@ import torch
 from gaugeport.charts import chart_of
 from gaugeport.groups import GlobalSignPermutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.importance import importance
+from gaugeport.pipeline.measures.importance import score_importance
 
 D, N, K = 32, 48, 8
 FAMILIES = ["llama", "gemma2", "olmo2", "phi3", "gpt_neox", "gpt2"]
@@ -20,7 +20,7 @@ def batches_of(n=2, rows=4, length=10, seed=0):
 
 
 def scores(model, batches=None, site="block0", **options):
-    return importance(model, batches or batches_of(), site, **{"ig_steps": 4, **options})
+    return score_importance(model, batches or batches_of(), site, **{"ig_steps": 4, **options})
 
 
 def wide(family, seed=0):

@@ -9,7 +9,7 @@ from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.measure import norms_in_float64, random_tokens
 from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
-from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, Lion, build, split
+from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, Lion, build_optimizers, split_parameters
 from gaugeport.transport import transport_model
 from gaugeport.transport.optimizer import transport_optimizer
 from gaugeport.transport.optimizer_rules import OPTIMIZERS, infer, state_axes, state_shapes
@@ -27,8 +27,8 @@ def setting(family="llama", dtype=torch.float32, seed=0):
 
 def fresh(recipe, model):
     """The recipe's optimizers over ``model`` and the names of what each trains."""
-    parts = split(RECIPES[recipe], chart_of(model), model)
-    return build(RECIPES[recipe], parts, model), parts
+    parts = split_parameters(RECIPES[recipe], chart_of(model), model)
+    return build_optimizers(RECIPES[recipe], parts, model), parts
 
 
 def train(model, optimizers, batches):

@@ -8,7 +8,7 @@ import torch
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.groups import AffineGauge, GlobalSignPermutation, Orthogonal, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
-from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, build, split
+from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, build_optimizers, split_parameters
 from gaugeport.transport.optimizer import transport_optimizer
 
 D = 32
@@ -23,9 +23,9 @@ def trained(recipe="adamw", folded=False, frozen=False, steps=1):
     model = fold_gains(model) if folded else model
     for name in chart_of(model).names("gain"):
         model.get_parameter(name).requires_grad_(not frozen)
-    parts = split(RECIPES[recipe], chart_of(model), model)
+    parts = split_parameters(RECIPES[recipe], chart_of(model), model)
     work = copy.deepcopy(model)  # so that a folded model stays folded
-    optimizers = build(RECIPES[recipe], parts, work)
+    optimizers = build_optimizers(RECIPES[recipe], parts, work)
     for _ in range(steps):
         tokens = torch.randint(0, 64, (2, 8), generator=generator)
         work(tokens, labels=tokens).loss.backward()

@@ -50,7 +50,7 @@ def run(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def measured(run, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("scratch")
-    found = task.adamw_resume(
+    found = task.adamw_resume_rows(
         checkpoints(run)[RESUME], rows(), SCHEDULE, seed=3, steps=STEPS, at=[3, 6, 9],
         calibration=batches(4), evaluation=batches(5), scratch=scratch,
     )  # fmt: skip
@@ -99,7 +99,7 @@ def test_the_reference_is_the_run_itself(run, tmp_path):
     def at(these):
         seen = {}
         model, _ = read_checkpoint(checkpoints(run)[RESUME])
-        watch = task.Watch(10, [5, 10], lambda t, m: seen.update({t: copy.deepcopy(m.state_dict())}))
+        watch = task.ReferenceWatch(10, [5, 10], lambda t, m: seen.update({t: copy.deepcopy(m.state_dict())}))
         resume(model, these, checkpoints(run)[RESUME], SCHEDULE, 3, [watch], tmp_path)
         assert list(watch.losses) == list(range(1, 11))
         return seen
@@ -187,7 +187,7 @@ def refused(run, tmp_path, error, words, change):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with pytest.raises(error, match=words):
-        task.adamw_resume(
+        task.adamw_resume_rows(
             checkpoint, rows(), SCHEDULE, seed=3, steps=1, at=[1],
             calibration=batches(4), evaluation=batches(5), scratch=scratch,
         )  # fmt: skip
@@ -248,7 +248,7 @@ def test_a_job_goes_on_with_the_rows_its_run_saw(tmp_path, monkeypatch):
         return []
 
     monkeypatch.setattr(workflow, "run_checkpoints", lambda *a: {10: tmp_path})
-    monkeypatch.setattr(workflow, "adamw_resume", measured)
+    monkeypatch.setattr(workflow, "adamw_resume_rows", measured)
     assert workflow.measure(job(), store) == []
     (seen["scratch"] / "half written").mkdir(parents=True)
     assert workflow.measure(job(), store) == [] and seen["found"] == []

@@ -10,9 +10,15 @@ from scipy import stats
 from gaugeport.alignment.align import align, align_along
 from gaugeport.alignment.routes import ROUTES, links, walk
 from gaugeport.pipeline.measures.conditions import Condition
-from gaugeport.pipeline.measures.confidence import SHARES, calibration, confidence, curve, placements
+from gaugeport.pipeline.measures.confidence import (
+    SHARES,
+    accuracy_by_share_kept,
+    calibration,
+    confidence_rows,
+    placements_and_margins,
+)
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.planted import PlantedEvidence, name_of, write_evidence
+from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence, node_name, write_evidence
 from gaugeport.transport import transport_model
 
 D, STEP, SPACING = 32, 200, 100
@@ -118,14 +124,16 @@ def test_auroc_against_mann_whitney_with_ties():
 def test_the_curve_and_the_threshold_that_keeps_a_share():
     right = torch.rand(40, generator=gen(0)) < 0.6
     margin = torch.randn(40, generator=gen(1), dtype=torch.float64)
-    found = curve(right, margin)
+    found = accuracy_by_share_kept(right, margin)
     assert tuple(found) == SHARES
     for share, at in found.items():
         kept = margin >= at["threshold"]
         assert int(kept.sum()) == round(share * 40)
         assert at["kept_accuracy"] == pytest.approx(float(right[kept].double().mean()))
     assert found[1.0]["kept_accuracy"] == pytest.approx(float(right.double().mean()))
-    assert curve(right[:3], margin[:3])[0.1]["threshold"] == float(margin[:3].max()), "at least one is kept"
+    assert accuracy_by_share_kept(right[:3], margin[:3])[0.1]["threshold"] == float(margin[:3].max()), (
+        "at least one is kept"
+    )
 
 
 # margins of walks
@@ -136,16 +144,16 @@ def test_margins_are_those_of_align(planted, route):
     """``align`` and ``align_along`` on really planted models give the same gauge and margins as the stored evidence."""
     family, evidence = planted
     nodes = walk(route, STEP, SPACING)
-    models = [transport_model(checkpoint(family)(n), evidence.plants[name_of(n)]) for n in nodes]
+    models = [transport_model(checkpoint(family)(n), evidence.plants[node_name(n)]) for n in nodes]
     found = (align if len(models) == 2 else lambda *m: align_along(m[:-1], m[-1]))(*models, batches_of())
     gauge, truth = arm_of(family, evidence).gauge_and_truth(nodes, 0)
-    right, margin = placements(arm_of(family, evidence), nodes, 0)
+    right, margin = placements_and_margins(arm_of(family, evidence), nodes, 0)
     assert found.gauge == gauge
     # float32 streams agree to about 1e-6 of their size, correlations and so margins likewise
     assert torch.allclose(found.margin, margin, atol=1e-4)
     assert torch.equal(right, (found.gauge.perm == truth.perm) & (found.gauge.sign == truth.sign))
     if route == "trajectory":
-        direct = placements(arm_of(family, evidence), [nodes[0], nodes[-1]], 0)[1]
+        direct = placements_and_margins(arm_of(family, evidence), [nodes[0], nodes[-1]], 0)[1]
         assert not torch.allclose(direct, margin, atol=1e-2)
 
 
@@ -153,7 +161,7 @@ def test_margins_belong_to_coordinates_of_the_last_node(planted):
     """The weakest link of each coordinate, followed by hand through the composed gauges."""
     family, evidence = planted
     arm, nodes = arm_of(family, evidence), walk("trajectory", STEP, SPACING)
-    margin = placements(arm, nodes, 0)[1]
+    margin = placements_and_margins(arm, nodes, 0)[1]
     steps = [arm.local(a, b) for a, b in itertools.pairwise(nodes)]
     for i in range(D):
         here, weakest = i, float("inf")
@@ -166,12 +174,12 @@ def test_margins_belong_to_coordinates_of_the_last_node(planted):
 def test_signed_matching_does_not_depend_on_the_plant(planted):
     family, evidence = planted
     nodes = walk("trajectory", STEP, SPACING)
-    first, second = (placements(arm_of(family, evidence, "block1"), nodes, p) for p in (0, 1))
+    first, second = (placements_and_margins(arm_of(family, evidence, "block1"), nodes, p) for p in (0, 1))
     assert torch.allclose(first[1].sort().values, second[1].sort().values)
     assert int(first[0].sum()) == int(second[0].sum())
     if family == "llama":
         raw = Condition(evidence, "permutation", "hungarian_raw", "block1", 0)
-        one, two = (placements(raw, nodes[:2], p)[1].sort().values for p in (0, 1))
+        one, two = (placements_and_margins(raw, nodes[:2], p)[1].sort().values for p in (0, 1))
         assert not torch.allclose(one, two), "raw matching sees the signs of the plant"
 
 
@@ -179,7 +187,7 @@ def test_signed_matching_does_not_depend_on_the_plant(planted):
 
 
 def rows_of(evidence, group, matcher, route="endpoint", kinds=("block1", "pooled"), plants=3):
-    return confidence(
+    return confidence_rows(
         evidence,
         kinds,
         group=group,

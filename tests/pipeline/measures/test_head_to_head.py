@@ -7,7 +7,7 @@ import torch
 
 from gaugeport.groups import SignedPermutation
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.measures.head_to_head import head_to_head
+from gaugeport.pipeline.measures.head_to_head import head_to_head_rows
 from gaugeport.pipeline.rotation.lenses.dictionaries import train_dictionary
 from gaugeport.pipeline.tasks import head_to_head as workflow
 
@@ -46,7 +46,7 @@ def rows():
         seen.append(m)
         return {"retention_native": float(m.direction(torch.ones(D)).sum())}
 
-    found = head_to_head(
+    found = head_to_head_rows(
         a[:MANY],
         b[:MANY],
         a[MANY:],
@@ -127,4 +127,4 @@ def test_more_tokens_than_there_are_rows_to_fit_on_are_refused():
     x = torch.zeros(10, D)
     for tokens in ([], [11], [1]):
         with pytest.raises(ValueError, match="of 10 rows to fit on; allowed: 2 to 10"):
-            head_to_head(x, x, x, x, sae=None, retention=dict, tokens=tokens, plants=[], k=1)
+            head_to_head_rows(x, x, x, x, sae=None, retention=dict, tokens=tokens, plants=[], k=1)

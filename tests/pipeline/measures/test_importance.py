@@ -11,7 +11,7 @@ from gaugeport.charts import chart_of
 from gaugeport.charts.measure import norms_in_float64
 from gaugeport.groups import GlobalSignPermutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.importance import LISTS, agreement, chance, top
+from gaugeport.pipeline.measures.importance import LISTS, agreement_by_chance, compare_lists, top_indices
 from gaugeport.streams.interventions import edited
 from gaugeport.transport import transport_model
 from gaugeport.transport.directions import transport_direction, transport_magnitude
@@ -138,31 +138,33 @@ def test_signs_move_scores_exactly(family):
 
 def test_top_and_agreement_by_hand():
     a = torch.tensor([0.1, -5.0, 3.0, 0.0, -2.0])
-    assert top(a, 3).tolist() == [1, 2, 4]
+    assert top_indices(a, 3).tolist() == [1, 2, 4]
     g = SignedPermutation(
         torch.tensor([4, 1, 0, 3, 2]), torch.tensor([1, -1, 1, 1, 1])
     )  # 4→0, 1→1 reversed, 2→4
     b = torch.tensor([2.0, -4.0, 7.0, 0.0, 1.0])
-    found = agreement(a, b, g, 3, signed=True)
+    found = compare_lists(a, b, g, 3, signed=True)
     assert found["precision"] == pytest.approx(2 / 3) and found["jaccard"] == pytest.approx(2 / 4)
     assert found["sign_agreement"] == pytest.approx(1 / 3)  # −2 against 2, 5 against −4, 3 against 1
     expected = stats.spearmanr([2.0, 5.0, 0.1, 0.0, 3.0], [2.0, 4.0, 7.0, 0.0, 1.0]).statistic
     assert found["rank_correlation"] == pytest.approx(expected)
-    assert "sign_agreement" not in agreement(a, b, g, 3)
+    assert "sign_agreement" not in compare_lists(a, b, g, 3)
 
 
 def test_ties_do_not_depend_on_the_run():
-    assert top(torch.ones(5), 3).tolist() == [0, 1, 2]
+    assert top_indices(torch.ones(5), 3).tolist() == [0, 1, 2]
 
 
 def test_chance_is_the_mean_over_all_lists():
     n, k = 7, 3
     subsets = [set(s) for s in itertools.combinations(range(n), k)]
-    assert chance("jaccard", n, k) == pytest.approx(
+    assert agreement_by_chance("jaccard", n, k) == pytest.approx(
         np.mean([len(s & {0, 1, 2}) / len(s | {0, 1, 2}) for s in subsets])
     )
-    assert chance("precision", n, k) == pytest.approx(np.mean([len(s & {0, 1, 2}) / k for s in subsets]))
-    assert chance("jaccard", n, n) == 1
+    assert agreement_by_chance("precision", n, k) == pytest.approx(
+        np.mean([len(s & {0, 1, 2}) / k for s in subsets])
+    )
+    assert agreement_by_chance("jaccard", n, n) == 1
 
 
 # bad input
@@ -181,7 +183,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="no tokens to score"):
         scores(model, batches_of(length=1))
     with pytest.raises(ValueError, match=f"the top 33 of {D}; allowed: 1 to {D}"):
-        top(torch.ones(D), 33)
+        top_indices(torch.ones(D), 33)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="scores at block0 are not finite"):

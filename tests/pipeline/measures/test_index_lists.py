@@ -10,8 +10,8 @@ from gaugeport.charts import chart_of
 from gaugeport.groups import SignedPermutation
 from gaugeport.pipeline.measures.conditions import Condition
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.importance import LISTS, importance
-from gaugeport.pipeline.measures.indices import METRICS, moved_lists
+from gaugeport.pipeline.measures.importance import LISTS, score_importance
+from gaugeport.pipeline.measures.index_lists import METRICS, moved_list_rows
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
 from gaugeport.pipeline.tasks import indices as workflow
 from gaugeport.pipeline.tasks import lists
@@ -43,7 +43,7 @@ def evidence(model):
 
 @pytest.fixture(scope="module")
 def here(model):
-    return importance(model, batches_of(2), "block1", ig_steps=2)
+    return score_importance(model, batches_of(2), "block1", ig_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def drifted(model):
     with torch.no_grad():
         for p in b.parameters():
             p.add_(torch.randn(p.shape, generator=gen(3)) * 0.2 * p.std())
-    return importance(b, batches_of(2), "block1", ig_steps=2)
+    return score_importance(b, batches_of(2), "block1", ig_steps=2)
 
 
 def arm_rows(evidence, a, b, group, matcher):
     arm = Condition(evidence, group, matcher, "pooled", 0)
     plants = PLANTS if arm.depends_on_plant else 1
-    rows = moved_lists(a, b, [arm.residual(evidence.nodes, p) for p in range(plants)], K)
+    rows = moved_list_rows(a, b, [arm.residual(evidence.nodes, p) for p in range(plants)], K)
     return {(r["list"], r["metric"]): r["value"] for r in rows}
 
 
@@ -114,7 +114,7 @@ def test_a_list_moved_by_hand(here):
     moved = transport_indices(listed, g)
     assert torch.equal(g.act(torch.eye(D)[listed]).abs().argmax(1), moved.index)
     native = set(listed.tolist())
-    rows = {(r["list"], r["metric"]): r["value"] for r in moved_lists(here, here, [g], K)}
+    rows = {(r["list"], r["metric"]): r["value"] for r in moved_list_rows(here, here, [g], K)}
     assert rows["activation", "precision"] == len(native & set(moved.index.tolist())) / K
 
 
@@ -153,9 +153,9 @@ def test_a_job(model, evidence, here, drifted, monkeypatch):
 
 def test_bad_input(here):
     with pytest.raises(ValueError, match=f"the top 40 of {D}; allowed: 1 to {D}"):
-        moved_lists(here, here, [SignedPermutation.identity(D)], 40)
+        moved_list_rows(here, here, [SignedPermutation.identity(D)], 40)
     with pytest.raises(ValueError, match="width"):
-        moved_lists(here, here, [SignedPermutation.identity(D + 1)], K)
+        moved_list_rows(here, here, [SignedPermutation.identity(D + 1)], K)
 
 
 def test_the_halves_are_the_whole_and_share_no_row():

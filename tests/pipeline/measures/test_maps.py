@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gaugeport.groups import Orthogonal, SignedPermutation
-from gaugeport.pipeline.measures.maps import FITS, fit_map, ridge, shrunk, unmapped
+from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP, fit_map, fit_ridge, identity_map, shrink
 
 D = 24
 
@@ -51,11 +51,11 @@ def test_a_plant_leaves_no_free_answer_and_no_trace():
 
 def test_the_map_that_moves_nothing_carries_means_and_scale():
     a = rows(0)
-    m = unmapped(a, 2.5 * a + 3.0)
+    m = identity_map(a, 2.5 * a + 3.0)
     assert m.scale == pytest.approx(2.5) and m.gauge == SignedPermutation.identity(D)
     assert unexplained(m.forward(a), 2.5 * a + 3.0) < 1e-10
     g = SignedPermutation.random(D, torch.Generator().manual_seed(1))
-    assert unexplained(unmapped(a, g.act(a)).forward(a), g.act(a)) > 0.5
+    assert unexplained(identity_map(a, g.act(a)).forward(a), g.act(a)) > 0.5
 
 
 def test_a_map_that_may_shrink_explains_rho_squared_where_one_that_keeps_lengths_explains_2_rho_less_1():
@@ -63,15 +63,15 @@ def test_a_map_that_may_shrink_explains_rho_squared_where_one_that_keeps_lengths
     gen = torch.Generator().manual_seed(4)
     a, noise = (torch.randn(40_000, D, generator=gen) for _ in range(2))
     b = 3 * (0.5 * a + 0.75**0.5 * noise) + 1
-    m = unmapped(a, b)
-    small = shrunk(m, a, b)
+    m = identity_map(a, b)
+    small = shrink(m, a, b)
     assert 1 - unexplained(m.forward(a), b) == pytest.approx(0.0, abs=0.01)
     assert 1 - unexplained(small.forward(a), b) == pytest.approx(0.25, abs=0.01)
     assert small.scale == pytest.approx(0.5 * m.scale, rel=0.01)
     assert torch.equal(small.to_b, m.to_b) and torch.equal(small.mean_b, m.mean_b)
     torch.testing.assert_close(small.backward(small.forward(a)), a)
     affine = fit_map("affine", a[:40], b[:40])
-    assert shrunk(affine, a[:40], b[:40]) is affine, "ridge has shrunk it, by what it tried on other rows"
+    assert shrink(affine, a[:40], b[:40]) is affine, "ridge has shrunk it, by what it tried on other rows"
 
 
 def test_few_tokens_hurt_the_affine_map_on_held_out_rows():
@@ -86,12 +86,12 @@ def test_few_tokens_hurt_the_affine_map_on_held_out_rows():
 def test_ridge_is_least_squares_where_there_is_no_noise():
     a = rows(0)
     m = torch.randn(D, D, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    found = ridge(a.double(), a.double() @ m.T)
+    found = fit_ridge(a.double(), a.double() @ m.T)
     assert float((found - m).norm() / m.norm()) < 1e-3
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=f"allowed: {', '.join(FITS)}"):
+    with pytest.raises(ValueError, match=f"allowed: {', '.join(MATCHER_OF_GROUP)}"):
         fit_map("unitary", rows(0), rows(0))
     with pytest.raises(ValueError, match="paired rows"):
         fit_map("affine", rows(0), rows(0, 10))

@@ -7,8 +7,15 @@ import torch
 from gaugeport.charts import chart_of
 from gaugeport.charts.measure import random_tokens
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.optimizer_recipes import CLIP_NORM, CLIP_VALUE, RECIPES, split
-from gaugeport.pipeline.measures.optimizers import ARMS, go_on, loss_of, neuron_axes, optimizers, reorder
+from gaugeport.pipeline.measures.optimizer_recipes import CLIP_NORM, CLIP_VALUE, RECIPES, split_parameters
+from gaugeport.pipeline.measures.optimizers import (
+    ARMS,
+    neuron_axes,
+    next_token_loss,
+    optimizer_rows,
+    reorder,
+    train_from,
+)
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.store.records import Record
 
@@ -17,7 +24,7 @@ MEASURED = {}
 
 def rows_of(recipe):
     if recipe not in MEASURED:
-        MEASURED[recipe] = {r["arm"]: r for r in optimizers(recipe, "llama", 0)}
+        MEASURED[recipe] = {r["arm"]: r for r in optimizer_rows(recipe, "llama", 0)}
     return MEASURED[recipe]
 
 
@@ -59,7 +66,7 @@ def test_muon_is_exact_but_for_its_bfloat16(monkeypatch):
         return x
 
     monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", iteration)
-    rows = {r["arm"]: r["value"] for r in optimizers("muon_sgd", "llama", 0, "float64")}
+    rows = {r["arm"]: r["value"] for r in optimizer_rows("muon_sgd", "llama", 0, "float64")}
     assert max(rows[arm] for arm in ("signs", "signed", "rotation_frozen")) <= 1e-10
     assert min(rows[arm] for arm in ("signs_dropped", "rotation_trained")) > 1e-2
 
@@ -68,7 +75,7 @@ def test_both_clips_bite():
     """The rows on clipping say something only if gradients are clipped: norms and entries exceed the bounds."""
     generator = torch.Generator().manual_seed(0)
     model = tiny_model("llama", generator)
-    loss_of(model, random_tokens(model, generator)).backward()
+    next_token_loss(model, random_tokens(model, generator)).backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert float(gradients.norm()) > CLIP_NORM and float((gradients.abs() > CLIP_VALUE).float().mean()) > 0.1
 
@@ -76,7 +83,7 @@ def test_both_clips_bite():
 @pytest.mark.parametrize(("family", "arms"), [("gpt_neox", ARMS), ("gemma2", ARMS[:3])])
 def test_other_families(family, arms):
     """LayerNorm: S_d × {±1} and the rotations that fix 1; post-norm families have no rotations."""
-    rows = {r["arm"]: r for r in optimizers("sgd", family, 1)}
+    rows = {r["arm"]: r for r in optimizer_rows("sgd", family, 1)}
     assert tuple(rows) == arms
     groups = {"gpt_neox": "global_sign_permutation", "gemma2": "signed_permutation"}
     assert rows["signed"]["group"] == groups[family] and rows["signs_dropped"]["group"] == "permutation"
@@ -85,7 +92,7 @@ def test_other_families(family, arms):
 
 
 def test_gpt2_goes_although_its_config_has_dropout():
-    rows = optimizers("adamw", "gpt2", 0, warmup=2, steps=2)
+    rows = optimizer_rows("adamw", "gpt2", 0, warmup=2, steps=2)
     assert [r["library"] for r in rows] == ["moves"] * 3 + ["refuses"] * 2
 
 
@@ -95,8 +102,8 @@ def test_gains_can_be_held():
         for held in (True, False):
             model = tiny_model("llama", generator)
             gains = {n: model.get_parameter(n).detach().clone() for n in chart_of(model).names("gain")}
-            parts = split(RECIPES[recipe], chart_of(model), model)
-            go_on(RECIPES[recipe], parts, model, {}, [random_tokens(model, generator)], hold_gains=held)
+            parts = split_parameters(RECIPES[recipe], chart_of(model), model)
+            train_from(RECIPES[recipe], parts, model, {}, [random_tokens(model, generator)], hold_gains=held)
             assert all(torch.equal(model.get_parameter(n), g) for n, g in gains.items()) == held
             assert all(model.get_parameter(n).requires_grad for n in gains)
 
@@ -107,10 +114,13 @@ def test_reordering_neurons_is_another_parametrisation_of_one_function(family):
     model = tiny_model(family, generator).double()
     tokens, axes = random_tokens(model, generator), neuron_axes(chart_of(model), model)
     perm = torch.randperm(48, generator=generator)
-    before, original = loss_of(model, tokens), {n: p.detach().clone() for n, p in model.named_parameters()}
+    before, original = (
+        next_token_loss(model, tokens),
+        {n: p.detach().clone() for n, p in model.named_parameters()},
+    )
     for name, p in model.named_parameters():
         p.data = reorder(p.data, axes[name], perm)
-    assert abs((loss_of(model, tokens) - before).item()) < 1e-12
+    assert abs((next_token_loss(model, tokens) - before).item()) < 1e-12
     assert not any(torch.equal(model.get_parameter(n), original[n]) for n, k in axes.items() if "neuron" in k)
     for name, p in model.named_parameters():
         assert torch.equal(reorder(p.data, axes[name], torch.argsort(perm)), original[name])
@@ -118,20 +128,20 @@ def test_reordering_neurons_is_another_parametrisation_of_one_function(family):
 
 def test_the_seed_decides_everything_and_nothing_global_is_touched():
     state = torch.get_rng_state()
-    first = optimizers("sgd", "llama", 5, warmup=2, steps=2)
+    first = optimizer_rows("sgd", "llama", 5, warmup=2, steps=2)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
-    assert optimizers("sgd", "llama", 5, warmup=2, steps=2) == first
-    assert optimizers("sgd", "llama", 6, warmup=2, steps=2) != first
+    assert optimizer_rows("sgd", "llama", 5, warmup=2, steps=2) == first
+    assert optimizer_rows("sgd", "llama", 6, warmup=2, steps=2) != first
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="unknown optimizer 'rmsprop'; allowed: adam, adam_amsgrad"):
-        optimizers("rmsprop", "llama", 0)
+        optimizer_rows("rmsprop", "llama", 0)
     with pytest.raises(ValueError, match="unknown family 'bert'"):
-        optimizers("sgd", "bert", 0)
+        optimizer_rows("sgd", "bert", 0)
     with pytest.raises(ValueError, match="unknown dtype 'bfloat16'; allowed: float32, float64"):
-        optimizers("sgd", "llama", 0, "bfloat16")
+        optimizer_rows("sgd", "llama", 0, "bfloat16")
 
 
 # the table

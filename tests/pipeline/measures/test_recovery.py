@@ -16,10 +16,10 @@ from gaugeport.groups import (
     SignedPermutation,
     compose,
 )
-from gaugeport.pipeline.measures.conditions import Condition, score
+from gaugeport.pipeline.measures.conditions import Condition, gauge_accuracy
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.planted import PlantedEvidence, write_evidence
-from gaugeport.pipeline.measures.recovery import recovery
+from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence, write_evidence
+from gaugeport.pipeline.measures.recovery import recovery_rows
 
 D = 32
 STEPS, SPACING = [100, 200], 100
@@ -76,7 +76,7 @@ def neox(tmp_path_factory):
 
 
 def rows_of(planted, group, matcher, route="endpoint", plants=4, seed=0, **where):
-    rows = recovery(
+    rows = recovery_rows(
         planted,
         group=group,
         matcher=matcher,
@@ -99,13 +99,13 @@ def values(rows, metric):
 def test_metrics_by_hand():
     truth = SignedPermutation(torch.tensor([0, 1, 2, 3, 4]), torch.tensor([1, 1, -1, -1, 1]))
     found = SignedPermutation(torch.tensor([0, 1, 2, 4, 3]), torch.tensor([1, -1, -1, -1, 1]))
-    assert score(found, truth) == pytest.approx(
+    assert gauge_accuracy(found, truth) == pytest.approx(
         {"index_accuracy": 3 / 5, "signed_accuracy": 2 / 5, "sign_accuracy": 2 / 3}
     )
-    assert score(truth, truth) == {"index_accuracy": 1, "signed_accuracy": 1, "sign_accuracy": 1}
-    assert score(found.without_signs(), truth)["index_accuracy"] == pytest.approx(3 / 5)
+    assert gauge_accuracy(truth, truth) == {"index_accuracy": 1, "signed_accuracy": 1, "sign_accuracy": 1}
+    assert gauge_accuracy(found.without_signs(), truth)["index_accuracy"] == pytest.approx(3 / 5)
     away = SignedPermutation(torch.tensor([1, 2, 3, 4, 0]), torch.ones(5))
-    assert score(away, truth) == {
+    assert gauge_accuracy(away, truth) == {
         "index_accuracy": 0,
         "signed_accuracy": 0,
     }  # no right index, no sign accuracy
@@ -114,7 +114,7 @@ def test_metrics_by_hand():
 def test_the_identity_scores_by_chance():
     """E[fixed points of a random permutation] = 1, its variance 1: a mean over n plants is within 5/√n."""
     truths = [SignedPermutation.random(D, gen(s)) for s in range(100)]
-    scores = [score(SignedPermutation.identity(D), t) for t in truths]
+    scores = [gauge_accuracy(SignedPermutation.identity(D), t) for t in truths]
     assert abs(sum(s["index_accuracy"] * D for s in scores) / 100 - 1) < 0.5
     assert abs(sum(s["signed_accuracy"] * D for s in scores) / 100 - 0.5) < 5 * math.sqrt(0.5 / 100)
 
@@ -122,24 +122,24 @@ def test_the_identity_scores_by_chance():
 def test_rotations_are_scored_by_their_distance():
     """‖Q − Q*‖ is 0 for the truth, and √(2d) in the mean for an independent Haar rotation (E tr = 0)."""
     q, other = (Orthogonal.random(200, gen(s)) for s in (0, 1))
-    assert score(q, q) == {"rotation_error": 0}
-    assert score(other, q)["rotation_error"] == pytest.approx(
+    assert gauge_accuracy(q, q) == {"rotation_error": 0}
+    assert gauge_accuracy(other, q)["rotation_error"] == pytest.approx(
         1, abs=5 / 400
     )  # E[(tr)²] = 1: sd of the error is 1/2d
-    assert score(Orthogonal(-q.matrix), q)["rotation_error"] == pytest.approx(2 / 2**0.5)
+    assert gauge_accuracy(Orthogonal(-q.matrix), q)["rotation_error"] == pytest.approx(2 / 2**0.5)
     g = SignedPermutation.random(D, gen(2))
-    assert set(score(g, Orthogonal.random(D, gen(3)))) == {"rotation_error"}
-    read = score(Orthogonal(g.dense()), g)
+    assert set(gauge_accuracy(g, Orthogonal.random(D, gen(3)))) == {"rotation_error"}
+    read = gauge_accuracy(Orthogonal(g.dense()), g)
     assert read == {"rotation_error": 0, "index_accuracy": 1, "signed_accuracy": 1, "sign_accuracy": 1}
     mirrored = SignedPermutation(g.perm, -g.sign)
-    assert score(Orthogonal(mirrored.dense()), g)["sign_accuracy"] == 0
+    assert gauge_accuracy(Orthogonal(mirrored.dense()), g)["sign_accuracy"] == 0
     m = MeanPreservingOrthogonal.random(8, gen(4))
-    assert score(m, m) == {"rotation_error": 0}
+    assert gauge_accuracy(m, m) == {"rotation_error": 0}
 
 
 def test_a_global_sign_is_a_sign():
     truth = GlobalSignPermutation(torch.randperm(D, generator=gen(0)), torch.tensor(-1))
-    assert score(Permutation(truth.perm), truth) == {
+    assert gauge_accuracy(Permutation(truth.perm), truth) == {
         "index_accuracy": 1,
         "signed_accuracy": 0,
         "sign_accuracy": 0,
@@ -214,7 +214,7 @@ def test_a_plant_changes_no_accuracy_of_marginalized_matching(tmp_path):
         solver = Condition(evidence, *GROUPED, kind, seed=0)
         for route in ROUTES:
             nodes = walk(route, 200, SPACING)
-            scores = [score(*solver.gauge_and_truth(nodes, plant)) for plant in range(4)]
+            scores = [gauge_accuracy(*solver.gauge_and_truth(nodes, plant)) for plant in range(4)]
             assert all(s == scores[0] for s in scores)
             found = [solver.gauge_and_truth(nodes, plant)[0] for plant in range(2)]
             assert found[0] != found[1]

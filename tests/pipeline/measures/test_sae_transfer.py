@@ -11,12 +11,12 @@ from gaugeport.groups import Orthogonal, SignedPermutation, compose
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.sae import (
-    cross_entropy_recovered,
+from gaugeport.pipeline.measures.sae_transfer import (
+    cross_entropy_rows,
     nmse,
     reconstruct,
-    sae_transfer,
-    stream_rows,
+    record_stream,
+    sae_transfer_rows,
 )
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import sae as workflow
@@ -89,13 +89,13 @@ def test_nmse_of_known_guesses():
 
 def test_the_perfect_gauge_costs_nothing_and_a_wrong_one_does():
     x, sae = stream(), top_k()
-    none = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x))
+    none = values(sae_transfer_rows(sae, [SignedPermutation.identity(D)], x, x))
     assert none["nmse"] == none["nmse_native"] == nmse(x[:, 1:], reconstruct(sae, x)[0][:, 1:])
     assert none["nmse_excess"] == none["nmse_to_oracle"] == 0
-    wrong = values(sae_transfer(sae, [SignedPermutation.random(D, gen(5))], x, x))
+    wrong = values(sae_transfer_rows(sae, [SignedPermutation.random(D, gen(5))], x, x))
     assert wrong["nmse_to_oracle"] > 0.1 and wrong["nmse_native"] == none["nmse_native"]
     drifted = x + 0.3 * torch.randn(x.shape, generator=gen(9))
-    moved = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, drifted))
+    moved = values(sae_transfer_rows(sae, [SignedPermutation.identity(D)], x, drifted))
     assert moved["nmse_excess"] == moved["nmse"] - none["nmse_native"] != 0 and moved["nmse_to_oracle"] == 0
 
 
@@ -103,16 +103,16 @@ def test_first_tokens_are_left_out_and_reported():
     """A massive first token that the SAE gives back makes the second column cheap."""
     x, sae = stream(mean=0.0), exact()
     sae.W_dec.data *= 0.5  # half of everything: NMSE about ¼ + ¼‖mean‖²/variance
-    small = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x))
+    small = values(sae_transfer_rows(sae, [SignedPermutation.identity(D)], x, x))
     x[:, 0] *= 0
     x[:, 0, 0] = 1e4
-    large = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x))
+    large = values(sae_transfer_rows(sae, [SignedPermutation.identity(D)], x, x))
     assert large["nmse"] == small["nmse"]
     flat = x.flatten(0, 1).double()
     assert large["nmse_first_token"] == pytest.approx(
         float((flat**2).sum() / 4 / ((flat - flat.mean(0)) ** 2).sum()), rel=1e-6
     )
-    assert values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x, skip_first=0))[
+    assert values(sae_transfer_rows(sae, [SignedPermutation.identity(D)], x, x, skip_first=0))[
         "nmse"
     ] == pytest.approx(large["nmse_first_token"], rel=1e-12)
 
@@ -135,19 +135,19 @@ def test_random_signs_over_silent_latents_average_to_the_reference():
         sae.W_dec[0] *= 1e-6
     drawn = torch.where(torch.rand(400, D, generator=gen(1)) < 0.5, -1, 1).to(torch.int8)
     plants = [SignedPermutation(torch.arange(D), s) for s in drawn]
-    found = values(sae_transfer(sae, plants, x, x))
+    found = values(sae_transfer_rows(sae, plants, x, x))
     error = found["nmse_plants_sd"] / len(plants) ** 0.5
     assert abs(found["nmse"] - found["nmse_silent"]) < 5 * error
-    native = values(sae_transfer(sae, [SignedPermutation.identity(D)], x, x))
+    native = values(sae_transfer_rows(sae, [SignedPermutation.identity(D)], x, x))
     assert abs(native["nmse"] - native["nmse_silent"]) > 10 * error
-    everything = values(sae_transfer(exact(), plants[:5], x, x))
+    everything = values(sae_transfer_rows(exact(), plants[:5], x, x))
     assert everything["nmse"] == 0 and everything["nmse_silent"] > 1
 
 
 def test_plants_are_averaged_within_the_job():
     x, sae, plants = stream(), top_k(), [SignedPermutation.random(D, gen(i)) for i in range(3)]
-    rows = list(sae_transfer(sae, plants, x, x))
-    each = [values(sae_transfer(sae, [g], x, x)) for g in plants]
+    rows = list(sae_transfer_rows(sae, plants, x, x))
+    each = [values(sae_transfer_rows(sae, [g], x, x)) for g in plants]
     assert len({r["metric"] for r in rows}) == len(rows)
     for metric in ("nmse", "nmse_to_oracle", "dead_latents"):
         singles = [e[metric] for e in each]
@@ -167,18 +167,18 @@ def test_moving_between_planted_models_is_moving_by_the_residual():
     for gauge in (truth, compose(wrong, truth)):
         residual = compose(q_b.inverse(), compose(gauge, q_a))
         assert (residual == SignedPermutation.identity(D)) == (gauge == truth)
-        x = stream_rows(a, chart_of(a), rows, "block1", 4)
-        by_residual = values(sae_transfer(sae, [residual], x, x))
+        x = record_stream(a, chart_of(a), rows, "block1", 4)
+        by_residual = values(sae_transfer_rows(sae, [residual], x, x))
         by_residual |= values(
-            cross_entropy_recovered(a, chart_of(a), "block1", transport_sae(sae, residual), batches)
+            cross_entropy_rows(a, chart_of(a), "block1", transport_sae(sae, residual), batches)
         )
         moved = transport_sae(transport_sae(sae, q_a), gauge)
-        y = stream_rows(planted, chart_of(planted), rows, "block1", 4)
+        y = record_stream(planted, chart_of(planted), rows, "block1", 4)
         assert torch.equal(y, q_b.act(x))
         guess, l0, dead = reconstruct(moved, y)
         directly = {"nmse": nmse(y[:, 1:], guess[:, 1:]), "nmse_first_token": nmse(y, guess), "l0": l0}
         directly |= {"dead_latents": dead}
-        directly |= values(cross_entropy_recovered(planted, chart_of(planted), "block1", moved, batches))
+        directly |= values(cross_entropy_rows(planted, chart_of(planted), "block1", moved, batches))
         assert directly == {m: by_residual[m] for m in directly} and "ce_spliced" in directly
 
 
@@ -188,7 +188,7 @@ def test_moving_by_the_residual_in_float64(group):
     x, sae = stream(dtype=torch.float64), top_k(dtype="float64")
     q_a, q_b, gauge = (group.random(D, gen(i)) for i in range(3))
     residual = compose(q_b.inverse(), compose(gauge, q_a))
-    by_residual = values(sae_transfer(sae, [residual], x, x))
+    by_residual = values(sae_transfer_rows(sae, [residual], x, x))
     y = q_b.act(x)
     guess, l0, dead = reconstruct(transport_sae(transport_sae(sae, q_a), gauge), y)
     assert nmse(y[:, 1:], guess[:, 1:]) == pytest.approx(by_residual["nmse"], rel=1e-10)
@@ -209,9 +209,7 @@ def test_loss_recovered_of_everything_and_of_nothing(family):
     chart, batches = chart_of(model), list(row_batches(rows, 4))
 
     def recovered(sae, skip_first=1):
-        return values(
-            cross_entropy_recovered(model, chart, "block0", sae.to(torch.float64), batches, skip_first)
-        )
+        return values(cross_entropy_rows(model, chart, "block0", sae.to(torch.float64), batches, skip_first))
 
     # LayerNorm models: the SAE never sees the component along 1, and nothing reads it
     everything = recovered(exact())

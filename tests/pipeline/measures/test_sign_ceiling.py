@@ -7,8 +7,8 @@ from gaugeport.charts.chart import chart_of
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.sign_ceiling import (
-    planted_with_share,
-    sign_ceiling,
+    plant_with_positive_share,
+    sign_ceiling_rows,
     synthetic_activations,
     whiten,
 )
@@ -28,7 +28,7 @@ def values(rows, **where):
 @pytest.mark.parametrize("seed", range(3))
 def test_decorrelated_coordinates_meet_the_ceiling(seed):
     a, b = synthetic_activations(256, 4096, False, 0.5, gen(seed))
-    rows = sign_ceiling(a, b, SHARES, seed)
+    rows = sign_ceiling_rows(a, b, SHARES, seed)
     raw = values(rows, matcher="hungarian_raw", metric="index_accuracy")
     assert max(abs(v - p) for v, p in zip(raw, SHARES, strict=True)) <= 0.03
     for metric in ("index_accuracy", "signed_accuracy"):
@@ -41,16 +41,16 @@ def test_decorrelated_coordinates_meet_the_ceiling(seed):
 def test_unpaired_activations_are_matched_by_neither():
     """Negative control: independent rows hold no partner, and nothing above chance is found."""
     a, b = torch.randn(2000, 128, generator=gen(0)), torch.randn(2000, 128, generator=gen(1))
-    rows = sign_ceiling(a, b, [0.5, 1.0], 0)
+    rows = sign_ceiling_rows(a, b, [0.5, 1.0], 0)
     assert max(values(rows, metric="index_accuracy")) < 8 / 128  # one fixed point is expected
 
 
 def test_the_share_is_exact_and_at_random_places():
     for d, p in ((256, 0.3), (10, 0.25), (7, 0.0), (7, 1.0)):
-        g = planted_with_share(d, p, gen(0))
+        g = plant_with_positive_share(d, p, gen(0))
         assert int((g.sign == 1).sum()) == round(p * d) and g.size == d
-    assert planted_with_share(64, 0.5, gen(0)) != planted_with_share(64, 0.5, gen(1))
-    first = sum(planted_with_share(8, 0.5, gen(s)).sign.double() for s in range(400)) / 400
+    assert plant_with_positive_share(64, 0.5, gen(0)) != plant_with_positive_share(64, 0.5, gen(1))
+    first = sum(plant_with_positive_share(8, 0.5, gen(s)).sign.double() for s in range(400)) / 400
     assert float(first.abs().max()) < 5 / 20  # each place positive half of the time: sd 1/√400
 
 
@@ -86,7 +86,7 @@ def test_whitening_decorrelates_and_stays_near():
 
 def test_whitened_correlated_coordinates_meet_the_ceiling_too():
     a, b = (whiten(x) for x in synthetic_activations(128, 8192, True, 0.05, gen(0)))
-    rows = sign_ceiling(a, b, [0.3, 0.7], 0)
+    rows = sign_ceiling_rows(a, b, [0.3, 0.7], 0)
     raw = values(rows, matcher="hungarian_raw", metric="index_accuracy")
     assert abs(raw[0] - 0.3) <= 0.05 and abs(raw[1] - 0.7) <= 0.05
     assert min(values(rows, matcher="hungarian_abs", metric="signed_accuracy")) >= 0.99
@@ -94,7 +94,7 @@ def test_whitened_correlated_coordinates_meet_the_ceiling_too():
 
 def test_the_seed_decides():
     a, b = synthetic_activations(32, 500, False, 1.0, generator(0, "x"))
-    assert sign_ceiling(a, b, [0.5], 3) == sign_ceiling(a, b, [0.5], 3)
+    assert sign_ceiling_rows(a, b, [0.5], 3) == sign_ceiling_rows(a, b, [0.5], 3)
 
 
 # held-out loss

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.measures.maps import FITS
+from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.report import figures
 from gaugeport.pipeline.rotation.models import subjects
@@ -45,7 +45,7 @@ def test_the_task_runs_on_every_cohort(records):
         arms = {(r["arm"], r["group"]) for r in record.rows if r["metric"] == "effect"}
         assert arms == {
             ("within", ""), ("native", ""), ("random_within", ""), ("random_cross", ""), ("matched", "identity"),
-            ("matched", "orthogonal"), *(("cross", g) for g in ("identity", *FITS)),
+            ("matched", "orthogonal"), *(("cross", g) for g in ("identity", *MATCHER_OF_GROUP)),
         }  # fmt: skip
         metrics = {r["metric"] for r in record.rows}
         assert ("class_gap" in metrics) == (record.id == "seeds") and "class_distance" in metrics

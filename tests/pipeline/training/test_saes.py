@@ -7,7 +7,7 @@ from sae_lens.training import sae_trainer
 
 from gaugeport.groups import SignedPermutation
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.measures.sae import nmse
+from gaugeport.pipeline.measures.sae_transfer import nmse
 from gaugeport.pipeline.training.saes import sae_key, sae_settings, train_sae
 from gaugeport.transport.sae import transport_sae
 

@@ -23,7 +23,7 @@ from gaugeport.alignment.align import align
 from gaugeport.charts import chart_of
 from gaugeport.groups import GROUPS, SignedPermutation
 from gaugeport.pipeline.job import Schedule
-from gaugeport.pipeline.measures.conditions import score
+from gaugeport.pipeline.measures.conditions import gauge_accuracy
 from gaugeport.pipeline.measures.displacement import displacement
 from gaugeport.pipeline.measures.gauge_groups import generic_element
 from gaugeport.pipeline.measures.losses import heldout_loss
@@ -63,7 +63,7 @@ reorders MLP neurons in both: the same run, its sums taken in another order; the
 
 
 @dataclass(frozen=True)
-class Moved:
+class MovedCheckpoint:
     """A moved checkpoint: weights, optimizer state, how a copy of its weights is brought back, and by what it moved.
 
     ``repeats`` names an earlier arm that is the same, bit by bit, so that it need not be run again.
@@ -78,7 +78,7 @@ class Moved:
     repeats: str | None = None
 
 
-def adamw_resume(
+def adamw_resume_rows(
     checkpoint: Path,
     rows: Tensor,
     schedule: Schedule,
@@ -109,11 +109,11 @@ def adamw_resume(
     start, reference = _weights(model), dict[int, dict[str, Tensor]]()
 
     def follow(folder: Path, work: Any, see: Callable[[int, Any], None]) -> tuple[dict[int, float], float]:
-        watch = Watch(steps, wanted, see)
+        watch = ReferenceWatch(steps, wanted, see)
         resume(work, rows, folder, schedule, seed, [watch], scratch / "trainer")
         return watch.losses, heldout_loss(work.eval(), evaluation)
 
-    def go(name: str, arm: Moved) -> Found:
+    def go(name: str, arm: MovedCheckpoint) -> Found:
         here: Found = {}
 
         def compare(t: int, m: Any) -> None:
@@ -169,7 +169,7 @@ def against_floor(found: Mapping[str, Found], wanted: Sequence[int]) -> dict[str
 
 def moved_checkpoints(
     model: Any, state: State, seed: int, calibration: Sequence[dict[str, Tensor]]
-) -> Iterator[tuple[str, Moved]]:
+) -> Iterator[tuple[str, MovedCheckpoint]]:
     """The arms by name, one at a time; ``model`` and ``state`` (as Trainer numbers it) are left as they are."""
     chart, names, draw = chart_of(model), trainer_names(model), generator(seed, "resume", "plant")
     # generic: with a sign that matters, the one of S_d × {±1} included
@@ -181,11 +181,13 @@ def moved_checkpoints(
 
     def moved(
         by: SignedPermutation, its_state: State, group: str, matcher: str = "oracle", **more: Any
-    ) -> Moved:
+    ) -> MovedCheckpoint:
         def back(m: Any) -> Any:
             return transport_model(m, by.inverse())
 
-        return Moved(transport_model(model, by), its_state, back, group, matcher, **{"accuracy": {}, **more})
+        return MovedCheckpoint(
+            transport_model(model, by), its_state, back, group, matcher, **{"accuracy": {}, **more}
+        )
 
     def carried(by: Any) -> State:
         return transport_optimizer(state, by, model, names=names)
@@ -197,7 +199,7 @@ def moved_checkpoints(
     yield "no_state", moved(g, {**copy.deepcopy(state), "state": {}}, g.group)
     match = align(model, transport_model(model, g), calibration, sites=[middle_site(model, chart)])
     same = "signed" if match.gauge == g else None
-    accuracy = score(match.gauge, g)
+    accuracy = gauge_accuracy(match.gauge, g)
     yield (
         "recovered",
         moved(g, carried(match.gauge), match.group, match.matcher, accuracy=accuracy, repeats=same),
@@ -205,7 +207,10 @@ def moved_checkpoints(
     for _ in range(FLOOR_DRAWS):
         neurons = NeuronGauge.random(model, draw, signs=False)
         its_state = neurons_moved(state, neurons, model, names)
-        yield FLOOR, Moved(neurons.apply(model), its_state, neurons.inverse().apply, "identity", "none", {})
+        yield (
+            FLOOR,
+            MovedCheckpoint(neurons.apply(model), its_state, neurons.inverse().apply, "identity", "none", {}),
+        )
 
 
 def zeroed(state: State) -> State:
@@ -231,7 +236,7 @@ def neurons_moved(state: State, neurons: NeuronGauge, model: Any, names: Sequenc
     return moved
 
 
-class Watch(TrainerCallback):
+class ReferenceWatch(TrainerCallback):
     """Shows the model to ``see`` at the ``wanted`` steps since the checkpoint, keeps losses, stops after ``steps``."""
 
     def __init__(self, steps: int, wanted: Sequence[int], see: Callable[[int, Any], None]):

@@ -17,14 +17,19 @@ from torch import Tensor
 from gaugeport.alignment.matchers import MATCHERS, Match, Matcher, check_combination, default_matchers, match
 from gaugeport.alignment.routes import Node, compose_along
 from gaugeport.groups import GROUPS, Element, Orthogonal, SignedPermutation, compose, contains
-from gaugeport.pipeline.measures.planted import further_plants, name_of, replant, replanted_truth
+from gaugeport.pipeline.measures.planted_evidence import (
+    further_plants,
+    node_name,
+    relabel_evidence,
+    replanted_truth,
+)
 
 CONTROLS = ("oracle", "none")
 """Matchers that look at no evidence: the planted gauge itself, and no gauge at all."""
 
 
 class Evidence(Protocol):
-    """Evidence between planted checkpoints: :class:`~gaugeport.pipeline.measures.planted.PlantedEvidence` or ``SelfEvidence``."""
+    """Evidence between planted checkpoints: :class:`~gaugeport.pipeline.measures.planted_evidence.PlantedEvidence` or ``SelfEvidence``."""
 
     plants: dict[str, Element]
 
@@ -59,7 +64,7 @@ class Condition:
         """``q_B⁻¹ ∘ ĝ ∘ q_A`` of a walk from A to B, q being everything planted on its ends."""
         gauge, _ = self.gauge_and_truth(nodes, plant)
         further = self._further(nodes, plant)
-        first, last = (compose(further[n], self.evidence.plants[name_of(n)]) for n in (nodes[0], nodes[-1]))
+        first, last = (compose(further[n], self.evidence.plants[node_name(n)]) for n in (nodes[0], nodes[-1]))
         return compose(last.inverse(), compose(gauge, first))
 
     def local(self, a: Node, b: Node, plant: int = 0) -> Match:
@@ -69,7 +74,7 @@ class Condition:
             matcher = matcher_that_runs(group, self.matcher)
             c = self.evidence.between(a, b, self.kind, cross=matcher.reads_cross_moments)
             plants = self._further((a, b), plant)
-            self._known[plant, a, b] = match(replant(c, plants[a], plants[b]), group, matcher.name)
+            self._known[plant, a, b] = match(relabel_evidence(c, plants[a], plants[b]), group, matcher.name)
         return self._known[plant, a, b]
 
     @property
@@ -86,8 +91,8 @@ class Condition:
         return further_plants(self.evidence.width, plant_group(self.evidence), nodes, self.seed, plant)
 
 
-def score(gauge: Element, truth: Element) -> dict[str, float]:
-    """How a recovered gauge compares with the true one; metrics as :func:`~gaugeport.pipeline.measures.recovery.recovery` names them.
+def gauge_accuracy(gauge: Element, truth: Element) -> dict[str, float]:
+    """How a recovered gauge compares with the true one; metrics as :func:`~gaugeport.pipeline.measures.recovery.recovery_rows` names them.
 
     A rotation is read as a signed permutation by its largest entry per row; against a true rotation only
     ``rotation_error`` is defined.
@@ -107,7 +112,7 @@ def score(gauge: Element, truth: Element) -> dict[str, float]:
     return found
 
 
-def over_plants(found: Sequence[dict[str, float]]) -> Iterator[tuple[str, float]]:
+def mean_over_plants(found: Sequence[dict[str, float]]) -> Iterator[tuple[str, float]]:
     """``(metric, mean over the plants that have it)``, and ``(metric_plants_sd, spread)`` where there are several."""
     for metric in dict.fromkeys(m for f in found for m in f):
         values = [f[metric] for f in found if metric in f]

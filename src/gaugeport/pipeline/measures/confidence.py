@@ -18,7 +18,7 @@ from gaugeport.pipeline.measures.conditions import (
     Evidence,
     check_group,
     matcher_that_runs,
-    over_plants,
+    mean_over_plants,
     plant_group,
 )
 
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 SHARES = tuple(i / 10 for i in range(1, 11))
 
 
-def confidence(
+def confidence_rows(
     evidence: Evidence,
     kinds: Iterable[str],
     *,
@@ -56,21 +56,26 @@ def confidence(
     nodes, rows = walk(route, step, spacing), []
     for kind in kinds:
         arm = Condition(evidence, group, matcher, kind, seed)
-        placed = [placements(arm, nodes, plant) for plant in range(plants if arm.depends_on_plant else 1)]
+        placed = [
+            placements_and_margins(arm, nodes, plant)
+            for plant in range(plants if arm.depends_on_plant else 1)
+        ]
         at_site = kind == "embed" or kind.startswith("block")
         where = {"evidence": "site" if at_site else kind, "site": kind if at_site else "", "step": step}
-        curves = [curve(*p) for p in placed]
+        curves = [accuracy_by_share_kept(*p) for p in placed]
         for name in ("kept_accuracy", "threshold"):
             for share in SHARES:
                 found = [{name: c[share][name]} for c in curves]
-                rows += [{**where, "kept": share, "metric": m, "value": v} for m, v in over_plants(found)]
+                rows += [
+                    {**where, "kept": share, "metric": m, "value": v} for m, v in mean_over_plants(found)
+                ]
         rows += [
-            {**where, "metric": m, "value": v} for m, v in over_plants([calibration(*p) for p in placed])
+            {**where, "metric": m, "value": v} for m, v in mean_over_plants([calibration(*p) for p in placed])
         ]
     return rows
 
 
-def placements(arm: Condition, nodes: Sequence[Node], plant: int) -> tuple[Tensor, Tensor]:
+def placements_and_margins(arm: Condition, nodes: Sequence[Node], plant: int) -> tuple[Tensor, Tensor]:
     """``(right bool[d], margin float64[d])`` of the coordinates of a walk's last node.
 
     ``right`` wants index and sign. The margin of a walk is the smallest on a coordinate's way, as in ``align_along``.
@@ -86,7 +91,7 @@ def placements(arm: Condition, nodes: Sequence[Node], plant: int) -> tuple[Tenso
     return (gauge.perm == truth.perm) & (gauge.sign == truth.sign), margin
 
 
-def curve(right: Tensor, margin: Tensor) -> dict[float, dict[str, float]]:
+def accuracy_by_share_kept(right: Tensor, margin: Tensor) -> dict[float, dict[str, float]]:
     """Share kept -> ``kept_accuracy``, the share of right placements among the coordinates of largest margin, and
     ``threshold``, the smallest margin among them: what to pass as ``align(abstain=…)`` to keep that share."""
     order = margin.argsort(descending=True, stable=True)

@@ -33,7 +33,7 @@ ELEMENTS: tuple[type[SignedPermutation | Orthogonal], ...] = (
 )
 
 
-def gauge_groups(family: str, seed: int, dtype: str = "float64", width: int = 32) -> list[dict[str, Any]]:
+def gauge_group_rows(family: str, seed: int, dtype: str = "float64", width: int = 32) -> list[dict[str, Any]]:
     """Relative logit changes of a tiny random model of ``family`` under a random element of each group.
 
     ``family`` is a model type of :data:`MODEL_TYPES`. Three charts: ``raw`` (random gains and biases in place),
@@ -132,12 +132,12 @@ def tiny_model(family: str, generator: torch.Generator, width: int = 32, **confi
         sizes |= {"head_dim": 16}
     with torch.random.fork_rng(devices=[]):  # transformers initialises from the global generator
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes | config))
-    randomise(model, generator)
+    randomise_parameters(model, generator)
     return model.eval()
 
 
 @torch.no_grad()
-def randomise(model: Any, generator: torch.Generator) -> None:
+def randomise_parameters(model: Any, generator: torch.Generator) -> None:
     """Redraw every parameter: gains uniform on [0.5, 1.5], biases and position vectors of size 0.3, matrices so that
     no block's contribution is negligible (variance 2/in-width)."""
     chart = chart_of(model)

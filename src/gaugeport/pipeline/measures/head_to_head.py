@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from gaugeport.groups import SignedPermutation
-from gaugeport.pipeline.measures.maps import FITS, Map, fit_map, round_trip, shrunk, unmapped
-from gaugeport.pipeline.measures.sae import nmse, reconstruct
+from gaugeport.pipeline.measures.maps import (
+    MATCHER_OF_GROUP,
+    Map,
+    fit_map,
+    identity_map,
+    round_trip_explained_variance,
+    shrink,
+)
+from gaugeport.pipeline.measures.sae_transfer import nmse, reconstruct
 from gaugeport.transport.indices import transport_indices
 
 if TYPE_CHECKING:
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-def head_to_head(
+def head_to_head_rows(
     fit_a: Tensor,
     fit_b: Tensor,
     test_a: Tensor,
@@ -38,7 +45,7 @@ def head_to_head(
 
     ``fit_a``, ``fit_b``, ``test_a``, ``test_b`` [n, d] are streams of the same tokens; ``tokens`` says how many of the
     fitting rows are used. ``heldout_fit`` is the explained variance 1 − NMSE of B's held-out stream predicted from A's,
-    ``heldout_fit_shrunk`` the same with each map's scale of least squares (:func:`~gaugeport.pipeline.measures.maps.shrunk`).
+    ``heldout_fit_shrunk`` the same with each map's scale of least squares (:func:`~gaugeport.pipeline.measures.maps.shrink`).
     With all fitting rows also: ``sae_nmse``, B's held-out stream carried back, reconstructed by the ``sae`` of A and
     carried forth (``sae_nmse_native``: that SAE on A itself; ``round_trip_nmse``: there and back without it, which is not 0
     for the affine map); ``retention(map)``'s metrics (``retention_native``, where there is an effect to transport);
@@ -48,7 +55,7 @@ def head_to_head(
     if not tokens or max(tokens) > len(fit_a) or min(tokens) < 2:
         raise ValueError(f"tokens={list(tokens)} of {len(fit_a)} rows to fit on; allowed: 2 to {len(fit_a)}")
     rows = [_row("none", "none", 0, "sae_nmse_native", nmse(test_a, reconstruct(sae, test_a[None], 0)[0][0]))]
-    for group, matcher in {"identity": "none", **FITS}.items():
+    for group, matcher in {"identity": "none", **MATCHER_OF_GROUP}.items():
         drawn = (
             plants if group == "permutation" else plants[:1]
         )  # the others are equivariant: one plant says all
@@ -57,18 +64,19 @@ def head_to_head(
         for n in sorted(tokens):
             seen = fit_a[:n], fit_b[:n]
             maps = [
-                unmapped(*seen) if group == "identity" else fit_map(group, *seen, plant) for plant in drawn
+                identity_map(*seen) if group == "identity" else fit_map(group, *seen, plant)
+                for plant in drawn
             ]
             for metric, tried in (
                 ("heldout_fit", maps),
-                ("heldout_fit_shrunk", [shrunk(m, *seen) for m in maps]),
+                ("heldout_fit_shrunk", [shrink(m, *seen) for m in maps]),
             ):
                 explained = fmean(1 - nmse(test_b, m.forward(test_a)) for m in tried)
                 rows.append(_row(group, matcher, n, metric, explained))
         found = [
             {
                 "sae_nmse": nmse(test_b, m.forward(reconstruct(sae, m.backward(test_b)[None], 0)[0][0])),
-                "round_trip_nmse": 1 - round_trip(m, test_b),
+                "round_trip_nmse": 1 - round_trip_explained_variance(m, test_b),
                 **retention(m),
                 **_indices(m, plant, test_a, test_b, k),
             }

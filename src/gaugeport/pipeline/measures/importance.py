@@ -51,7 +51,7 @@ BASELINES = ("mean", "zero")
 """Where integrated gradients start. At zero an RMSNorm model's gradient is singular, so 16 steps are not enough there."""
 
 
-def importance(
+def score_importance(
     model: nn.Module,
     batches: Sequence[dict[str, Tensor]],
     site: str,
@@ -204,23 +204,23 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             p.requires_grad_(flag)
 
 
-def top(score: Tensor, k: int) -> Tensor:
+def top_indices(score: Tensor, k: int) -> Tensor:
     """The indices of the ``k`` largest absolute values, largest first: int64[k]. Raises ``ValueError`` on a bad k."""
     if not 1 <= k <= len(score):
         raise ValueError(f"a list of the top {k} of {len(score)}; allowed: 1 to {len(score)}")
     return score.abs().argsort(descending=True, stable=True)[:k]
 
 
-def agreement(a: Tensor, b: Tensor, g: Element, k: int, signed: bool = False) -> dict[str, float]:
+def compare_lists(a: Tensor, b: Tensor, g: Element, k: int, signed: bool = False) -> dict[str, float]:
     """How the list of scores ``a``, moved by ``g``, compares with the list of scores ``b``; both float[width].
 
     ``jaccard`` |both| / |either| of the top k; ``precision`` |both| / k; ``rank_correlation`` Spearman's of all
     absolute scores; for signed lists ``sign_agreement``: the share of the moved list whose sign is that of ``b`` there.
     Raises ``ValueError`` for a rotation, naming the groups under which an index has an image.
     """
-    listed = top(a, k)
+    listed = top_indices(a, k)
     moved = transport_indices(listed, g)
-    common = len(set(moved.index.tolist()) & set(top(b, k).tolist()))
+    common = len(set(moved.index.tolist()) & set(top_indices(b, k).tolist()))
     ranks = stats.spearmanr(transport_magnitude(a.abs(), g).numpy(), b.abs().numpy())
     found = {
         "jaccard": common / (2 * k - common),
@@ -233,8 +233,8 @@ def agreement(a: Tensor, b: Tensor, g: Element, k: int, signed: bool = False) ->
     return found
 
 
-def chance(metric: str, n: int, k: int) -> float:
-    """What :func:`agreement` is expected to give under a uniform random gauge of ``n`` coordinates, exactly.
+def agreement_by_chance(metric: str, n: int, k: int) -> float:
+    """What :func:`compare_lists` is expected to give under a uniform random gauge of ``n`` coordinates, exactly.
 
     The number of common members of two random k-subsets is hypergeometric.
     """

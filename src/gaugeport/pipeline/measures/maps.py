@@ -3,8 +3,8 @@
 Every map carries the means and the scale of the streams, ``x_B ≈ mean_B + s·M (x_A − mean_A)`` with s the ratio of
 their root mean squares (runs drift in scale, which no gauge can follow), so that gauges differ only in what M may be. The
 affine map is no gauge: it fits its own scale, and its way back is a regression of its own, not an inverse. Both ways
-shrink what they cannot predict, so there and back loses part of the stream (:func:`round_trip`), with no SAE in between;
-:func:`shrunk` lets a gauge shrink as well.
+shrink what they cannot predict, so there and back loses part of the stream (:func:`round_trip_explained_variance`), with no SAE in between;
+:func:`shrink` lets a gauge shrink as well.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 from gaugeport.alignment.matchers import MATCHERS, cross_moment, default_matchers, match
 from gaugeport.alignment.moments import MomentStream
 from gaugeport.groups import Element, SignedPermutation
-from gaugeport.pipeline.measures.sae import nmse
+from gaugeport.pipeline.measures.sae_transfer import nmse
 
-FITS = {
+MATCHER_OF_GROUP = {
     **{group: default_matchers()[group] for group in ("permutation", "signed_permutation", "orthogonal")},
     "affine": "ridge",
 }
 """Group -> the matcher that fits it here."""
 
-RIDGE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties tried, in units of the mean variance of the input's coordinates."""
 
 
@@ -56,13 +56,13 @@ class Map:
         return (v.double() @ self.to_b.T).to(v.dtype)
 
 
-def unmapped(a: Tensor, b: Tensor) -> Map:
+def identity_map(a: Tensor, b: Tensor) -> Map:
     """The map of streams ``a``, ``b`` [tokens, d] that leaves coordinates alone; it carries means and scale as the others."""
     a, b, same = a.double(), b.double(), torch.eye(a.shape[1], dtype=torch.float64)
     return Map(same, same, a.mean(0), b.mean(0), SignedPermutation.identity(a.shape[1]), _ratio(a, b))
 
 
-def shrunk(m: Map, a: Tensor, b: Tensor) -> Map:
+def shrink(m: Map, a: Tensor, b: Tensor) -> Map:
     """A gauge with the scale of least squares, forward, on rows ``a``, ``b`` [tokens, d]; the affine map, which has it, as it is.
 
     A gauge that keeps lengths pays twice for what it cannot predict: on rows that it was not fitted on, at correlation ρ,
@@ -81,27 +81,28 @@ def fit_map(group: str, a: Tensor, b: Tensor, plant: SignedPermutation | None = 
     share coordinates, ties would otherwise resolve to the right answer for free. Raises ``ValueError`` for an unknown
     group and for rows that do not pair.
     """
-    if group not in FITS:
-        raise ValueError(f"group {group!r} has no fit here; allowed: {', '.join(FITS)}")
+    if group not in MATCHER_OF_GROUP:
+        raise ValueError(f"group {group!r} has no fit here; allowed: {', '.join(MATCHER_OF_GROUP)}")
     if a.shape != b.shape or a.dim() != 2:
         raise ValueError(f"paired rows [tokens, d] are wanted, found {tuple(a.shape)} and {tuple(b.shape)}")
     a, b = a.double(), b.double()
     means = a.mean(0), b.mean(0)
     if group == "affine":
-        return Map(ridge(a, b), ridge(b, a), *means, None)
+        return Map(fit_ridge(a, b), fit_ridge(b, a), *means, None)
     seen = b if plant is None else plant.act(b)
     stream = MomentStream("A", "B")
     stream.update(a.float(), seen.float())
     moments = stream.result()
-    c = cross_moment(moments) if MATCHERS[FITS[group]].reads_cross_moments else moments.correlation()
-    gauge = match(c, group, FITS[group]).gauge
+    reads_cross_moments = MATCHERS[MATCHER_OF_GROUP[group]].reads_cross_moments
+    c = cross_moment(moments) if reads_cross_moments else moments.correlation()
+    gauge = match(c, group, MATCHER_OF_GROUP[group]).gauge
     matrix = gauge.dense()
     if plant is not None:
         matrix = plant.inverse().act(matrix, axis=0)
     return Map(matrix, matrix.T, *means, gauge, _ratio(a, b))
 
 
-def round_trip(m: Map, x: Tensor) -> float:
+def round_trip_explained_variance(m: Map, x: Tensor) -> float:
     """Explained variance of B's stream ``x`` [tokens, d] that is carried to A and back: 1 for a gauge, up to rounding.
 
     It is what a perfect SAE of A would explain through the map, and so the most that one can be asked for.
@@ -109,15 +110,15 @@ def round_trip(m: Map, x: Tensor) -> float:
     return 1 - nmse(x, m.forward(m.backward(x)))
 
 
-def ridge(x: Tensor, y: Tensor) -> Tensor:
+def fit_ridge(x: Tensor, y: Tensor) -> Tensor:
     """The ridge map M[d, d] with ``y − mean ≈ (x − mean) M.T``, its penalty chosen on the last fifth of the rows.
 
     The rest is fitted, the penalty with the smallest squared error there is kept, and all rows are fitted with it.
     """
     cut = max(1, len(x) * 4 // 5)
     held_x, held_y = x[cut:] - x[:cut].mean(0), y[cut:] - y[:cut].mean(0)
-    errors = [float(((held_x @ _solve(x[:cut], y[:cut], p).T - held_y) ** 2).sum()) for p in RIDGE]
-    return _solve(x, y, RIDGE[errors.index(min(errors))])
+    errors = [float(((held_x @ _solve(x[:cut], y[:cut], p).T - held_y) ** 2).sum()) for p in RIDGE_PENALTIES]
+    return _solve(x, y, RIDGE_PENALTIES[errors.index(min(errors))])
 
 
 def _ratio(a: Tensor, b: Tensor) -> float:

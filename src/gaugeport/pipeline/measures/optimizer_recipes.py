@@ -71,7 +71,7 @@ CLIP_VALUE = 1e-3
 """Low enough that both clip at every step of these tiny models."""
 
 
-def split(recipe: Recipe, chart: Chart, model: nn.Module) -> Parts:
+def split_parameters(recipe: Recipe, chart: Chart, model: nn.Module) -> Parts:
     """Rule name -> the parameters its optimizer trains, in the model's order."""
     names = [name for name, _ in model.named_parameters()]
     if recipe.splits is None:
@@ -83,7 +83,7 @@ def split(recipe: Recipe, chart: Chart, model: nn.Module) -> Parts:
     return dict(zip(recipe.parts, (first, [n for n in names if n not in first]), strict=True))
 
 
-def build(recipe: Recipe, parts: Parts, model: nn.Module) -> dict[str, torch.optim.Optimizer]:
+def build_optimizers(recipe: Recipe, parts: Parts, model: nn.Module) -> dict[str, torch.optim.Optimizer]:
     """Rule name -> a fresh optimizer over its parameters of ``model``."""
     parameters = dict(model.named_parameters())
     return {rule: recipe.parts[rule]([parameters[n] for n in names]) for rule, names in parts.items()}

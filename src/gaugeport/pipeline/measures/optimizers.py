@@ -29,8 +29,8 @@ from gaugeport.pipeline.measures.optimizer_recipes import (
     RECIPES,
     Parts,
     Recipe,
-    build,
-    split,
+    build_optimizers,
+    split_parameters,
 )
 from gaugeport.transport.model import transport_model
 from gaugeport.transport.optimizer import transport_optimizer
@@ -46,7 +46,7 @@ FLOAT64 = 1e-10
 States = dict[str, dict[str, Any]]
 
 
-def optimizers(
+def optimizer_rows(
     optimizer: str,
     family: str,
     seed: int,
@@ -78,15 +78,15 @@ def optimizers(
     rest = batches[warmup:]
     records = []
     for arm in ARMS if chart_of(raw).foldable else [a for a in ARMS if not a.startswith("rotation")]:
-        start = start_of(arm, raw)
+        start = starting_model(arm, raw)
         chart = chart_of(start)
-        g, parts = element_of(arm, chart, generator), split(recipe, chart, start)
+        g, parts = random_element(arm, chart, generator), split_parameters(recipe, chart, start)
         of_state = g.without_signs() if arm == "signs_dropped" and isinstance(g, SignedPermutation) else g
-        states = go_on(recipe, parts, start, {}, batches[:warmup], hold_gains=arm == "rotation_trained")
+        states = train_from(recipe, parts, start, {}, batches[:warmup], hold_gains=arm == "rotation_trained")
         reference, moved = copy.deepcopy(start), transport_model(start, g)
-        library, moved_states = carry(states, of_state, start, parts)
-        go_on(recipe, parts, reference, states, rest)
-        go_on(recipe, parts, moved, moved_states, rest)
+        library, moved_states = transport_states(states, of_state, start, parts)
+        train_from(recipe, parts, reference, states, rest)
+        train_from(recipe, parts, moved, moved_states, rest)
         back = transport_model(
             moved, g.inverse(), inplace=True, strict=False
         )  # trained gains are no longer folded
@@ -96,18 +96,18 @@ def optimizers(
                 "arm": arm,
                 "group": of_state.group,
                 "metric": "relative_displacement",
-                "value": displacement(*map(weights, (back, reference, start))),
+                "value": displacement(*map(parameters_by_name, (back, reference, start))),
                 "yardstick": 0.0
                 if arm == "signs"
                 else yardstick(recipe, parts, start, states, reference, rest, generator),
-                "theory": theory(recipe, arm),
+                "theory": expected_by_theory(recipe, arm),
                 "library": library,
             }
         )
     return records
 
 
-def theory(recipe: Recipe, arm: str) -> str:
+def expected_by_theory(recipe: Recipe, arm: str) -> str:
     """What the algebra of the optimizers says (the rules of ``OPTIMIZERS``), never the measurement."""
     if arm in ("signs", "signed"):
         return "exact"
@@ -118,7 +118,7 @@ def theory(recipe: Recipe, arm: str) -> str:
     return "broken" if recipe.clip == "value" else "exact"
 
 
-def start_of(arm: str, raw: Any) -> Any:
+def starting_model(arm: str, raw: Any) -> Any:
     """A copy of ``raw`` to start an arm from: folded for rotations, with its gains frozen where the arm says so."""
     if not arm.startswith("rotation"):
         return copy.deepcopy(raw)
@@ -129,7 +129,7 @@ def start_of(arm: str, raw: Any) -> Any:
     return model
 
 
-def element_of(arm: str, chart: Chart, generator: torch.Generator) -> SignedPermutation | Orthogonal:
+def random_element(arm: str, chart: Chart, generator: torch.Generator) -> SignedPermutation | Orthogonal:
     """A random element for an arm: of the chart's group for rotations, else a generic signed permutation of it."""
     if arm.startswith("rotation"):
         return (MeanPreservingOrthogonal if chart.norm == "layer" else Orthogonal).random(
@@ -142,7 +142,7 @@ def element_of(arm: str, chart: Chart, generator: torch.Generator) -> SignedPerm
     return type(g)(torch.arange(chart.width), g.sign) if arm == "signs" else g
 
 
-def go_on(
+def train_from(
     recipe: Recipe,
     parts: Parts,
     model: Any,
@@ -154,7 +154,7 @@ def go_on(
 
     ``hold_gains`` keeps the gains where they are, so that a folded chart stays folded although they are trainable.
     """
-    optimizers, parameters = build(recipe, parts, model), dict(model.named_parameters())
+    optimizers, parameters = build_optimizers(recipe, parts, model), dict(model.named_parameters())
     held = (
         {name: parameters[name].detach().clone() for name in chart_of(model).names("gain")}
         if hold_gains
@@ -166,7 +166,7 @@ def go_on(
     with norms_in_float64(model) if double else nullcontext():
         for tokens in batches:
             model.zero_grad()
-            loss_of(model, tokens).backward()
+            next_token_loss(model, tokens).backward()
             for name in held:
                 parameters[name].grad = torch.zeros_like(held[name])
             if recipe.clip == "norm":
@@ -180,13 +180,13 @@ def go_on(
     return {rule: copy.deepcopy(optimizer.state_dict()) for rule, optimizer in optimizers.items()}
 
 
-def loss_of(model: Any, tokens: Tensor) -> Tensor:
+def next_token_loss(model: Any, tokens: Tensor) -> Tensor:
     """Mean next-token cross-entropy (nats) in the model's own dtype; the one of transformers goes through float32."""
     logits = model(tokens, use_cache=False).logits[:, :-1]
     return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def carry(states: States, g: Element, model: Any, parts: Parts) -> tuple[str, States]:
+def transport_states(states: States, g: Element, model: Any, parts: Parts) -> tuple[str, States]:
     """Whether ``transport_optimizer`` moves or refuses the states, and the states moved (forced where it refuses)."""
 
     def move(strict: bool) -> States:
@@ -204,7 +204,7 @@ def carry(states: States, g: Element, model: Any, parts: Parts) -> tuple[str, St
         return "refuses", move(strict=False)  # which skips nothing but the groups
 
 
-def weights(model: Any) -> dict[str, Tensor]:
+def parameters_by_name(model: Any) -> dict[str, Tensor]:
     """The parameters of a model by name, a tied one once."""
     return dict(model.named_parameters())
 
@@ -233,9 +233,9 @@ def yardstick(
                         kinds = state_axes(OPTIMIZERS[rule].keys[key], axes[parts[rule][index]], value.dim())
                         held[key] = reorder(value, kinds, perm)
         _reorder_weights(work, axes, perm)
-        go_on(recipe, parts, work, moved, batches)
+        train_from(recipe, parts, work, moved, batches)
         _reorder_weights(work, axes, torch.argsort(perm))
-        worst = max(worst, displacement(*map(weights, (work, reference, start))))
+        worst = max(worst, displacement(*map(parameters_by_name, (work, reference, start))))
     floor = FLOAT64 if next(start.parameters()).dtype == torch.float64 else 0.0
     return max(floor, YARDSTICK_FACTOR * worst)
 

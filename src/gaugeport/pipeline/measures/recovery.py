@@ -13,15 +13,15 @@ from gaugeport.pipeline.measures.conditions import (
     Condition,
     as_signed_permutation,
     check_group,
+    gauge_accuracy,
     plant_group,
-    score,
 )
-from gaugeport.pipeline.measures.planted import PlantedEvidence
+from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
 
 Row = dict[str, Any]
 
 
-def recovery(
+def recovery_rows(
     evidence: PlantedEvidence,
     *,
     group: str,
@@ -50,7 +50,7 @@ def recovery(
         n_plants = plants if arm.depends_on_plant and matcher not in CONTROLS else 1
         for step in steps:
             nodes = walk(route, step, spacing)
-            scores = [score(*arm.gauge_and_truth(nodes, plant)) for plant in range(n_plants)]
+            scores = [gauge_accuracy(*arm.gauge_and_truth(nodes, plant)) for plant in range(n_plants)]
             where = {"evidence": label, "site": site, "step": step}
             rows += [{**where, "metric": m, "value": v} for m, v in _summary(scores, n_plants)]
             if route == "endpoint":
@@ -58,7 +58,7 @@ def recovery(
         if route == "trajectory" and matcher not in CONTROLS:
             there_and_back, truth = arm.gauge_and_truth(loop(steps[-1], spacing), 0)
             where = {"evidence": label, "site": site, "step": steps[-1]}
-            share = score(there_and_back, truth).get("signed_accuracy")
+            share = gauge_accuracy(there_and_back, truth).get("signed_accuracy")
             if share is not None:  # a share of coordinates: planted rotations have none
                 rows.append({**where, "metric": "loop_consistency", "value": share})
     return rows

@@ -12,7 +12,7 @@ from gaugeport.alignment.matchers import cross_moment
 from gaugeport.alignment.routes import Node
 from gaugeport.charts import chart_of
 from gaugeport.groups import GROUPS, Element, compose
-from gaugeport.pipeline.measures.planted import name_of, replant
+from gaugeport.pipeline.measures.planted_evidence import node_name, relabel_evidence
 from gaugeport.utils.seeds import generator
 
 COPY = "copy"
@@ -42,7 +42,7 @@ class SelfEvidence:
         self.nodes: tuple[Node, Node] = (("A", step), (COPY, step))
         cls = GROUPS[chart.group]
         self.plants: dict[str, Element] = {
-            name_of(n): cls.random(chart.width, generator(seed, "plant", *n)) for n in self.nodes
+            node_name(n): cls.random(chart.width, generator(seed, "plant", *n)) for n in self.nodes
         }
         moments = pair_moments({"A": model}, [("A", "A")], batches, sites, skip_first)["A", "A"]
         check_no_constant(moments, list(moments))
@@ -56,12 +56,12 @@ class SelfEvidence:
 
     def truth(self, nodes: Sequence[Node]) -> Element:
         """The true gauge of the link, from A's planted coordinates to the copy's."""
-        first, last = (self.plants[name_of(n)] for n in (nodes[0], nodes[-1]))
+        first, last = (self.plants[node_name(n)] for n in (nodes[0], nodes[-1]))
         return compose(last, first.inverse())
 
     def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor:
-        """As :meth:`~gaugeport.pipeline.measures.planted.PlantedEvidence.between`, float64[d, d] indexed [b, a]."""
-        return replant(self._of(kind, cross), self.plants[name_of(a)], self.plants[name_of(b)])
+        """As :meth:`~gaugeport.pipeline.measures.planted_evidence.PlantedEvidence.between`, float64[d, d] indexed [b, a]."""
+        return relabel_evidence(self._of(kind, cross), self.plants[node_name(a)], self.plants[node_name(b)])
 
     def _of(self, kind: str, cross: bool) -> Tensor:
         if kind in self._weights:

@@ -15,7 +15,7 @@ from torch import Tensor
 from gaugeport.alignment.matchers import match
 from gaugeport.alignment.moments import MomentStream
 from gaugeport.groups import SignedPermutation
-from gaugeport.pipeline.measures.conditions import score
+from gaugeport.pipeline.measures.conditions import gauge_accuracy
 from gaugeport.utils.seeds import generator
 
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ ACTIVATIONS = ("decorrelated", "correlated", "real", "real_whitened")
 """Synthetic, or the base model's against those of run A's first checkpoint at block L/2; as they are or whitened."""
 
 
-def planted_with_share(d: int, p: float, gen: torch.Generator) -> SignedPermutation:
+def plant_with_positive_share(d: int, p: float, gen: torch.Generator) -> SignedPermutation:
     """A random permutation with exactly ``round(p·d)`` positive signs, at random places."""
     sign = torch.full((d,), -1)
     sign[torch.randperm(d, generator=gen)[: round(p * d)]] = 1
@@ -55,7 +55,7 @@ def whiten(x: Tensor) -> Tensor:
     return (x @ (vectors * scale) @ vectors.T).to(torch.float32)
 
 
-def sign_ceiling(a: Tensor, b: Tensor, shares: Sequence[float], seed: int) -> list[Row]:
+def sign_ceiling_rows(a: Tensor, b: Tensor, shares: Sequence[float], seed: int) -> list[Row]:
     """Rows ``{p, matcher, metric, value}``: B is given a planted gauge with each share p of positive signs.
 
     ``a``, ``b`` float[tokens, d] are paired activations in common coordinates. Metrics: ``index_accuracy`` of
@@ -66,10 +66,10 @@ def sign_ceiling(a: Tensor, b: Tensor, shares: Sequence[float], seed: int) -> li
     c = stream.result().correlation()
     rows: list[Row] = []
     for p in shares:
-        plant = planted_with_share(a.shape[1], p, generator(seed, "ceiling", p))
+        plant = plant_with_positive_share(a.shape[1], p, generator(seed, "ceiling", p))
         planted = plant.act(c, axis=0)
         for group, matcher in (("permutation", "hungarian_raw"), ("signed_permutation", "hungarian_abs")):
-            found = score(match(planted, group, matcher).gauge, plant)
+            found = gauge_accuracy(match(planted, group, matcher).gauge, plant)
             rows += [
                 {"p": p, "group": group, "matcher": matcher, "metric": metric, "value": value}
                 for metric, value in found.items()

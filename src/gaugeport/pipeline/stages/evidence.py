@@ -16,7 +16,7 @@ from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job, counted
 from gaugeport.pipeline.measures.losses import heldout_loss
-from gaugeport.pipeline.measures.planted import write_evidence
+from gaugeport.pipeline.measures.planted_evidence import write_evidence
 from gaugeport.pipeline.stages.training import base_stage, heldout_rows, run_checkpoints, run_key, run_stage
 from gaugeport.pipeline.store.store import Store, write_json
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.adamw_resume import adamw_resume
+from gaugeport.pipeline.measures.adamw_resume import adamw_resume_rows
 from gaugeport.pipeline.stages.evidence import calibration_batches, loss_rows
 from gaugeport.pipeline.stages.training import contents, heldout_rows, run_checkpoints, run_rows
 from gaugeport.pipeline.store.store import Store
@@ -36,7 +36,7 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
     shutil.rmtree(scratch, ignore_errors=True)  # a killed run left it
     scratch.mkdir()
     try:
-        found = adamw_resume(
+        found = adamw_resume_rows(
             checkpoint,
             run_rows(job, store, RUN),
             schedule,

@@ -6,9 +6,14 @@ from typing import Any
 
 from gaugeport.groups import GROUPS, Element, SignedPermutation, compose
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.audit import PLANTED, audit, audit_run, reliability
 from gaugeport.pipeline.measures.conditions import plant_group
 from gaugeport.pipeline.measures.importance import LISTS
+from gaugeport.pipeline.measures.index_audit import (
+    SPACE_MOVED_BY,
+    audit_rows,
+    audit_run_rows,
+    reliability_rows,
+)
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.lists import HALVES, measure_scores, scores_of, theory
 from gaugeport.pipeline.tasks.transfer import Transfer, transfer
@@ -33,15 +38,15 @@ def measure(job: Job, store: Store) -> list[Row]:
     everywhere = job.task["target"] == "identical" and job.matcher != "oracle"
     n = job.task["plants"] if everywhere else found.plants
     residuals = [found.arm.residual(found.nodes, plant) for plant in range(n)]
-    rows = audit(a, b, residuals, "residual", k)
-    neurons = audit(a, b, _neuron_gauges(job, found, residuals[0]), "neuron", k)
+    rows = audit_rows(a, b, residuals, "residual", k)
+    neurons = audit_rows(a, b, _neuron_gauges(job, found, residuals[0]), "neuron", k)
     rows += [{**r, "evidence": "weights"} if job.matcher not in NAMED else r for r in neurons]
     for row in rows:
         row["theory"] = theory(job, plant_group(found.arm.evidence), row["metric"], len(a[row["list"]]))
     if job.matcher == "none":
         rows += _run(job, store, found)
     if job.matcher == "oracle":
-        rows += reliability([scores_of(job, store, half) for half in HALVES], k)
+        rows += reliability_rows([scores_of(job, store, half) for half in HALVES], k)
     where = {**found.where, "named": NAMED.get(job.matcher, "recovered"), "k": k}
     return [*({**where, **row} for row in rows), *found.accuracy()]
 
@@ -78,8 +83,8 @@ def _run(job: Job, store: Store, found: Transfer) -> list[Row]:
     }
     rows: list[Row] = []
     for planted, (model, plant) in carriers.items():
-        rows += audit_run(a, b, measure_scores(model, job, store), plant, planted, job.task["k"])
+        rows += audit_run_rows(a, b, measure_scores(model, job, store), plant, planted, job.task["k"])
     for row in rows:
-        moved = LISTS[row["list"]].space == PLANTED[row["planted"]]
+        moved = LISTS[row["list"]].space == SPACE_MOVED_BY[row["planted"]]
         row["theory"] = 0.0 if moved else 1.0 if job.task["target"] == "identical" else None
     return rows

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.confidence import confidence
-from gaugeport.pipeline.measures.planted import PlantedEvidence
+from gaugeport.pipeline.measures.confidence import confidence_rows
+from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
 from gaugeport.pipeline.stages.evidence import evidence_stage
 from gaugeport.pipeline.stages.training import run_checkpoints
 from gaugeport.pipeline.store.store import Store
@@ -17,7 +17,7 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
     evidence = PlantedEvidence(evidence_stage(job, store))
     last = max(run_checkpoints(job, store, "A"))
     kinds = ["weights"] if job.matcher == "weights" else [*evidence.sites, "pooled", "both"]
-    rows = confidence(
+    rows = confidence_rows(
         evidence,
         kinds,
         group=job.gauge,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gaugeport.alignment.matchers import match
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.maps import FITS
+from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP
 from gaugeport.pipeline.rotation.haar.null import Null, naive_p_value, p_value, stored_null
 from gaugeport.pipeline.rotation.haar.power import ALTERNATIVES, rejection_rates
 from gaugeport.pipeline.rotation.haar.rank import (
@@ -155,11 +155,11 @@ def _groups(cross: Tensor, haar: str, gen: torch.Generator) -> Iterator[Row]:
     d = len(cross)
     turned = [random_rotation(d, haar, gen) @ cross for _ in range(ROTATED)]
     for group in ("permutation", "signed_permutation"):
-        found = match(cross, group, FITS[group])
+        found = match(cross, group, MATCHER_OF_GROUP[group])
         away = float((found.gauge.dense() - torch.eye(d, dtype=torch.float64)).norm())
         yield {"metric": "distance_from_identity", "group": group, "value": away / (2 * d) ** 0.5}
         yield {"metric": "objective_share", "group": group, "value": found.objective / attained}
-        shares = [match(c, group, FITS[group]).objective / attained for c in turned]
+        shares = [match(c, group, MATCHER_OF_GROUP[group]).objective / attained for c in turned]
         control = {"metric": "control_objective_share", "control": "haar_rotated", "group": group}
         yield {**control, "value": sum(shares) / ROTATED}
 

@@ -9,9 +9,9 @@ import torch
 from gaugeport.groups import GROUPS, SignedPermutation
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.head_to_head import head_to_head
+from gaugeport.pipeline.measures.head_to_head import head_to_head_rows
 from gaugeport.pipeline.measures.maps import Map
-from gaugeport.pipeline.measures.steering import slope, transport_rows
+from gaugeport.pipeline.measures.steering_effects import steering_effect, transported_effect_rows
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.steering import random_controls, sentiment
 from gaugeport.pipeline.tasks.transfer import Ends, load_ends
@@ -52,10 +52,10 @@ def measure(job: Job, store: Store) -> list[Row]:
         )
     test = [_streams(job, ends, model, apart) for model in (ends.a, ends.b)]
     v = sentiment(job, ends)
-    effect = slope(v.slot(ends.b), job.task["strength"])
+    effect = steering_effect(v.slot(ends.b), job.task["strength"])
 
     def retention(m: Map) -> dict[str, float]:
-        rows = transport_rows(effect, [m.direction(v.of_a)], v.of_a, v.of_b, random_controls(v))
+        rows = transported_effect_rows(effect, [m.direction(v.of_a)], v.of_a, v.of_b, random_controls(v))
         return {
             r["metric"]: r["value"]
             for r in rows
@@ -64,7 +64,7 @@ def measure(job: Job, store: Store) -> list[Row]:
 
     exact = GROUPS[ends.chart.group]
     assert issubclass(exact, SignedPermutation)
-    rows = head_to_head(
+    rows = head_to_head_rows(
         *fit,
         *test,
         sae=load_sae(job, store),

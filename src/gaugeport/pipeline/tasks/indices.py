@@ -7,7 +7,7 @@ from typing import Any
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.conditions import plant_group
 from gaugeport.pipeline.measures.importance import LISTS
-from gaugeport.pipeline.measures.indices import moved_lists
+from gaugeport.pipeline.measures.index_lists import moved_list_rows
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.lists import scores_of, theory
 from gaugeport.pipeline.tasks.transfer import transfer
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 def measure(job: Job, store: Store) -> list[Row]:
     """The rows of one arm, its gauge accuracy and the losses of both models."""
     found, (a, b), k = transfer(job, store), scores_of(job, store), job.task["k"]
-    rows = moved_lists(a, b, list(found.residuals()), k)
+    rows = moved_list_rows(a, b, list(found.residuals()), k)
     exact, identical = plant_group(found.arm.evidence), job.task["target"] == "identical"
     for row in rows:
         if LISTS[row["list"]].space == "coordinate":

@@ -14,7 +14,7 @@ from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.importance import Scores, chance, importance
+from gaugeport.pipeline.measures.importance import Scores, agreement_by_chance, score_importance
 from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import heldout_rows, run_checkpoints, run_key
 from gaugeport.pipeline.store.store import Store
@@ -64,7 +64,7 @@ def measure_scores(model: Any, job: Job, store: Store, part: str = WHOLE) -> Sco
 
     Raises ``ValueError`` where there are too few of them.
     """
-    return importance(
+    return score_importance(
         model,
         _batches(job, heldout_rows(job, store)[1], part),
         middle_site(model, chart_of(model)),
@@ -90,7 +90,7 @@ def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
     if metric not in ("jaccard", "precision", "rank_correlation", "sign_agreement"):
         return None
     if job.matcher == "none":
-        return chance(metric, width, job.task["k"])
+        return agreement_by_chance(metric, width, job.task["k"])
     if job.task["target"] != "identical":
         return None
     if job.gauge == exact_group and (job.gauge, job.matcher) in EXACT:

@@ -11,7 +11,12 @@ from gaugeport.charts import fold_gains
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.merge import MATCHED, PLANTED, barriers, check_points
+from gaugeport.pipeline.measures.merge_barriers import (
+    MATCHED_REORDERINGS,
+    PLANTED_REORDERINGS,
+    check_points,
+    merge_barrier_rows,
+)
 from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import base_stage
 from gaugeport.pipeline.store.store import Store
@@ -41,7 +46,7 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
         toward_b = [found.arm.residual(nodes, plant) for plant in range(found.plants)]
     if task["fold"]:
         models = {name: fold_gains(model) for name, model in models.items()}
-    rows = barriers(
+    rows = merge_barrier_rows(
         models["a"],
         models["b"],
         found.residuals(),
@@ -64,8 +69,8 @@ def check(job: Job) -> None:
     of_runs = ("identical", "finetuned")  # between independent models there is no residual to move A by
     for key, allowed in (
         ("target", of_runs),
-        ("planted", PLANTED),
-        ("matched", MATCHED),
+        ("planted", PLANTED_REORDERINGS),
+        ("matched", MATCHED_REORDERINGS),
         ("fold", (False, True)),
     ):
         if task[key] not in allowed:

@@ -13,9 +13,15 @@ from gaugeport.charts import chart_of
 from gaugeport.models.dyck import DyckModel
 from gaugeport.models.loading import load_tokenizer
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.maps import FITS, fit_map
-from gaugeport.pipeline.measures.slot import Prompts, Slot, last_tokens, prompt_batches, word_ids
-from gaugeport.pipeline.measures.steering import random_directions
+from gaugeport.pipeline.measures.answer_slot import (
+    Prompts,
+    Slot,
+    last_token_streams,
+    prompt_batches,
+    word_ids,
+)
+from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP, fit_map
+from gaugeport.pipeline.measures.steering_effects import random_directions
 from gaugeport.pipeline.rotation.features import regimes
 from gaugeport.pipeline.rotation.features.regimes import Measure
 from gaugeport.pipeline.rotation.models import contrasts, subjects
@@ -116,7 +122,7 @@ def measured(
     seen: list[
         tuple[str, float, float, float | None]
     ] = []  # arm, share, cosine, ratio of what was added unchanged
-    maps = {s.site: {g: fit_map(g, fit_a[s.site], fit_b[s.site]) for g in FITS} for s in found}
+    maps = {s.site: {g: fit_map(g, fit_a[s.site], fit_b[s.site]) for g in MATCHER_OF_GROUP} for s in found}
     pinned = regimes.reader_span(shared) if shared else torch.zeros(len(found[0].v), 0, dtype=torch.float64)
     for s in found:
         length = float(s.v.norm())  # one dose for all: the affine map shrinks
@@ -179,7 +185,7 @@ def _language(job: Job, store: Store, a: Subject, b: Subject) -> list[Steered]:
         build, words = [batches(texts) for texts in c.build], word_ids(c.words, tokenizer, c.after)
         differences, lengths = [], []
         for model in (a.model, b.model):
-            (high, n), (low, m) = (last_tokens(model, chart, site, x) for x in build)
+            (high, n), (low, m) = (last_token_streams(model, chart, site, x) for x in build)
             differences.append(high.mean(0) - low.mean(0))
             lengths.append((n + m) / 2)
         slots = [Slot(s.model, chart, site, batches([*c.heldout[0], *c.heldout[1]]), words) for s in (a, b)]

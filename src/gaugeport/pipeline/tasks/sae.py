@@ -6,7 +6,11 @@ from typing import Any
 
 from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.sae import cross_entropy_recovered, sae_transfer, stream_rows
+from gaugeport.pipeline.measures.sae_transfer import (
+    cross_entropy_rows,
+    record_stream,
+    sae_transfer_rows,
+)
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.transfer import stages_of, transfer
 from gaugeport.pipeline.training.saes import load_sae, sae_settings
@@ -29,10 +33,10 @@ def measure(job: Job, store: Store) -> list[Row]:
     arm, sae, size = transfer(job, store), load_sae(job, store), job.measurement.batch_size
     rows = rows_holding(arm.rows_test, job.task["tokens"], key="task.tokens")
     skip = job.measurement.skip_first
-    x_a = stream_rows(arm.a, arm.chart, rows, arm.site, size)
-    x_b = x_a if arm.a is arm.b else stream_rows(arm.b, arm.chart, rows, arm.site, size)
-    found = list(sae_transfer(sae, arm.residuals(), x_a, x_b, skip))
+    x_a = record_stream(arm.a, arm.chart, rows, arm.site, size)
+    x_b = x_a if arm.a is arm.b else record_stream(arm.b, arm.chart, rows, arm.site, size)
+    found = list(sae_transfer_rows(sae, arm.residuals(), x_a, x_b, skip))
     moved = transport_sae(sae, next(arm.residuals()))
-    found += cross_entropy_recovered(arm.b, arm.chart, arm.site, moved, list(row_batches(rows, size)), skip)
+    found += cross_entropy_rows(arm.b, arm.chart, arm.site, moved, list(row_batches(rows, size)), skip)
     at = {**arm.where, "architecture": job.task["sae"]["architecture"]}
     return [{**at, **row} for row in (*found, *arm.accuracy())]

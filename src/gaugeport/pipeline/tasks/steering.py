@@ -20,16 +20,22 @@ from gaugeport.pipeline.data import (
     text_corpus,
 )
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.labelled import Labelled, labelled_prompts
-from gaugeport.pipeline.measures.refusal import ablation, addition
-from gaugeport.pipeline.measures.slot import Prompts, Slot, last_tokens, prompt_batches, word_ids
-from gaugeport.pipeline.measures.steering import (
-    CONTROLS,
+from gaugeport.pipeline.measures.answer_slot import (
+    Prompts,
+    Slot,
+    last_token_streams,
+    prompt_batches,
+    word_ids,
+)
+from gaugeport.pipeline.measures.labelled_prompts import Labelled, labelled_prompts
+from gaugeport.pipeline.measures.refusal_effects import ablation_effect, addition_effects
+from gaugeport.pipeline.measures.steering_effects import (
+    RANDOM_CONTROLS,
     difference_of_means,
     random_directions,
-    slope,
-    sweep_rows,
-    transport_rows,
+    steering_effect,
+    strength_sweep_rows,
+    transported_effect_rows,
 )
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.transfer import Ends, Transfer, transfer
@@ -83,8 +89,10 @@ def measure_sentiment(job: Job, store: Store) -> list[Row]:
     v = sentiment(job, arm)
     moved = [transport_direction(v.of_a, r) for r in arm.residuals()]
     slot = v.slot(arm.b)
-    found = transport_rows(slope(slot, job.task["strength"]), moved, v.of_a, v.of_b, random_controls(v))
-    return _with_gauge(arm, [*found, *sweep_rows(slot, moved, job.task["sweep"])])
+    found = transported_effect_rows(
+        steering_effect(slot, job.task["strength"]), moved, v.of_a, v.of_b, random_controls(v)
+    )
+    return _with_gauge(arm, [*found, *strength_sweep_rows(slot, moved, job.task["sweep"])])
 
 
 def measure_refusal(job: Job, store: Store) -> list[Row]:
@@ -93,14 +101,16 @@ def measure_refusal(job: Job, store: Store) -> list[Row]:
     v = refusal(job, arm)
     moved, controls = [transport_direction(v.of_a, r) for r in arm.residuals()], random_controls(v)
     harmless, harmful = v.slot(arm.b, v.prompts.heldout_negative), v.slot(arm.b, v.prompts.heldout_positive)
-    whole, odd = addition(harmless, job.task["strength"])
-    added = transport_rows(whole, moved, v.of_a, v.of_b, controls)
+    whole, odd = addition_effects(harmless, job.task["strength"])
+    added = transported_effect_rows(whole, moved, v.of_a, v.of_b, controls)
     none = any(r["metric"] == "no_effect_to_transport" and r["value"] for r in added)
-    signed = transport_rows(odd, moved, v.of_a, v.of_b, controls, "odd_", silent=none)
-    ablated = transport_rows(
-        ablation(harmful), moved, v.of_a, v.of_b, controls, "ablation_", even=True, silent=none
+    signed = transported_effect_rows(odd, moved, v.of_a, v.of_b, controls, "odd_", silent=none)
+    ablated = transported_effect_rows(
+        ablation_effect(harmful), moved, v.of_a, v.of_b, controls, "ablation_", even=True, silent=none
     )
-    return _with_gauge(arm, [*added, *signed, *ablated, *sweep_rows(harmless, moved, job.task["sweep"])])
+    return _with_gauge(
+        arm, [*added, *signed, *ablated, *strength_sweep_rows(harmless, moved, job.task["sweep"])]
+    )
 
 
 def _directions(
@@ -128,7 +138,9 @@ def _directions(
 
 def _direction(ends: Ends, model: Any, classes: Sequence[list[Prompts]]) -> tuple[Tensor, float]:
     """A model's difference of means, of the mean length of its stream, and that length (mean of both classes)."""
-    (positive, n), (negative, m) = (last_tokens(model, ends.chart, ends.site, batches) for batches in classes)
+    (positive, n), (negative, m) = (
+        last_token_streams(model, ends.chart, ends.site, batches) for batches in classes
+    )
     length = (n + m) / 2
     return difference_of_means(positive, negative, length), length
 
@@ -139,7 +151,7 @@ def _batches(job: Job, ends: Ends, texts: Sequence[str]) -> list[Prompts]:
 
 def random_controls(v: Directions) -> list[Tensor]:
     """Directions that mean nothing, of the length of B's own: what an effect has to stand out from."""
-    return random_directions(CONTROLS, v.of_b, generator(v.job.seed, "control"))
+    return random_directions(RANDOM_CONTROLS, v.of_b, generator(v.job.seed, "control"))
 
 
 def _with_gauge(arm: Transfer, measured: Sequence[Row]) -> list[Row]:

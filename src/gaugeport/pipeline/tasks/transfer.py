@@ -18,9 +18,9 @@ from gaugeport.groups import Element
 from gaugeport.models.loading import load_model, load_tokenizer
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.conditions import Condition, check_group, plant_group, score
+from gaugeport.pipeline.measures.conditions import Condition, check_group, gauge_accuracy, plant_group
 from gaugeport.pipeline.measures.losses import heldout_loss
-from gaugeport.pipeline.measures.planted import PlantedEvidence
+from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
 from gaugeport.pipeline.stages.evidence import calibration_batches, device, evidence_stage, loss_rows
 from gaugeport.pipeline.stages.training import (
@@ -81,7 +81,9 @@ class Transfer(Ends):
 
     def accuracy(self) -> list[Row]:
         """Gauge accuracy (mean over plants), and held-out losses of A and B, to stand beside the effect."""
-        scores = [score(*self.arm.gauge_and_truth(self.nodes, plant)) for plant in range(self.plants)]
+        scores = [
+            gauge_accuracy(*self.arm.gauge_and_truth(self.nodes, plant)) for plant in range(self.plants)
+        ]
         means = {
             m: fmean(s[m] for s in scores if m in s) for m in dict.fromkeys(k for s in scores for k in s)
         }

@@ -10,9 +10,9 @@ from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.gauge_groups import gauge_groups
-from gaugeport.pipeline.measures.optimizers import optimizers
-from gaugeport.pipeline.measures.sign_ceiling import sign_ceiling, synthetic_activations, whiten
+from gaugeport.pipeline.measures.gauge_groups import gauge_group_rows
+from gaugeport.pipeline.measures.optimizers import optimizer_rows
+from gaugeport.pipeline.measures.sign_ceiling import sign_ceiling_rows, synthetic_activations, whiten
 from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import base_stage, heldout_rows, run_checkpoints
 from gaugeport.pipeline.store.store import Store
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 def measure_gauge_groups(job: Job, store: Store) -> list[Row]:
     """Table a1: every family's rows."""
-    return [{"model": f, **row} for f in job.task["families"] for row in gauge_groups(f, job.seed)]
+    return [{"model": f, **row} for f in job.task["families"] for row in gauge_group_rows(f, job.seed)]
 
 
 def measure_optimizers(job: Job, store: Store) -> list[Row]:
@@ -34,13 +34,13 @@ def measure_optimizers(job: Job, store: Store) -> list[Row]:
         {"model": f, **row}
         for f in task["families"]
         for o in task["optimizers"]
-        for row in optimizers(o, f, job.seed)
+        for row in optimizer_rows(o, f, job.seed)
     ]
 
 
 def measure_sign_ceiling(job: Job, store: Store) -> list[Row]:
     """Table a2: on synthetic activations, or on those of the base model and run A's first checkpoint."""
-    return sign_ceiling(*_activations(job, store), job.task["shares"], job.seed)
+    return sign_ceiling_rows(*_activations(job, store), job.task["shares"], job.seed)
 
 
 def _activations(job: Job, store: Store) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import pytest
 
 from gaugeport.pipeline.data import mini_tokenizer, vocabulary
 from gaugeport.pipeline.data.corpus import words
-from gaugeport.pipeline.measures.slot import prompt_batches, word_ids
+from gaugeport.pipeline.measures.answer_slot import prompt_batches, word_ids
 from gaugeport.pipeline.rotation.models import contrasts as c
 
 MINI_LENGTH = 32

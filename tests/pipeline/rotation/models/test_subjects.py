@@ -8,7 +8,7 @@ import torch
 
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.measures.maps import FITS
+from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP
 from gaugeport.pipeline.rotation.features.universality import RAW, SCALED, TRANSLATION
 from gaugeport.pipeline.rotation.models import subjects
 from gaugeport.pipeline.stages import subject_saes
@@ -111,7 +111,7 @@ def test_saes_of_one_initialisation_are_of_one_and_others_are_not():
     )  # the user's own: no width known here
 
 
-MAPS = (RAW, TRANSLATION, SCALED, *FITS)
+MAPS = (RAW, TRANSLATION, SCALED, *MATCHER_OF_GROUP)
 
 
 def by_group(rows, site, metric):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gaugeport.pipeline.measures.maps import Map
-from gaugeport.pipeline.measures.sae import CHUNK
+from gaugeport.pipeline.measures.sae_transfer import SAE_CHUNK_TOKENS
 
 Row = dict[str, Any]
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 @torch.no_grad()
 def latents(sae: Any, x: Tensor) -> Tensor:
     """Firing magnitudes of every latent on tokens ``x`` [tokens, d]: float32[tokens, latents] on the CPU."""
-    return torch.cat([sae.encode(part.to(sae.device)).float().cpu() for part in x.split(CHUNK)])
+    return torch.cat([sae.encode(part.to(sae.device)).float().cpu() for part in x.split(SAE_CHUNK_TOKENS)])
 
 
 def pearson_by_latent(a: Tensor, b: Tensor) -> Tensor:

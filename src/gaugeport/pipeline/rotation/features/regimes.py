@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from gaugeport.pipeline.measures.steering import STANDARD_ERRORS, fieller
+from gaugeport.pipeline.measures.steering_effects import MIN_STANDARD_ERRORS, fieller_interval
 from gaugeport.utils.seeds import generator
 
 Row = dict[str, Any]
@@ -97,7 +97,7 @@ def transfer(
     times as long, the ratio of the streams' lengths: norms make a model respond to what is added in units of its own
     stream. Every quantity's mean change at ±α is a row under its name; at α > 0 further: ``slope``; ``ratio`` and
     ``ratio_slope`` with their 95 % Fieller intervals, and ``<quantity>_ratio`` of the others, each where the within change
-    is at least :data:`~gaugeport.pipeline.measures.steering.STANDARD_ERRORS` standard errors over units and :data:`LEAST_OVER_RANDOM` times
+    is at least :data:`~gaugeport.pipeline.measures.steering_effects.MIN_STANDARD_ERRORS` standard errors over units and :data:`LEAST_OVER_RANDOM` times
     what the controls do (the first alone calls almost any direction effective, for all units answer alike), in the
     direction wanted (of other quantities: in either). Of the within effect ``effect_se_ratio`` and
     ``effect_control_ratio`` say how many times; the controls' root mean squares are the arms ``random_within`` and
@@ -268,13 +268,13 @@ def _ratios(
     for name, of in {"ratio_slope": slope, **{n: _change(n) for n in own[a]}}.items():
         within = of(own, a)
         times = (
-            errors(within) / STANDARD_ERRORS,
+            errors(within) / MIN_STANDARD_ERRORS,
             float(within.mean()) / _size([of(c, a) for c in random]) / LEAST_OVER_RANDOM,
         )
         wanted = name in ("effect", "ratio_slope")  # these have a direction, other quantities either
         if min(times if wanted else map(abs, times)) >= 1:
             known_as = {"effect": "ratio", "ratio_slope": name}.get(name, f"{name}_ratio")
-            kept[known_as] = fieller(of(found, a), within)
+            kept[known_as] = fieller_interval(of(found, a), within)
     return kept
 
 

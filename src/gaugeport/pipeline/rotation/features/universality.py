@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaugeport.pipeline.measures.maps import FITS, Map, fit_map, round_trip
-from gaugeport.pipeline.measures.sae import nmse, reconstruct
+from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP, Map, fit_map, round_trip_explained_variance
+from gaugeport.pipeline.measures.sae_transfer import nmse, reconstruct
 from gaugeport.pipeline.rotation.lenses.dictionaries import match_decoders
 from gaugeport.utils.seeds import generator
 
@@ -32,7 +32,7 @@ SIGN_DRAWS = 8
 """Draws of its signs that it is averaged over."""
 
 
-def fit_maps(a: Tensor, b: Tensor, groups: Sequence[str] = tuple(FITS)) -> dict[str, Map]:
+def fit_maps(a: Tensor, b: Tensor, groups: Sequence[str] = tuple(MATCHER_OF_GROUP)) -> dict[str, Map]:
     """Group -> its map from A to B, fitted on streams ``a``, ``b`` [tokens, d] of the same tokens; RAW and TRANSLATION too.
 
     None has a scale of its own but the affine one and, with the rotation, :data:`SCALED`. Raises as
@@ -97,7 +97,7 @@ def transfer_rows(
     yield _ev("noise", explained_variance(sae, gaussian_like(test_a, seed)))
     for group, m in maps.items():
         yield _ev(group, explained_variance(sae, test_b, m))
-        yield {"metric": "round_trip", "group": group, "value": round_trip(m, test_b)}
+        yield {"metric": "round_trip", "group": group, "value": round_trip_explained_variance(m, test_b)}
     yield _ev(UNPAIRED_CONTROL, fmean(explained_variance(sae, test_b, m) for m in unpaired))
     yield _ev("noise_rotated", explained_variance(sae, gaussian_like(test_b, seed), maps["orthogonal"]))
 
@@ -108,7 +108,7 @@ def token_rows(
     fit_b: Tensor,
     test_b: Tensor,
     tokens: Sequence[int],
-    groups: Sequence[str] = tuple(FITS),
+    groups: Sequence[str] = tuple(MATCHER_OF_GROUP),
 ) -> Iterator[Row]:
     """``explained_variance_by_tokens``: the same with maps fitted on the first so many tokens.
 

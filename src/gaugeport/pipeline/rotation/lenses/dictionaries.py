@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from gaugeport.alignment.assignment import solve
 from gaugeport.models.dyck import DyckModel
-from gaugeport.pipeline.measures.sae import CHUNK, nmse
+from gaugeport.pipeline.measures.sae_transfer import SAE_CHUNK_TOKENS, nmse
 from gaugeport.pipeline.rotation.lenses.rows import ROWS_AT_ONCE, Row
 from gaugeport.pipeline.rotation.toy.components import components, is_mlp, layer_of, run
 from gaugeport.pipeline.rotation.toy.strings import PAD
@@ -141,7 +141,7 @@ def dictionary_rows(
     """
     target = x if y is None else y
     guess, fired = torch.empty_like(target), torch.zeros(dictionary.cfg.d_sae, dtype=torch.float64)
-    for part, out in zip(x.split(CHUNK), guess.split(CHUNK), strict=True):
+    for part, out in zip(x.split(SAE_CHUNK_TOKENS), guess.split(SAE_CHUNK_TOKENS), strict=True):
         latents = dictionary.encode(part.to(dictionary.device))
         out.copy_(dictionary.decode(latents))
         fired += (latents != 0).sum(0).cpu()

@@ -13,12 +13,12 @@ from gaugeport.alignment.routes import BASE, ROUTES, links, loop, walk
 from gaugeport.charts import fold_gains
 from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation, compose
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.planted import (
+from gaugeport.pipeline.measures.planted_evidence import (
     PlantedEvidence,
     further_plants,
-    grouped,
-    name_of,
-    replant,
+    group_links,
+    node_name,
+    relabel_evidence,
     replanted_truth,
     write_evidence,
 )
@@ -81,13 +81,13 @@ def planted(request, tmp_path_factory):
 
 def really_planted(family, evidence, node):
     """The checkpoint with its stored plant, by transport of its weights."""
-    return transport_model(checkpoints(family)(node), evidence.plants[name_of(node)])
+    return transport_model(checkpoints(family)(node), evidence.plants[node_name(node)])
 
 
 def test_every_checkpoint_carries_its_own_plant(planted):
     family, evidence = planted
     nodes = {n for link in NODES for n in link}
-    assert set(evidence.plants) == {name_of(n) for n in nodes} and name_of(BASE) in evidence.plants
+    assert set(evidence.plants) == {node_name(n) for n in nodes} and node_name(BASE) in evidence.plants
     cls = SignedPermutation if family == "llama" else GlobalSignPermutation
     assert all(type(g) is cls for g in evidence.plants.values())
     assert len(set(evidence.plants.values())) == len(nodes)
@@ -131,7 +131,7 @@ def test_the_truth_carries_one_planted_model_to_another(planted):
     """Without drift x_A' = h_A·x and x_B' = h_B·x, so that the truth of any walk from A to B maps x_A' to x_B'."""
     _, evidence = planted
     x = torch.randn(5, D, generator=gen(0), dtype=torch.float64)
-    here = {n: evidence.plants[name_of(n)].act(x) for n in {n for link in NODES for n in link}}
+    here = {n: evidence.plants[node_name(n)].act(x) for n in {n for link in NODES for n in link}}
     for nodes in (
         walk("trajectory", 200, 100),
         walk("endpoint", 100, 100),
@@ -169,26 +169,26 @@ def test_replanting_evidence_is_planting_models(planted, plant):
         }
         moments = pair_moments(models, [("a", "b")], batches_of())["a", "b"]
         for site in SITES:
-            again = replant(evidence.between(a, b, site), new[a], new[b])
+            again = relabel_evidence(evidence.between(a, b, site), new[a], new[b])
             assert torch.allclose(again, moments[site].correlation(), atol=FLOAT32)
-            crossed = replant(evidence.between(a, b, site, cross=True), new[a], new[b])
+            crossed = relabel_evidence(evidence.between(a, b, site, cross=True), new[a], new[b])
             assert torch.allclose(crossed, cross_moment(moments[site]), atol=FLOAT32)
         weights = weight_evidence(models["a"], models["b"], torch.arange(40))
         assert torch.allclose(
-            replant(evidence.between(a, b, "weights"), new[a], new[b]), weights, atol=FLOAT32
+            relabel_evidence(evidence.between(a, b, "weights"), new[a], new[b]), weights, atol=FLOAT32
         )
         truth = replanted_truth(evidence.truth([a, b]), new[a], new[b])
         found = hungarian_abs(weights).gauge
         assert torch.equal(found.perm, truth.perm) and torch.equal(found.sign, truth.sign)
         assert not torch.allclose(
-            replant(evidence.between(a, b, "weights"), new[b], new[a]), weights, atol=1e-2
+            relabel_evidence(evidence.between(a, b, "weights"), new[b], new[a]), weights, atol=1e-2
         )
 
 
 def test_replanting_cross_moments_by_rotations():
     q_a, q_b = (Orthogonal.random(6, gen(k)) for k in (0, 1))
     x, y = (torch.randn(50, 6, generator=gen(k), dtype=torch.float64) for k in (2, 3))
-    assert torch.allclose(replant(y.T @ x, q_a, q_b), q_b.act(y).T @ q_a.act(x))
+    assert torch.allclose(relabel_evidence(y.T @ x, q_a, q_b), q_b.act(y).T @ q_a.act(x))
 
 
 def test_further_plants():
@@ -224,7 +224,7 @@ def test_what_fits_in_memory_does_not_change_the_evidence(tmp_path):
 @pytest.mark.parametrize("limit", [2, 3, 5, 50])
 def test_groups_of_links_respect_memory_and_lose_none(limit):
     many = links([walk(r, s, 100) for r in ROUTES for s in range(100, 1600, 100)])
-    groups = grouped(many, limit)
+    groups = group_links(many, limit)
     assert [link for group in groups for link in group] == many
     assert all(0 < len({n for link in group for n in link}) <= limit for group in groups)
     if limit == 50:
@@ -234,7 +234,7 @@ def test_groups_of_links_respect_memory_and_lose_none(limit):
 def test_a_link_needs_two_models():
     for limit in (1, 0):
         with pytest.raises(ValueError, match=f"models_in_memory is {limit}, at least 2 allowed"):
-            grouped(NODES, limit)
+            group_links(NODES, limit)
 
 
 def test_a_dead_coordinate_is_named(tmp_path):

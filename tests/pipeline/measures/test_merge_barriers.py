@@ -12,13 +12,13 @@ from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.losses import heldout_loss
-from gaugeport.pipeline.measures.merge import (
-    agreement,
+from gaugeport.pipeline.measures.merge_barriers import (
     barrier,
-    barriers,
     check_points,
-    rematched,
-    reordered,
+    merge_barrier_rows,
+    rematch,
+    reorder_at_random,
+    share_in_same_place,
     task_arithmetic,
 )
 from gaugeport.pipeline.tasks import merge as workflow
@@ -81,7 +81,7 @@ def test_barrier_by_hand():
 @families
 def test_a_perfect_gauge_between_a_model_and_itself_has_no_barrier(family):
     model = tiny_model(family, gen())
-    rows = barriers(model, model, [identity()], batches(model))
+    rows = merge_barrier_rows(model, model, [identity()], batches(model))
     assert [r["alpha"] for r in rows if r["metric"] == "loss"] == ALPHAS
     own = heldout_loss(model, batches(model))
     assert (
@@ -91,7 +91,7 @@ def test_a_perfect_gauge_between_a_model_and_itself_has_no_barrier(family):
         == set(values(rows, "loss_unaligned"))
     )
     assert values(rows, "barrier") == [0.0]
-    wrong = barriers(model, model, [exact(model, 1)], batches(model))
+    wrong = merge_barrier_rows(model, model, [exact(model, 1)], batches(model))
     assert values(wrong, "barrier")[0] > 0.1, "the same function, written elsewhere"
 
 
@@ -111,10 +111,10 @@ def test_elements_outside_the_group_are_refused():
     """A sign-flipped LayerNorm model would be another function; so would a rotated one with its gains in place."""
     neox = tiny_model("gpt_neox", gen())
     with pytest.raises(ValueError, match="not in the exact group"):
-        barriers(neox, neox, [SignedPermutation.random(D, gen(1))], batches(neox))
+        merge_barrier_rows(neox, neox, [SignedPermutation.random(D, gen(1))], batches(neox))
     llama = tiny_model("llama", gen())
     with pytest.raises(ValueError, match="not in the exact group"):
-        barriers(llama, llama, [Orthogonal.random(D, gen(1))], batches(llama))
+        merge_barrier_rows(llama, llama, [Orthogonal.random(D, gen(1))], batches(llama))
 
 
 def test_rotations_are_symmetries_of_folded_models():
@@ -124,7 +124,9 @@ def test_rotations_are_symmetries_of_folded_models():
     with norms_in_float64(a), norms_in_float64(end), norms_in_float64(middle):
         assert relative_change(logits_of(a, tokens), logits_of(end, tokens)) < 1e-10
         assert relative_change(logits_of(a, tokens), logits_of(middle, tokens)) > 0.1
-    right, wrong = (barriers(a, a, [g], batches(a), points=3) for g in (Orthogonal(torch.eye(D)), r))
+    right, wrong = (
+        merge_barrier_rows(a, a, [g], batches(a), points=3) for g in (Orthogonal(torch.eye(D)), r)
+    )
     assert values(right, "barrier") == [0.0] and values(wrong, "barrier")[0] > 0.1
 
 
@@ -135,13 +137,15 @@ def test_matching_puts_back_what_was_reordered(family, planted):
     a = tiny_model(family, gen())
     g = exact(a, 1)
     b = transport_model(a, g)
-    matched = barriers(a, b, [g], batches(a), points=3, planted=planted, matched="both", seed=5)
+    matched = merge_barrier_rows(a, b, [g], batches(a), points=3, planted=planted, matched="both", seed=5)
     assert values(matched, "barrier") == [0.0] and len(set(values(matched, "loss"))) == 1
     assert values(matched, "neurons_matched") == [1.0] == values(matched, "heads_matched")
     for short in ["none", "heads"] if planted == "neurons" else ["none", "heads", "neurons"]:
-        rows = barriers(a, b, [g], batches(a), points=3, planted=planted, matched=short, seed=5)
+        rows = merge_barrier_rows(a, b, [g], batches(a), points=3, planted=planted, matched=short, seed=5)
         assert values(rows, "barrier")[0] > 0.01, f"matching {short} is not enough"
-    astray = barriers(a, b, [exact(a, 2)], batches(a), points=3, planted=planted, matched="both", seed=5)
+    astray = merge_barrier_rows(
+        a, b, [exact(a, 2)], batches(a), points=3, planted=planted, matched="both", seed=5
+    )
     assert values(astray, "neurons_matched")[0] < 0.5, (
         "in coordinates that are not shared there is nothing to match"
     )
@@ -149,14 +153,14 @@ def test_matching_puts_back_what_was_reordered(family, planted):
 
 def test_reordering_is_the_same_function_and_is_undone():
     a, tokens = tiny_model("llama", gen()).double(), random_tokens(tiny_model("llama", gen()), gen(1))
-    moved, plants = reordered(a, "both", 3)
+    moved, plants = reorder_at_random(a, "both", 3)
     with norms_in_float64(a), norms_in_float64(moved):
         assert relative_change(logits_of(a, tokens), logits_of(moved, tokens)) < 1e-10
     assert not same(a, moved)
-    back, found = rematched(moved, a, identity(), "both")
+    back, found = rematch(moved, a, identity(), "both")
     assert same(back, a)
-    assert all(agreement(found[kind], plants[kind].inverse()) == 1 for kind in plants)
-    untouched, none = reordered(a, "none", 3)
+    assert all(share_in_same_place(found[kind], plants[kind].inverse()) == 1 for kind in plants)
+    untouched, none = reorder_at_random(a, "none", 3)
     assert same(untouched, a) and all(g == type(g).identity(a) for g in none.values())
 
 
@@ -172,7 +176,7 @@ def test_task_arithmetic_at_one_half_is_the_average_and_moves_its_base():
     elsewhere = transport_model(base, g)
     assert same(task_arithmetic(a, b, elsewhere, identity(), g.inverse(), 1.0).model, whole)
     assert not same(task_arithmetic(a, b, elsewhere, identity(), identity(), 1.0).model, whole)
-    rows = barriers(
+    rows = merge_barrier_rows(
         a,
         b,
         [identity()],
@@ -192,8 +196,8 @@ def test_task_arithmetic_at_one_half_is_the_average_and_moves_its_base():
 def test_several_plants_are_averaged():
     a = tiny_model("llama", gen())
     plants = [exact(a, 1), exact(a, 2)]
-    both = barriers(a, a, plants, batches(a), points=3)
-    each = [values(barriers(a, a, [r], batches(a), points=3), "barrier")[0] for r in plants]
+    both = merge_barrier_rows(a, a, plants, batches(a), points=3)
+    each = [values(merge_barrier_rows(a, a, [r], batches(a), points=3), "barrier")[0] for r in plants]
     assert values(both, "barrier")[0] == pytest.approx(sum(each) / 2, rel=1e-12)
     assert values(both, "barrier_plants_sd")[0] == pytest.approx(abs(each[0] - each[1]) / 2**0.5, rel=1e-9)
     assert len([r for r in both if r["metric"] == "loss"]) == 3, "one row per metric, not one per plant"

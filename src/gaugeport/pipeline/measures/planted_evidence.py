@@ -30,7 +30,7 @@ from gaugeport.utils.seeds import generator
 Link = tuple[Node, Node]
 
 
-def name_of(node: Node) -> str:
+def node_name(node: Node) -> str:
     """A node as a file name: ``base0``, ``A1500``."""
     return f"{node[0]}{node[1]}"
 
@@ -55,15 +55,15 @@ def write_evidence(
     ``models_in_memory`` models are held at once. ``seen`` int64[n] are the vocabulary rows both runs were trained on.
     Models run in ``dtype``; ``whiten`` writes the moments of whitened activations.
     """
-    for group in tqdm(grouped(links, models_in_memory), desc="evidence", disable=None):
+    for group in tqdm(group_links(links, models_in_memory), desc="evidence", disable=None):
         models: dict[str, nn.Module] = {}
         for node in sorted({n for link in group for n in link}):
             model = load_checkpoint(node)
             chart = chart_of(model)
             plant = GROUPS[chart.group].random(chart.width, generator(seed, "plant", *node))
-            models[name_of(node)] = transport_model(model, plant, inplace=True).to(dtype)
-            plant.save(folder / "plants" / f"{name_of(node)}.safetensors")
-        pairs = [(name_of(a), name_of(b)) for a, b in group]
+            models[node_name(node)] = transport_model(model, plant, inplace=True).to(dtype)
+            plant.save(folder / "plants" / f"{node_name(node)}.safetensors")
+        pairs = [(node_name(a), node_name(b)) for a, b in group]
         moments = pair_moments(models, pairs, batches, sites, skip_first, whiten)
         for a, b in pairs:
             check_no_constant(moments[a, b], list(moments[a, b]))
@@ -73,7 +73,7 @@ def write_evidence(
             save_file(tensors, folder / f"{a}-{b}.safetensors")
 
 
-def grouped(links: Sequence[Link], models_in_memory: int) -> list[list[Link]]:
+def group_links(links: Sequence[Link], models_in_memory: int) -> list[list[Link]]:
     """The links in order, cut into groups that touch at most ``models_in_memory`` checkpoints each (at least 2)."""
     if models_in_memory < 2:
         raise ValueError(
@@ -123,14 +123,14 @@ class PlantedEvidence:
 
     def truth(self, nodes: Sequence[Node]) -> Element:
         """The true gauge of a walk, from its first node's planted coordinates to its last's."""
-        first, last = (self.plants[name_of(n)] for n in (nodes[0], nodes[-1]))
+        first, last = (self.plants[node_name(n)] for n in (nodes[0], nodes[-1]))
         return compose(last, first.inverse())
 
     def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor:
         """Evidence float64[d, d] indexed [b, a]. ``kind`` is a site, ``pooled``, ``weights``, ``weights_all_rows``
         or ``both``; ``cross`` gives cross moments (for Procrustes) instead of correlations at sites."""
         link = stored(a, b)
-        tensors = self._file(self.folder / f"{name_of(link[0])}-{name_of(link[1])}.safetensors")
+        tensors = self._file(self.folder / f"{node_name(link[0])}-{node_name(link[1])}.safetensors")
         c = self._of(tensors, kind, cross)
         return c if link == (a, b) else c.T
 
@@ -149,7 +149,7 @@ class PlantedEvidence:
         return cross_moment(moments) if cross else moments.correlation()
 
 
-def replant(c: Tensor, h_a: Element, h_b: Element) -> Tensor:
+def relabel_evidence(c: Tensor, h_a: Element, h_b: Element) -> Tensor:
     """The evidence that planting ``h_a`` on A and ``h_b`` on B would have given: evidence is equivariant."""
     return h_b.act(h_a.act(c, axis=1), axis=0)
 

@@ -107,7 +107,7 @@ class Slot:
         parts = []
         for b, x in self._below:
             keep, place = b.last.unique(return_inverse=True)  # logits are wanted at the slots alone
-            with resumed(self.model, self.chart, self.site, x if edit is None else edit(x)):
+            with resumed_above(self.model, self.chart, self.site, x if edit is None else edit(x)):
                 logits = _run(self.model, b, logits_to_keep=keep).logits
             at_slot = logits[torch.arange(len(x), device=x.device), place].double()
             positive, negative = (at_slot[:, w].logsumexp(-1) for w in self.words)
@@ -115,7 +115,9 @@ class Slot:
         return torch.cat(parts).cpu()
 
 
-def last_tokens(model: Any, chart: Chart, site: str, batches: Sequence[Prompts]) -> tuple[Tensor, float]:
+def last_token_streams(
+    model: Any, chart: Chart, site: str, batches: Sequence[Prompts]
+) -> tuple[Tensor, float]:
     """The stream at the last token of every prompt, float32[n, d], and its mean length over all but the first tokens.
 
     On LayerNorm charts both are without the component along 1, which nothing reads. Raises as :class:`Slot`.
@@ -129,7 +131,7 @@ def last_tokens(model: Any, chart: Chart, site: str, batches: Sequence[Prompts])
 
 
 @contextmanager
-def resumed(model: nn.Module, chart: Chart, site: str, stream: Tensor) -> Iterator[None]:
+def resumed_above(model: nn.Module, chart: Chart, site: str, stream: Tensor) -> Iterator[None]:
     """While open, forward passes of ``model`` take ``stream`` [batch, time, d] as what leaves the block ``site``.
 
     The blocks up to there are not computed; embeddings, positions and masks are, so everything above runs as ever.

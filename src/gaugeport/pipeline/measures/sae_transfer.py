@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gaugeport.charts import Chart
 from gaugeport.groups import Element
 from gaugeport.pipeline.data import row_batches
-from gaugeport.pipeline.measures.conditions import over_plants
+from gaugeport.pipeline.measures.conditions import mean_over_plants
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.streams.activations import streams_at
 from gaugeport.streams.interventions import Edit, edited
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-CHUNK = 4096
+SAE_CHUNK_TOKENS = 4096
 """Tokens an SAE sees at once: latents are wide."""
 
 
@@ -38,7 +38,7 @@ def nmse(x: Tensor, guess: Tensor) -> float:
     return float(((x - guess) ** 2).sum()) / spread
 
 
-def stream_rows(model: nn.Module, chart: Chart, rows: Tensor, site: str, batch_size: int) -> Tensor:
+def record_stream(model: nn.Module, chart: Chart, rows: Tensor, site: str, batch_size: int) -> Tensor:
     """The stream at ``site`` on rows of token ids [n, length], first tokens kept: float32 [n, length, d] on the CPU."""
     parts = [
         streams_at(model, chart, b, [site], skip_first=0)[site].cpu() for b in row_batches(rows, batch_size)
@@ -55,7 +55,7 @@ def reconstruct(sae: SAE[Any], x: Tensor, skip_first: int = 1) -> tuple[Tensor, 
     length = x.shape[1]
     flat, parts, fired = x.flatten(0, 1), [], torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
     counted = (torch.arange(length) >= skip_first).repeat(len(x))
-    for chunk, keep in zip(flat.split(CHUNK), counted.split(CHUNK), strict=True):
+    for chunk, keep in zip(flat.split(SAE_CHUNK_TOKENS), counted.split(SAE_CHUNK_TOKENS), strict=True):
         latents = sae.encode(chunk.to(sae.device))
         parts.append(sae.decode(latents).to(x.device))
         fired += (latents != 0).cpu()[keep].sum(0)
@@ -66,7 +66,7 @@ def reconstruct(sae: SAE[Any], x: Tensor, skip_first: int = 1) -> tuple[Tensor, 
     )
 
 
-def sae_transfer(
+def sae_transfer_rows(
     sae: SAE[Any], residuals: Iterable[Element], x_a: Tensor, x_b: Tensor, skip_first: int = 1
 ) -> Iterator[Row]:
     """Metrics of the SAE of A moved to B, averaged over plants (and ``<metric>_plants_sd`` where there are several).
@@ -101,13 +101,13 @@ def sae_transfer(
                 "dead_latents": dead,
             }
         )
-    yield from ({"metric": m, "value": v} for m, v in over_plants(found))
+    yield from ({"metric": m, "value": v} for m, v in mean_over_plants(found))
     flat, bias = kept_b.flatten(0, 1).double(), sae.b_dec.detach().double().cpu()
     power = float((flat**2).sum()) + len(flat) * float((bias**2).sum())
     yield {"metric": "nmse_silent", "value": power / float(((flat - flat.mean(0)) ** 2).sum())}
 
 
-def cross_entropy_recovered(
+def cross_entropy_rows(
     model: Any,
     chart: Chart,
     site: str,

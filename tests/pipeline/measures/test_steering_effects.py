@@ -11,16 +11,22 @@ from gaugeport.charts.measure import YARDSTICK_FACTOR, permute_neurons
 from gaugeport.groups import Permutation, SignedPermutation, compose
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import NEGATIVE_VERDICTS, POSITIVE_VERDICTS, mini_tokenizer
+from gaugeport.pipeline.measures.answer_slot import (
+    Prompts,
+    Slot,
+    last_token_streams,
+    prompt_batches,
+    word_ids,
+)
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
-from gaugeport.pipeline.measures.slot import Prompts, Slot, last_tokens, prompt_batches, word_ids
-from gaugeport.pipeline.measures.steering import (
-    CONTROLS,
+from gaugeport.pipeline.measures.steering_effects import (
+    RANDOM_CONTROLS,
     difference_of_means,
-    fieller,
+    fieller_interval,
     random_directions,
-    slope,
-    sweep_rows,
-    transport_rows,
+    steering_effect,
+    strength_sweep_rows,
+    transported_effect_rows,
 )
 from gaugeport.pipeline.tasks import transfer
 from gaugeport.streams.interventions import ablating, adding, edited
@@ -102,7 +108,7 @@ def test_a_model_in_training_mode_and_sites_that_are_no_block_are_refused():
         with pytest.raises(ValueError, match=f"{site}"):
             Slot(model, chart, site, [prompts], WORDS)
     with pytest.raises(ValueError, match="training mode"):
-        last_tokens(model.train(), chart, "block1", [prompts])
+        last_token_streams(model.train(), chart, "block1", [prompts])
 
 
 def test_prompts_keep_their_end_and_their_first_token():
@@ -151,11 +157,11 @@ def planted(signs_only):
     classes, held = [token_rows(20, 8, gen(4)), token_rows(20, 8, gen(5))], [token_rows(6, 8, gen(6))]
 
     def vector(model):
-        (x, n), (y, m) = (last_tokens(model, chart, "block0", [c]) for c in classes)
+        (x, n), (y, m) = (last_token_streams(model, chart, "block0", [c]) for c in classes)
         return difference_of_means(x, y, (n + m) / 2)
 
     def effect(model, v):
-        return slope(Slot(model, chart, "block0", held, WORDS), 0.25)(v)
+        return steering_effect(Slot(model, chart, "block0", held, WORDS), 0.25)(v)
 
     there = effect(transport_model(b, q_b), transport_direction(vector(transport_model(a, q_a)), wrong))
     here = effect(b, transport_direction(vector(a), residual))
@@ -192,22 +198,22 @@ def test_fieller_ends_are_where_the_t_test_is_critical():
 
     x = 0.6 + 0.2 * torch.randn(30, generator=gen(0)).double()
     y = 1 + 0.3 * torch.randn(30, generator=gen(1)).double() + 0.5 * x
-    ratio, low, high = fieller(x, y)
+    ratio, low, high = fieller_interval(x, y)
     assert ratio == pytest.approx(float(x.sum() / y.sum()), rel=1e-12) and low < ratio < high
     for end in (low, high):
         z = x - end * y
         assert abs(z.mean() / (z.std() / 30**0.5)) == pytest.approx(stats.t.ppf(0.975, 29), rel=1e-9)
-    assert fieller(3 * y, y) == pytest.approx((3, 3, 3), rel=1e-7)
-    lost = fieller(x, y - y.mean() + 0.01)  # a denominator that may be zero bounds nothing
+    assert fieller_interval(3 * y, y) == pytest.approx((3, 3, 3), rel=1e-7)
+    lost = fieller_interval(x, y - y.mean() + 0.01)  # a denominator that may be zero bounds nothing
     assert math.isfinite(lost[0]) and math.isnan(lost[1]) and math.isnan(lost[2])
     with pytest.raises(ValueError, match="two pairs"):
-        fieller(x[:1], y[:1])
+        fieller_interval(x[:1], y[:1])
 
 
 def test_sign_statistics_are_what_theory_says():
     d, plants = 64, 400
     w = torch.randn(d, generator=gen(1))
-    effect, controls = linear(w), random_directions(CONTROLS, w, gen(2))
+    effect, controls = linear(w), random_directions(RANDOM_CONTROLS, w, gen(2))
     g = gen(3)
     kept = {"dropped": [], "raw": [], "oracle": [w]}
     for _ in range(plants):
@@ -219,7 +225,7 @@ def test_sign_statistics_are_what_theory_says():
         for name, found in (("dropped", true.without_signs()), ("raw", Permutation(guess))):
             r = compose(q_b.inverse(), compose(found, q_a))
             kept[name].append(transport_direction(w, r))
-    found = {k: metrics(transport_rows(effect, v, w, w, controls)) for k, v in kept.items()}
+    found = {k: metrics(transported_effect_rows(effect, v, w, w, controls)) for k, v in kept.items()}
     assert found["oracle"]["retention"] == 1 and found["oracle"]["reversal_probability"] == 0
     assert found["oracle"]["effect_plants_sd"] == 0 and found["oracle"]["retention_low"] == pytest.approx(1)
     for name, p in (("dropped", 0.0), ("raw", 0.5)):
@@ -229,7 +235,7 @@ def test_sign_statistics_are_what_theory_says():
     sd = 0.5 / plants**0.5
     assert found["dropped"]["reversal_probability"] == pytest.approx(0.5, abs=4 * sd)
     assert found["raw"]["reversal_probability"] < 0.02
-    chance = 4 * 0.5 / CONTROLS**0.5
+    chance = 4 * 0.5 / RANDOM_CONTROLS**0.5
     assert found["raw"]["reversal_probability_random"] == pytest.approx(0.5, abs=chance)
 
 
@@ -237,26 +243,28 @@ def test_an_effect_no_larger_than_that_of_random_directions_is_no_effect():
     d = 128
     w = torch.randn(d, generator=gen(1))
     effect, random = linear(w), torch.randn(d, generator=gen(5))
-    controls = random_directions(CONTROLS, w, gen(2))
+    controls = random_directions(RANDOM_CONTROLS, w, gen(2))
     v = random * (random @ w).sign() / random.norm() * w.norm()
-    silent = metrics(transport_rows(effect, [v], v, v, controls))
+    silent = metrics(transported_effect_rows(effect, [v], v, v, controls))
     assert silent["effect_se_ratio"] > 5 > silent["effect_control_ratio"], "over prompts alone it would pass"
     assert silent["no_effect_to_transport"] == 1
     assert not any(m.startswith(("retention", "reversal")) for m in silent)
-    heard = metrics(transport_rows(effect, [w], w, w, controls))
+    heard = metrics(transported_effect_rows(effect, [w], w, w, controls))
     assert heard["no_effect_to_transport"] == 0 and heard["reversal_probability"] == 0
-    backwards = metrics(transport_rows(effect, [w], w, -w, controls))
+    backwards = metrics(transported_effect_rows(effect, [w], w, -w, controls))
     assert backwards["no_effect_to_transport"] == 1, "B's own direction steers the wrong way"
-    drifted = metrics(transport_rows(effect, [v], v, w, controls))  # B's own steers, A's does nothing on B
+    drifted = metrics(
+        transported_effect_rows(effect, [v], v, w, controls)
+    )  # B's own steers, A's does nothing on B
     assert (
         "retention_native" in drifted and "retention" not in drifted and "reversal_probability" not in drifted
     )
-    same = metrics(transport_rows(lambda v: effect(w) + 1e-3 * effect(v), [v], w, w, controls))
+    same = metrics(transported_effect_rows(lambda v: effect(w) + 1e-3 * effect(v), [v], w, w, controls))
     assert same["effect_se_ratio"] > 5 and same["no_effect_to_transport"] == 1, (
         "what every direction does is no effect"
     )
     assert same["effect_control_ratio"] == pytest.approx(1, abs=0.1)
-    known = metrics(transport_rows(effect, [w], w, w, controls, "ablation_", even=True, silent=True))
+    known = metrics(transported_effect_rows(effect, [w], w, w, controls, "ablation_", even=True, silent=True))
     assert known["ablation_no_effect_to_transport"] == 1 and "ablation_retention" not in known
 
 
@@ -270,7 +278,7 @@ def test_equal_vectors_are_measured_once_and_controls_have_the_length_of_the_vec
 
     controls = random_directions(3, w, gen(2))
     assert all(c.norm() == pytest.approx(float(w.norm()), rel=1e-5) for c in controls)
-    transport_rows(counted, [w.clone() for _ in range(50)], w.clone(), w, controls)
+    transported_effect_rows(counted, [w.clone() for _ in range(50)], w.clone(), w, controls)
     assert len(calls) == 1 + 3
 
 
@@ -278,7 +286,7 @@ def test_a_sweep_is_the_shift_of_the_log_odds():
     model = tiny_model("llama", gen())
     slot = Slot(model, chart_of(model), "block0", [token_rows(4, 6, gen(1))], WORDS)
     v = torch.randn(32, generator=gen(2))
-    rows = sweep_rows(slot, [v, -v], [-0.5, 0.5, 1.0])
+    rows = strength_sweep_rows(slot, [v, -v], [-0.5, 0.5, 1.0])
     assert [r["strength"] for r in rows] == [-0.5, 0.5, 1.0]
     wanted = [
         float((slot.log_odds(adding(a * s * v)) - slot.log_odds()).mean()) for a in (0.5, 1) for s in (1, -1)

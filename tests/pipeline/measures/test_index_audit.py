@@ -9,10 +9,15 @@ import torch
 from gaugeport.charts import chart_of
 from gaugeport.charts.measure import norms_in_float64, permute_neurons
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation, compose
-from gaugeport.pipeline.measures.audit import PLANTED, audit, audit_run, reliability
 from gaugeport.pipeline.measures.conditions import Condition
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.importance import LISTS, agreement, chance
+from gaugeport.pipeline.measures.importance import LISTS, agreement_by_chance, compare_lists
+from gaugeport.pipeline.measures.index_audit import (
+    SPACE_MOVED_BY,
+    audit_rows,
+    audit_run_rows,
+    reliability_rows,
+)
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
 from gaugeport.pipeline.tasks import audit as workflow
 from gaugeport.pipeline.tasks.lists import theory
@@ -43,14 +48,14 @@ def test_permutations_and_neurons_relabel_scores(family):
         ("residual", residual, g, plant_of(model, 9)),
         ("neuron", neuron, neurons, Permutation.random(N, gen(9))),
     ):
-        rows = audit_run(here, here, run, plant, planted, K)
+        rows = audit_run_rows(here, here, run, plant, planted, K)
         errors = {r["list"]: r["value"] for r in rows if r["metric"] == "relabelling_error"}
-        assert set(errors) == {n for n, kind in LISTS.items() if kind.space == PLANTED[planted]}
+        assert set(errors) == {n for n, kind in LISTS.items() if kind.space == SPACE_MOVED_BY[planted]}
         assert max(errors.values()) < 1e-10
         controls = [r for r in rows if r["list"] not in errors]
         assert {r["metric"] for r in controls} >= {"jaccard", "rank_correlation"}
         assert all(r["value"] == pytest.approx(1.0) for r in controls)
-        bad = audit_run(here, here, run, wrong, planted, K)
+        bad = audit_run_rows(here, here, run, wrong, planted, K)
         assert all(r["value"] > 0.1 for r in bad if r["metric"] == "relabelling_error")
 
 
@@ -66,9 +71,11 @@ def test_residuals_stand_for_planted_models(right):
     residual = compose(q_b.inverse(), compose(guess, q_a))
     for name, kind in LISTS.items():
         if kind.space == "coordinate":
-            there = agreement(planted[0][name], planted[1][name], guess, K, kind.signed)
-            assert there == pytest.approx(agreement(plain[0][name], plain[1][name], residual, K, kind.signed))
-    overlap = agreement(plain[0]["activation"], plain[1]["activation"], residual, K)["precision"]
+            there = compare_lists(planted[0][name], planted[1][name], guess, K, kind.signed)
+            assert there == pytest.approx(
+                compare_lists(plain[0][name], plain[1][name], residual, K, kind.signed)
+            )
+    overlap = compare_lists(plain[0]["activation"], plain[1]["activation"], residual, K)["precision"]
     assert overlap > 0.7 if right else overlap < 0.7
 
 
@@ -77,13 +84,16 @@ def test_unnamed_gauges_leave_chance_and_named_ones_everything():
     here = scores(tiny_model("llama", gen(0)))
     for planted, n in (("residual", D), ("neuron", N)):
         plants = [SignedPermutation.random(n, gen(s)) for s in range(300)]
-        rows = audit(here, here, [p.inverse() for p in plants], planted, K)
+        rows = audit_rows(here, here, [p.inverse() for p in plants], planted, K)
         at = {(r["list"], r["metric"]): r["value"] for r in rows}
         for (name, metric), value in at.items():
             if not metric.endswith("_plants_sd"):
                 error = at[name, f"{metric}_plants_sd"] / 300**0.5
-                assert error > 0 and abs(value - chance(metric, n, K)) < 5 * error, (name, metric)
-        named = audit(here, here, [compose(p.inverse(), p) for p in plants[:2]], planted, K)
+                assert error > 0 and abs(value - agreement_by_chance(metric, n, K)) < 5 * error, (
+                    name,
+                    metric,
+                )
+        named = audit_rows(here, here, [compose(p.inverse(), p) for p in plants[:2]], planted, K)
         assert all(r["value"] == pytest.approx(float(not r["metric"].endswith("_sd"))) for r in named)
 
 
@@ -167,7 +177,7 @@ def test_a_drifted_target_has_no_theory_but_chance(models, monkeypatch):
         lists = [r for r in rows if r.get("planted") == "residual" and r["list"] == "activation"]
         by_metric = {r["metric"]: r for r in lists}
         if matcher == "none":
-            assert by_metric["jaccard"]["theory"] == pytest.approx(chance("jaccard", D, K))
+            assert by_metric["jaccard"]["theory"] == pytest.approx(agreement_by_chance("jaccard", D, K))
         else:
             assert by_metric["jaccard"]["theory"] is None and by_metric["rank_correlation"]["value"] < 1
 
@@ -194,11 +204,11 @@ def test_theory_of_arms():
 def test_bad_input():
     here = scores(tiny_model("llama", gen(0)))
     with pytest.raises(ValueError, match=f"the top 33 of {D}; allowed: 1 to {D}"):
-        audit(here, here, [SignedPermutation.identity(D)], "residual", 33)
+        audit_rows(here, here, [SignedPermutation.identity(D)], "residual", 33)
     with pytest.raises(ValueError, match="unknown planted gauge 'head'; allowed: residual, neuron"):
-        audit(here, here, [], "head", K)
+        audit_rows(here, here, [], "head", K)
     with pytest.raises(ValueError, match="mixes coordinates; allowed groups"):
-        audit(here, here, [Orthogonal.random(D, gen(0))], "residual", K)
+        audit_rows(here, here, [Orthogonal.random(D, gen(0))], "residual", K)
 
 
 def test_noise_of_a_list_is_told_from_drift():
@@ -218,8 +228,8 @@ def test_noise_of_a_list_is_told_from_drift():
                 for n, s in zip(noise, stable, strict=True)
             )
         )
-    found = {(r["list"], r["metric"]): r["value"] for r in reliability(halves, k)}
-    luck = chance("jaccard", width, k)
+    found = {(r["list"], r["metric"]): r["value"] for r in reliability_rows(halves, k)}
+    luck = agreement_by_chance("jaccard", width, k)
     assert found["activation", "jaccard_same_model"] == 1
     assert found["activation", "jaccard_other_model"] == pytest.approx(luck, abs=0.03)
     assert (
@@ -232,5 +242,5 @@ def test_noise_of_a_list_is_told_from_drift():
         assert found["mean_gradient", f"sign_agreement_{which}"] == pytest.approx(0.5, abs=0.1)
     one = [(a, a) for a, _ in halves]
     assert {
-        m.rpartition("_other")[1] for _, m in ((r["list"], r["metric"]) for r in reliability(one, k))
+        m.rpartition("_other")[1] for _, m in ((r["list"], r["metric"]) for r in reliability_rows(one, k))
     } == {""}

@@ -15,18 +15,18 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from gaugeport.pipeline.measures.slot import Slot
+from gaugeport.pipeline.measures.answer_slot import Slot
 from gaugeport.streams.interventions import adding
 
 Row = dict[str, Any]
 Effect = Callable[[Tensor], Tensor]
 """From a vector float32[d] to its effect on every prompt, float64[n]."""
 
-STANDARD_ERRORS = 5.0
+MIN_STANDARD_ERRORS = 5.0
 """An effect below so many standard errors is no effect to transport (PAPER_CLAIMS)."""
-CONTROLS = 20
+RANDOM_CONTROLS = 20
 """Random directions: how large is the effect of one that means nothing?"""
-SWEEP_PLANTS = 10
+MAX_SWEEP_PLANTS = 10
 """Plants that a strength sweep is averaged over, at most."""
 
 
@@ -49,14 +49,14 @@ def random_directions(n: int, like: Tensor, generator: torch.Generator) -> list[
     return list(drawn / drawn.norm(dim=1, keepdim=True) * like.norm())
 
 
-def slope(slot: Slot, strength: float) -> Effect:
+def steering_effect(slot: Slot, strength: float) -> Effect:
     """The steering effect of a vector v, [f(+αv) − f(−αv)] / 2α at α = ``strength``: nats per unit of v."""
     return lambda v: (
         (slot.log_odds(adding(strength * v)) - slot.log_odds(adding(-strength * v))) / (2 * strength)
     )
 
 
-def transport_rows(
+def transported_effect_rows(
     effect: Effect,
     moved: Iterable[Tensor],
     oracle: Tensor,
@@ -89,7 +89,7 @@ def transport_rows(
     ``even`` marks an effect that is the same for v and −v: it has no reversal probability. ``silent`` says that the
     direction is known, from another effect, to have none.
     """
-    effect = once(effect)
+    effect = measured_once(effect)
     effects = torch.stack([effect(v) for v in moved])
     best, own = effect(oracle), effect(native)
     random = torch.stack([effect(v) for v in controls]).mean(1)
@@ -103,11 +103,11 @@ def transport_rows(
         "effect_native": float(own.mean()),
         "effect_se_ratio": ratios[0],
         "effect_control_ratio": ratios[1],
-        "no_effect_to_transport": float(silent or min(ratios) < STANDARD_ERRORS),
+        "no_effect_to_transport": float(silent or min(ratios) < MIN_STANDARD_ERRORS),
     }
     if not found["no_effect_to_transport"]:
         found |= _retention("retention_native", effects.mean(0), own)
-        if min(_standard_errors(best, noise)) >= STANDARD_ERRORS:
+        if min(_standard_errors(best, noise)) >= MIN_STANDARD_ERRORS:
             found |= _retention("retention", effects.mean(0), best)
             found["retention_plants_sd"] = _spread(means / best.mean())
             if not even:
@@ -116,17 +116,17 @@ def transport_rows(
     return [{"metric": prefix + name, "value": value} for name, value in found.items()]
 
 
-def sweep_rows(slot: Slot, moved: Sequence[Tensor], strengths: Sequence[float]) -> list[Row]:
+def strength_sweep_rows(slot: Slot, moved: Sequence[Tensor], strengths: Sequence[float]) -> list[Row]:
     """The mean of f(αv) − f(0) over prompts and the first plants, in nats, for every α of ``strengths``."""
     at_rest, rows = slot.log_odds(), []
     for a in strengths:
-        shift = once(lambda v, a=a: slot.log_odds(adding(a * v)) - at_rest)  # type: ignore[misc]
-        value = float(torch.stack([shift(v) for v in moved[:SWEEP_PLANTS]]).mean())
+        shift = measured_once(lambda v, a=a: slot.log_odds(adding(a * v)) - at_rest)  # type: ignore[misc]
+        value = float(torch.stack([shift(v) for v in moved[:MAX_SWEEP_PLANTS]]).mean())
         rows.append({"metric": "shift", "strength": a, "value": value})
     return rows
 
 
-def fieller(x: Tensor, y: Tensor, level: float = 0.95) -> tuple[float, float, float]:
+def fieller_interval(x: Tensor, y: Tensor, level: float = 0.95) -> tuple[float, float, float]:
     """The ratio Σx / Σy of paired values [n], and the ends of its Fieller interval; NaN where that is unbounded.
 
     The interval holds every R for which mean(x − R·y) is within t of 0; it is bounded when mean(y) itself is not.
@@ -151,7 +151,7 @@ def fieller(x: Tensor, y: Tensor, level: float = 0.95) -> tuple[float, float, fl
 
 
 def _retention(name: str, x: Tensor, y: Tensor) -> dict[str, float]:
-    named = zip((name, f"{name}_low", f"{name}_high"), fieller(x, y), strict=True)
+    named = zip((name, f"{name}_low", f"{name}_high"), fieller_interval(x, y), strict=True)
     return {k: v for k, v in named if math.isfinite(v)}
 
 
@@ -170,7 +170,7 @@ def _spread(values: Tensor) -> float:
     return float(values.std()) if len(values) > 1 else 0.0
 
 
-def once(effect: Effect) -> Effect:
+def measured_once(effect: Effect) -> Effect:
     """``effect``, measured once for vectors that are equal."""
     known: dict[bytes, Tensor] = {}
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from gaugeport.groups import Element, SignedPermutation
-from gaugeport.pipeline.measures.conditions import over_plants
-from gaugeport.pipeline.measures.importance import LISTS, Scores, agreement
+from gaugeport.pipeline.measures.conditions import mean_over_plants
+from gaugeport.pipeline.measures.importance import LISTS, Scores, compare_lists
 
 Row = dict[str, Any]
 
 METRICS = ("precision", "rank_correlation", "sign_agreement")
 
 
-def moved_lists(a: Scores, b: Scores, residuals: Sequence[Element], k: int) -> list[Row]:
+def moved_list_rows(a: Scores, b: Scores, residuals: Sequence[Element], k: int) -> list[Row]:
     """Rows ``{list, metric, value}`` of one arm, means over its plants with their ``…_plants_sd``.
 
     ``residuals`` are what the arm's gauge does beyond the true one, one per plant, in coordinates that A and B share.
@@ -29,7 +29,7 @@ def moved_lists(a: Scores, b: Scores, residuals: Sequence[Element], k: int) -> l
         if not all(isinstance(g, SignedPermutation) for g in gauges):
             rows.append({"list": name, "metric": "refused", "value": 1.0})
             continue
-        found = [agreement(a[name], b[name], g, k, kind.signed) for g in gauges]
+        found = [compare_lists(a[name], b[name], g, k, kind.signed) for g in gauges]
         kept = [{m: f[m] for m in METRICS if m in f} for f in found]
-        rows += [{"list": name, "metric": m, "value": v} for m, v in over_plants(kept)]
+        rows += [{"list": name, "metric": m, "value": v} for m, v in mean_over_plants(kept)]
     return rows

@@ -11,18 +11,18 @@ from statistics import fmean
 from typing import Any
 
 from gaugeport.groups import Element, SignedPermutation
-from gaugeport.pipeline.measures.conditions import over_plants
-from gaugeport.pipeline.measures.importance import LISTS, Scores, agreement
+from gaugeport.pipeline.measures.conditions import mean_over_plants
+from gaugeport.pipeline.measures.importance import LISTS, Scores, compare_lists
 from gaugeport.transport.directions import transport_direction, transport_magnitude
 
 Row = dict[str, Any]
 
-PLANTED = {"residual": "coordinate", "neuron": "neuron"}
+SPACE_MOVED_BY = {"residual": "coordinate", "neuron": "neuron"}
 """Planted gauge -> what it moves; it leaves the other lists invariant."""
 METRICS = ("jaccard", "rank_correlation", "sign_agreement")
 
 
-def audit(a: Scores, b: Scores, gauges: Sequence[Element], planted: str, k: int) -> list[Row]:
+def audit_rows(a: Scores, b: Scores, gauges: Sequence[Element], planted: str, k: int) -> list[Row]:
     """Rows ``{list, planted, metric, value}`` of the lists that a gauge of kind ``planted`` moves.
 
     ``a``, ``b`` are scores of two models in coordinates that they share. ``gauges`` are what stands between the lists
@@ -35,17 +35,21 @@ def audit(a: Scores, b: Scores, gauges: Sequence[Element], planted: str, k: int)
     rows: list[Row] = []
     for name in _lists(planted):
         signed = LISTS[name].signed
-        found = [agreement(a[name], b[name], g, k, signed) for g in gauges]
+        found = [compare_lists(a[name], b[name], g, k, signed) for g in gauges]
         kept = [{m: f[m] for m in METRICS if m in f} for f in found]
-        rows += [{"list": name, "planted": planted, "metric": m, "value": v} for m, v in over_plants(kept)]
+        rows += [
+            {"list": name, "planted": planted, "metric": m, "value": v} for m, v in mean_over_plants(kept)
+        ]
     return rows
 
 
-def audit_run(a: Scores, b: Scores, run: Scores, plant: SignedPermutation, planted: str, k: int) -> list[Row]:
+def audit_run_rows(
+    a: Scores, b: Scores, run: Scores, plant: SignedPermutation, planted: str, k: int
+) -> list[Row]:
     """Rows of one plant that was really run: ``run`` are the scores measured on B carrying ``plant``.
 
     For the lists that the plant moves, ``relabelling_error``: the largest difference between ``run`` and the scores
-    ``b`` moved by the plant, over the largest score; what :func:`audit` takes for zero. For the others, the invariant
+    ``b`` moved by the plant, over the largest score; what :func:`audit_rows` takes for zero. For the others, the invariant
     controls, the list of ``a`` against that of ``run``, with nothing named.
     """
     moving = _lists(planted)
@@ -56,13 +60,13 @@ def audit_run(a: Scores, b: Scores, run: Scores, plant: SignedPermutation, plant
             found = {"relabelling_error": float((run[name] - moved).abs().max() / moved.abs().max())}
         else:
             nothing = SignedPermutation.identity(len(a[name]))
-            found = agreement(a[name], run[name], nothing, k, kind.signed)
+            found = compare_lists(a[name], run[name], nothing, k, kind.signed)
             found = {m: found[m] for m in METRICS if m in found}
         rows += [{"list": name, "planted": planted, "metric": m, "value": v} for m, v in found.items()]
     return rows
 
 
-def reliability(halves: Sequence[tuple[Scores, Scores]], k: int) -> list[Row]:
+def reliability_rows(halves: Sequence[tuple[Scores, Scores]], k: int) -> list[Row]:
     """Rows ``{list, metric, value}`` of lists made on two halves of the tokens: what of a gap between models is noise.
 
     ``halves`` are the scores of A and of B on the first half and on the second, in coordinates that they share. Each
@@ -80,7 +84,7 @@ def reliability(halves: Sequence[tuple[Scores, Scores]], k: int) -> list[Row]:
     for name, kind in LISTS.items():
         same = SignedPermutation.identity(len(a[name]))
         for suffix, compared in pairs.items():
-            found = [agreement(x[name], y[name], same, k, kind.signed) for x, y in compared]
+            found = [compare_lists(x[name], y[name], same, k, kind.signed) for x, y in compared]
             rows += [
                 {"list": name, "metric": f"{m}_{suffix}", "value": fmean(f[m] for f in found)}
                 for m in METRICS
@@ -90,6 +94,6 @@ def reliability(halves: Sequence[tuple[Scores, Scores]], k: int) -> list[Row]:
 
 
 def _lists(planted: str) -> list[str]:
-    if planted not in PLANTED:
-        raise ValueError(f"unknown planted gauge {planted!r}; allowed: {', '.join(PLANTED)}")
-    return [name for name, kind in LISTS.items() if kind.space == PLANTED[planted]]
+    if planted not in SPACE_MOVED_BY:
+        raise ValueError(f"unknown planted gauge {planted!r}; allowed: {', '.join(SPACE_MOVED_BY)}")
+    return [name for name, kind in LISTS.items() if kind.space == SPACE_MOVED_BY[planted]]

@@ -20,11 +20,11 @@ from gaugeport.utils.seeds import generator
 Row = dict[str, Any]
 Batches = Sequence[dict[str, Tensor]]
 Reordering = NeuronGauge | HeadGauge
-PLANTED = ("none", "neurons", "both")
-MATCHED = ("none", "neurons", "heads", "both")
+PLANTED_REORDERINGS = ("none", "neurons", "both")
+MATCHED_REORDERINGS = ("none", "neurons", "heads", "both")
 
 
-def barriers(
+def merge_barrier_rows(
     a: Any,
     b: Any,
     residuals: Iterable[Element],
@@ -52,15 +52,16 @@ def barriers(
     several residuals ``barrier_plants_sd`` too. Source: PAPER_CLAIMS, "Merge barrier", and issue 3.
     """
     check_points(points)
-    a, plants = reordered(a, planted, seed)
+    a, plants = reorder_at_random(a, planted, seed)
     alphas = [k / (points - 1) for k in range(points)]
     found: list[dict[tuple[str, float | None], float]] = []
     moving_base = iter(base_residuals)
     for r in residuals:
         here: dict[tuple[str, float | None], float] = {}
-        a_here, put_back = rematched(a, b, r, matched)
+        a_here, put_back = rematch(a, b, r, matched)
         here |= {
-            (f"{kind}_matched", None): agreement(g, plants[kind].inverse()) for kind, g in put_back.items()
+            (f"{kind}_matched", None): share_in_same_place(g, plants[kind].inverse())
+            for kind, g in put_back.items()
         }
         moved = transport_model(a_here, r)
         curve = [heldout_loss(merge([b, moved], [None, None], (x, 1 - x)).model, batches) for x in alphas]
@@ -99,10 +100,10 @@ def task_arithmetic(a: Any, b: Any, base: Any, r: Element, base_r: Element, scal
     return merge([b, a], [None, r], method="task_arithmetic", base=base, base_gauge=base_r, scaling=scaling)
 
 
-def reordered(a: Any, planted: str, seed: int) -> tuple[Any, dict[str, Reordering]]:
+def reorder_at_random(a: Any, planted: str, seed: int) -> tuple[Any, dict[str, Reordering]]:
     """``a`` with its neurons (and heads) reordered at random, the same function, and what did it: identities if nothing."""
-    if planted not in PLANTED:
-        raise ValueError(f"planted={planted!r}; allowed: {', '.join(PLANTED)}")
+    if planted not in PLANTED_REORDERINGS:
+        raise ValueError(f"planted={planted!r}; allowed: {', '.join(PLANTED_REORDERINGS)}")
     plants: dict[str, Reordering] = {"neurons": NeuronGauge.identity(a), "heads": HeadGauge.identity(a)}
     if planted != "none":
         plants["neurons"] = NeuronGauge.random(a, generator(seed, "merge", "neurons"))
@@ -113,10 +114,10 @@ def reordered(a: Any, planted: str, seed: int) -> tuple[Any, dict[str, Reorderin
     return a, plants
 
 
-def rematched(a: Any, b: Any, r: Element, matched: str) -> tuple[Any, dict[str, Reordering]]:
+def rematch(a: Any, b: Any, r: Element, matched: str) -> tuple[Any, dict[str, Reordering]]:
     """``a`` with its neurons and heads in the order of those of ``b`` they match once ``a`` is moved by ``r``."""
-    if matched not in MATCHED:
-        raise ValueError(f"matched={matched!r}; allowed: {', '.join(MATCHED)}")
+    if matched not in MATCHED_REORDERINGS:
+        raise ValueError(f"matched={matched!r}; allowed: {', '.join(MATCHED_REORDERINGS)}")
     found: dict[str, Reordering] = {}
     if matched != "none":
         moved = transport_model(a, r)  # neurons and heads can only be compared in shared coordinates
@@ -129,7 +130,7 @@ def rematched(a: Any, b: Any, r: Element, matched: str) -> tuple[Any, dict[str, 
     return a, found
 
 
-def agreement(found: Reordering, truth: Reordering) -> float:
+def share_in_same_place(found: Reordering, truth: Reordering) -> float:
     """The share of neurons or heads, over all blocks, that two gauges take from the same place."""
     pairs = zip(found.blocks, truth.blocks, strict=True)
     return float(torch.cat([(g.perm == h.perm) for g, h in pairs]).double().mean())

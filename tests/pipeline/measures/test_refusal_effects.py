@@ -10,10 +10,10 @@ from gaugeport.charts import chart_of
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import mini_tokenizer, slot_prompt
 from gaugeport.pipeline.execution.jobs import job_id, run_job
+from gaugeport.pipeline.measures.answer_slot import Prompts, Slot
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.labelled import labelled_prompts
-from gaugeport.pipeline.measures.refusal import ablation, addition
-from gaugeport.pipeline.measures.slot import Prompts, Slot
+from gaugeport.pipeline.measures.labelled_prompts import labelled_prompts
+from gaugeport.pipeline.measures.refusal_effects import ablation_effect, addition_effects
 from gaugeport.pipeline.tasks import steering
 from gaugeport.pipeline.tasks.steering import _requests
 from gaugeport.streams.interventions import adding
@@ -31,13 +31,13 @@ def slot():
 
 def test_an_addition_is_signed_and_measured_from_rest(slot):
     v = torch.randn(32, generator=torch.Generator().manual_seed(1))
-    effect, odd = addition(slot, 0.01)
+    effect, odd = addition_effects(slot, 0.01)
     assert torch.equal(effect(v), slot.log_odds(adding(0.01 * v)) - slot.log_odds())
     assert torch.equal(effect(torch.zeros(32)), torch.zeros(6, dtype=torch.float64))
     forth, back = effect(v).mean(), effect(-v).mean()
     assert forth * back < 0 and abs(forth + back) < 0.2 * abs(forth), "small steps: odd in v"
     assert torch.equal(odd(v), -odd(-v)) and odd(v).mean() == pytest.approx(float(forth - back) / 2)
-    far, far_odd = addition(slot, 3.0)
+    far, far_odd = addition_effects(slot, 3.0)
     assert abs(far(v).mean() - far_odd(v).mean()) > 0.1 * abs(far(v).mean()), (
         "large ones are not, but their odd part is"
     )
@@ -45,7 +45,7 @@ def test_an_addition_is_signed_and_measured_from_rest(slot):
 
 def test_an_ablation_is_even_and_independent_of_length(slot):
     v = torch.randn(32, generator=torch.Generator().manual_seed(2))
-    effect = ablation(slot)
+    effect = ablation_effect(slot)
     assert torch.equal(effect(v), effect(-v))
     assert torch.equal(effect(v), effect(4 * v)), "a power of two only moves the exponent"
     assert effect(v).abs().mean() > 1e-3
@@ -60,22 +60,24 @@ def test_a_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch,
         prompts=prompts, of_a=torch.ones(3), of_b=torch.ones(3), slot=lambda model, texts: texts
     )
     seen = []
-    for name, result in (("addition", ("whole", "odd")), ("ablation", "even")):
+    for name, result in (("addition_effects", ("whole", "odd")), ("ablation_effect", "even")):
         monkeypatch.setattr(steering, name, lambda slot, *a, n=name, r=result: seen.append((n, slot)) or r)
     rows = {"whole": [{"metric": "no_effect_to_transport", "value": float(silent)}]}
     monkeypatch.setattr(
-        steering, "transport_rows", lambda effect, *a, **k: seen.append((effect, k)) or rows.get(effect, [])
+        steering,
+        "transported_effect_rows",
+        lambda effect, *a, **k: seen.append((effect, k)) or rows.get(effect, []),
     )
-    monkeypatch.setattr(steering, "sweep_rows", lambda slot, *a: seen.append(("sweep", slot)) or [])
+    monkeypatch.setattr(steering, "strength_sweep_rows", lambda slot, *a: seen.append(("sweep", slot)) or [])
     monkeypatch.setattr(steering, "transfer", lambda *a: SimpleNamespace(b="B", residuals=list))
     monkeypatch.setattr(steering, "refusal", lambda *a: v)
     monkeypatch.setattr(steering, "random_controls", lambda v: [])
     monkeypatch.setattr(steering, "_with_gauge", lambda arm, found: found)
     found = steering.measure_refusal(SimpleNamespace(task={"strength": 1.0, "sweep": []}), None)
     assert found == rows["whole"]
-    assert [s for s in seen if s[0] in ("addition", "ablation", "sweep")] == [
-        ("addition", ["bake"]),
-        ("ablation", ["steal"]),
+    assert [s for s in seen if s[0] in ("addition_effects", "ablation_effect", "sweep")] == [
+        ("addition_effects", ["bake"]),
+        ("ablation_effect", ["steal"]),
         ("sweep", ["bake"]),
     ]
     assert [s for s in seen if s[0] in rows or s[0] in ("odd", "even")] == [
