@@ -22,11 +22,12 @@ import pandas as pd
 
 from gaugeport.pipeline.commands.tables import Chosen, choose, made, write_tables
 from gaugeport.pipeline.execution.timings import Timings, clock, shapes
-from gaugeport.pipeline.report.render import FLOAT, markdown, replace_text
+from gaugeport.pipeline.report.render import FLOAT, markdown
 from gaugeport.pipeline.report.tables import Table, claims_table
 from gaugeport.pipeline.store.records import Record, write_record
 from gaugeport.pipeline.store.store import digest
 from gaugeport.pipeline.tasks.registry import STAGES, stage_keys
+from gaugeport.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "mini"
@@ -56,7 +57,7 @@ def main() -> None:
     stages = stages_of(chosen)
     write_timings(timings, [*stages, *(r.config for r in records.values())])
     took = sum(timings.of(stage) or 0.0 for stage in stages)
-    replace_text(FOLDER / "README.md", about(list(records.values()), len(chosen.jobs), len(stages), took))
+    write_text(FOLDER / "README.md", about(list(records.values()), len(chosen.jobs), len(stages), took))
     write_readme(tables)
 
 
@@ -108,7 +109,7 @@ def write_timings(timings: Timings, configs: Sequence[Mapping[str, Any]]) -> Non
     wanted = sorted({shape for config in configs for shape in shapes(config)})
     found = {shape: timings.seconds.get(shape) or timings.reference.get(shape) for shape in wanted}
     seconds = {shape: [round(median(s), 1)] for shape, s in found.items() if s}
-    replace_text(FOLDER / "timings.json", json.dumps(seconds, indent=0) + "\n")
+    write_text(FOLDER / "timings.json", json.dumps(seconds, indent=0) + "\n")
 
 
 def about(records: Sequence[Record], tables: int, stages: int, took: float) -> str:
@@ -144,7 +145,7 @@ def write_readme(tables: Mapping[str, Table]) -> None:
     begin, end = map(re.escape, MARKS)
     block = MARKS[0] + readme_claims(claims_table(tables, "mini")) + MARKS[1]
     text = PROJECT_README.read_text()
-    replace_text(PROJECT_README, re.sub(f"{begin}.*{end}", lambda _: block, text, flags=re.DOTALL))
+    write_text(PROJECT_README, re.sub(f"{begin}.*{end}", lambda _: block, text, flags=re.DOTALL))
 
 
 if __name__ == "__main__":

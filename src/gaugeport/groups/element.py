@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,6 +10,8 @@ from typing import Any, ClassVar, Self
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from gaugeport.utils.files import atomic_file
 
 
 class Element(ABC):
@@ -90,12 +91,11 @@ class Element(ABC):
             TypeError: If ``provenance`` is not JSON.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
         metadata = {"gaugeport_group": self.group, "provenance": json.dumps(provenance or {}, sort_keys=True)}
         metadata |= self._metadata()
-        save_file({k: v.contiguous() for k, v in self._tensors().items()}, aside, metadata=metadata)
-        os.replace(aside, path)
+        tensors = {k: v.contiguous() for k, v in self._tensors().items()}
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
         return path
 
 

@@ -9,9 +9,7 @@ the chart's own rule of their name.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from gaugeport.groups import Element, Orthogonal, SignedPermutation
 from gaugeport.models.loading import check_safetensors
 from gaugeport.transport.axis import InPlace
 from gaugeport.transport.model import check_element
+from gaugeport.utils.files import atomic_folder
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -275,17 +274,8 @@ def _write(
 ) -> None:
     if out is None:
         return
-    out = Path(out)
-    if out.exists():
-        raise FileExistsError(f"{out} exists; an adapter is written to a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        aside.mkdir()
+    with atomic_folder(Path(out)) as folder:
         settings = {**settings, "base_model_name_or_path": base_name}
-        (aside / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True, default=sorted))  # sets
+        (folder / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True, default=sorted))  # sets
         metadata = {"format": "pt", "gaugeport": json.dumps(provenance)}
-        save_file({k: t.contiguous() for k, t in tensors.items()}, aside / WEIGHTS, metadata=metadata)
-        os.rename(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        save_file({k: t.contiguous() for k, t in tensors.items()}, folder / WEIGHTS, metadata=metadata)

@@ -16,8 +16,9 @@ from gaugeport.groups import Element, SignedPermutation, check_is_element
 from gaugeport.transport import optimizer_checks as checks
 from gaugeport.transport.axis import InPlace
 from gaugeport.transport.model import check_element, transport_model
-from gaugeport.transport.optimizer_files import check_target, read_checkpoint, trainer_names, write_checkpoint
+from gaugeport.transport.optimizer_files import read_checkpoint, trainer_names, write_checkpoint
 from gaugeport.transport.optimizer_rules import OPTIMIZERS, state_axes
+from gaugeport.utils.files import check_new
 
 
 def transport_optimizer(
@@ -63,7 +64,7 @@ def transport_optimizer(
             raise ValueError(
                 "out= wants a checkpoint folder to start from; a state dict is returned, not written"
             )
-        check_target(Path(out))
+        check_new(Path(out))
     check_is_element(g)
     state: Any = state_dict
     if folder is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 
 from gaugeport.models.loading import WEIGHT_FILES, check_folder, load_model
 from gaugeport.transport.optimizer_checks import ADAPTERS
+from gaugeport.utils.files import atomic_folder
 
 OPTIMIZER_FILE = "optimizer.pt"
 SHARDED = (
@@ -72,33 +72,20 @@ def read_checkpoint(path: Path) -> tuple[Any, Any]:
     return load_model(path), state
 
 
-def check_target(out: Path) -> None:
-    """Raise ``FileExistsError`` where something already lies at ``out``."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; a moved checkpoint never overwrites, name a new folder")
-
-
 def write_checkpoint(source: Path, out: Path, model: Any, state: dict[str, Any]) -> None:
-    """Write ``model`` and ``state`` with every other file of ``source`` as it is, aside first and then renamed.
+    """Write ``model`` and ``state`` with every other file of ``source`` as it is, atomically.
 
     ``Trainer.train(resume_from_checkpoint=out)`` goes on from there: scheduler, random states, ``trainer_state.json``,
     configs and tokenizer are the source's. Raises ``FileExistsError`` where ``out`` exists.
     """
-    check_target(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        model.save_pretrained(aside)
+    with atomic_folder(out) as folder:
+        model.save_pretrained(folder)
         for item in source.iterdir():
             if item.is_dir():
-                shutil.copytree(item, aside / item.name)
+                shutil.copytree(item, folder / item.name)
             elif item.name != OPTIMIZER_FILE and not _holds_weights(item):
-                shutil.copy2(item, aside / item.name)
-        torch.save(state, aside / OPTIMIZER_FILE)
-        check_target(out)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+                shutil.copy2(item, folder / item.name)
+        torch.save(state, folder / OPTIMIZER_FILE)
 
 
 def _holds_weights(item: Path) -> bool:

@@ -14,12 +14,12 @@ from gaugeport.pipeline.report.render import (
     interval,
     latex,
     markdown,
-    replace_text,
     with_intervals,
     write_table,
 )
 from gaugeport.pipeline.report.summary import summary
 from gaugeport.pipeline.store.records import Record
+from gaugeport.utils.files import write_text
 
 PIVOT = pd.DataFrame({"claim": ["|C| beats 50 % of B_d", "x ≥ y"], "n": [5.0, 1.0]})
 
@@ -124,7 +124,7 @@ def test_a_write_that_is_cut_short_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError("killed")
 
     text, picture = tmp_path / "t.md", tmp_path / "t.png"
-    replace_text(text, "as it was")
+    write_text(text, "as it was")
     figure, (axis,) = figures.panels(1)
     axis.plot([0, 1])
     figures.save(figure, picture)
@@ -132,7 +132,7 @@ def test_a_write_that_is_cut_short_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", lambda file, new: half(file, new.encode()))
     monkeypatch.setattr(figures.Figure, "savefig", lambda self, file, **kwargs: half(file, before[::-1]))
     for write in (
-        lambda: replace_text(text, "as it will be"),
+        lambda: write_text(text, "as it will be"),
         lambda: figures.save(figures.panels(1)[0], picture),
     ):
         with pytest.raises(OSError, match="killed"):

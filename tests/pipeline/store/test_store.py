@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gaugeport.pipeline.store.store import Store, digest, digest_files, manifest, write_json
+from gaugeport.pipeline.store.store import Store, digest, digest_files, manifest
+from gaugeport.utils.files import write_json
 
 
 def test_digest_depends_on_content_not_on_order():

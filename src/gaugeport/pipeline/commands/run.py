@@ -22,8 +22,9 @@ from gaugeport.pipeline.report.summary import summary
 from gaugeport.pipeline.report.sweep import write_sweep
 from gaugeport.pipeline.report.tidy import COLUMNS
 from gaugeport.pipeline.store.records import read_records
-from gaugeport.pipeline.store.store import Store, digest, write_json
+from gaugeport.pipeline.store.store import Store, digest
 from gaugeport.pipeline.tasks.registry import build_stage, stage_keys
+from gaugeport.utils.files import write_json
 
 HAVE_COLUMNS = ("model", "gauge", "matcher", "route", "task", "seed", "profile", "setting", "experiment")
 """What a table has a column for: sweeps over other keys get one each."""

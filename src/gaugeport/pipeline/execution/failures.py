@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaugeport.pipeline.store.store import write_json
+from gaugeport.utils.files import write_json
 
 if TYPE_CHECKING:
     from gaugeport.pipeline.execution.plan import Step

@@ -27,6 +27,7 @@ from gaugeport.pipeline.execution.plan import Step
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.registry import build_stage
+from gaugeport.utils.devices import use_one_thread
 
 Launch = Callable[[Sequence[Step]], Iterable[Error | None]]
 """Does some steps, however it likes, and yields in their order what went wrong with each (None: nothing)."""
@@ -74,7 +75,7 @@ def attempt(c: JobSpec, stage: str | None) -> Error | None:
     """Build a stage of a job, or run the job, on one thread. What goes wrong is returned: it must not stop other steps."""
     quiet()
     _settle()
-    torch.set_num_threads(1)
+    use_one_thread()
     try:
         if stage is None:
             run_job(c)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+
+from gaugeport.utils.files import atomic_file
 
 # Okabe and Ito's palette, told apart under every common form of colour blindness.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
@@ -65,8 +66,6 @@ def paper_line(axis: Any, value: float, colour: str, text: str) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG aside and rename it; nothing of the time or machine goes into its bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(aside, format="png", dpi=150, metadata={"Software": None})
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
-    os.replace(aside, path)

@@ -16,9 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gaugeport.pipeline.report.conditions import with_conditions
-from gaugeport.pipeline.report.render import plain, replace_text
+from gaugeport.pipeline.report.render import plain
 from gaugeport.pipeline.report.tables import Table
 from gaugeport.pipeline.store.records import Record
+from gaugeport.utils.files import write_text
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def write_page(
         ),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, text)
+    write_text(path, text)
     return path
 
 

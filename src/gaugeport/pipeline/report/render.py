@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from pathlib import Path
 
 import pandas as pd
+
+from gaugeport.utils.files import write_text
 
 FLOAT = "%.6g"
 PACKAGES = "booktabs,adjustbox,pdflscape"
@@ -29,9 +30,9 @@ def write_table(
     Each file is written aside and renamed; the same rows give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / f"{name}.csv", tidy.to_csv(index=False, float_format=FLOAT, lineterminator="\n"))
-    replace_text(folder / f"{name}.md", markdown(title, pivot, footer))
-    replace_text(folder / f"{name}.tex", latex(title, pivot, footer))
+    write_text(folder / f"{name}.csv", tidy.to_csv(index=False, float_format=FLOAT, lineterminator="\n"))
+    write_text(folder / f"{name}.md", markdown(title, pivot, footer))
+    write_text(folder / f"{name}.tex", latex(title, pivot, footer))
 
 
 def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
@@ -151,13 +152,6 @@ def plain(value: object) -> str:
     """A cell as text; whole numbers without a decimal point."""
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole else value)  # type: ignore[call-overload]
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    aside.write_text(text)
-    os.replace(aside, path)
 
 
 def _markdown_cell(value: object) -> str:

@@ -18,7 +18,9 @@ from gaugeport.pipeline.job import Job, counted
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.planted_evidence import write_evidence
 from gaugeport.pipeline.stages.training import base_stage, heldout_rows, run_checkpoints, run_key, run_stage
-from gaugeport.pipeline.store.store import Store, write_json
+from gaugeport.pipeline.store.store import Store
+from gaugeport.utils.devices import default_device
+from gaugeport.utils.files import write_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What ``measurement.dtype`` may be."""
@@ -39,7 +41,7 @@ def evidence_stage(job: Job, store: Store) -> Path:
 
         def checkpoint(node: Node) -> Any:
             path = base_stage(job, store) if node == BASE else runs[node[0]][node[1]]
-            return load_model(path, dtype=torch.float32, device=device())
+            return load_model(path, dtype=torch.float32, device=default_device())
 
         calibration, evaluation = heldout_rows(job, store)
         seen = [load_file(run_stage(job, store, run) / "seen.safetensors")["seen"] for run in ("A", "B")]
@@ -95,8 +97,3 @@ def _check_spacing(spacing: int, saved: list[int]) -> None:
             f"measurement.spacing={spacing} wants checkpoints at steps {missing[:4]}, which the runs did not save; "
             f"allowed: multiples of training.run.save_every that were saved ({saved[:4]} …)"
         )
-
-
-def device() -> str:
-    """Where models run: the GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

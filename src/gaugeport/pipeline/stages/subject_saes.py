@@ -13,10 +13,10 @@ from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.lenses.dictionaries import expanded, train_dictionary, untrained_dictionary
 from gaugeport.pipeline.rotation.models.subjects import End, is_dyck, load_subject, subject_key
 from gaugeport.pipeline.stages.cohorts import ANCHOR
-from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import data_key
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.training.saes import ARCHITECTURES
+from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import derive
 
 SAME, OWN = "same", "own"
@@ -70,7 +70,7 @@ def load_saes(job: Job, store: Store, end: End, init: str = SAME, step: int | No
 
     folder = saes_stage(job, store, end, step)
     sites = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    return {site: SAE.load_from_disk(folder / site / init, device=device()).eval() for site in sites}
+    return {site: SAE.load_from_disk(folder / site / init, device=default_device()).eval() for site in sites}
 
 
 def initial_sae(job: Job, site: str, init: str, width: int) -> Any:

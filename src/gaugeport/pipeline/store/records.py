@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gaugeport.pipeline.store.store import write_json
+from gaugeport.utils.files import write_json
 
 SCHEMA = {
     "steering_sentiment": 3,

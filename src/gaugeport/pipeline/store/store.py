@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from gaugeport.pipeline.store.versions import versions
+from gaugeport.utils.files import write_json
 
 MANIFEST = "manifest.json"
 MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt")
@@ -56,14 +57,6 @@ def _digest_file(path: Path, size: int, mtime_ns: int) -> bytes:
     # size and time are in the cache's key: weights of gigabytes are read once a process, not once a stage
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").digest()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename it, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    aside.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    os.replace(aside, path)
 
 
 class Store:

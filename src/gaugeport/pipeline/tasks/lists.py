@@ -15,11 +15,11 @@ from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.importance import Scores, agreement_by_chance, score_importance
-from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import heldout_rows, run_checkpoints, run_key
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import transfer
 from gaugeport.streams.activations import middle_site
+from gaugeport.utils.devices import default_device
 
 EXACT = {
     ("signed_permutation", "oracle"),
@@ -46,7 +46,7 @@ def lists_stage(job: Job, store: Store, run: str) -> Path:
 
     def build(folder: Path) -> None:
         saved = run_checkpoints(job, store, run)
-        model = load_model(saved[max(saved)], dtype=torch.float32, device=device())
+        model = load_model(saved[max(saved)], dtype=torch.float32, device=default_device())
         for part in PARTS:
             save_file(measure_scores(model, job, store, part), folder / f"{part}.safetensors")
 

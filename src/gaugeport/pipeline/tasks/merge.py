@@ -17,11 +17,11 @@ from gaugeport.pipeline.measures.merge_barriers import (
     check_points,
     merge_barrier_rows,
 )
-from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import base_stage
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.transfer import stages_of as transfer_stages
 from gaugeport.pipeline.tasks.transfer import transfer
+from gaugeport.utils.devices import default_device
 
 ROTATIONS = ("orthogonal", "mean_preserving_orthogonal")
 
@@ -39,7 +39,7 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
     models = {"a": found.a, "b": found.b}
     toward_b = []
     if task["target"] == "finetuned":
-        models["base"] = load_model(base_stage(job, store), dtype=torch.float32, device=device())
+        models["base"] = load_model(base_stage(job, store), dtype=torch.float32, device=default_device())
         # along the arm's own walk where that comes through the base, else by the direct link
         on_the_way = found.nodes.index(BASE) if BASE in found.nodes else None
         nodes = [BASE, found.nodes[-1]] if on_the_way is None else found.nodes[on_the_way:]

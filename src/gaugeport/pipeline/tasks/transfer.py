@@ -22,7 +22,7 @@ from gaugeport.pipeline.measures.conditions import Condition, check_group, gauge
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
-from gaugeport.pipeline.stages.evidence import calibration_batches, device, evidence_stage, loss_rows
+from gaugeport.pipeline.stages.evidence import calibration_batches, evidence_stage, loss_rows
 from gaugeport.pipeline.stages.training import (
     base_stage,
     data_stage,
@@ -32,6 +32,7 @@ from gaugeport.pipeline.stages.training import (
 )
 from gaugeport.pipeline.store.store import Store
 from gaugeport.streams.activations import middle_site
+from gaugeport.utils.devices import default_device
 
 Row = dict[str, Any]
 BACK = "finetuned_back"
@@ -106,7 +107,7 @@ def load_ends(job: Job, store: Store) -> Ends:
     """Load A, and the target that the job's task names (A itself where that is ``identical``; :data:`BACK` swaps the two)."""
     saved = run_checkpoints(job, store, "A")
     step, target = max(saved), job.task["target"]
-    a = load_model(saved[step], dtype=torch.float32, device=device())
+    a = load_model(saved[step], dtype=torch.float32, device=default_device())
     b = a
     if target != "identical":
         path = (
@@ -114,7 +115,7 @@ def load_ends(job: Job, store: Store) -> Ends:
             if target == "independent"
             else run_checkpoints(job, store, "B")[step]
         )
-        b = load_model(path, dtype=torch.float32, device=device())
+        b = load_model(path, dtype=torch.float32, device=default_device())
     if target == BACK:
         a, b = b, a
     chart = chart_of(a)

@@ -13,10 +13,10 @@ from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.gauge_groups import gauge_group_rows
 from gaugeport.pipeline.measures.optimizers import optimizer_rows
 from gaugeport.pipeline.measures.sign_ceiling import sign_ceiling_rows, synthetic_activations, whiten
-from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import base_stage, heldout_rows, run_checkpoints
 from gaugeport.pipeline.store.store import Store
 from gaugeport.streams.activations import middle_site, streams_at
+from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import generator
 
 Row = dict[str, Any]
@@ -55,7 +55,7 @@ def _activations(job: Job, store: Store) -> tuple[torch.Tensor, torch.Tensor]:
     rows = heldout_rows(job, store)[0][: task["tokens"] // job.data.length]
     found = []
     for path in (base_stage(job, store), run_checkpoints(job, store, "A")[first]):
-        model = load_model(path, dtype=torch.float32, device=device())
+        model = load_model(path, dtype=torch.float32, device=default_device())
         chart = chart_of(model)
         site = middle_site(model, chart)
         batches = row_batches(rows, job.measurement.batch_size)

@@ -20,10 +20,10 @@ from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import mixed_rows, row_batches
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import data_stage, run_checkpoints, run_key
 from gaugeport.pipeline.store.store import Store
 from gaugeport.streams.activations import middle_site, streams_at
+from gaugeport.utils.devices import default_device, one_thread
 from gaugeport.utils.seeds import derive, generator
 
 ARCHITECTURES = {"topk": "k", "standard": "l1"}
@@ -41,7 +41,7 @@ def sae_stage(job: Job, store: Store) -> Path:
 
     def build(folder: Path) -> None:
         saved = run_checkpoints(job, store, "A")
-        model = load_model(saved[max(saved)], dtype=torch.float32, device=device())
+        model = load_model(saved[max(saved)], dtype=torch.float32, device=default_device())
         chart = chart_of(model)
         site = middle_site(model, chart)
         settings = sae_settings(job)
@@ -104,7 +104,7 @@ def load_sae(job: Job, store: Store) -> Any:
     """The job's SAE, in evaluation mode."""
     from sae_lens import SAE
 
-    return SAE.load_from_disk(sae_stage(job, store), device=device()).eval()
+    return SAE.load_from_disk(sae_stage(job, store), device=default_device()).eval()
 
 
 def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata: dict[str, Any]) -> Any:
@@ -157,7 +157,7 @@ def trainer_config(settings: dict[str, Any]) -> Any:
         lr_warm_up_steps=int(WARMUP * steps),
         lr_decay_steps=int(DECAY * steps),
         dead_feature_window=max(1, steps // 5),
-        device=device(),
+        device=default_device(),
     )
 
 
@@ -166,18 +166,15 @@ def seeded_training(seed: int) -> Iterator[None]:
     """While open: one CPU thread, torch's generator at ``seed``, and sae-lens's bar only on a terminal; put back after."""
     from sae_lens.training import sae_trainer
 
-    threads, bar = torch.get_num_threads(), sae_trainer.tqdm
-    torch.set_num_threads(1)
-    try:
-        sae_trainer.tqdm = functools.partial(
-            bar, disable=None
-        )  # no bar in a log; sae-lens has no setting for it
-        with torch.random.fork_rng():
+    bar = sae_trainer.tqdm
+    with one_thread(), torch.random.fork_rng():
+        try:
+            # no bar in a log file; sae-lens has no setting for it
+            sae_trainer.tqdm = functools.partial(bar, disable=None)
             torch.manual_seed(seed)
             yield
-    finally:
-        sae_trainer.tqdm = bar
-        torch.set_num_threads(threads)
+        finally:
+            sae_trainer.tqdm = bar
 
 
 def _untrained(settings: dict[str, Any], width: int, warmup: int, metadata: dict[str, Any]) -> Any:
@@ -195,7 +192,7 @@ def _untrained(settings: dict[str, Any], width: int, warmup: int, metadata: dict
         "apply_b_dec_to_input": True,
         "normalize_activations": "expected_average_only_in",
         "metadata": SAEMetadata(**metadata),
-        "device": device(),
+        "device": default_device(),
     }
     if settings["architecture"] == "topk":
         return TopKTrainingSAE(TopKTrainingSAEConfig(k=settings["k"], **common))

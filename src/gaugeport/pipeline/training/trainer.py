@@ -24,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Schedule
+from gaugeport.utils.devices import one_thread
 from gaugeport.utils.seeds import derive
 
 
@@ -103,22 +104,20 @@ def _run(
         raise ValueError(
             f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(examples)} given"
         )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng():  # Trainer seeds the global generators; leave the caller's alone
-            trainer = Trainer(
-                model=model,
-                args=arguments,
-                train_dataset=examples,
-                data_collator=default_data_collator,  # rows are full: no padding, which some tokenizers cannot do
-                processing_class=tokenizer,
-                callbacks=list(callbacks),
-            )
-            trainer.remove_callback(PrinterCallback)
-            trainer.train(resume_from_checkpoint=resume_from)
-    finally:
-        torch.set_num_threads(threads)
+    with (
+        one_thread(),
+        torch.random.fork_rng(),
+    ):  # Trainer seeds the global generators; keep the caller's state
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=examples,
+            data_collator=default_data_collator,  # rows are full: no padding, which some tokenizers cannot do
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=resume_from)
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:

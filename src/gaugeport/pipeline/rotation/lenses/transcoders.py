@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gaugeport.pipeline.rotation.lenses.dictionaries import expanded, some
-from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.training.saes import seeded_training, shuffled, trainer_config
+from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import derive, generator
 
 
@@ -42,7 +42,7 @@ def _transcoder(pairs: Tensor, width: int, settings: dict[str, Any], seed: int, 
     from sae_lens.saes.sae import mse_loss
     from sae_lens.training.sae_trainer import SAETrainer
 
-    out, latents, where = pairs.shape[1] - width, settings["latents"], device()
+    out, latents, where = pairs.shape[1] - width, settings["latents"], default_device()
 
     class SideBySide(StandardTrainingSAE):
         """An SAE whose batches hold inputs and targets side by side."""

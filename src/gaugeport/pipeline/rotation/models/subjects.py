@@ -27,7 +27,6 @@ from gaugeport.pipeline.rotation.models.independence import check_independent
 from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.pipeline.rotation.toy.components import run
 from gaugeport.pipeline.stages import cohorts
-from gaugeport.pipeline.stages.evidence import device
 from gaugeport.pipeline.stages.training import (
     base_key,
     data_stage,
@@ -40,6 +39,7 @@ from gaugeport.pipeline.stages.training import (
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.training.trainer import checkpoints
 from gaugeport.streams.activations import all_sites, streams_at
+from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import derive, generator
 
 LANGUAGE_COHORTS = ("seeds", "runs")
@@ -126,9 +126,11 @@ def load_subject(job: Job, store: Store, end: End, step: int | None = None) -> S
     mine = seeded(job, end)
     if job.model.from_hub and job.task["cohort"] == "seeds":
         revision = job.model.revision if step is None else f"step{step}"
-        model = load_model(hub_id(mine, mine.seed), revision=revision, dtype=torch.float32, device=device())
+        model = load_model(
+            hub_id(mine, mine.seed), revision=revision, dtype=torch.float32, device=default_device()
+        )
     else:
-        model = load_model(_folder(job, store, end, step), dtype=torch.float32, device=device())
+        model = load_model(_folder(job, store, end, step), dtype=torch.float32, device=default_device())
     return _language(job, store, model)
 
 
