@@ -233,7 +233,7 @@ def test_groups_of_links_respect_memory_and_lose_none(limit):
 
 def test_a_link_needs_two_models():
     for limit in (1, 0):
-        with pytest.raises(ValueError, match=f"models_in_memory is {limit}, at least 2 allowed"):
+        with pytest.raises(ValueError, match=f"models_in_memory={limit}; allowed: 2 or more"):
             group_links(NODES, limit)
 
 

@@ -1,7 +1,8 @@
-"""Evidence of every link between the saved checkpoints of two runs, with a random gauge planted on each of them.
+"""Write and read evidence between the saved checkpoints of two runs, with a random gauge planted on each.
 
-Runs from one base share coordinates, so the truth is known: it is the planted gauges. Planting on *every*
-checkpoint, base included, keeps ties from resolving to the right answer for free (DESIGN §1).
+Two runs from one base share coordinates, so the true gauge between two of their checkpoints is known: it is the
+quotient of the planted gauges. *Every* checkpoint is planted, the base too: a matcher that breaks ties in favour of
+the identity gains nothing by it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Link = tuple[Node, Node]
 
 
 def node_name(node: Node) -> str:
-    """A node as a file name: ``base0``, ``A1500``."""
+    """Return the file name of a checkpoint, such as ``base0`` or ``A1500``."""
     return f"{node[0]}{node[1]}"
 
 
@@ -49,11 +50,27 @@ def write_evidence(
     whiten: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write ``folder/<a>-<b>.safetensors`` (moments by site and weight evidence) per link, and ``plants/<node>``.
+    """Plant a gauge on every checkpoint and write the evidence of every link.
 
-    Each checkpoint is loaded, given a random element of its chart's exact group, and run on the batches. At most
-    ``models_in_memory`` models are held at once. ``seen`` int64[n] are the vocabulary rows both runs were trained on.
-    Models run in ``dtype``; ``whiten`` writes the moments of whitened activations.
+    Each checkpoint is loaded, moved by a random element of its exact gauge group, and run on the batches. The folder
+    then holds ``<a>-<b>.safetensors`` per link (moments by site, and weight evidence) and
+    ``plants/<node>.safetensors`` per checkpoint.
+
+    Args:
+        folder: folder to write to.
+        links: pairs of checkpoints, in the order in which their evidence is stored.
+        load_checkpoint: loads the model of a checkpoint.
+        batches: batches of token ids to run the models on.
+        sites: sites of the stream to record, or ``"all"``.
+        skip_first: number of tokens at the start of each row to leave out.
+        seen: int64[n], the vocabulary rows that both runs were trained on.
+        seed: seed of the plants.
+        models_in_memory: the most models to hold at once, at least 2.
+        whiten: write the moments of whitened activations.
+        dtype: the dtype to run the models in.
+
+    Raises:
+        ValueError: ``models_in_memory`` is below 2, or a coordinate is constant at every site.
     """
     for group in tqdm(group_links(links, models_in_memory), desc="evidence", disable=None):
         models: dict[str, nn.Module] = {}
@@ -74,10 +91,21 @@ def write_evidence(
 
 
 def group_links(links: Sequence[Link], models_in_memory: int) -> list[list[Link]]:
-    """The links in order, cut into groups that touch at most ``models_in_memory`` checkpoints each (at least 2)."""
+    """Cut links into groups of few checkpoints, so that the models of one group fit in memory.
+
+    Args:
+        links: pairs of checkpoints.
+        models_in_memory: the most checkpoints in one group, at least 2.
+
+    Returns:
+        The links in their order, in consecutive groups.
+
+    Raises:
+        ValueError: ``models_in_memory`` is below 2.
+    """
     if models_in_memory < 2:
         raise ValueError(
-            f"a link needs two models at once: models_in_memory is {models_in_memory}, at least 2 allowed"
+            f"models_in_memory={models_in_memory}; allowed: 2 or more, because a link has two models"
         )
     groups: list[list[Link]] = []
     held: set[Node] = set()
@@ -91,30 +119,30 @@ def group_links(links: Sequence[Link], models_in_memory: int) -> list[list[Link]
 
 
 class PlantedEvidence:
-    """What :func:`write_evidence` left in a folder, read back; evidence and truth of any link, in either direction."""
+    """The evidence that :func:`write_evidence` wrote, and the true gauges, of any link in either direction."""
 
     def __init__(self, folder: Path):
+        """Read the plants in ``folder``; evidence is read when asked for."""
         self.folder = folder
         self.plants = {p.stem: load(p) for p in (folder / "plants").glob("*.safetensors")}
-        self._file = functools.lru_cache(maxsize=8)(
-            load_file
-        )  # a few links at a time: d² each, and there are many
+        # keep only a few links in memory: each has several d × d matrices, and there are many links
+        self._file = functools.lru_cache(maxsize=8)(load_file)
 
     @property
     def width(self) -> int:
-        """The residual width d."""
+        """The width d of the residual stream."""
         return next(iter(self.plants.values())).size
 
     @functools.cached_property
     def sites(self) -> list[str]:
-        """The sites measured, in order of depth."""
+        """The sites with evidence, in order of depth."""
         with safe_open(next(self.folder.glob("*.safetensors")), framework="pt") as f:
             tensors = list(f.keys())
-        found = {k.removesuffix(".cross") for k in tensors if k.endswith(".cross")}
-        return sorted(found, key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
+        sites = {key.removesuffix(".cross") for key in tensors if key.endswith(".cross")}
+        return sorted(sites, key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
 
     def loss_rows(self, last: int) -> list[dict[str, Any]]:
-        """Held-out losses in nats per token: of the base, at step 0, and of A and B, at the ``last``."""
+        """Return rows of the held-out losses, nats per token: of the base at step 0, of A and B at step ``last``."""
         losses = json.loads((self.folder / "losses.json").read_text())
         return [
             {"step": 0 if model == "base" else last, "metric": f"loss_{model}", "value": value}
@@ -122,13 +150,23 @@ class PlantedEvidence:
         ]
 
     def truth(self, nodes: Sequence[Node]) -> Element:
-        """The true gauge of a walk, from its first node's planted coordinates to its last's."""
+        """Return the true gauge of a walk, from the planted coordinates of its first node to those of its last."""
         first, last = (self.plants[node_name(n)] for n in (nodes[0], nodes[-1]))
         return compose(last, first.inverse())
 
     def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor:
-        """Evidence float64[d, d] indexed [b, a]. ``kind`` is a site, ``pooled``, ``weights``, ``weights_all_rows``
-        or ``both``; ``cross`` gives cross moments (for Procrustes) instead of correlations at sites."""
+        """Return the evidence between two checkpoints.
+
+        Args:
+            a: the checkpoint to match from.
+            b: the checkpoint to match to; either order of a stored link is allowed.
+            kind: a site, ``pooled`` (the mean over sites), ``weights`` (of the vocabulary rows seen in training),
+                ``weights_all_rows``, or ``both`` (``pooled`` plus ``weights``).
+            cross: return cross moments of sites (for Procrustes) instead of correlations.
+
+        Returns:
+            float64[d, d], indexed [b, a].
+        """
         link = stored(a, b)
         tensors = self._file(self.folder / f"{node_name(link[0])}-{node_name(link[1])}.safetensors")
         c = self._of(tensors, kind, cross)
@@ -136,7 +174,7 @@ class PlantedEvidence:
 
     def _of(self, tensors: dict[str, Tensor], kind: str, cross: bool) -> Tensor:
         if kind.startswith("weights"):
-            # columns of length 1: over d, each matrix has total variance 1, as cross moments have
+            # columns have length 1; divided by d the matrix has total variance 1, as cross moments have
             return tensors[kind].to(torch.float64) / (self.width if cross else 1)
         if kind == "both":
             return self._of(tensors, "pooled", cross) + self._of(tensors, "weights", cross)
@@ -150,14 +188,34 @@ class PlantedEvidence:
 
 
 def relabel_evidence(c: Tensor, h_a: Element, h_b: Element) -> Tensor:
-    """The evidence that planting ``h_a`` on A and ``h_b`` on B would have given: evidence is equivariant."""
+    """Return the evidence after planting ``h_a`` on A and ``h_b`` on B, without running a model again.
+
+    Args:
+        c: evidence [d, d], indexed [b, a].
+        h_a: element to plant on A.
+        h_b: element to plant on B.
+
+    Returns:
+        The relabelled evidence, of the shape and dtype of ``c``. It is exact because evidence is equivariant.
+    """
     return h_b.act(h_a.act(c, axis=1), axis=0)
 
 
 def further_plants(
     width: int, group: str, walk: Sequence[Node], seed: int, plant: int
 ) -> dict[Node, Element]:
-    """Elements to put on top of the planted ones: identities for plant 0, an independent draw per node for others."""
+    """Draw elements to plant on top of the stored plants.
+
+    Args:
+        width: the width d of the residual stream.
+        group: the name of the group to draw from.
+        walk: the checkpoints; one that occurs twice gets one element.
+        seed: seed of the draw.
+        plant: number of the draw; 0 gives the identity for every checkpoint.
+
+    Returns:
+        checkpoint -> element. It depends on the checkpoint, the seed and the number alone, not on the walk.
+    """
     cls = GROUPS[group]
     if plant == 0:
         return {node: cls.identity(width) for node in walk}
@@ -165,5 +223,5 @@ def further_plants(
 
 
 def replanted_truth(truth: Element, first: Element, last: Element) -> Element:
-    """The truth of a walk after further elements were planted on its first and last node."""
+    """Return the true gauge of a walk after planting ``first`` and ``last`` on its first and last checkpoint."""
     return compose(last, compose(truth, first.inverse()))

@@ -1,4 +1,4 @@
-"""Gauge recovery: how many coordinates a group, matcher and route place correctly, against planted gauges (a3, c2)."""
+"""Measure gauge recovery: how many coordinates a group, matcher and route place correctly (tables a3, c2)."""
 
 from __future__ import annotations
 
@@ -32,51 +32,71 @@ def recovery_rows(
     plants: int,
     seed: int,
 ) -> list[Row]:
-    """Rows ``{evidence, site, step, metric, value}`` of one (group, matcher, route).
+    """Compare recovered gauges with the planted ones, for one (group, matcher, route).
 
-    Metrics, as shares of coordinates: ``index_accuracy`` (right partner), ``signed_accuracy`` (right partner and sign:
-    the headline for B_d), ``sign_accuracy`` (right sign among right partners); for rotations ``rotation_error``
-    ‖Q−Q*‖/√(2d). Where the result depends on the plant's signs (S_d, raw matching) every metric is the mean over
-    ``plants`` plants and ``…_plants_sd`` their spread; elsewhere matching is equivariant and one plant says all.
-    At the endpoint also ``margin_right`` and ``margin_wrong``: the mean margin of rightly and wrongly placed coordinates.
+    Metrics, as shares of coordinates:
+        ``index_accuracy``: right partner.
+        ``signed_accuracy``: right partner and sign (the headline metric of B_d).
+        ``sign_accuracy``: right sign, among coordinates with the right partner.
+        ``loop_consistency``: signed accuracy of a loop that must compose to the identity (route ``trajectory``).
+    Other metrics:
+        ``rotation_error``: ‖Q − Q*‖ / √(2d), for rotations only.
+        ``margin_right``, ``margin_wrong``: mean margin of rightly and of wrongly placed coordinates (route
+        ``endpoint``).
+    Where the result depends on the signs of the plant (S_d, raw matching), a metric is the mean over ``plants``
+    plants, and ``…_plants_sd`` is its standard deviation. Elsewhere matching is equivariant, and one plant suffices.
 
-    Raises ``ValueError`` for a permutation group larger than the chart's exact one (B_d on a LayerNorm model): its
-    further elements change what the model computes. Rotations are fitted all the same, as the comparison they are.
+    Args:
+        evidence: evidence between the planted checkpoints.
+        group: the gauge group to match in.
+        matcher: the name of a matcher, or a control.
+        route: ``endpoint``, ``via_base`` or ``trajectory``.
+        steps: the steps to measure at, ascending.
+        spacing: steps between the checkpoints of a trajectory.
+        plants: number of plants to average over where the result depends on them.
+        seed: seed of the further plants.
+
+    Returns:
+        Rows ``{evidence, site, step, metric, value}``.
+
+    Raises:
+        ValueError: the group is a permutation group larger than the models' exact one (B_d on a LayerNorm model): its
+            further elements change what the model computes. Rotations are allowed, as a comparison.
     """
     check_group(group, plant_group(evidence))
     rows: list[Row] = []
     for kind, site, label in _kinds(evidence, matcher):
-        arm = Condition(evidence, group, matcher, kind, seed)
-        n_plants = plants if arm.depends_on_plant and matcher not in CONTROLS else 1
+        condition = Condition(evidence, group, matcher, kind, seed)
+        n_plants = plants if condition.depends_on_plant and matcher not in CONTROLS else 1
         for step in steps:
             nodes = walk(route, step, spacing)
-            scores = [gauge_accuracy(*arm.gauge_and_truth(nodes, plant)) for plant in range(n_plants)]
+            scores = [gauge_accuracy(*condition.gauge_and_truth(nodes, plant)) for plant in range(n_plants)]
             where = {"evidence": label, "site": site, "step": step}
             rows += [{**where, "metric": m, "value": v} for m, v in _summary(scores, n_plants)]
             if route == "endpoint":
-                rows += [{**where, "metric": m, "value": v} for m, v in _margins(arm, nodes)]
+                rows += [{**where, "metric": m, "value": v} for m, v in _margins(condition, nodes)]
         if route == "trajectory" and matcher not in CONTROLS:
-            there_and_back, truth = arm.gauge_and_truth(loop(steps[-1], spacing), 0)
+            there_and_back, truth = condition.gauge_and_truth(loop(steps[-1], spacing), 0)
             where = {"evidence": label, "site": site, "step": steps[-1]}
             share = gauge_accuracy(there_and_back, truth).get("signed_accuracy")
-            if share is not None:  # a share of coordinates: planted rotations have none
+            if share is not None:  # planted rotations have no share of coordinates
                 rows.append({**where, "metric": "loop_consistency", "value": share})
     return rows
 
 
-def _margins(arm: Condition, link: Sequence[Node]) -> Iterator[tuple[str, float]]:
-    """Mean margin of a direct link's coordinates, those placed rightly and those placed wrongly apart."""
-    gauge, truth = arm.gauge_and_truth(link, 0)
-    if arm.matcher in CONTROLS or not isinstance(truth, SignedPermutation):
+def _margins(condition: Condition, link: Sequence[Node]) -> Iterator[tuple[str, float]]:
+    """Yield the mean margin of the rightly and of the wrongly placed coordinates of a direct link."""
+    gauge, truth = condition.gauge_and_truth(link, 0)
+    if condition.matcher in CONTROLS or not isinstance(truth, SignedPermutation):
         return
     right = as_signed_permutation(gauge)[0] == truth.perm
     for name, which in (("margin_right", right), ("margin_wrong", ~right)):
         if bool(which.any()):
-            yield name, float(arm.local(link[0], link[1]).margin[which].mean())
+            yield name, float(condition.local(link[0], link[1]).margin[which].mean())
 
 
 def _kinds(evidence: PlantedEvidence, matcher: str) -> Iterator[tuple[str, str, str]]:
-    """(kind, site column, evidence column) of everything a matcher can be measured on."""
+    """Yield (kind of evidence, value of the site column, value of the evidence column) for a matcher."""
     if matcher in CONTROLS:
         yield "", "", ""
     elif matcher == "weights":
@@ -89,6 +109,7 @@ def _kinds(evidence: PlantedEvidence, matcher: str) -> Iterator[tuple[str, str, 
 
 
 def _summary(scores: Sequence[dict[str, float]], n_plants: int) -> Iterator[tuple[str, float]]:
+    """Average over plants; with several plants the standard deviation is always given, 0 where one has the metric."""
     for metric in dict.fromkeys(m for s in scores for m in s):
         values = [s[metric] for s in scores if metric in s]
         yield metric, fmean(values)

@@ -1,4 +1,4 @@
-"""Evidence between a checkpoint and a copy of it in other coordinates: the same function, only the gauge differs."""
+"""Make evidence between a checkpoint and a functionally identical copy: only the gauge differs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gaugeport.pipeline.measures.planted_evidence import node_name, relabel_evid
 from gaugeport.utils.seeds import generator
 
 COPY = "copy"
-"""The run a copied checkpoint belongs to in a walk: ``[("A", 1500), ("copy", 1500)]``."""
+"""The name of the copy's run in a walk: ``[("A", 1500), ("copy", 1500)]``."""
 
 
 class SelfEvidence:
-    """Evidence of the link A → copy, with an independent random element of the exact group planted on either.
+    """The evidence of the link A → copy, with an independent random gauge planted on each.
 
-    The activations of a transported copy are the transported activations, so the evidence is that of A with itself,
-    relabelled by both plants; ``seen`` int64[n] are the vocabulary rows weight evidence may look at.
+    The activations of a transported model are the transported activations. So the evidence is that of A with itself,
+    relabelled by both plants, and the model runs once.
     """
 
     def __init__(
@@ -37,6 +37,20 @@ class SelfEvidence:
         seen: Tensor,
         seed: int,
     ):
+        """Run the model and draw the plants.
+
+        Args:
+            model: the checkpoint of run A.
+            step: its step, which names the two nodes.
+            batches: batches of token ids to run the model on.
+            sites: sites of the stream to record, or ``"all"``.
+            skip_first: number of tokens at the start of each row to leave out.
+            seen: int64[n], the vocabulary rows that weight evidence may read.
+            seed: seed of the plants.
+
+        Raises:
+            ValueError: a coordinate is constant at every site.
+        """
         chart = chart_of(model)
         self.width = chart.width
         self.nodes: tuple[Node, Node] = (("A", step), (COPY, step))
@@ -55,12 +69,12 @@ class SelfEvidence:
         }
 
     def truth(self, nodes: Sequence[Node]) -> Element:
-        """The true gauge of the link, from A's planted coordinates to the copy's."""
+        """Return the true gauge of the link, from A's planted coordinates to the copy's."""
         first, last = (self.plants[node_name(n)] for n in (nodes[0], nodes[-1]))
         return compose(last, first.inverse())
 
     def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor:
-        """As :meth:`~gaugeport.pipeline.measures.planted_evidence.PlantedEvidence.between`, float64[d, d] indexed [b, a]."""
+        """Return evidence float64[d, d], indexed [b, a]; the arguments are those of ``PlantedEvidence.between``."""
         return relabel_evidence(self._of(kind, cross), self.plants[node_name(a)], self.plants[node_name(b)])
 
     def _of(self, kind: str, cross: bool) -> Tensor:
