@@ -19,7 +19,7 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_trainer import model, rows, schedule
-from gaugeport.training.trainer import train
+from gaugeport.pipeline.training.trainer import train
 train(model(), rows(), Path({folder!r}), schedule(), seed=3, keep=None)
 """
 

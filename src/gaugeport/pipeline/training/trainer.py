@@ -104,10 +104,8 @@ def _run(
         raise ValueError(
             f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(examples)} given"
         )
-    with (
-        one_thread(),
-        torch.random.fork_rng(),
-    ):  # Trainer seeds the global generators; keep the caller's state
+    # Trainer seeds the global generators: keep the caller's state
+    with one_thread(), torch.random.fork_rng():
         trainer = Trainer(
             model=model,
             args=arguments,
