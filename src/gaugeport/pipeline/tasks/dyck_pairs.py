@@ -19,7 +19,7 @@ from gaugeport.pipeline.rotation.matching.joint import joint_alignment
 from gaugeport.pipeline.rotation.matching.quotient import floors, quotient_bar
 from gaugeport.pipeline.rotation.matching.refine import refine
 from gaugeport.pipeline.rotation.matching.search import SymmetryFit, comparable_rows, fit_symmetry
-from gaugeport.pipeline.rotation.matching.symmetry import Symmetry, part
+from gaugeport.pipeline.rotation.matching.symmetry import Symmetry, parameter_name
 from gaugeport.pipeline.rotation.toy import bars, components, effects
 from gaugeport.pipeline.rotation.toy.components import ALL, Edge
 from gaugeport.pipeline.stages.cohorts import ANCHOR, load_seed
@@ -144,7 +144,8 @@ def head_mse(model: DyckModel, reference: DyckModel) -> Iterator[tuple[str, Row]
     for head in components.heads(reference):
         layer, own = components.layer_of(head), int(head.rpartition("H")[2])
         squares = [
-            (rows[n][own] - target[n][own]).square().mean() for n in (part(layer, kind) for kind in "qkvo")
+            (rows[n][own] - target[n][own]).square().mean()
+            for n in (parameter_name(layer, kind) for kind in "qkvo")
         ]
         yield head, {"metric": "bar_p_head", "value": float(torch.stack(squares).mean())}
 

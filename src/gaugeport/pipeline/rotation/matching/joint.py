@@ -1,13 +1,15 @@
-"""One residual rotation for weights and activations together (table b10; paper B, section 9.5).
+"""Fit one residual rotation to weights and activations together (table b10; paper B, section 9.5).
 
-With heads and neurons as a baseline leaves them, the mismatch of the weights and that of the activations are both
-``c - 2 tr(C Rᵀ)`` in the rotation R: what is quadratic in R does not depend on it. So is their sum with any weight λ,
-and its optimum over O(d) is the Procrustes solution of ``C_w + λ C_a``, beside which the paper's Cayley + Adam is put.
+With heads and neurons as a baseline leaves them, the mismatch of the weights and that of the activations both
+have the form ``c - 2 tr(C Rᵀ)`` in the rotation R: what is quadratic in R does not depend on it. So does
+their sum with any weight λ. Its optimum over O(d) is therefore the Procrustes solution of ``C_w + λ C_a``,
+which is reported beside the paper's Cayley + Adam.
 
-Such a function has no local minimum but the global one of its component of O(d), rotations or reflections: at a
-critical point ``S = C Rᵀ`` is symmetric; where it is a local minimum every two eigenvalues of S sum to at least 0, so at
-most the smallest in magnitude is negative, and that is the optimum for R's determinant. Two basins of the joint loss can
-therefore only be the two determinants, which no path connects and a Cayley transform cannot leave either.
+Such a function has no local minimum but the global one of its component of O(d), rotations or reflections: at
+a critical point ``S = C Rᵀ`` is symmetric; where it is a local minimum every two eigenvalues of S sum to at
+least 0, so at most the smallest in magnitude is negative, and that is the optimum for R's determinant. Two
+basins of the joint loss can therefore only be the two determinants, which no path connects and no Cayley
+transform leaves either.
 """
 
 from __future__ import annotations
@@ -27,43 +29,44 @@ from gaugeport.pipeline.rotation.matching.search import (
     SymmetryFit,
     comparable_rows,
     pooled_mse,
-    stream_cross,
     tensor_mse,
 )
+from gaugeport.pipeline.rotation.matching.steps import stream_cross
 from gaugeport.pipeline.rotation.matching.symmetry import Rows, check_dyck
 from gaugeport.transport.model import check_element
 
 LAMBDAS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, math.inf)
 """Weights of the activation mismatch; ``inf`` leaves the activations only."""
 
-PATH = 101
-"""Points on a geodesic at which its barrier is looked for, ends included."""
+POINTS_ON_GEODESIC = 101
+"""Points at which the barrier of a geodesic is measured, ends included."""
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """The function ``constant - 2 tr(cross Rᵀ)`` of R in O(d); ``cross`` float64[d, d]."""
+    """The function ``constant - 2 tr(cross Rᵀ)`` of R in O(d); ``cross`` is float64[d, d]."""
 
     cross: Tensor
     constant: float
 
     def __call__(self, r: Tensor) -> Tensor:
-        """Its values at matrices [..., d, d]."""
+        """Return its values at matrices [..., d, d]."""
         return self.constant - 2 * (self.cross * r).sum((-2, -1))
 
     def plus(self, weight: float, other: Mismatch) -> Mismatch:
-        """This one and ``weight`` times the other; the other alone where ``weight`` is infinite."""
+        """Return this plus ``weight`` times the other; the other alone where ``weight`` is infinite."""
         if math.isinf(weight):
             return other
         return Mismatch(self.cross + weight * other.cross, self.constant + weight * other.constant)
 
     def best(self, determinant: int | None = None) -> Tensor:
-        """Where it is least, float64[d, d]: over O(d), or among the matrices of one ``determinant`` (1 or -1)."""
+        """Return where it is least, float64[d, d], over O(d) or over one ``determinant`` (1 or -1)."""
         u, _, vh = torch.linalg.svd(self.cross)
-        if determinant is not None and sign_of(u @ vh) != determinant:
-            u = torch.cat([u[:, :-1], -u[:, -1:]], 1)  # the direction that the determinant costs least in
+        if determinant is not None and determinant_of(u @ vh) != determinant:
+            # reverse the direction in which the other determinant costs least
+            u = torch.cat([u[:, :-1], -u[:, -1:]], 1)
         return u @ vh
 
 
@@ -77,34 +80,48 @@ def joint_alignment(
     steps: int = 400,
     rate: float = 0.02,
 ) -> list[Record]:
-    """Minimise ``weight objective(R) + λ · activation MSE(R)`` over residual rotations R, for each λ, in two ways.
+    """Minimise ``weight objective(R) + λ · activation MSE(R)`` over residual rotations R, for each λ.
 
-    Activations are streams float[..., d] by site, of both models on the same tokens; ``R`` moves the model's to the
-    reference's. Rows are ``lam, method, start, metric, value``:
+    Source: section 9.5; the exact solution is not in the paper. Rows are ``lam, method, start, metric,
+    value``. The methods and their starts are:
 
-    * ``exact``: the best of all (``start="global"``), the best rotation (``"rotation"``: determinant 1) and the best
-      ``"reflection"`` (-1);
-    * ``cayley``: Adam on a Cayley transform (``steps`` steps, a ``rate`` that falls to 0), from the optimum of the
-      weights (``"weights"``), of the activations (``"activations"``) and from the ``"identity"``, best iterate kept;
-    * ``geodesic``: from the optimum of the weights to that of the activations with the same determinant. ``barrier``
-      is how far the objective rises above the straight line between its ends (0: nowhere), ``same_component`` says
-      whether the free optima share their determinant (1) or not (0), in which case no path joins those, and
-      ``determinant_cost`` what share of the best of the other determinant that one is above the best of all.
+    * ``exact``: the best of all (``global``), the best ``rotation`` (determinant 1) and the best
+      ``reflection`` (-1);
+    * ``cayley``: Adam on a Cayley transform, from the optimum of the ``weights``, from that of the
+      ``activations`` and from the ``identity``; the best iterate is kept;
+    * ``geodesic``: the shortest path from the optimum of the ``weights`` to that of the activations with the
+      same determinant.
 
-    Metrics of the first two: ``weight_max_mse``, ``weight_global_mse``, ``weight_objective``, ``activation_mse``,
-    ``activation_nmse`` (over the reference's variance about each site's mean), ``from_weights`` and
-    ``from_activations`` (Frobenius distances to both free optima), ``determinant``, ``objective``, and ``excess``: the
-    objective above the best of the same determinant.
+    Metrics of ``exact`` and ``cayley``: ``weight_max_mse``, ``weight_global_mse``, ``weight_objective``,
+    ``activation_mse``, ``activation_nmse`` (over the reference's variance about each site's mean),
+    ``from_weights`` and ``from_activations`` (Frobenius distances to the two free optima), ``determinant``,
+    ``objective``, and ``excess``: the objective above the best of the same determinant.
 
-    Raises ``ValueError`` for models that cannot be compared or with gains in place, for activations whose sites or
-    shapes differ, and for λ that are negative or no numbers. Source: section 9.5; the exact solution is ours.
+    Metrics of ``geodesic``: ``barrier``, how far the objective rises above the straight line between its ends
+    (0: nowhere); ``same_component``, whether the free optima have the same determinant (1) or not (0), in
+    which case no path joins them; ``determinant_cost``, the share by which the best of the worse determinant
+    exceeds the best of all.
+
+    Args:
+        model: A folded Dyck-3 model.
+        reference: Another one of the same size.
+        baseline: A fit of ``model`` to ``reference``; its heads and neurons are kept.
+        activations_model: Streams float[..., d] of the model by site. ``R`` moves them to the reference's.
+        activations_reference: Streams of the reference at the same sites on the same tokens.
+        lambdas: Weights λ of the activations.
+        steps: Adam steps of a descent.
+        rate: Adam's first learning rate, which falls to 0.
+
+    Raises:
+        ValueError: The models cannot be compared or have their gains in place, sites or shapes of activations
+            differ, or a λ is negative or not a number.
     """
     if any(not lam >= 0 for lam in lambdas):
-        raise ValueError(f"lambdas must be at least 0 (inf: activations only), found {list(lambdas)}")
+        raise ValueError(f"lambdas={list(lambdas)}; allowed: numbers of at least 0 (inf: activations only)")
     rows, target = comparable_rows(model, reference)
     check_element(check_dyck(model), Orthogonal(baseline.symmetry.residual.dense()))
-    inside = baseline.symmetry.inside(rows)
-    weights = weight_mismatch(inside, target)
+    prepared = baseline.symmetry.move_heads_and_neurons(rows)
+    weights = weight_mismatch(prepared, target)
     activations, variance = activation_mismatch(activations_model, activations_reference, len(weights.cross))
     best_w, best_a = weights.best(), activations.best()
     starts = {
@@ -113,95 +130,139 @@ def joint_alignment(
         "identity": torch.eye(len(best_w), dtype=torch.float64),
     }
 
-    found: list[Record] = []
+    def metrics_of(r: Tensor, joint: Mismatch) -> dict[str, float]:
+        mse = tensor_mse({name: t @ r.T for name, t in prepared.items()}, target)
+        determinant = determinant_of(r)
+        return {
+            "weight_max_mse": max(mse.values()),
+            "weight_global_mse": pooled_mse(mse, target),
+            "weight_objective": sum(mse.values()),
+            "activation_mse": float(activations(r)),
+            "activation_nmse": float(activations(r)) / variance,
+            "from_weights": float((r - best_w).norm()),
+            "from_activations": float((r - best_a).norm()),
+            "determinant": determinant,
+            "objective": float(joint(r)),
+            "excess": float(joint(r) - joint(joint.best(determinant))),
+        }
+
+    records: list[Record] = []
     for lam in lambdas:
         joint = weights.plus(lam, activations)
+        # 1) the exact optima
         optima = {"global": joint.best(), "rotation": joint.best(1), "reflection": joint.best(-1)}
-        tried = [("exact", start, r) for start, r in optima.items()]
-        tried += [("cayley", start, descend(joint, r, steps, rate)) for start, r in starts.items()]
-        for method, start, r in tried:
-            moved = {name: t @ r.T for name, t in inside.items()}
-            mse = tensor_mse(moved, target)
-            metrics = {
-                "weight_max_mse": max(mse.values()),
-                "weight_global_mse": pooled_mse(mse, target),
-                "weight_objective": sum(mse.values()),
-                "activation_mse": float(activations(r)),
-                "activation_nmse": float(activations(r)) / variance,
-                "from_weights": float((r - best_w).norm()),
-                "from_activations": float((r - best_a).norm()),
-                "determinant": sign_of(r),
-                "objective": float(joint(r)),
-                "excess": float(joint(r) - joint(joint.best(sign_of(r)))),
-            }
-            found += _records(lam, method, start, metrics)
-        path = joint(geodesic(best_w, activations.best(sign_of(best_w)), PATH))
-        line = torch.lerp(path[0], path[-1], torch.linspace(0, 1, PATH, dtype=torch.float64))
-        together = float(sign_of(best_w) == sign_of(best_a))
-        barrier = max(0.0, float((path - line).max()))  # the ends of the path are rounded
-        least, most = sorted(float(joint(optima[d])) for d in ("rotation", "reflection"))
-        cost = (most - least) / most if most > 0 else 0.0
-        metrics = {"barrier": barrier, "same_component": together, "determinant_cost": cost}
-        found += _records(lam, "geodesic", "weights", metrics)
-    return found
+        for start, r in optima.items():
+            records += _records(lam, "exact", start, metrics_of(r, joint))
+        # 2) the paper's descents
+        for start, r in starts.items():
+            end = cayley_descent(joint, r, steps, rate)
+            records += _records(lam, "cayley", start, metrics_of(end, joint))
+        # 3) what lies between the two free optima
+        on_path = joint(geodesic(best_w, activations.best(determinant_of(best_w)), POINTS_ON_GEODESIC))
+        fractions = torch.linspace(0, 1, POINTS_ON_GEODESIC, dtype=torch.float64)
+        on_line = torch.lerp(on_path[0], on_path[-1], fractions)
+        least, most = sorted(float(joint(optima[side])) for side in ("rotation", "reflection"))
+        metrics = {
+            "barrier": max(0.0, float((on_path - on_line).max())),  # the ends of the path are rounded
+            "same_component": float(determinant_of(best_w) == determinant_of(best_a)),
+            "determinant_cost": (most - least) / most if most > 0 else 0.0,
+        }
+        records += _records(lam, "geodesic", "weights", metrics)
+    return records
 
 
-def weight_mismatch(inside: Rows, target: Rows) -> Mismatch:
-    """The sum over tensors of the mean squared difference per entry, of rows whose heads and neurons are moved."""
-    squares = sum(float(t.square().mean()) for rows in (inside, target) for t in rows.values())
-    return Mismatch(stream_cross(inside, target), squares)
+def weight_mismatch(prepared: Rows, target: Rows) -> Mismatch:
+    """Return the objective of the weights as a function of the residual rotation.
+
+    It is the sum over tensors of the mean squared difference per entry.
+    ``prepared`` are the model's rows with heads and neurons moved, ``target`` the rows of the reference.
+    """
+    squares = sum(float(t.square().mean()) for rows in (prepared, target) for t in rows.values())
+    return Mismatch(stream_cross(prepared, target), squares)
 
 
 def activation_mismatch(
     model: Mapping[str, Tensor], reference: Mapping[str, Tensor], width: int
 ) -> tuple[Mismatch, float]:
-    """The mean squared difference per entry of streams [..., width] over all sites, and the reference's variance.
+    """Return the mean squared difference per entry over all sites, and the variance of the reference.
 
-    The variance is about the mean of each coordinate at each site. Raises ``ValueError`` where sites or shapes differ.
+    Args:
+        model: Streams [..., width] of the model by site.
+        reference: Streams of the reference at the same sites on the same tokens. Its variance is about the
+            mean of each coordinate at each site.
+        width: Width d of the streams.
+
+    Raises:
+        ValueError: Sites or shapes differ, or there are no sites.
     """
     shapes = [{site: tuple(x.shape) for site, x in side.items()} for side in (model, reference)]
     if shapes[0] != shapes[1] or not shapes[0] or any(shape[-1:] != (width,) for shape in shapes[0].values()):
         raise ValueError(
-            f"activations of both models at the same sites are wanted, streams of width {width} on the same tokens; "
-            f"found {shapes[0]} and {shapes[1]}"
+            f"expected activations of both models at the same sites, of width {width}, on the same tokens; "
+            f"got {shapes[0]} and {shapes[1]}"
         )
-    cross, squares, about, entries = torch.zeros(width, width, dtype=torch.float64), 0.0, 0.0, 0
+    cross, squares, spread, entries = torch.zeros(width, width, dtype=torch.float64), 0.0, 0.0, 0
     for site in model:
         x, y = (side[site].detach().cpu().double().reshape(-1, width) for side in (model, reference))
         cross += y.T @ x
         squares += float(x.square().sum() + y.square().sum())
-        about += float((y - y.mean(0)).square().sum())
+        spread += float((y - y.mean(0)).square().sum())
         entries += x.numel()
-    return Mismatch(cross / entries, squares / entries), about / entries
+    return Mismatch(cross / entries, squares / entries), spread / entries
 
 
-def descend(joint: Mismatch, start: Tensor, steps: int, rate: float) -> Tensor:
-    """Adam on x in ``start @ cayley(x)``: the best iterate, float64[d, d], of the determinant of ``start``."""
+def cayley_descent(joint: Mismatch, start: Tensor, steps: int, rate: float) -> Tensor:
+    """Minimise ``joint`` by Adam on x in ``start @ cayley(x)``.
+
+    Args:
+        joint: The function to minimise.
+        start: An orthogonal matrix, float64[d, d].
+        steps: Adam steps.
+        rate: Adam's first learning rate, which falls to 0 as a cosine.
+
+    Returns:
+        The best iterate, float64[d, d], with the determinant of ``start``.
+    """
     x = torch.zeros_like(start, requires_grad=True)
     adam = torch.optim.Adam([x], lr=rate)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    best, found = math.inf, start
+    least, best = math.inf, start
     for step in range(steps + 1):
         r = start @ cayley(x)
         loss = joint(r)
-        if float(loss.detach()) < best:
-            best, found = float(loss.detach()), r.detach()
+        if float(loss.detach()) < least:
+            least, best = float(loss.detach()), r.detach()
         if step < steps:
             adam.zero_grad()
             loss.backward()
             adam.step()
             decay.step()
-    return found
+    return best
 
 
 def geodesic(start: Tensor, end: Tensor, points: int) -> Tensor:
-    """Equally spaced points [points, d, d] of a shortest path in O(d). Raises ``ValueError`` across determinants.
+    """Return equally spaced points of a shortest path in O(d).
 
-    The path is ``start · exp(t L)`` with L the real logarithm of ``startᵀ end``, whose eigenvalues -1, an even number of
-    them, are taken in pairs as half-turns.
+    The path is ``start · exp(t L)`` with L the real logarithm of ``startᵀ end``. Eigenvalues -1, of which
+    there is an even number, are taken in pairs as half-turns.
+
+    Args:
+        start: An orthogonal matrix, float64[d, d].
+        end: Another one of the same determinant.
+        points: Number of points, ends included.
+
+    Returns:
+        The points, float64[points, d, d].
+
+    Raises:
+        ValueError: The determinants differ.
     """
-    if sign_of(start) != sign_of(end):
-        raise ValueError("matrices of determinant 1 and -1 are joined by no path of orthogonal matrices")
+    if determinant_of(start) != determinant_of(end):
+        raise ValueError(
+            f"no path of orthogonal matrices joins determinant {determinant_of(start)} and "
+            f"{determinant_of(end)}; allowed: two matrices of one determinant"
+        )
+    # the real Schur form has 2×2 blocks of plane rotations, and ±1 alone on the diagonal
     blocks, basis = (torch.from_numpy(m) for m in schur((start.T @ end).numpy(), output="real"))
     log, half_turns, i = torch.zeros_like(blocks), [], 0
     while i < len(blocks):
@@ -218,8 +279,8 @@ def geodesic(start: Tensor, end: Tensor, points: int) -> Tensor:
     return start @ basis @ torch.linalg.matrix_exp(t * log) @ basis.T
 
 
-def sign_of(r: Tensor) -> int:
-    """The determinant of an orthogonal matrix, 1 or -1."""
+def determinant_of(r: Tensor) -> int:
+    """Return the determinant of an orthogonal matrix, 1 or -1."""
     return 1 if float(torch.linalg.det(r)) > 0 else -1
 
 

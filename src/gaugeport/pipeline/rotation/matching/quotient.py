@@ -1,13 +1,14 @@
-"""Bar P without the residual gauge (beyond paper B: section 9.5 asks for 'a bar that quotients out the rotation').
+"""Compare two models up to any residual rotation, without finding one (not in the papers).
 
-Put all that faces the stream of a folded model under each other as rows: embedding, positions, unembeddings, queries,
-keys, values and ups as they are, outs and downs transposed. A residual rotation multiplies every row by the same matrix,
-so it leaves the products ``T_i T_jᵀ`` of any two tensors alone; and two models whose products are all equal differ by
-such a rotation. The products are thus a complete invariant of the residual gauge: this bar is 0 exactly when Bar P is 0
-for some rotation, and no rotation has to be found for it.
+Paper B, section 9.5, asks for a bar that leaves the rotation free. Stack everything of a folded model that
+reads or writes the stream as rows: embedding, positions, unembeddings, queries, keys, values and ups as they
+are, outs and downs transposed. A residual rotation multiplies every row by the same matrix, so it leaves the
+products ``T_i T_jᵀ`` of any two tensors alone; and two models whose products are all equal differ by such a
+rotation. The products are thus a complete invariant of the residual gauge: this bar is 0 exactly when Bar P
+is 0 for some rotation.
 
-What is *not* taken out are heads and neurons, which act on the rows of a product: reordered heads, rotations inside
-them, reordered and scaled neurons. A symmetry that an alignment found brings those of the model to the reference's; its
+Heads and neurons are *not* taken out, because they act on the rows of a product: reordered heads, rotations
+inside them, reordered and scaled neurons. A fitted symmetry brings those of the model to the reference's; its
 residual part has no influence.
 """
 
@@ -27,8 +28,13 @@ from gaugeport.pipeline.rotation.matching.symmetry import Rows, Symmetry, check_
 class Quotient:
     """Mean squared differences per entry of the products of two models, by the names of the two tensors.
 
-    ``relative`` are the same over the mean square of the reference's product, where that is not 0. ``pair`` has the
-    largest difference, ``max_mse``. ``global_mse`` pools the entries of all pairs, each pair once.
+    Attributes:
+        per_pair: The difference of each pair of tensors.
+        relative: The same over the mean square of the reference's product, where that is not 0.
+        pair: The pair with the largest difference.
+        max_mse: The difference of ``pair``.
+        global_mse: The mean over all entries of all pairs, each pair counted once.
+        symmetry: The element that aligned heads and neurons.
     """
 
     per_pair: dict[tuple[str, str], float]
@@ -42,17 +48,20 @@ class Quotient:
 def quotient_bar(model: nn.Module, reference: nn.Module, symmetry: Symmetry | None = None) -> Quotient:
     """Compare two folded Dyck-3 models up to any residual rotation.
 
-    ``symmetry`` (of an :class:`~gaugeport.pipeline.rotation.matching.search.SymmetryFit`) aligns the model's heads and neurons; its
-    residual part is not used. None leaves them as they are.
+    Args:
+        model: A folded Dyck-3 model.
+        reference: Another one of the same size.
+        symmetry: Aligns the model's heads and neurons, for example that of a
+            :class:`~gaugeport.pipeline.rotation.matching.search.SymmetryFit`; its residual part is not used.
+            None leaves heads and neurons as they are.
 
-    Raises ``ValueError`` for models that cannot be compared, and with gains in place: those pin the coordinates, and
-    no product says where they are.
+    Raises:
+        ValueError: The models cannot be compared, or their gains are in place: gains pin the coordinates,
+            which no product shows.
     """
-    rows, target = comparable_rows(model, reference)
-    if not check_dyck(model).folded:
-        raise ValueError("a rotation is no symmetry while gains are in place; fold_gains(model) first")
+    rows, target = _folded_rows(model, reference)
     symmetry = symmetry or Symmetry.identity(model)
-    mine, theirs = _flat(symmetry.inside(rows)), _flat(target)
+    mine, theirs = _flat(symmetry.move_heads_and_neurons(rows)), _flat(target)
     per_pair, relative, products = {}, {}, {}
     for i, j in combinations_with_replacement(theirs, 2):
         products[i, j] = theirs[i] @ theirs[j].T
@@ -67,30 +76,40 @@ def quotient_bar(model: nn.Module, reference: nn.Module, symmetry: Symmetry | No
 
 
 def floors(model: nn.Module, reference: nn.Module) -> dict[str, float]:
-    """The least mean squared difference that *any* residual rotation can leave in a tensor, each taken by itself.
+    """Return the least mean squared difference that *any* residual rotation can leave in each tensor.
 
-    A proof, not a search: no element of the group has a ``max_mse`` below the largest of these. Embedding, positions
-    and unembeddings move with the residual element only: their floor is that of their own Procrustes problem. Heads are
-    moved by orthogonal matrices on both sides: theirs follows from the singular values alone (Mirsky 1960), where
-    every orthogonal matrix over all heads counts as allowed. The MLP is left out: scalings leave it no simple floor.
+    This is a proof, not a search: no element of the group has a ``max_mse`` below the largest of these
+    values. Embedding, positions and unembeddings move with the residual element only, so their floor is that
+    of their own Procrustes problem. Heads are moved by orthogonal matrices on both sides: their floor follows
+    from the singular values alone (Mirsky 1960), where every orthogonal matrix over all heads counts as
+    allowed. The MLP is left out, because scalings leave it no simple floor.
 
-    Raises ``ValueError`` as :func:`quotient_bar` does.
+    Args:
+        model: A folded Dyck-3 model.
+        reference: Another one of the same size.
+
+    Raises:
+        ValueError: The models cannot be compared, or their gains are in place.
     """
-    rows, target = comparable_rows(model, reference)
-    if not check_dyck(model).folded:
-        raise ValueError("a rotation is no symmetry while gains are in place; fold_gains(model) first")
+    rows, target = _folded_rows(model, reference)
     mine, theirs = _flat(rows), _flat(target)
     least = {}
     for name in theirs:
         a, b = mine[name], theirs[name]
         if "self_attn" in name:
-            least[name] = (
-                float((torch.linalg.svdvals(a) - torch.linalg.svdvals(b)).square().sum()) / a.numel()
-            )
+            difference = torch.linalg.svdvals(a) - torch.linalg.svdvals(b)
+            least[name] = float(difference.square().sum()) / a.numel()
         elif "mlp" not in name:
             u, _, vh = torch.linalg.svd(b.T @ a)
             least[name] = float((a @ (u @ vh).T - b).square().mean())
     return least
+
+
+def _folded_rows(model: nn.Module, reference: nn.Module) -> tuple[Rows, Rows]:
+    rows = comparable_rows(model, reference)
+    if not check_dyck(model).folded:
+        raise ValueError("a rotation is no symmetry while gains are in place; call fold_gains(model) first")
+    return rows
 
 
 def _flat(rows: Rows) -> Rows:
