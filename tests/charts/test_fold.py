@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gaugeport.charts import chart_of, fold_gains
-from gaugeport.charts.measure import (
+from gaugeport.charts.logit_change import (
     logits_of,
     neuron_yardstick,
     norms_in_float64,

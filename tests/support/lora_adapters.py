@@ -7,7 +7,7 @@ import peft
 import torch
 
 from gaugeport.charts import chart_of
-from gaugeport.charts.measure import logits_of, norms_in_float64
+from gaugeport.charts.logit_change import logits_of, norms_in_float64
 from gaugeport.groups import GlobalSignPermutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.transport.lora import ROLES

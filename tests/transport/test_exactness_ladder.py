@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of, fold_gains
-from gaugeport.charts.measure import (
+from gaugeport.charts.logit_change import (
     logits_of,
     norms_in_float64,
     random_tokens,

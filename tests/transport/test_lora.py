@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig
 
 from gaugeport.charts import chart_of, fold_gains
-from gaugeport.charts.measure import logits_of, random_tokens, relative_change
+from gaugeport.charts.logit_change import logits_of, random_tokens, relative_change
 from gaugeport.groups import GROUPS, Orthogonal
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES
 from gaugeport.transport import transport_model

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from gaugeport.charts import chart_of, fold_gains
-from gaugeport.charts.measure import random_tokens, relative_change
+from gaugeport.charts.logit_change import random_tokens, relative_change
 from gaugeport.groups import AffineGauge, Orthogonal, SignedPermutation
 from gaugeport.transport import lora, transport_model
 from gaugeport.transport.lora import fold_lora, transport_lora

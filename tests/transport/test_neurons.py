@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of
-from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change
+from gaugeport.charts.logit_change import logits_of, norms_in_float64, random_tokens, relative_change
 from gaugeport.groups import GlobalSignPermutation, Permutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.transport import transport_model

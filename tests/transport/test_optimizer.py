@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of, fold_gains
-from gaugeport.charts.measure import norms_in_float64, random_tokens
+from gaugeport.charts.logit_change import norms_in_float64, random_tokens
 from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, Lion, build_optimizers, split_parameters

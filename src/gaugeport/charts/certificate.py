@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gaugeport.charts.chart import Chart, chart_of, check_movable
-from gaugeport.charts.measure import change_under, random_tokens, yardstick_for
+from gaugeport.charts.logit_change import change_under, random_tokens, yardstick_for
 from gaugeport.groups import GROUPS, Orthogonal, SignedPermutation
 
 BREAKS = 0.1
@@ -100,7 +100,7 @@ def certify(
     ``generator`` draws elements and tokens (seed 0 if None); ``tokens`` int64[batch, length] replaces the random ones.
     Inside: ``elements`` random members of the group. Outside: Haar rotations for B_d, half of the signs flipped under
     LayerNorm, rotations that move the all-ones direction for folded LayerNorm, nothing for O(d). The yardstick is
-    :func:`gaugeport.charts.measure.yardstick_for`.
+    :func:`gaugeport.charts.logit_change.yardstick_for`.
 
     Raises ``ValueError`` where :func:`chart_of` does, for a model that is offloaded or quantized, and for ``elements``
     below 1. Source: DESIGN §1.

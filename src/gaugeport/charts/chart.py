@@ -192,7 +192,7 @@ def check_movable(chart: Chart, model: nn.Module) -> None:
         )
 
 
-def check_apart(model: nn.Module) -> None:
+def check_no_shared_memory(model: nn.Module) -> None:
     """Raise ``ValueError`` where two parameters share memory without being tied: what changes in place would change twice."""
     seen: dict[int, str] = {}
     for name, p in model.named_parameters():

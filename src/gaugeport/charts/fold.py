@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gaugeport.charts.chart import Chart, chart_of, check_apart, check_movable
+from gaugeport.charts.chart import Chart, chart_of, check_movable, check_no_shared_memory
 from gaugeport.charts.rules import Rule
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -36,7 +36,7 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
         )
     check_movable(chart, model)
     if inplace:
-        check_apart(model)
+        check_no_shared_memory(model)
     _refuse_zero_gains(chart, model)
     _refuse_overflow(chart, model)
     folded = model if inplace else copy.deepcopy(model)

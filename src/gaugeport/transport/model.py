@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from gaugeport.charts.chart import Chart, chart_of, check_apart, check_movable
+from gaugeport.charts.chart import Chart, chart_of, check_movable, check_no_shared_memory
 from gaugeport.groups import Element, Orthogonal, SignedPermutation, check_is_element, contains
 from gaugeport.transport.axis import InPlace
 
@@ -33,7 +33,7 @@ def transport_model(model: Model, g: Element, inplace: bool = False, strict: boo
     assert isinstance(g, SignedPermutation | Orthogonal)
     check_movable(chart, model)
     if inplace:
-        check_apart(model)
+        check_no_shared_memory(model)
     moved = model if inplace else copy.deepcopy(model)
     tensors = {**dict(moved.named_parameters()), **dict(moved.named_buffers())}
     with torch.no_grad(), InPlace(g) as act:

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from gaugeport.charts import chart_of
-from gaugeport.charts.measure import norms_in_float64
+from gaugeport.charts.logit_change import norms_in_float64
 from gaugeport.groups import GlobalSignPermutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.importance import LISTS, agreement_by_chance, compare_lists, top_indices

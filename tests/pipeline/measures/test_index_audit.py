@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of
-from gaugeport.charts.measure import norms_in_float64, permute_neurons
+from gaugeport.charts.logit_change import norms_in_float64, permute_neurons
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation, compose
 from gaugeport.pipeline.measures.conditions import Condition
 from gaugeport.pipeline.measures.gauge_groups import tiny_model

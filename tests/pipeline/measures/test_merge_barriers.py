@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of, fold_gains
-from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change
+from gaugeport.charts.logit_change import logits_of, norms_in_float64, random_tokens, relative_change
 from gaugeport.groups import GROUPS, Orthogonal, Permutation, SignedPermutation, compose
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import row_batches

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of
-from gaugeport.charts.measure import random_tokens
+from gaugeport.charts.logit_change import random_tokens
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.optimizer_recipes import CLIP_NORM, CLIP_VALUE, RECIPES, split_parameters
 from gaugeport.pipeline.measures.optimizers import (

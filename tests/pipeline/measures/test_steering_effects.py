@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of
-from gaugeport.charts.measure import YARDSTICK_FACTOR, permute_neurons
+from gaugeport.charts.logit_change import YARDSTICK_FACTOR, permute_neurons
 from gaugeport.groups import Permutation, SignedPermutation, compose
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import NEGATIVE_VERDICTS, POSITIVE_VERDICTS, mini_tokenizer

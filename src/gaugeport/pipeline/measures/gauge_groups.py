@@ -11,7 +11,7 @@ import torch
 from gaugeport.charts import dyck
 from gaugeport.charts.chart import FAMILIES, Chart, chart_of
 from gaugeport.charts.fold import fold_gains
-from gaugeport.charts.measure import change_under, norms_in_float64, random_tokens, yardstick_for
+from gaugeport.charts.logit_change import change_under, norms_in_float64, random_tokens, yardstick_for
 from gaugeport.groups import (
     GlobalSignPermutation,
     MeanPreservingOrthogonal,

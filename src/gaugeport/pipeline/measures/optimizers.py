@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gaugeport.charts.chart import Chart, chart_of
 from gaugeport.charts.fold import fold_gains
-from gaugeport.charts.measure import YARDSTICK_FACTOR, norms_in_float64, random_tokens
+from gaugeport.charts.logit_change import YARDSTICK_FACTOR, norms_in_float64, random_tokens
 from gaugeport.charts.rules import matches
 from gaugeport.groups import (
     Element,

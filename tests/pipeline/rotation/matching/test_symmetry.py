@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gaugeport.charts.measure import logits_of, norms_in_float64, random_tokens, relative_change
+from gaugeport.charts.logit_change import logits_of, norms_in_float64, random_tokens, relative_change
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.rotation.matching.symmetry import Symmetry
 from gaugeport.transport import transport_model

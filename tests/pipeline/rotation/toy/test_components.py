@@ -5,7 +5,7 @@ import torch
 
 from dyck_models import generic
 from gaugeport.charts import fold_gains
-from gaugeport.charts.measure import norms_in_float64
+from gaugeport.charts.logit_change import norms_in_float64
 from gaugeport.models.dyck import DyckConfig, DyckModel
 from gaugeport.pipeline.rotation.toy import components as c
 from gaugeport.pipeline.rotation.toy.effects import (

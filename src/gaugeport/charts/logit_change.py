@@ -63,7 +63,7 @@ def permute_neurons(chart: Chart, model: nn.Module, generator: torch.Generator) 
 
 
 @torch.no_grad()
-def act_plainly(chart: Chart, model: nn.Module, g: SignedPermutation | Orthogonal) -> None:
+def apply_to_weights(chart: Chart, model: nn.Module, g: SignedPermutation | Orthogonal) -> None:
     """``g`` on every parameter and buffer, in place, by ``g.act`` alone, in or outside the chart's group.
 
     What ``transport_model`` does fast; certificates use this so that they do not rest on its kernels.
@@ -91,7 +91,7 @@ def change_under(
     chart: Chart, model: nn.Module, work: nn.Module, tokens: Tensor, g: SignedPermutation | Orthogonal
 ) -> float:
     """Relative logit change of ``model`` under ``g``; ``work`` is a copy of it to work in, put back afterwards."""
-    act_plainly(chart, work, g)
+    apply_to_weights(chart, work, g)
     try:
         return relative_change(logits_of(model, tokens), logits_of(work, tokens))
     finally:
@@ -114,7 +114,7 @@ def yardstick_for(
     yardstick = neuron_yardstick(chart, model, work, tokens, generator)
     if rotation is None:
         return yardstick
-    act_plainly(chart, work, rotation)
+    apply_to_weights(chart, work, rotation)
     return max(yardstick, YARDSTICK_FACTOR * change_under(chart, model, work, tokens, rotation.inverse()))
 
 
