@@ -24,9 +24,10 @@ from gaugeport.pipeline.commands.tables import Chosen, choose, made, write_table
 from gaugeport.pipeline.execution.timings import Timings, clock, shapes
 from gaugeport.pipeline.report.render import FLOAT, markdown
 from gaugeport.pipeline.report.tables import Table, claims_table
+from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.store.records import Record, write_record
 from gaugeport.pipeline.store.store import digest
-from gaugeport.pipeline.tasks.registry import STAGES, stage_keys
+from gaugeport.pipeline.tasks.registry import stage_keys
 from gaugeport.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent

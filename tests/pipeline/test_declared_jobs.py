@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gaugeport.pipeline.config.sweeps import experiment, experiment_names, jobs_of
-from gaugeport.pipeline.execution.jobs import job_id
+from gaugeport.pipeline.job import job_id
+from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.store.store import Store, digest
-from gaugeport.pipeline.tasks.registry import STAGES, stage_keys
+from gaugeport.pipeline.tasks.registry import stage_keys
 
 KEPT = Path(__file__).with_name("declared_jobs.txt")
 PROFILES = ("mini", "smoke")

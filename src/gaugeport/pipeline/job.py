@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gaugeport.pipeline.store.store import digest
+from gaugeport.pipeline.store.store import digest, digest_files
 
 TASK_FILES = ("reviews", "harmful", "harmless")
 """Keys of tasks that name local files: their content counts in a job's hash, their paths do not."""
 
-LATER = {"whiten": False, "dtype": "float32", "richness": 1.0}
+UNCOUNTED_DEFAULTS = {"whiten": False, "dtype": "float32", "richness": 1.0}
 """Options that came after the first results: at these values they do not count, so that what is stored keeps its key."""
 
 
 def counted(part: Mapping[str, Any], ignored: str) -> dict[str, Any]:
     """What of one part of a job's configuration decides results: all but ``ignored`` and later options not used."""
-    return {k: v for k, v in part.items() if k != ignored and (k not in LATER or v != LATER[k])}
+    return {
+        k: v
+        for k, v in part.items()
+        if k != ignored and (k not in UNCOUNTED_DEFAULTS or v != UNCOUNTED_DEFAULTS[k])
+    }
 
 
 @dataclass(kw_only=True)
@@ -126,3 +130,13 @@ class Job:
         if self.model.path is not None:
             key["model"].pop("name")
         return digest({**key, "contents": contents})
+
+
+def contents(job: Job) -> dict[str, str]:
+    """Return digests of the local files a job reads, by config key: contents count in a key, their paths do not."""
+    return {name: digest_files(path) for name, path in job.files().items()}
+
+
+def job_id(job: Job) -> str:
+    """Return the job's hash, with the contents of the local files it reads: its record's name and wandb run's id."""
+    return job.hash(contents(job))

@@ -6,7 +6,7 @@ import torch
 from gaugeport.pipeline.commands.tables import choose
 from gaugeport.pipeline.config.sweeps import variant_of
 from gaugeport.pipeline.execution.failures import note_path
-from gaugeport.pipeline.execution.jobs import job_id
+from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from processes import built, files, printed
 

@@ -9,20 +9,20 @@ from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.execution import jobs
 from gaugeport.pipeline.execution.failures import note_path
 from gaugeport.pipeline.store.records import read_record, record_path
-from gaugeport.pipeline.tasks.registry import Workflow
+from gaugeport.pipeline.tasks.task import Task
 
 
 @pytest.fixture
 def composed(tmp_path, monkeypatch):
     """A job whose measurement leaves a mark in a file, each time."""
 
-    def measure(job, store):
+    def measure(job, built):
         with (tmp_path / "measured").open("a") as marks:
             marks.write("x")
         time.sleep(0.3)
         return [{"metric": "found", "value": 1.0}]
 
-    monkeypatch.setitem(jobs.WORKFLOWS, "gauge_groups", Workflow(lambda job: (), measure))
+    monkeypatch.setattr(jobs, "task_of", lambda job: Task(measure))
     overrides = [
         "experiment=gauge_groups",
         "profile=smoke",
@@ -56,7 +56,7 @@ def test_a_job_is_measured_tracked_and_then_written_once(composed, tracked):
     assert measured(composed) == "x" and tracked == [(first.id, False)]
 
 
-def test_of_two_processes_that_run_one_job_one_measures_and_the_other_reads(composed, tracked):
+def test_two_processes_that_run_one_job_measure_it_once(composed, tracked):
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=jobs.run_job, args=(composed,)) for _ in range(2)]
     for w in workers:
@@ -67,7 +67,7 @@ def test_of_two_processes_that_run_one_job_one_measures_and_the_other_reads(comp
     assert measured(composed) == "x" and written(composed).rows == [{"metric": "found", "value": 1.0}]
 
 
-def test_what_a_tracker_breaks_is_said_and_the_measurement_is_kept(composed, monkeypatch):
+def test_tracking_failure_keeps_record(composed, monkeypatch):
     def broken(*a):
         raise RuntimeError("no service")
 
@@ -77,7 +77,7 @@ def test_what_a_tracker_breaks_is_said_and_the_measurement_is_kept(composed, mon
     assert written(composed) == record
 
 
-def test_a_job_killed_while_it_is_tracked_is_not_written_and_tracked_anew(composed, monkeypatch, tracked):
+def test_job_killed_while_tracked_is_not_written_and_tracked_again(composed, monkeypatch, tracked):
     def killed(*a):
         raise KeyboardInterrupt
 

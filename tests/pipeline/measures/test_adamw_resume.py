@@ -13,7 +13,9 @@ from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Schedule
 from gaugeport.pipeline.measures import adamw_resume as task
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.stages import training as stages
+from gaugeport.pipeline.stages import runs
+from gaugeport.pipeline.stages.catalogue import build_stage
+from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import adamw_resume as workflow
 from gaugeport.pipeline.training.trainer import checkpoints, resume, train
@@ -224,36 +226,36 @@ def job(*overrides):
 )
 def test_bad_settings_are_refused_before_anything_is_built(override, words):
     with pytest.raises(ValueError, match=words):
-        workflow.stages_of(job(override))
+        job(override)
 
 
 def test_where_a_job_resumes():
     assert workflow.resume_step(job()) == 10, "the last checkpoint in the first two thirds of 20 steps"
     assert workflow.resume_step(job("task.resume_step=15")) == 15
-    assert workflow.stages_of(job()) == ("data", "base", "A")
+    assert workflow.TASK.stages(job()) == ("data", "base", "A")
 
 
 def test_a_job_goes_on_with_the_rows_its_run_saw(tmp_path, monkeypatch):
     """And not with run B's; its scratch folder is cleared away, as is one that a killed job left."""
-    given, store = {}, Store(tmp_path)
-    monkeypatch.setattr(stages, "load_model", lambda *a, **k: None)
-    monkeypatch.setattr(stages, "base_stage", lambda *a: None)
-    monkeypatch.setattr(stages, "train", lambda model, order, *a, **k: given.setdefault(len(given), order))
-    for run in stages.RUNS:
-        stages.run_stage(job(), store, run)
-    seen = {}
+    given, store, seen = {}, Store(tmp_path), {}
+    data = build_stage(job(), store, "data")
+    monkeypatch.setattr(runs, "load_model", lambda *a, **k: None)
+    monkeypatch.setattr(runs, "train", lambda model, order, *a, **k: given.setdefault(len(given), order))
+    for run in ("A", "B"):
+        runs.build_run(job(), {"data": data, "base": None}, tmp_path, run)
+    built = Built({"data": data, "A": None}, store)
 
     def measured(checkpoint, order, *_, scratch, **options):
         seen.update(options, rows=order, scratch=scratch, found=list(scratch.iterdir()))
         return []
 
-    monkeypatch.setattr(workflow, "run_checkpoints", lambda *a: {10: tmp_path})
+    monkeypatch.setattr(workflow, "checkpoints", lambda folder: {10: tmp_path})
     monkeypatch.setattr(workflow, "adamw_resume_rows", measured)
-    assert workflow.measure(job(), store) == []
+    assert workflow.measure(job(), built) == []
     (seen["scratch"] / "half written").mkdir(parents=True)
-    assert workflow.measure(job(), store) == [] and seen["found"] == []
+    assert workflow.measure(job(), built) == [] and seen["found"] == []
     assert torch.equal(seen["rows"], given[0]) and not torch.equal(seen["rows"], given[1])
-    assert workflow.measure(job("task.steps=99"), store) == [] and seen["steps"] == 10, (
+    assert workflow.measure(job("task.steps=99"), built) == [] and seen["steps"] == 10, (
         "as many as the run has left"
     )
     assert not seen["scratch"].exists(), "and it is cleared away"

@@ -20,8 +20,8 @@ from gaugeport.pipeline.measures.index_audit import (
 )
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
 from gaugeport.pipeline.tasks import audit as workflow
-from gaugeport.pipeline.tasks.lists import theory
-from gaugeport.pipeline.tasks.transfer import Transfer
+from gaugeport.pipeline.tasks.shared.lists import theory
+from gaugeport.pipeline.tasks.shared.transfer import Transfer
 from gaugeport.transport import transport_model
 from importance_models import FAMILIES, D, K, N, gen, plant_of, scores, wide
 
@@ -120,17 +120,17 @@ def found_by(models, group, matcher, target="identical"):
     none = torch.zeros(1, 8, dtype=torch.long)
     return Transfer(
         a=a, b=b, chart=chart_of(a), tokenizer=None, site="block1", step=9, rows_fit=none, rows_test=none,
-        nodes=list(evidence.nodes), arm=arm, plants=plants, where={"target": target},
+        nodes=list(evidence.nodes), condition=arm, plants=plants, where={"target": target},
     )  # fmt: skip
 
 
 def measured(models, monkeypatch, group, matcher, target="identical"):
     found = found_by(models, group, matcher, target)
     site = {m: scores(m, site="block1") for m in models}
-    monkeypatch.setattr(workflow, "transfer", lambda job, store: found)
-    monkeypatch.setattr(workflow, "scores_of", lambda job, store, part="": (site[found.a], site[found.b]))
-    monkeypatch.setattr(workflow, "measure_scores", lambda model, job, store: scores(model, site="block1"))
-    return workflow.measure(job_of(group, matcher, target=target), None)
+    monkeypatch.setattr(workflow, "load_transfer", lambda job, built: found)
+    monkeypatch.setattr(workflow, "scores_of", lambda job, built, part="": (site[found.a], site[found.b]))
+    monkeypatch.setattr(workflow, "measure_scores", lambda model, job, data: scores(model, site="block1"))
+    return workflow.measure(job_of(group, matcher, target=target), {"data": None})
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.importance import LISTS, score_importance
 from gaugeport.pipeline.measures.index_lists import METRICS, moved_list_rows
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
+from gaugeport.pipeline.stages import lists
 from gaugeport.pipeline.tasks import indices as workflow
-from gaugeport.pipeline.tasks import lists
-from gaugeport.pipeline.tasks.transfer import Transfer
+from gaugeport.pipeline.tasks.shared.transfer import Transfer
 from gaugeport.transport import transport_indices
 
 D, K, PLANTS = 32, 8, 40
@@ -125,11 +125,11 @@ def test_a_job(model, evidence, here, drifted, monkeypatch):
         arm = Condition(evidence, group, matcher, "pooled", 0)
         found = Transfer(
             a=model, b=model, chart=chart_of(model), tokenizer=None, site="block1", step=9, rows_fit=none,
-            rows_test=none, nodes=list(evidence.nodes), arm=arm, plants=1, where={"target": target},
+            rows_test=none, nodes=list(evidence.nodes), condition=arm, plants=1, where={"target": target},
         )  # fmt: skip
-        monkeypatch.setattr(workflow, "transfer", lambda job, store: found)
+        monkeypatch.setattr(workflow, "load_transfer", lambda job, built: found)
         b = here if target == "identical" else drifted
-        monkeypatch.setattr(workflow, "scores_of", lambda job, store: (here, b))
+        monkeypatch.setattr(workflow, "scores_of", lambda job, built: (here, b))
         task = {"target": target, "k": K, "plants": 1}
         return workflow.measure(SimpleNamespace(gauge=group, matcher=matcher, seed=0, task=task), None)
 

@@ -7,10 +7,10 @@ import pytest
 
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import Corpus, load, mini_corpus, mini_tokenizer, slot_prompt, text_corpus
-from gaugeport.pipeline.execution.jobs import job_id
+from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.measures.labelled_prompts import labelled_prompts
-from gaugeport.pipeline.stages.training import data_key
-from gaugeport.pipeline.tasks.steering import _requests, _reviews
+from gaugeport.pipeline.stages.rows import data_key
+from gaugeport.pipeline.tasks.shared.directions import _requests, _reviews
 
 
 def job(*overrides):

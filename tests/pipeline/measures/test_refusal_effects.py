@@ -9,13 +9,14 @@ import torch
 from gaugeport.charts import chart_of
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import mini_tokenizer, slot_prompt
-from gaugeport.pipeline.execution.jobs import job_id, run_job
+from gaugeport.pipeline.execution.jobs import run_job
+from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.measures.answer_slot import Prompts, Slot
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.labelled_prompts import labelled_prompts
 from gaugeport.pipeline.measures.refusal_effects import ablation_effect, addition_effects
-from gaugeport.pipeline.tasks import steering
-from gaugeport.pipeline.tasks.steering import _requests
+from gaugeport.pipeline.tasks import refusal as task
+from gaugeport.pipeline.tasks.shared.directions import _requests
 from gaugeport.streams.interventions import adding
 from places import REAL
 
@@ -57,23 +58,26 @@ def test_a_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch,
     """What the workflow hands to the measurements, which are tested by themselves."""
     prompts = SimpleNamespace(heldout_negative=["bake"], heldout_positive=["steal"])
     v = SimpleNamespace(
-        prompts=prompts, of_a=torch.ones(3), of_b=torch.ones(3), slot=lambda model, texts: texts
+        prompts=prompts,
+        of_a=torch.ones(3),
+        of_b=torch.ones(3),
+        slot=lambda model, texts: texts,
+        random_controls=list,
     )
     seen = []
     for name, result in (("addition_effects", ("whole", "odd")), ("ablation_effect", "even")):
-        monkeypatch.setattr(steering, name, lambda slot, *a, n=name, r=result: seen.append((n, slot)) or r)
+        monkeypatch.setattr(task, name, lambda slot, *a, n=name, r=result: seen.append((n, slot)) or r)
     rows = {"whole": [{"metric": "no_effect_to_transport", "value": float(silent)}]}
     monkeypatch.setattr(
-        steering,
+        task,
         "transported_effect_rows",
         lambda effect, *a, **k: seen.append((effect, k)) or rows.get(effect, []),
     )
-    monkeypatch.setattr(steering, "strength_sweep_rows", lambda slot, *a: seen.append(("sweep", slot)) or [])
-    monkeypatch.setattr(steering, "transfer", lambda *a: SimpleNamespace(b="B", residuals=list))
-    monkeypatch.setattr(steering, "refusal", lambda *a: v)
-    monkeypatch.setattr(steering, "random_controls", lambda v: [])
-    monkeypatch.setattr(steering, "_with_gauge", lambda arm, found: found)
-    found = steering.measure_refusal(SimpleNamespace(task={"strength": 1.0, "sweep": []}), None)
+    monkeypatch.setattr(task, "strength_sweep_rows", lambda slot, *a: seen.append(("sweep", slot)) or [])
+    monkeypatch.setattr(task, "load_transfer", lambda *a: SimpleNamespace(b="B", residuals=list))
+    monkeypatch.setattr(task, "refusal_directions", lambda *a: v)
+    monkeypatch.setattr(task, "with_gauge", lambda transfer, rows: rows)
+    found = task.measure(SimpleNamespace(task={"strength": 1.0, "sweep": []}), None)
     assert found == rows["whole"]
     assert [s for s in seen if s[0] in ("addition_effects", "ablation_effect", "sweep")] == [
         ("addition_effects", ["bake"]),

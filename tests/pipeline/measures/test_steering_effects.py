@@ -1,7 +1,6 @@
 """Steering: known answers, planted models, statistics by an independent route, and what is refused."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +27,8 @@ from gaugeport.pipeline.measures.steering_effects import (
     strength_sweep_rows,
     transported_effect_rows,
 )
-from gaugeport.pipeline.tasks import transfer
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared import transfer
 from gaugeport.streams.interventions import ablating, adding, edited
 from gaugeport.transport import transport_model
 from gaugeport.transport.directions import transport_direction
@@ -297,21 +297,20 @@ def test_a_sweep_is_the_shift_of_the_log_odds():
         difference_of_means(torch.ones(3, 4), torch.ones(2, 4), 1.0)
 
 
-def test_the_ends_of_a_pair_by_target(monkeypatch):
-    monkeypatch.setattr(transfer, "run_checkpoints", lambda job, store, run: {5: run, 3: "earlier"})
-    monkeypatch.setattr(transfer, "base_stage", lambda job, store: f"base {job.seed}")
+def test_which_models_are_paired_for_each_target(monkeypatch):
+    monkeypatch.setattr(transfer, "checkpoints", lambda run: {5: run, 3: "earlier"})
     monkeypatch.setattr(transfer, "load_model", lambda path, **k: path)
-    monkeypatch.setattr(transfer, "load_tokenizer", lambda path: None)
-    monkeypatch.setattr(transfer, "data_stage", lambda job, store: Path())
+    monkeypatch.setattr(transfer, "read_tokenizer", lambda data: None)
     monkeypatch.setattr(transfer, "chart_of", lambda model: None)
     monkeypatch.setattr(transfer, "middle_site", lambda model, chart: "block1")
-    monkeypatch.setattr(transfer, "heldout_rows", lambda job, store: (None, None))
+    monkeypatch.setattr(transfer, "heldout_rows", lambda data: (None, None))
 
     def ends(target):
         arm = [f"task.target={target}", "gauge=signed_permutation", "matcher=oracle", "route=endpoint"]
         job = from_config(compose_config(["experiment=sentiment_steering", "profile=smoke", *arm]), ()).job
-        found = transfer.load_ends(job, None)
+        stages = {"data": None, "A": "A", "B": "B", "other": "independent"}
+        found = transfer.load_models(job, Built(stages, None))
         return found.a, found.b, found.step
 
     assert ends("identical") == ("A", "A", 5) and ends("finetuned") == ("A", "B", 5)
-    assert ends("finetuned_back") == ("B", "A", 5) and ends("independent") == ("A", "base 1000", 5)
+    assert ends("finetuned_back") == ("B", "A", 5) and ends("independent") == ("A", "independent", 5)

@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose
 
 from gaugeport.pipeline.commands.tables import choose, made, write_tables
 from gaugeport.pipeline.config.sweeps import jobs_of
-from gaugeport.pipeline.execution.jobs import job_id
 from gaugeport.pipeline.execution.runner import run_all
+from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.report.render import markdown
 from gaugeport.pipeline.report.tables import claims_table
 from gaugeport.pipeline.report.tidy import select

@@ -11,9 +11,9 @@ from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.job import Schedule
 from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.pipeline.stages import cohorts
+from gaugeport.pipeline.stages.catalogue import build_stage
 from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks.dyck import own_stages
-from gaugeport.pipeline.tasks.dyck_pairs import stages
+from gaugeport.pipeline.tasks.shared.symmetry import anchor_and_own
 from gaugeport.pipeline.training.trainer import checkpoints, train
 
 
@@ -27,9 +27,14 @@ def store(tmp_path_factory):
     return Store(tmp_path_factory.mktemp("store"))
 
 
+def load(store, *overrides):
+    chosen = job(*overrides)
+    return cohorts.load_toy(build_stage(chosen, store, cohorts.stage_of(chosen.seed)))
+
+
 def test_cohort_a_shares_seed_0s_boundary_bit_for_bit_and_cohort_b_nothing(store):
-    anchor, other = (cohorts.load_seed(job(), store, seed) for seed in (0, 1))
-    apart = cohorts.load_seed(job("task.cohort=B"), store, 0)
+    anchor, other = (load(store, f"seed={seed}") for seed in (0, 1))
+    apart = load(store, "task.cohort=B", "seed=0")
     for name, p in anchor.named_parameters():
         same = torch.equal(p, other.get_parameter(name))
         assert same == (name in cohorts.SHARED), name
@@ -38,15 +43,18 @@ def test_cohort_a_shares_seed_0s_boundary_bit_for_bit_and_cohort_b_nothing(store
     assert all(not torch.equal(p, torch.ones_like(p)) for n, p in other.named_parameters() if "norm" in n)
 
 
-def test_a_seed_stands_on_its_anchor_in_cohort_a_alone():
-    assert own_stages(job()) == ("anchor",) and own_stages(job("seed=2")) == ("anchor", "replica")
-    assert own_stages(job("task.cohort=B", "seed=2")) == ("replica",)
+def test_only_seeds_of_cohort_a_require_their_anchor():
+    assert cohorts.own_stages(job()) == ("anchor",) and cohorts.own_stages(job("seed=2")) == (
+        "anchor",
+        "replica",
+    )
+    assert cohorts.own_stages(job("task.cohort=B", "seed=2")) == ("replica",)
     assert "anchor" in cohorts.model_key(job(), 2) and "anchor" not in cohorts.model_key(
         job("task.cohort=B"), 2
     )
     assert cohorts.model_key(job(), 0) != cohorts.model_key(job("task.cohort=B"), 0)
     with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort; allowed: seed=1"):
-        stages(job())
+        anchor_and_own(job())
 
 
 def tiny(seed=0):
@@ -142,8 +150,8 @@ def test_accuracy_counts_positions_that_are_no_padding():
         (["data.length=65"], "data.length=65; allowed: 18"),
         (["data.length=16"], "data.length=16; allowed: 18"),
         (["task.thresholds.b=-1e-4"], "threshold b=-0.0001; allowed: a positive number"),
-        (["+task.thresholds.q=1"], "unknown key of task.thresholds q; allowed: b, p, c, pr, near"),
-        (["task=recovery"], "Dyck-3 models are no language models"),
+        (["+task.thresholds.q=1"], "unknown key of task.thresholds: q; allowed: b, p, c, pr, near"),
+        (["task=recovery"], "Dyck-3 models are not language models"),
     ],
 )
 def test_bad_configurations_name_what_is_allowed(overrides, words):
@@ -154,4 +162,4 @@ def test_bad_configurations_name_what_is_allowed(overrides, words):
 
 def test_a_model_of_another_family_is_refused(store):
     with pytest.raises(ValueError, match="is a llama; allowed with this task: model=dyck3"):
-        cohorts.model_stage(job("model.architecture.model_type=llama"), store, 3)
+        build_stage(job("model.architecture.model_type=llama", "seed=3"), store, "replica")

@@ -16,7 +16,7 @@ from gaugeport.pipeline.rotation.haar import statistics
 from gaugeport.pipeline.store.records import Record, schema_of
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import haar as workflow
-from gaugeport.pipeline.tasks.registry import WORKFLOWS, build_stage
+from smoke_jobs import measured
 
 DYCK = ("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64", "task.cohort=A")
 
@@ -36,10 +36,7 @@ def records(store):
     """Of one pair of language models, one of Dyck-3, and the power of the tests."""
     found = []
     for i, chosen in enumerate((job("seed=1"), job("seed=1", *DYCK), job("task=haar_power"))):
-        task = WORKFLOWS[chosen.task["name"]]
-        for stage in task.stages(chosen):
-            build_stage(chosen, store, stage)
-        rows = task.measure(chosen, store)
+        rows = measured(chosen, store)
         found.append(Record(f"{i}", chosen.task["name"], asdict(chosen), rows, 1.0, {}, schema_of("haar")))
     return found
 
@@ -144,4 +141,4 @@ def test_the_sweep_covers_every_cohort_and_the_anchor_is_refused():
     cohorts = [j.job.task.get("cohort") for j in jobs_of(experiment("b6"), "mini")]
     assert {"seeds", "A", "B", None} == set(cohorts) and cohorts.count(None) == 1
     with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort"):
-        workflow.stages(job("seed=0"))
+        workflow.TASK.stages(job("seed=0"))

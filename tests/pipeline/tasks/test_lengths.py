@@ -3,7 +3,7 @@
 from gaugeport.pipeline.config.sweeps import experiment, jobs_of
 from gaugeport.pipeline.rotation.toy.strings import LONG, PAD
 from gaugeport.pipeline.stages.cohorts import longest_trained
-from gaugeport.pipeline.tasks import dyck
+from gaugeport.pipeline.tasks import lengths as task
 
 
 def test_the_longer_strings_are_longer_than_any_trained_on(monkeypatch):
@@ -14,9 +14,9 @@ def test_the_longer_strings_are_longer_than_any_trained_on(monkeypatch):
         lengths.append((rows["input_ids"] != PAD).sum(1))
         return {"valid": 0.5 + len(lengths)}
 
-    monkeypatch.setattr(dyck, "accuracy", accuracy)
-    monkeypatch.setattr(dyck, "trained", lambda job, store: None)
-    rows = dyck.measure_lengths(job, None)
+    monkeypatch.setattr(task, "accuracy", accuracy)
+    monkeypatch.setattr(task, "load_own", lambda job, built: None)
+    rows = task.measure(job, None)
     assert [(r["lengths"], r["value"], r["longest"]) for r in rows] == [
         ("trained", 1.5, longest_trained(job)),
         ("longer", 2.5, longest_trained(job)),

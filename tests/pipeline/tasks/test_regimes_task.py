@@ -8,10 +8,11 @@ from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.report import figures
-from gaugeport.pipeline.rotation.models import subjects
+from gaugeport.pipeline.stages import pairs
 from gaugeport.pipeline.store.records import Record
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import regimes
+from smoke_jobs import built, measured
 
 TOY = ("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64")
 COHORTS = {"seeds": (), "A": ("task.cohort=A", *TOY), "B": ("task.cohort=B", *TOY)}
@@ -32,7 +33,7 @@ def records(store):
     found = []
     for cohort, overrides in COHORTS.items():
         chosen = job(*overrides, "task.strengths=[0.5,2.0]", "task.controls=2")
-        rows = regimes.measure(chosen, store)
+        rows = measured(chosen, store)
         found.append(Record(cohort, "regimes", asdict(chosen), rows, 1.0, {}, 2))
     return found
 
@@ -73,7 +74,7 @@ def test_strings_and_sentences_measured_are_others_than_those_built_from(store, 
     real = regimes.heldout
     monkeypatch.setattr(regimes, "heldout", lambda *a: drawn.append(real(*a)) or drawn[-1])
     chosen = job(*COHORTS["A"])
-    a = subjects.load_subject(chosen, store, "anchor")
+    a = pairs.load_side(chosen, built(chosen, store).folders, "anchor")
     regimes._toy(chosen, a, a)
     build, test = ({tuple(r) for r in d["input_ids"].tolist() if sum(x > 2 for x in r) > 8} for d in drawn)
     assert len(drawn) == 2 and not build & test
@@ -96,5 +97,5 @@ def test_strings_and_sentences_measured_are_others_than_those_built_from(store, 
 )
 def test_bad_settings_name_what_is_allowed(overrides, words):
     with pytest.raises(ValueError) as e:
-        regimes.stages(job(*overrides))
+        regimes.TASK.stages(job(*overrides))
     assert words in str(e.value)

@@ -8,7 +8,8 @@ from sae_lens.training import sae_trainer
 from gaugeport.groups import SignedPermutation
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.measures.sae_transfer import nmse
-from gaugeport.pipeline.training.saes import sae_key, sae_settings, train_sae
+from gaugeport.pipeline.stages.saes import sae_key
+from gaugeport.pipeline.training.saes import train_sae
 from gaugeport.transport.sae import transport_sae
 
 D, TRUE, K = 16, 24, 3
@@ -129,9 +130,9 @@ def test_the_key_knows_the_sae_and_no_arm():
         ("task.sae.k=0", "k=0 must be a positive number"),
         ("task.sae.lr=fast", "lr='fast' must be a positive number"),
         ("task.sae.batch_size=5000", "batch_size=5000 is more than task.sae.activations=4096"),
-        ("+task.sae.depth=2", "wanted: architecture, latents"),
+        ("+task.sae.depth=2", "expected architecture, latents"),
     ],
 )
 def test_bad_settings_are_named(override, message):
     with pytest.raises(ValueError, match=message):
-        sae_settings(job(override))
+        job(override)

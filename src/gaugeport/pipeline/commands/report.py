@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gaugeport.pipeline.commands.tables import choose, made, write_tables
-from gaugeport.pipeline.execution.jobs import job_id
+from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.report.page import Section, write_page
 from gaugeport.pipeline.report.tables import claims_table

@@ -11,20 +11,21 @@ from gaugeport.models.loading import quiet
 from gaugeport.pipeline.config.compose import JobSpec, compose_config, from_config
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution.failures import Failure
-from gaugeport.pipeline.execution.jobs import job_id
 from gaugeport.pipeline.execution.launchers import by_hydra, cores, local
-from gaugeport.pipeline.execution.plan import WAVES, plan
+from gaugeport.pipeline.execution.plan import plan
 from gaugeport.pipeline.execution.progress import plural
 from gaugeport.pipeline.execution.runner import run_all
 from gaugeport.pipeline.execution.timings import Timings
+from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.report.summary import summary
 from gaugeport.pipeline.report.sweep import write_sweep
 from gaugeport.pipeline.report.tidy import COLUMNS
+from gaugeport.pipeline.stages.catalogue import build_stage
+from gaugeport.pipeline.stages.stage import WAVES
 from gaugeport.pipeline.store.records import read_records
-from gaugeport.pipeline.store.store import Store, digest
-from gaugeport.pipeline.tasks.registry import build_stage, stage_keys
-from gaugeport.utils.files import write_json
+from gaugeport.pipeline.store.store import Store, digest, write_json
+from gaugeport.pipeline.tasks.registry import stage_keys
 
 HAVE_COLUMNS = ("model", "gauge", "matcher", "route", "task", "seed", "profile", "setting", "experiment")
 """What a table has a column for: sweeps over other keys get one each."""

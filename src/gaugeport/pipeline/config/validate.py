@@ -15,22 +15,16 @@ from transformers.trainer_utils import SchedulerType
 
 from gaugeport.alignment.matchers import combinations, default_matchers
 from gaugeport.alignment.routes import ROUTES
-from gaugeport.pipeline.job import LATER, Job, Model
-from gaugeport.pipeline.measures.optimizer_recipes import RECIPES
-from gaugeport.pipeline.measures.sign_ceiling import ACTIVATIONS
+from gaugeport.pipeline.job import UNCOUNTED_DEFAULTS, Job, Model
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.evidence import DTYPES
-from gaugeport.pipeline.tasks import dyck_check, subject_check
-from gaugeport.pipeline.tasks.registry import WORKFLOWS
-from gaugeport.pipeline.tasks.transfer import BACK, EVIDENCE, TARGETS
+from gaugeport.pipeline.tasks.registry import task_named, task_of
 from gaugeport.streams.activations import check_sites
 
 NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
 """Config nodes that are not part of a job's result."""
 
 COUNTS = ("steps", "batch_size", "save_every")
-STEERING = ("steering_sentiment", "refusal")
-"""Tasks that move a direction alone: the true gauge takes it either way."""
 
 
 def job_from(config: DictConfig) -> Job:
@@ -78,34 +72,14 @@ def _local(path: str) -> Model:
 
 def _check_names(job: Job) -> None:
     task = str(job.task.get("name"))
-    _one_of("task.name", task, [p.stem for p in (data_dir("conf") / "task").glob("*.yaml")])
+    definition = task_named(task)
     _known(f"key of task {task}", job.task, _task_keys(data_dir("conf") / "task", task))
-    if task in subject_check.TASKS:
-        subject_check.check(job)
-    elif "cohort" in job.task:
-        dyck_check.check(job)
-    elif "dyck3" in (job.model.name, job.data.name):
-        raise ValueError(
-            f"task={task} with model={job.model.name} data={job.data.name}: Dyck-3 models are no language models"
-        )
+    definition.check(job)
     _one_of("route", job.route, ROUTES)
     if (job.gauge, job.matcher) not in allowed_pairs():
         pairs = "; ".join(f"{g} with {m}" for g, m in allowed_pairs())
         raise ValueError(f"gauge={job.gauge} with matcher={job.matcher} recovers nothing; allowed: {pairs}")
-    if task == "sign_ceiling":
-        _one_of("task.activations", job.task["activations"], ACTIVATIONS)
-    if task == "optimizers":
-        for optimizer in job.task["optimizers"]:
-            _one_of("task.optimizers", optimizer, RECIPES)
-    for key, values in (("target", TARGETS), ("evidence", EVIDENCE)):
-        if key in job.task:
-            _one_of(f"task.{key}", job.task[key], values)
-    if job.task.get("target") == BACK and (task not in STEERING or job.matcher != "oracle"):
-        raise ValueError(
-            f"task.target={BACK} with task={task} matcher={job.matcher}: evidence goes from A to B; allowed: "
-            f"task={' or '.join(STEERING)} with matcher=oracle"
-        )
-    if job.data.name != "mini" and job.data.richness != LATER["richness"]:
+    if job.data.name != "mini" and job.data.richness != UNCOUNTED_DEFAULTS["richness"]:
         raise ValueError(
             f"data.richness={job.data.richness} with data={job.data.name}; allowed: 1.0, or data=mini"
         )
@@ -146,9 +120,11 @@ def _check_numbers(job: Job) -> None:
 
 def _check_evidence(job: Job) -> None:
     used = {
-        k: getattr(job.measurement, k) for k in ("whiten", "dtype") if getattr(job.measurement, k) != LATER[k]
+        k: getattr(job.measurement, k)
+        for k in ("whiten", "dtype")
+        if getattr(job.measurement, k) != UNCOUNTED_DEFAULTS[k]
     }
-    if used and "evidence" not in WORKFLOWS[job.task["name"]].stages(job):
+    if used and "evidence" not in task_of(job).stages(job):
         target = f" with task.target={job.task['target']}" if "target" in job.task else ""
         said = ", ".join(f"measurement.{k}={v}" for k, v in used.items())
         raise ValueError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks.registry import STAGES, stage_keys
+from gaugeport.pipeline.tasks.registry import stage_keys
 from gaugeport.pipeline.training.trainer import checkpoints
 
 TRAINED = ("base", "A", "B", "anchor", "replica")

@@ -1,10 +1,9 @@
-"""Running one job: its stages from the store, its task's measurement, its record, its tracker."""
+"""Run one job: build its required stages, measure, track, write its record."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from pathlib import Path
 
 from filelock import FileLock
 
@@ -12,35 +11,37 @@ from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.execution.curves import training_curves
 from gaugeport.pipeline.execution.failures import note_path
 from gaugeport.pipeline.execution.tracking import track_job
-from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.stages.training import contents
+from gaugeport.pipeline.job import contents, job_id
+from gaugeport.pipeline.stages.catalogue import build_stages
+from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.store.records import Record, read_record, record_path, schema_of, write_record
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.store.versions import versions
-from gaugeport.pipeline.tasks.registry import WORKFLOWS
+from gaugeport.pipeline.tasks.registry import task_of
 
 
 def run_job(c: JobSpec) -> Record:
-    """The record of a job: read if it exists, else measured, tracked, then written: a job killed in between is tracked anew.
+    """Return the record of a job: read it if it exists, else measure, track, then write it.
 
-    Two processes that run one job: one measures, the other waits and reads. Raises what the stages and the task raise.
+    A job that is killed before its record is written is measured and tracked again. When two processes run one job,
+    one measures while the other waits and reads.
+
+    Raises:
+        Exception: Whatever its stages and its task raise.
     """
     job, folder, name = c.job, c.outputs / "records", job_id(c.job)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):
-        existing = read_record(record_path(folder, name)) if record_path(folder, name).exists() else None
+        path = record_path(folder, name)
+        existing = read_record(path) if path.exists() else None
         if existing is not None:
             return existing
-        began = time.monotonic()
-        store = Store(c.outputs / "store")
-        rows = WORKFLOWS[job.task["name"]].measure(job, store)
-        seconds = round(time.monotonic() - began, 2)
-        task = job.task["name"]
-        read = {key: f"{job.files()[key]} ({found})" for key, found in contents(job).items()}
-        record = Record(name, task, job.key(), rows, seconds, versions(), schema_of(task), read)
+        record = _measure(c, name)
         if c.tracker != "none":
             try:
-                track_job(record, c.group, training_curves(job, store), c.outputs, c.tracker)
+                track_job(
+                    record, c.group, training_curves(job, Store(c.outputs / "store")), c.outputs, c.tracker
+                )
             except Exception as e:  # whatever a tracker does, the measurement is recorded
                 warnings.warn(f"job {name} was measured, but tracking it failed: {e}", stacklevel=2)
         write_record(folder, record)
@@ -48,12 +49,13 @@ def run_job(c: JobSpec) -> Record:
     return record
 
 
-def job_id(job: Job) -> str:
-    """The job's hash, with the contents of the local files it reads: its record's name and its wandb run's id."""
-    return job.hash(contents(job))
-
-
-def is_done(job: Job, outputs: Path) -> bool:
-    """Whether the job's record exists and can be read."""
-    path = record_path(outputs / "records", job_id(job))
-    return path.exists() and read_record(path) is not None
+def _measure(c: JobSpec, name: str) -> Record:
+    job, began = c.job, time.monotonic()
+    store, task = Store(c.outputs / "store"), task_of(c.job)
+    # 1) stages first
+    folders = build_stages(job, store, task.stages(job))
+    # 2) then the measurement, which builds none
+    rows = task.measure(job, Built(folders, store))
+    seconds, kind = round(time.monotonic() - began, 2), job.task["name"]
+    files = {key: f"{job.files()[key]} ({digest})" for key, digest in contents(job).items()}
+    return Record(name, kind, job.key(), rows, seconds, versions(), schema_of(kind), files)

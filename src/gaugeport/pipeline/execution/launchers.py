@@ -25,8 +25,8 @@ from gaugeport.pipeline.execution.failures import Error
 from gaugeport.pipeline.execution.jobs import run_job
 from gaugeport.pipeline.execution.plan import Step
 from gaugeport.pipeline.paths import data_dir
+from gaugeport.pipeline.stages.catalogue import build_stage
 from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks.registry import build_stage
 from gaugeport.utils.devices import use_one_thread
 
 Launch = Callable[[Sequence[Step]], Iterable[Error | None]]

@@ -9,21 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gaugeport.pipeline.config.compose import JobSpec
-from gaugeport.pipeline.execution.jobs import is_done, job_id
-from gaugeport.pipeline.store.records import record_path
+from gaugeport.pipeline.job import Job, job_id
+from gaugeport.pipeline.stages.catalogue import STAGES
+from gaugeport.pipeline.store.records import read_record, record_path
 from gaugeport.pipeline.store.store import Store, digest
-from gaugeport.pipeline.tasks.registry import STAGES, stage_keys
-
-WAVES = {
-    "data": ("data",),
-    "base models": ("anchor", "base", "other", "pretraining_anchor", "pretraining"),
-    "fine-tuning runs": ("replica", "A", "B"),
-    "SAEs": ("sae", "anchor_saes", "other_saes"),
-    "evidence": ("evidence",),
-    "importance lists": ("lists_A", "lists_B"),
-}
-"""Stages that are built side by side, those that take longest first (a core that is left over at the end idles), in the
-order in which the waves build on one another; the jobs come last."""
+from gaugeport.pipeline.tasks.registry import stage_keys
 
 JOBS = "jobs"
 
@@ -55,7 +45,7 @@ class Step:
         job = self.composed.job
         cohort = f", cohort {job.task['cohort']}" if "cohort" in job.task else ""
         arm = f" {job.gauge}/{job.matcher}/{job.route}" if self.stage is None and not cohort else ""
-        what = job.task["name"] if self.stage is None else STAGES[self.stage].called
+        what = job.task["name"] if self.stage is None else STAGES[self.stage].label
         setting = "" if job.setting == "default" else f", {job.setting}"
         return f"{what} of {job.model.name}{arm}{cohort}, seed {job.seed}{setting}"
 
@@ -101,14 +91,21 @@ def plan(jobs: Sequence[JobSpec]) -> Plan:
             key = digest([kind, config, str(store.root)])
             stages.append(key)
             if key not in steps and not store.has(kind, config):
-                wave = next(w for w, members in WAVES.items() if stage in members)
                 made = store.manifest_path(kind, config)
-                steps[key] = Step(key, wave, stage, c, made, {"kind": kind, **config}, stamp(made))
+                steps[key] = Step(
+                    key, STAGES[stage].wave, stage, c, made, {"kind": kind, **config}, stamp(made)
+                )
         needs[job] = tuple(stages)
         made = record_path(c.outputs / "records", job)
         steps[job] = Step(job, JOBS, None, c, made, c.job.key(), stamp(made))
-    order = [stage for members in WAVES.values() for stage in members] + [None]
+    order = [*STAGES, None]  # wave by wave, jobs last
     return Plan(dict(sorted(steps.items(), key=lambda item: order.index(item[1].stage))), needs)
+
+
+def is_done(job: Job, outputs: Path) -> bool:
+    """Return whether the job's record exists and can be read."""
+    path = record_path(outputs / "records", job_id(job))
+    return path.exists() and read_record(path) is not None
 
 
 def stamp(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.execution.failures import note_path
-from gaugeport.pipeline.execution.jobs import job_id
+from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.store.records import read_records
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gaugeport.pipeline.job import LATER
+from gaugeport.pipeline.job import UNCOUNTED_DEFAULTS
 from gaugeport.pipeline.store.records import Record
 
 COLUMNS = [
@@ -164,5 +164,5 @@ def _swept(record: Record, path: str) -> Any:
 
 def _at(config: Any, path: str) -> Any:
     for key in path.split("."):
-        config = config[key] if key in config else LATER[key]
+        config = config[key] if key in config else UNCOUNTED_DEFAULTS[key]
     return config

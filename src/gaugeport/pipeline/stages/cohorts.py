@@ -1,7 +1,8 @@
-"""The two cohorts of Dyck-3 models (paper B, section 4.3), each model a stage in the store.
+"""The two cohorts of Dyck-3 models (paper B, section 4.3); each model is a stage.
 
-Cohort A: seed 0 from scratch, the others with its embedding and three unembeddings loaded and frozen. Cohort B: all from
-scratch, nothing shared. Seed 0 of a cohort is its *anchor*, which cross-seed measurements compare the others with.
+In cohort A seed 0 is trained from scratch, and the other seeds have its embedding and three unembeddings, frozen.
+In cohort B every seed is trained from scratch and shares nothing. Seed 0 is a cohort's *anchor*: cross-seed
+measurements compare the other seeds with it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.matching.symmetry import check_sizes
 from gaugeport.pipeline.rotation.toy import strings
-from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.stages.stage import Built, Folders
 from gaugeport.pipeline.training.trainer import checkpoints, drop_broken_checkpoints, train
 from gaugeport.utils.seeds import derive
 
@@ -36,63 +37,50 @@ STOP_ROWS = 512
 """Held-out rows of each split that this accuracy is measured on."""
 
 
-def model_stage(job: Job, store: Store, seed: int) -> Path:
-    """The folder of one seed of the job's cohort, as ``save_pretrained`` writes it; trained if it is not there.
+def build_model(job: Job, required: Folders, folder: Path, seed: int) -> None:
+    """Train one seed of the job's cohort and write it as ``save_pretrained`` does.
 
     ``training/checkpoint-<step>/`` are the checkpoints of its run.
 
-    Raises ``ValueError`` where a frozen tensor is not bit-identical to the anchor's at the end.
+    Raises:
+        ValueError: A frozen tensor is not bit-identical to the anchor's at the end.
     """
-
-    def build(folder: Path) -> None:
-        schedule, longest = job.training.base, longest_trained(job)
-        purpose = ("dyck", job.task["cohort"])
-        model = initialised(job, seed)
-        anchor = None
-        if frozen(job, seed):
-            anchor = load_model(model_stage(job, store, ANCHOR), dtype=torch.float32)
-            freeze(model, anchor)
-        rows = job.model.architecture["max_position_embeddings"]
-        data = strings.Strings(
-            schedule.steps,
-            schedule.batch_size,
-            longest,
-            min(rows, longest + 2),
-            derive(seed, *purpose, "data"),
-        )
-        stop = StopWhenAccurate(longest, rows, job.data.seed)
-        drop_broken_checkpoints(folder / "training")
-        saved = checkpoints(folder / "training")
-        last = load_model(saved[max(saved)], dtype=torch.float32) if saved else None
-        if last is not None and stop.reached(last):  # killed after the save that ended it
-            model = last
-        else:
-            train(
-                model,
-                data,
-                folder / "training",
-                schedule,
-                derive(seed, *purpose),
-                keep=None,
-                callbacks=[stop],
-            )
-        model.cpu()
-        if anchor is not None:
-            check_frozen({"seed 0": anchor, f"seed {seed}": model})
-        model.save_pretrained(folder)
-
-    return store.ensure("dyck", model_key(job, seed), build, resumable=True)
+    # 1) the model, its frozen boundary, its strings and its stop rule
+    schedule, longest = job.training.base, longest_trained(job)
+    purpose = ("dyck", job.task["cohort"])
+    model = initialised(job, seed)
+    anchor = load_toy(required["anchor"]) if frozen(job, seed) else None
+    if anchor is not None:
+        freeze(model, anchor)
+    rows = job.model.architecture["max_position_embeddings"]
+    data = strings.Strings(
+        schedule.steps, schedule.batch_size, longest, min(rows, longest + 2), derive(seed, *purpose, "data")
+    )
+    stop = StopWhenAccurate(longest, rows, job.data.seed)
+    # 2) train, unless an earlier process was killed after the save that ended training
+    drop_broken_checkpoints(folder / "training")
+    saved = checkpoints(folder / "training")
+    last = load_toy(saved[max(saved)]) if saved else None
+    if last is not None and stop.reached(last):
+        model = last
+    else:
+        train(model, data, folder / "training", schedule, derive(seed, *purpose), keep=None, callbacks=[stop])
+    # 3) check and save
+    model.cpu()
+    if anchor is not None:
+        check_frozen({"seed 0": anchor, f"seed {seed}": model})
+    model.save_pretrained(folder)
 
 
 def initialised(job: Job, seed: int) -> DyckModel:
-    """Step 0 of a seed of the job's cohort, before cohort A's anchor gives it :data:`SHARED`."""
+    """Return step 0 of a seed of the job's cohort, before cohort A's anchor gives it :data:`SHARED`."""
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "dyck", job.task["cohort"], "init"))
         return DyckModel(_config(job))
 
 
 def model_key(job: Job, seed: int) -> dict[str, Any]:
-    """What decides one seed of the job's cohort."""
+    """Return what decides one seed of the job's cohort."""
     mine = {
         "architecture": job.model.architecture,
         "longest": longest_trained(job),
@@ -104,30 +92,51 @@ def model_key(job: Job, seed: int) -> dict[str, Any]:
     return {**mine, "anchor": model_key(job, ANCHOR)} if frozen(job, seed) else mine
 
 
-def load_seed(job: Job, store: Store, seed: int) -> DyckModel:
-    """A trained model of the job's cohort, in evaluation mode."""
-    return load_model(model_stage(job, store, seed), dtype=torch.float32)
+def stage_of(seed: int) -> str:
+    """Return the name of the stage that holds a seed of the job's cohort."""
+    return "anchor" if seed == ANCHOR else "replica"
 
 
-def steps_trained(job: Job, store: Store, seed: int) -> int:
-    """The step at which a seed of the job's cohort stopped."""
-    return max(checkpoints(model_stage(job, store, seed) / "training"))
+def own_stages(job: Job) -> tuple[str, ...]:
+    """Return the stages of the job's own model: the model, and before it the anchor whose boundary it shares."""
+    if job.seed == ANCHOR:
+        return ("anchor",)
+    return ("anchor", "replica") if frozen(job, job.seed) else ("replica",)
+
+
+def load_toy(folder: Path) -> DyckModel:
+    """Load a trained model in evaluation mode."""
+    return load_model(folder, dtype=torch.float32)
+
+
+def load_own(job: Job, built: Built) -> DyckModel:
+    """Load the job's own model; in cohort A its boundary is checked against the anchor's."""
+    model = load_toy(built[stage_of(job.seed)])
+    if frozen(job, job.seed):
+        check_frozen({f"seed {ANCHOR}": load_toy(built["anchor"]), f"seed {job.seed}": model})
+    return model
+
+
+def steps_trained(folder: Path) -> int:
+    """Return the step at which training stopped."""
+    return max(checkpoints(folder / "training"))
 
 
 def longest_trained(job: Job) -> int:
-    """The longest string that the job's models are trained on: what a row of ``data.length`` tokens holds."""
+    """Return the length of the longest training string: what a row of ``data.length`` tokens holds."""
     return job.data.length - 2
 
 
 def frozen(job: Job, seed: int) -> bool:
-    """Whether a seed of the job's cohort has the anchor's embedding and unembeddings."""
+    """Return whether a seed of the job's cohort shares the anchor's embedding and unembeddings."""
     return job.task["cohort"] == "A" and seed != ANCHOR
 
 
 def freeze(model: nn.Module, anchor: nn.Module) -> None:
-    """Give ``model`` the shared tensors of ``anchor`` and let no optimizer touch them.
+    """Copy the shared tensors of ``anchor`` into ``model`` and exclude them from training.
 
-    Raises ``ValueError`` where a shape differs.
+    Raises:
+        ValueError: A shape differs.
     """
     check_sizes({"the anchor": anchor, "the model": model})
     with torch.no_grad():
@@ -137,7 +146,11 @@ def freeze(model: nn.Module, anchor: nn.Module) -> None:
 
 
 def check_frozen(models: Mapping[str, nn.Module]) -> None:
-    """Raises ``ValueError`` naming the first shared tensor that is not bit-identical in all of ``models``, by name."""
+    """Check that the shared tensors are bit-identical in all of ``models``, given by name.
+
+    Raises:
+        ValueError: Names the first shared tensor that differs, and the two models.
+    """
     check_sizes(models)
     (first, reference), *others = models.items()
     for name, model in others:
@@ -152,7 +165,7 @@ def check_frozen(models: Mapping[str, nn.Module]) -> None:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, rows: Mapping[str, torch.Tensor], batch_size: int = 256) -> dict[str, float]:
-    """Share of positions, padding excluded, at which each of :data:`strings.HEADS` is right."""
+    """Return the share of positions, padding excluded, at which each of :data:`strings.HEADS` is right."""
     right, counted = torch.zeros(len(strings.HEADS)), 0
     where = next(model.parameters()).device
     for ids, labels in zip(
@@ -166,14 +179,14 @@ def accuracy(model: nn.Module, rows: Mapping[str, torch.Tensor], batch_size: int
 
 
 class StopWhenAccurate(TrainerCallback):
-    """Ends training at the first save at which the least held-out accuracy reaches :data:`STOP_AT`."""
+    """End training at the first save at which the least held-out accuracy reaches :data:`STOP_AT`."""
 
     def __init__(self, longest: int, rows: int, seed: int):
         splits = [s for s in strings.SPLITS if s != "long" or longest >= strings.LONG[1]]
         self.heldout = [strings.heldout(split, STOP_ROWS, longest, rows, seed) for split in splits]
 
     def reached(self, model: nn.Module) -> bool:
-        """Whether ``model``, in evaluation mode, is accurate enough."""
+        """Return whether ``model``, in evaluation mode, is accurate enough."""
         return min(min(accuracy(model, rows).values()) for rows in self.heldout) >= STOP_AT
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> Any:

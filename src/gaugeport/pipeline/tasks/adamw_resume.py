@@ -1,44 +1,50 @@
-"""Jobs of resumed AdamW runs (table a8): run A's checkpoint at one step, its rows, and what to calibrate and measure on.
+"""Table a8: run A resumed from a checkpoint moved by a gauge, with its AdamW state moved in several ways.
 
-The job's gauge, matcher and route are not read: every arm needs the same reference run, so one job holds them all.
+The job's gauge, matcher and route are not read: every condition needs the same reference run, so one job holds all.
 """
 
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 from gaugeport.pipeline.data import row_batches
-from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.job import Job, job_id
 from gaugeport.pipeline.measures.adamw_resume import adamw_resume_rows
-from gaugeport.pipeline.stages.evidence import calibration_batches, loss_rows
-from gaugeport.pipeline.stages.training import contents, heldout_rows, run_checkpoints, run_rows
-from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.stages.rows import calibration_batches, heldout_rows, is_pretrained, loss_rows
+from gaugeport.pipeline.stages.runs import run_rows
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.checks import check_language_model
+from gaugeport.pipeline.tasks.task import Row, Task
+from gaugeport.pipeline.training.trainer import checkpoints
 from gaugeport.utils.seeds import derive
 
 RUN = "A"
 
 
-def stages_of(job: Job) -> tuple[str, ...]:
-    """The stages a job stands on. Raises what :func:`resume_step` raises, before any of them is built."""
+def check(job: Job) -> None:
+    """Check the step to resume from, before anything is trained.
+
+    Raises:
+        ValueError: As :func:`resume_step`.
+    """
+    check_language_model(job)
     resume_step(job)
-    return ("data", "base", RUN)
 
 
-def measure(job: Job, store: Store) -> list[dict[str, Any]]:
-    """The rows of every arm."""
+def measure(job: Job, built: Built) -> list[Row]:
+    """Return the rows of every condition."""
     step = resume_step(job)
-    checkpoint = run_checkpoints(job, store, RUN)[step]
+    checkpoint = checkpoints(built[RUN])[step]
     schedule = job.training.run
-    fit, test = heldout_rows(job, store)
+    fit, test = heldout_rows(built["data"])
     # beside the store, not in /tmp: a moved checkpoint is three times the size of its model
-    scratch = store.root / f".resume-{job.hash(contents(job))}"
+    scratch = built.cache.root / f".resume-{job_id(job)}"
     shutil.rmtree(scratch, ignore_errors=True)  # a killed run left it
     scratch.mkdir()
     try:
-        found = adamw_resume_rows(
+        rows = adamw_resume_rows(
             checkpoint,
-            run_rows(job, store, RUN),
+            run_rows(job, built["data"], RUN),
             schedule,
             seed=derive(job.seed, "run", RUN),
             steps=min(job.task["steps"], schedule.steps - step),
@@ -49,14 +55,15 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return [{"resume_step": step, **row} for row in found]
+    return [{"resume_step": step, **row} for row in rows]
 
 
 def resume_step(job: Job) -> int:
-    """The step a job resumes from, from its config alone.
+    """Return the step a job resumes from, given its config alone.
 
-    Raises ``ValueError`` naming what is allowed for a step that the run does not save or ends at, for counts that are
-    not positive integers, and for a model that would be trained here with dropout.
+    Raises:
+        ValueError: The run saves no checkpoint at that step or ends there, a count is not a positive integer, or the
+            model would be trained here with dropout.
     """
     schedule, task = job.training.run, job.task
     for key, counts in (("steps", [task["steps"]]), ("at", task["at"])):
@@ -64,10 +71,9 @@ def resume_step(job: Job) -> int:
             raise ValueError(
                 f"task.{key}={task[key]}; allowed: {'positive numbers of steps' if key == 'at' else 'a positive number'}"
             )
-    made_here = job.model.path is None and not job.model.from_hub
     rates = {k: v for k, v in job.model.architecture.items() if "drop" in k and isinstance(v, int | float)}
     dropout = {k: v for k, v in rates.items() if v > 0}
-    if dropout and made_here:
+    if dropout and not is_pretrained(job):
         found = ", ".join(f"model.architecture.{k}={v}" for k, v in dropout.items())
         raise ValueError(
             f"{found}: the masks of dropout do not move with the coordinates, so no resumed run could stay on its "
@@ -83,3 +89,6 @@ def resume_step(job: Job) -> int:
             f"left; allowed: {', '.join(map(str, saved)) or 'none (lower training.run.save_every)'}"
         )
     return int(step)
+
+
+TASK = Task(measure, lambda job: ("data", "base", RUN), check)

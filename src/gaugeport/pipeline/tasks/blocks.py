@@ -1,41 +1,42 @@
-"""Jobs on the blocks of one language model: predictors of mean ablation (appendix D, the second half of table b3)."""
+"""Table b3, second half (paper B, appendix D): predictors of mean ablation on the blocks of one language model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from statistics import median
-from typing import Any
 
 from gaugeport.charts import chart_of
 from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.rotation.models import block_effects, subjects
+from gaugeport.pipeline.rotation.models import block_effects
 from gaugeport.pipeline.rotation.toy import bars
-from gaugeport.pipeline.stages.training import heldout_rows
-from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.stages import pairs
+from gaugeport.pipeline.stages.rows import heldout_rows
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.checks import check_cohort
+from gaugeport.pipeline.tasks.task import Row, Task
 
-Row = dict[str, Any]
 
+def check(job: Job) -> None:
+    """Refuse the cohorts of Dyck-3 models, which table b3 has by component.
 
-def stages(job: Job) -> tuple[str, ...]:
-    """The model. Raises ``ValueError`` for a cohort of Dyck-3 models, which table b3 has by component."""
-    if subjects.is_dyck(job):
-        allowed = ", ".join(subjects.LANGUAGE_COHORTS)
+    Raises:
+        ValueError: The cohort is one of Dyck-3 models, or not allowed with the job's model.
+    """
+    check_cohort(job)
+    if pairs.is_toy(job):
         raise ValueError(
-            f"task=blocks with task.cohort={job.task['cohort']}: Dyck-3 models are no language models; allowed: "
-            f"{allowed}, or task=patching"
+            f"task=blocks with task.cohort={job.task['cohort']}: Dyck-3 models are not language models; allowed: "
+            f"{', '.join(pairs.LANGUAGE_COHORTS)}, or task=patching"
         )
-    if job.task["cohort"] == "runs":
-        return ("data", "base", "B")
-    return ("data",) if job.model.from_hub else ("data", "pretraining")
 
 
-def measure(job: Job, store: Store) -> list[Row]:
-    """Effects of every block, predicted and measured, both ablations; completeness errors by path points; the loss."""
-    model = subjects.load_subject(job, store, "other").model
+def measure(job: Job, built: Built) -> list[Row]:
+    """Return effects of every block, predicted and measured, under both ablations; completeness errors; the loss."""
+    model = pairs.load_side(job, built.folders, "other").model
     chart, size = chart_of(model), job.measurement.batch_size
-    rows = heldout_rows(job, store)[1][:, : job.task["longest"]]
+    rows = heldout_rows(built["data"])[1][:, : job.task["longest"]]
     seen, few = (
         list(row_batches(rows_holding(rows, job.task[key], key=f"task.{key}"), size))
         for key in ("tokens", "path_tokens")
@@ -82,3 +83,6 @@ def _compared(
 
 def _largest_error(predicted: Mapping[str, float], measured: Mapping[str, float]) -> float:
     return max(abs(predicted[block] - value) for block, value in measured.items())
+
+
+TASK = Task(measure, pairs.other_stages, check)

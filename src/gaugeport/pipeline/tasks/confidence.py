@@ -1,21 +1,21 @@
-"""Jobs of the calibration of margins (table c3): the evidence between planted checkpoints, at the last step."""
+"""Table c3: whether margins are calibrated, from the evidence between planted checkpoints at the last step."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.confidence import confidence_rows
 from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
-from gaugeport.pipeline.stages.evidence import evidence_stage
-from gaugeport.pipeline.stages.training import run_checkpoints
-from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.recovery import STAGES
+from gaugeport.pipeline.tasks.shared.checks import check_language_model
+from gaugeport.pipeline.tasks.task import Row, Task
+from gaugeport.pipeline.training.trainer import checkpoints
 
 
-def measure(job: Job, store: Store) -> list[dict[str, Any]]:
-    """The rows of one (group, matcher, route) on every kind of evidence its matcher reads, and the models' losses."""
-    evidence = PlantedEvidence(evidence_stage(job, store))
-    last = max(run_checkpoints(job, store, "A"))
+def measure(job: Job, built: Built) -> list[Row]:
+    """Return the rows of one (group, matcher, route) on each evidence its matcher reads, and the models' losses."""
+    evidence = PlantedEvidence(built["evidence"])
+    last = max(checkpoints(built["A"]))
     kinds = ["weights"] if job.matcher == "weights" else [*evidence.sites, "pooled", "both"]
     rows = confidence_rows(
         evidence,
@@ -29,3 +29,6 @@ def measure(job: Job, store: Store) -> list[dict[str, Any]]:
         seed=job.seed,
     )
     return [*rows, *evidence.loss_rows(last)]
+
+
+TASK = Task(measure, lambda job: STAGES, check_language_model)

@@ -1,10 +1,8 @@
-"""Jobs of table b6: is the rotation between two models a Haar-random one, as far as the data decide it? And the tests'
-power."""
+"""Table b6: whether the rotation between two models is a Haar-random one, as far as the data decide it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +11,6 @@ from gaugeport.alignment.matchers import match
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP
 from gaugeport.pipeline.rotation.haar.null import Null, naive_p_value, p_value, stored_null
-from gaugeport.pipeline.rotation.haar.power import ALTERNATIVES, rejection_rates
 from gaugeport.pipeline.rotation.haar.rank import (
     Fit,
     Spectrum,
@@ -32,11 +29,11 @@ from gaugeport.pipeline.rotation.haar.statistics import (
     rotation_statistics,
     signed_angles,
 )
-from gaugeport.pipeline.rotation.models import subjects
-from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.stages import pairs
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.checks import check_cohort
+from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.utils.seeds import generator
-
-Row = dict[str, Any]
 
 NULL_SEED = 0
 """Of the Monte-Carlo null: one for all jobs, so that it is drawn once for each width."""
@@ -45,39 +42,17 @@ ROTATED = 8
 """Random rotations of the cross moment that the smaller groups' share of it is compared with."""
 
 
-def stages(job: Job) -> tuple[str, ...]:
-    """Both models of the pair. Raises ``ValueError`` for the anchor with itself."""
-    subjects.check_pair(job)
-    return subjects.model_stages(job)
-
-
-def measure_haar(job: Job, store: Store) -> list[Row]:
-    """Table b6: at every site the rotation from the anchor's stream to the other's, against Haar and beside its controls."""
-    anchor, other = subjects.load_pair(job, store)
-    a, b = (subject.streams("fit", job.task["tokens"]) for subject in (anchor, other))
-    haar = anchor.rotations
+def measure(job: Job, built: Built) -> list[Row]:
+    """Return, at every site, the rotation from the anchor's stream to the other's against Haar and beside its controls."""
+    anchor, other = pairs.load_pair(job, built.folders)
+    a, b = (side.streams("fit", job.task["tokens"]) for side in (anchor, other))
+    haar = anchor.rotation_group
     rows: list[Row] = []
     for site in anchor.sites:
-        null = stored_null(store, a[site].shape[1], job.task["draws"], NULL_SEED, haar)
+        null = stored_null(built.cache, a[site].shape[1], job.task["draws"], NULL_SEED, haar)
         found = site_rows(a[site], b[site], null, job.task["share"], generator(job.seed, "haar", site))
         rows += [{"site": site, "width": a[site].shape[1], "haar": haar, **row} for row in found]
     return [{"cohort": job.task["cohort"], **row} for row in rows]
-
-
-def measure_power(job: Job, store: Store) -> list[Row]:
-    """Rejection rates of every test under every alternative; and of the nulls what pooled tests need."""
-    rows: list[Row] = []
-    for haar, width in job.task["widths"].items():
-        null = stored_null(store, width, job.task["draws"], NULL_SEED, haar)
-        found = list(_null_draws(null))
-        for alternative in ALTERNATIVES:
-            rates = rejection_rates(width, alternative, job.task["draws"], null, job.task["level"], job.seed)
-            found += [
-                {"metric": "rejection_rate", "alternative": alternative, "statistic": name, "value": rate}
-                for name, rate in rates.items()
-            ]
-        rows += [{"group": "", "width": width, "haar": haar, **row} for row in found]
-    return rows
 
 
 def site_rows(a: Tensor, b: Tensor, null: Null, share: float, gen: torch.Generator) -> list[Row]:
@@ -164,11 +139,4 @@ def _groups(cross: Tensor, haar: str, gen: torch.Generator) -> Iterator[Row]:
         yield {**control, "value": sum(shares) / ROTATED}
 
 
-def _null_draws(null: Null) -> Iterator[Row]:
-    """Every draw's statistics, and the eigen-angles of as many as the paper compares with."""
-    for name, values in null.statistics.items():
-        for i, value in enumerate(values.tolist()):
-            yield {"metric": "null_draw", "statistic": name, "rank": i, "value": value}
-    yield from (
-        {"metric": "null_angle", "rank": i, "value": x} for i, x in enumerate(null.reference.tolist())
-    )
+TASK = Task(measure, pairs.pair_stages, check_cohort)

@@ -1,4 +1,4 @@
-"""Jobs of table c1: maps of every group between two models, fitted on the same tokens, measured on the same tasks."""
+"""Table c1: maps of every group between two models, fitted on the same tokens, measured on the same tasks."""
 
 from __future__ import annotations
 
@@ -12,80 +12,96 @@ from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.head_to_head import head_to_head_rows
 from gaugeport.pipeline.measures.maps import Map
 from gaugeport.pipeline.measures.steering_effects import steering_effect, transported_effect_rows
-from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks.steering import random_controls, sentiment
-from gaugeport.pipeline.tasks.transfer import Ends, load_ends
-from gaugeport.pipeline.training.saes import load_sae, sae_settings
+from gaugeport.pipeline.stages.rows import is_pretrained
+from gaugeport.pipeline.stages.saes import load_sae
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
+from gaugeport.pipeline.tasks.shared.directions import sentiment_directions
+from gaugeport.pipeline.tasks.shared.transfer import ModelPair, load_models
+from gaugeport.pipeline.tasks.task import Row, Task
+from gaugeport.pipeline.training.saes import sae_settings
 from gaugeport.streams.activations import streams_at
 from gaugeport.utils.seeds import generator
 
-Row = dict[str, Any]
+
+def check(job: Job) -> None:
+    """Check the target and the SAE's settings.
+
+    Raises:
+        ValueError: The target is identical, which leaves nothing to fit, or a value of the task is not allowed.
+    """
+    check_language_model(job)
+    if job.task["target"] == "identical":
+        raise ValueError("task.target=identical leaves nothing to compare; allowed: finetuned, independent")
+    check_choice(job, "target", ("finetuned", "independent"))
+    if job.task["target"] == "independent" and is_pretrained(job):
+        raise ValueError(
+            "task.target=independent requires models trained here from two seeds; allowed for a pretrained model: "
+            "finetuned"
+        )
+    sae_settings(job.task["sae"])
 
 
 def stages(job: Job) -> tuple[str, ...]:
-    """The stages a job stands on."""
-    shared = ("data", "base", "A", "sae")
-    if job.task["target"] == "finetuned":
-        return (*shared, "B")
-    trained_here = job.model.path is None and not job.model.from_hub
-    return (*shared, "other") if trained_here else shared  # measure says what is wrong
+    """Return A, its SAE, and the target."""
+    return ("data", "base", "A", "sae", "B" if job.task["target"] == "finetuned" else "other")
 
 
-def measure(job: Job, store: Store) -> list[Row]:
-    """The rows of every group between A and the target. Raises ``ValueError`` for an identical target: nothing to fit."""
-    if job.task["target"] == "identical":
-        raise ValueError("task.target=identical leaves nothing to compare; allowed: finetuned, independent")
-    sae_settings(job)
-    ends = load_ends(job, store)
-    wanted = max(job.task["tokens"]) // (ends.rows_fit.shape[1] - job.measurement.skip_first) + 1
-    if wanted > len(ends.rows_fit):
+def measure(job: Job, built: Built) -> list[Row]:
+    """Return the rows of every group between A and the target."""
+    pair = load_models(job, built)
+    wanted = max(job.task["tokens"]) // (pair.rows_fit.shape[1] - job.measurement.skip_first) + 1
+    if wanted > len(pair.rows_fit):
         raise ValueError(
-            f"task.tokens={job.task['tokens']} wants {wanted} held-out rows, there are {len(ends.rows_fit)}"
+            f"task.tokens={job.task['tokens']} wants {wanted} held-out rows, there are {len(pair.rows_fit)}"
         )
-    fit = [_streams(job, ends, model, ends.rows_fit[:wanted]) for model in (ends.a, ends.b)]
+    fit = [_streams(job, pair, model, pair.rows_fit[:wanted]) for model in (pair.a, pair.b)]
     # from the other end of the text: no document but the one where both meet, if they do, is fitted on and measured on
-    apart = ends.rows_test[max(wanted, len(ends.rows_test) - job.task["test_rows"]) :]
+    apart = pair.rows_test[max(wanted, len(pair.rows_test) - job.task["test_rows"]) :]
     if not len(apart):
         raise ValueError(
-            f"task.tokens={job.task['tokens']} leaves none of {len(ends.rows_test)} held-out rows to measure on; allowed: "
+            f"task.tokens={job.task['tokens']} leaves none of {len(pair.rows_test)} held-out rows to measure on; allowed: "
             "fewer tokens, or more rows (data.documents)"
         )
-    test = [_streams(job, ends, model, apart) for model in (ends.a, ends.b)]
-    v = sentiment(job, ends)
-    effect = steering_effect(v.slot(ends.b), job.task["strength"])
+    test = [_streams(job, pair, model, apart) for model in (pair.a, pair.b)]
+    v = sentiment_directions(job, pair)
+    effect = steering_effect(v.slot(pair.b), job.task["strength"])
 
     def retention(m: Map) -> dict[str, float]:
-        rows = transported_effect_rows(effect, [m.direction(v.of_a)], v.of_a, v.of_b, random_controls(v))
+        rows = transported_effect_rows(effect, [m.direction(v.of_a)], v.of_a, v.of_b, v.random_controls())
         return {
             r["metric"]: r["value"]
             for r in rows
             if r["metric"] in ("retention_native", "no_effect_to_transport")
         }
 
-    exact = GROUPS[ends.chart.group]
+    exact = GROUPS[pair.chart.group]
     assert issubclass(exact, SignedPermutation)
     rows = head_to_head_rows(
         *fit,
         *test,
-        sae=load_sae(job, store),
+        sae=load_sae(built["sae"]),
         retention=retention,
         tokens=job.task["tokens"],
         plants=[
-            exact.random(ends.chart.width, generator(job.seed, "c1", p)) for p in range(job.task["plants"])
+            exact.random(pair.chart.width, generator(job.seed, "c1", p)) for p in range(job.task["plants"])
         ],
         k=job.task["k"],
     )
     where = {
         "target": job.task["target"],
-        "site": ends.site,
-        "step": ends.step,
+        "site": pair.site,
+        "step": pair.step,
         "route": "endpoint",
         "evidence": "site",
     }
     return [{**where, **row} for row in rows]
 
 
-def _streams(job: Job, ends: Ends, model: Any, rows: torch.Tensor) -> torch.Tensor:
+def _streams(job: Job, pair: ModelPair, model: Any, rows: torch.Tensor) -> torch.Tensor:
     batches = row_batches(rows, job.measurement.batch_size)
     skip = job.measurement.skip_first
-    return torch.cat([streams_at(model, ends.chart, b, [ends.site], skip)[ends.site].cpu() for b in batches])
+    return torch.cat([streams_at(model, pair.chart, b, [pair.site], skip)[pair.site].cpu() for b in batches])
+
+
+TASK = Task(measure, stages, check)

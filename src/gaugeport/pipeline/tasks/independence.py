@@ -1,4 +1,4 @@
-"""Jobs of table b12: is a model of a cohort independent of its anchor? Asked before anything is said of seeds."""
+"""Table b12: whether a model of a cohort is independent of its anchor, as claims about seeds require."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ import torch
 
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.rotation.models import independence, subjects
-from gaugeport.pipeline.rotation.models.subjects import End
-from gaugeport.pipeline.stages import cohorts
-from gaugeport.pipeline.stages.training import base_stage, initialised
-from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.rotation.models import independence
+from gaugeport.pipeline.stages import cohorts, pairs
+from gaugeport.pipeline.stages.base import initialise
+from gaugeport.pipeline.stages.pairs import Side
+from gaugeport.pipeline.stages.rows import read_tokenizer
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.checks import check_cohort
+from gaugeport.pipeline.tasks.task import Row, Task
 
-Row = dict[str, Any]
 
+def check(job: Job) -> None:
+    """Check the cohort and the largest cosine of independent models.
 
-def stages(job: Job) -> tuple[str, ...]:
-    """Both models. Raises ``ValueError`` for the anchor with itself, and for a cosine that separates nothing."""
-    subjects.check_pair(job)
+    Raises:
+        ValueError: A value is not allowed.
+    """
+    check_cohort(job)
     independence.check_cosine(float(job.task["largest_cosine"]))
-    return subjects.model_stages(job)
 
 
-def measure(job: Job, store: Store) -> list[Row]:
-    """Rows by what is compared: the two models, their two initialisations, and the other with its own checkpoints.
+def measure(job: Job, built: Built) -> list[Row]:
+    """Return rows by what is compared: the models, their initialisations, and the other with its own checkpoints.
 
-    A pair that is not independent is a row that says so; :func:`gaugeport.pipeline.rotation.models.independence.check_independent`
-    is what refuses it.
+    A pair that is not independent gets a row that says so;
+    :func:`gaugeport.pipeline.rotation.models.independence.check_independent` is what refuses it.
     """
     largest = float(job.task["largest_cosine"])
     shared = cohorts.SHARED if job.task["cohort"] == "A" else ()
-    ends: dict[End, Any] = {end: subjects.load_subject(job, store, end).model for end in ("anchor", "other")}
-    starts: dict[End, Any] = {end: start(job, store, end) for end in ends}
+    ends: dict[Side, Any] = {side: pairs.load_side(job, built.folders, side).model for side in pairs.SIDES}
+    starts: dict[Side, Any] = {side: start(job, built, side) for side in ends}
     digest = independence.model_digest(ends["other"])
     rows: list[Row] = []
     for compared, sides in (("models", ends), ("initialisations", starts)):
@@ -43,29 +47,29 @@ def measure(job: Job, store: Store) -> list[Row]:
         if compared == "models":
             rows += [{"compared": compared, **row} for row in _tensor_rows(pair)]
     rows += _training(ends, starts, shared)
-    for step in steps(job, store):
-        earlier = subjects.load_subject(job, store, "other", step).model
+    for step in compared_steps(job, built):
+        earlier = pairs.load_side(job, built.folders, "other", step).model
         pair = independence.compare(ends["other"], earlier, shared)
         rows += [{"compared": "own checkpoint", "step": step, **row} for row in _rows(pair, largest)]
     return [{"cohort": job.task["cohort"], "digest": digest, **row} for row in rows]
 
 
-def start(job: Job, store: Store, end: End) -> Any:
-    """The model that one end's training started from; of a fine-tuning run, its base."""
-    if subjects.is_dyck(job):
-        return cohorts.initialised(job, subjects.seed_of(job, end))
+def start(job: Job, built: Built, side: Side) -> Any:
+    """Return the model that one side's training started from; of a fine-tuning run, its base."""
+    if pairs.is_toy(job):
+        return cohorts.initialised(job, pairs.seed_of(job, side))
     if job.task["cohort"] == "runs":
-        return load_model(base_stage(job, store), dtype=torch.float32)
+        return load_model(built["base"], dtype=torch.float32)
     if job.model.from_hub:
-        return subjects.load_subject(job, store, end, 0).model
-    return initialised(subjects.seeded(job, end), store)
+        return pairs.load_side(job, built.folders, side, 0).model
+    return initialise(pairs.with_seed_of(job, side), read_tokenizer(built["data"]))
 
 
-def steps(job: Job, store: Store) -> list[int]:
-    """The checkpoints of the other's own run that it is compared with."""
+def compared_steps(job: Job, built: Built) -> list[int]:
+    """Return the steps of the other's own run that it is compared with."""
     if job.model.from_hub and job.task["cohort"] == "seeds":
         return sorted(job.task["hub_steps"])
-    return subjects.saved_steps(job, store, "other")
+    return pairs.saved_steps(job, built.folders, "other")
 
 
 def _rows(pair: independence.WeightComparison, largest: float) -> Iterator[Row]:
@@ -90,8 +94,8 @@ def _tensor_rows(pair: independence.WeightComparison) -> Iterator[Row]:
         yield {"metric": "tensor_spectrum", "tensor": name, "value": spectrum}
 
 
-def _training(ends: Mapping[End, Any], starts: Mapping[End, Any], shared: tuple[str, ...]) -> Iterator[Row]:
-    """How far each end went from its step 0, in units of its norm, and how alike the two ways are."""
+def _training(ends: Mapping[Side, Any], starts: Mapping[Side, Any], shared: tuple[str, ...]) -> Iterator[Row]:
+    """Return how far each side moved from its step 0, in units of its norm, and how alike the two updates are."""
     ways = {end: independence.weight_changes(ends[end], starts[end]) for end in ends}
     names = [n for n in ways["other"] if n not in shared and n in ways["anchor"]]
     yield {
@@ -110,3 +114,6 @@ def _training(ends: Mapping[End, Any], starts: Mapping[End, Any], shared: tuple[
 
 def _norm(side: Mapping[str, torch.Tensor], names: list[str]) -> float:
     return float(torch.stack([side[n].double().norm().cpu() for n in names]).norm())
+
+
+TASK = Task(measure, pairs.pair_stages, check)

@@ -1,30 +1,34 @@
-"""Jobs of gauge recovery (tables a3, c2): evidence between planted checkpoints, scored at every step."""
+"""Tables a3 and c2: gauges recovered between planted checkpoints, scored at every step."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
 from gaugeport.pipeline.measures.recovery import recovery_rows
-from gaugeport.pipeline.stages.evidence import evidence_stage
-from gaugeport.pipeline.stages.training import run_checkpoints
-from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.stages.evidence import spaced_steps
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.checks import check_language_model
+from gaugeport.pipeline.tasks.task import Row, Task
+from gaugeport.pipeline.training.trainer import checkpoints
+
+STAGES = ("data", "base", "A", "B", "evidence")
 
 
-def measure(job: Job, store: Store) -> list[dict[str, Any]]:
-    """The rows of one (group, matcher, route), and the losses of the models beside them."""
-    evidence = PlantedEvidence(evidence_stage(job, store))
-    saved = sorted(run_checkpoints(job, store, "A"))
-    spacing = job.measurement.spacing
+def measure(job: Job, built: Built) -> list[Row]:
+    """Return the rows of one (group, matcher, route), and the models' losses."""
+    evidence = PlantedEvidence(built["evidence"])
+    saved, spacing = sorted(checkpoints(built["A"])), job.measurement.spacing
     rows = recovery_rows(
         evidence,
         group=job.gauge,
         matcher=job.matcher,
         route=job.route,
-        steps=[s for s in saved if s % spacing == 0 or s == saved[-1]],
+        steps=spaced_steps(saved, spacing),
         spacing=spacing,
         plants=job.task["plants"],
         seed=job.seed,
     )
     return [*rows, *evidence.loss_rows(saved[-1])]
+
+
+TASK = Task(measure, lambda job: STAGES, check_language_model)

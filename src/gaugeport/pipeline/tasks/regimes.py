@@ -1,17 +1,16 @@
-"""Jobs of table b8: steering vectors of the anchor on itself and on another model, unchanged and through every group's map."""
+"""Table b8: steering vectors of the anchor on itself and on another model, unchanged and through every group's map."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from gaugeport.charts import chart_of
 from gaugeport.models.dyck import DyckModel
-from gaugeport.models.loading import load_tokenizer
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.answer_slot import (
     Prompts,
@@ -24,18 +23,19 @@ from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP, fit_map
 from gaugeport.pipeline.measures.steering_effects import random_directions
 from gaugeport.pipeline.rotation.features import regimes
 from gaugeport.pipeline.rotation.features.regimes import Measure
-from gaugeport.pipeline.rotation.models import contrasts, subjects
-from gaugeport.pipeline.rotation.models.subjects import Subject
+from gaugeport.pipeline.rotation.models import contrasts
 from gaugeport.pipeline.rotation.toy import toy_vectors
 from gaugeport.pipeline.rotation.toy.strings import heldout
+from gaugeport.pipeline.stages import pairs
 from gaugeport.pipeline.stages.cohorts import longest_trained
-from gaugeport.pipeline.stages.training import data_stage
-from gaugeport.pipeline.store.store import Store
+from gaugeport.pipeline.stages.pairs import PairedModel
+from gaugeport.pipeline.stages.rows import read_tokenizer
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.checks import check_cohort
+from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.streams.activations import middle_site
 from gaugeport.streams.interventions import adding
 from gaugeport.utils.seeds import derive, generator
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,13 @@ class Steered:
     known: dict[str, float]
 
 
-def stages(job: Job) -> tuple[str, ...]:
-    """Both models of the pair. Raises ``ValueError`` for the anchor with itself and for settings that make no sense."""
-    subjects.check_pair(job)
-    check(job)
-    return subjects.model_stages(job)
-
-
 def check(job: Job) -> None:
-    """Raises ``ValueError`` naming a bad key of the job's task and what is allowed."""
+    """Check the cohort, strengths, controls, tokens and sentences.
+
+    Raises:
+        ValueError: A value of the task is not allowed.
+    """
+    check_cohort(job)
     strengths = job.task["strengths"]
     good = [s for s in strengths if isinstance(s, int | float) and 0 < s < float("inf")]
     if not strengths or good != list(strengths) or len(set(good)) < len(good):
@@ -83,16 +81,15 @@ def check(job: Job) -> None:
     contrasts.check_sentences(job.task["sentences"])
 
 
-def measure(job: Job, store: Store) -> list[Row]:
+def measure(job: Job, built: Built) -> list[Row]:
     """Table b8: effects, transfer ratios and regimes of every vector and site, and how well the predictors do.
 
     Of every vector also ``class_distance``, the length of the difference of means before it is scaled (α = 1 is one), in
     mean lengths of the stream; of language models ``class_gap`` (and ``class_gap_other``), the log-odds of the held-out
     positive prompts minus those of the negative ones with nothing added: a model that does not know the classes has none.
     """
-    check(job)
-    a, b = subjects.load_pair(job, store)
-    found = _toy(job, a, b) if subjects.is_dyck(job) else _language(job, store, a, b)
+    a, b = pairs.load_pair(job, built.folders)
+    found = _toy(job, a, b) if pairs.is_toy(job) else _language(job, read_tokenizer(built["data"]), a, b)
     shared, theirs = (
         ([toy_vectors.readers(s.model) for s in (a, b)]) if job.task["cohort"] == "A" else ([], [])
     )
@@ -154,7 +151,7 @@ def measured(
     return rows
 
 
-def _toy(job: Job, a: Subject, b: Subject) -> list[Steered]:
+def _toy(job: Job, a: PairedModel, b: PairedModel) -> list[Steered]:
     def drawn(rows: str) -> dict[str, Tensor]:
         seed = derive(job.data.seed, "regimes", rows)
         return heldout("train", job.task[rows], longest_trained(job), job.data.length, seed)
@@ -172,8 +169,7 @@ def _toy(job: Job, a: Subject, b: Subject) -> list[Steered]:
     return found
 
 
-def _language(job: Job, store: Store, a: Subject, b: Subject) -> list[Steered]:
-    tokenizer = load_tokenizer(data_stage(job, store) / "tokenizer")
+def _language(job: Job, tokenizer: PreTrainedTokenizerBase, a: PairedModel, b: PairedModel) -> list[Steered]:
     chart = chart_of(a.model)
     site = middle_site(a.model, chart)
 
@@ -209,3 +205,6 @@ def _as_long(v: Tensor, length: float) -> Tensor:
             "both classes have the same mean stream; a difference of means wants two that differ"
         )
     return v / v.norm() * length
+
+
+TASK = Task(measure, pairs.pair_stages, check)

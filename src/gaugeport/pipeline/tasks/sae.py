@@ -1,42 +1,51 @@
-"""Jobs of SAE transfer (table a4): an SAE trained on A, moved to B by the arm's gauge, measured on B's held-out tokens."""
+"""Table a4: an SAE trained on A, moved to B by the condition's gauge, measured on B's held-out tokens."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.sae_transfer import (
-    cross_entropy_rows,
-    record_stream,
-    sae_transfer_rows,
-)
-from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks.transfer import stages_of, transfer
-from gaugeport.pipeline.training.saes import load_sae, sae_settings
+from gaugeport.pipeline.measures.sae_transfer import cross_entropy_rows, record_stream, sae_transfer_rows
+from gaugeport.pipeline.stages.saes import load_sae
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.transfer import check_transfer, load_transfer, transfer_stages
+from gaugeport.pipeline.tasks.task import Row, Task
+from gaugeport.pipeline.training.saes import sae_settings
 from gaugeport.transport.sae import transport_sae
 
-Row = dict[str, Any]
+
+def check(job: Job) -> None:
+    """Check the target, the evidence and the SAE's settings.
+
+    Raises:
+        ValueError: A value of the task is not allowed.
+    """
+    check_transfer(job)
+    sae_settings(job.task["sae"])
 
 
 def stages(job: Job) -> tuple[str, ...]:
-    """The stages a job stands on."""
-    return (*stages_of(job), "sae")
+    """Return both models, the evidence between them where the target is not identical, and the SAE."""
+    return (*transfer_stages(job), "sae")
 
 
-def measure(job: Job, store: Store) -> list[Row]:
-    """Reconstruction, sparsity and (plant 0) loss recovered of one arm, with its gauge accuracy and the models' losses.
+def measure(job: Job, built: Built) -> list[Row]:
+    """Return reconstruction, sparsity and (plant 0) loss recovered, gauge accuracy and the models' losses.
 
-    Raises ``ValueError`` where ``task.tokens`` wants more held-out tokens than there are.
+    Raises:
+        ValueError: There are fewer held-out tokens than ``task.tokens``.
     """
-    sae_settings(job)  # a bad one is named before anything is trained
-    arm, sae, size = transfer(job, store), load_sae(job, store), job.measurement.batch_size
-    rows = rows_holding(arm.rows_test, job.task["tokens"], key="task.tokens")
+    pair, sae, size = load_transfer(job, built), load_sae(built["sae"]), job.measurement.batch_size
+    # 1) the streams of both models on the same tokens
+    rows = rows_holding(pair.rows_test, job.task["tokens"], key="task.tokens")
+    x_a = record_stream(pair.a, pair.chart, rows, pair.site, size)
+    x_b = x_a if pair.a is pair.b else record_stream(pair.b, pair.chart, rows, pair.site, size)
+    # 2) the moved SAE on B's, and B's loss with its reconstruction in place
     skip = job.measurement.skip_first
-    x_a = record_stream(arm.a, arm.chart, rows, arm.site, size)
-    x_b = x_a if arm.a is arm.b else record_stream(arm.b, arm.chart, rows, arm.site, size)
-    found = list(sae_transfer_rows(sae, arm.residuals(), x_a, x_b, skip))
-    moved = transport_sae(sae, next(arm.residuals()))
-    found += cross_entropy_rows(arm.b, arm.chart, arm.site, moved, list(row_batches(rows, size)), skip)
-    at = {**arm.where, "architecture": job.task["sae"]["architecture"]}
-    return [{**at, **row} for row in (*found, *arm.accuracy())]
+    measured = list(sae_transfer_rows(sae, pair.residuals(), x_a, x_b, skip))
+    moved, batches = transport_sae(sae, next(pair.residuals())), list(row_batches(rows, size))
+    measured += cross_entropy_rows(pair.b, pair.chart, pair.site, moved, batches, skip)
+    where = {**pair.where, "architecture": job.task["sae"]["architecture"]}
+    return [{**where, **row} for row in (*measured, *pair.accuracy())]
+
+
+TASK = Task(measure, stages, check)

@@ -1,4 +1,4 @@
-"""Jobs on a model of a cohort and its anchor: what an SAE of the anchor explains there (b5), and where it fires (b7)."""
+"""Table b5: what an SAE of the anchor explains of another model of its cohort, and how alike their decoders look."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.rotation.features.firing import firing_rows
 from gaugeport.pipeline.rotation.features.universality import (
     RAW,
     decoder_rows,
@@ -19,75 +18,49 @@ from gaugeport.pipeline.rotation.features.universality import (
     transfer_rows,
 )
 from gaugeport.pipeline.rotation.lenses.dictionaries import match_decoders
-from gaugeport.pipeline.rotation.models import subjects
-from gaugeport.pipeline.stages import subject_saes
-from gaugeport.pipeline.store.store import Store
-
-Row = dict[str, Any]
-
-
-def firing_stages(job: Job) -> tuple[str, ...]:
-    """Both models and the anchor's SAEs. Raises ``ValueError`` for the anchor with itself, and SAEs that cannot be."""
-    subjects.check_pair(job)
-    subject_saes.check_saes(job)
-    return (*subjects.model_stages(job), "anchor_saes")
+from gaugeport.pipeline.stages import pair_saes
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.streams import (
+    check_pair_with_saes,
+    paired_streams,
+    stages_with_anchor_saes,
+)
+from gaugeport.pipeline.tasks.task import Row, Task
 
 
 def stages(job: Job) -> tuple[str, ...]:
-    """Those, and the other model's SAEs, whose decoders are compared."""
-    return (*firing_stages(job), "other_saes")
+    """Return both models and the SAEs of both."""
+    return (*stages_with_anchor_saes(job), "other_saes")
 
 
-def measure(job: Job, store: Store) -> list[Row]:
-    """Table b5: explained variance by group and number of fitting tokens, and how alike the decoders look."""
+def measure(job: Job, built: Built) -> list[Row]:
+    """Return explained variance by group and by number of fitting tokens, and how alike the decoders look."""
     task, rows = job.task, []
-    saes = subject_saes.load_saes(job, store, "anchor")
+    saes = pair_saes.load_saes(built["anchor_saes"])
     others = {
-        i: subject_saes.load_saes(job, store, "other", i) for i in (subject_saes.SAME, subject_saes.OWN)
+        init: pair_saes.load_saes(built["other_saes"], init) for init in (pair_saes.SAME, pair_saes.OWN)
     }
-    for site, (fit_a, fit_b), (test_a, test_b) in pairs(job, store):
+    for site, (fit_a, fit_b), (test_a, test_b) in paired_streams(job, built):
         sae, maps = saes[site], fit_maps(fit_a, fit_b)
-        found = list(
-            transfer_rows(sae, maps, principal_axes(fit_a, fit_b, job.seed), test_a, test_b, job.seed)
-        )
-        native = explained_variance(others[subject_saes.OWN][site], test_b)
-        found.append({"metric": "explained_variance", "group": "native", "value": native})
-        found += token_rows(sae, fit_a, fit_b, test_b, task["tokens"])
+        # 1) what the anchor's SAE explains of the other's stream, raw and through every group's map
+        axes = principal_axes(fit_a, fit_b, job.seed)
+        measured = list(transfer_rows(sae, maps, axes, test_a, test_b, job.seed))
+        native = explained_variance(others[pair_saes.OWN][site], test_b)
+        measured.append({"metric": "explained_variance", "group": "native", "value": native})
+        measured += token_rows(sae, fit_a, fit_b, test_b, task["tokens"])
+        # 2) how alike the decoders look, beside untrained ones
         for init, theirs in others.items():
-            found += decoder_rows(sae.W_dec, theirs[site].W_dec, maps, task["threshold"], init)
-        found += _initial_rows(job, site, sae, others[subject_saes.OWN][site])
-        rows += [{"cohort": task["cohort"], "site": site, **row} for row in found]
+            measured += decoder_rows(sae.W_dec, theirs[site].W_dec, maps, task["threshold"], init)
+        measured += _initial_rows(job, site, sae, others[pair_saes.OWN][site])
+        rows += [{"cohort": task["cohort"], "site": site, **row} for row in measured]
     return rows
-
-
-def measure_firing(job: Job, store: Store) -> list[Row]:
-    """Table b7: where the anchor's SAE fires on the other model, by group."""
-    saes, rows = subject_saes.load_saes(job, store, "anchor"), []
-    for site, fit, (test_a, test_b) in pairs(job, store):
-        found = firing_rows(saes[site], test_a, test_b, fit_maps(*fit), job.task["recovered"])
-        rows += [{"cohort": job.task["cohort"], "site": site, **row} for row in found]
-    return rows
-
-
-def pairs(job: Job, store: Store) -> Iterator[tuple[str, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
-    """Site by site, the streams of anchor and other on the tokens to fit on, and on those to measure on."""
-    ends = subjects.load_pair(job, store)
-    fit = [end.streams("fit", max(job.task["tokens"])) for end in ends]
-    test = [end.streams("test", job.task["test_tokens"]) for end in ends]
-    for site in ends[0].sites:
-        yield site, (fit[0][site], fit[1][site]), (test[0][site], test[1][site])
 
 
 def _initial_rows(job: Job, site: str, sae: Any, other: Any) -> Iterator[Row]:
-    """How near SAEs stay to where they began, and how alike two look that never were trained."""
+    """Return how near SAEs stay to their initialisation, and how alike two untrained ones look."""
     width = sae.cfg.d_in
-    began = [
-        subject_saes.initial_sae(job, site, init, width).W_dec
-        for init in (subject_saes.SAME, subject_saes.OWN)
-    ]
-    for init, trained, initial in zip(
-        (subject_saes.SAME, subject_saes.OWN), (sae, other), began, strict=True
-    ):
+    began = [pair_saes.initial_sae(job, site, init, width).W_dec for init in (pair_saes.SAME, pair_saes.OWN)]
+    for init, trained, initial in zip((pair_saes.SAME, pair_saes.OWN), (sae, other), began, strict=True):
         cosine = (unit(trained.W_dec) * unit(initial)).sum(1)
         yield {"metric": "cosine_to_initial", "init": init, "value": float(cosine.mean())}
     for metric, value in match_decoders(*began).values(job.task["threshold"]).items():
@@ -98,3 +71,6 @@ def unit(rows: Tensor) -> Tensor:
     """Rows [n, d] scaled to length 1, on the CPU in float64."""
     wide = rows.detach().cpu().double()
     return wide / wide.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+TASK = Task(measure, stages, check_pair_with_saes)

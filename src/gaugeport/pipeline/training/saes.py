@@ -1,30 +1,17 @@
-"""The SAE stage: a sparse autoencoder trained by sae-lens's own trainer on run A's last checkpoint, at the mid-stack site.
-
-Its key names run A, the site, the SAE's configuration and the seed; no arm and no target. Its folder is an ordinary
-sae-lens one. sae-lens is imported where it is used: that takes seconds.
-"""
+"""Training of sparse autoencoders by sae-lens's own trainer. sae-lens is imported where it is used: it takes seconds."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from gaugeport.charts import chart_of
-from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import mixed_rows, row_batches
-from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.stages.training import data_stage, run_checkpoints, run_key
-from gaugeport.pipeline.store.store import Store
-from gaugeport.streams.activations import middle_site, streams_at
 from gaugeport.utils.devices import default_device, one_thread
-from gaugeport.utils.seeds import derive, generator
+from gaugeport.utils.seeds import generator
 
 ARCHITECTURES = {"topk": "k", "standard": "l1"}
 """SAE architecture -> the key of ``task.sae`` that sets its sparsity."""
@@ -36,49 +23,16 @@ WARMUP, DECAY = 0.05, 0.2
 """Shares of training in which the learning rate (and the L1 coefficient) rises, and in which it falls to 0."""
 
 
-def sae_stage(job: Job, store: Store) -> Path:
-    """The folder of the job's SAE: ``cfg.json`` and ``sae_weights.safetensors``, as sae-lens writes and loads them."""
+def sae_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``task.sae`` without the sparsity keys of other architectures.
 
-    def build(folder: Path) -> None:
-        saved = run_checkpoints(job, store, "A")
-        model = load_model(saved[max(saved)], dtype=torch.float32, device=default_device())
-        chart = chart_of(model)
-        site = middle_site(model, chart)
-        settings = sae_settings(job)
-        rows = load_file(data_stage(job, store) / "rows.safetensors")
-        train = torch.cat([rows["train_0"], rows["train_1"]])
-        skip = job.measurement.skip_first
-        wanted = min(len(train), -(-settings["activations"] // (train.shape[1] - skip)))
-        chosen = mixed_rows(train, wanted, generator(job.seed, "sae", "rows"))
-        activations = torch.cat(
-            [
-                streams_at(model, chart, batch, [site], skip)[site].cpu()
-                for batch in row_batches(chosen, job.measurement.batch_size)
-            ]
-        )
-        metadata = {
-            "model_name": job.model.name,
-            "hook_name": f"blocks.{site.removeprefix('block')}.hook_resid_post",  # the name sae-lens knows the site by
-            "context_size": train.shape[1],
-            "prepend_bos": True,
-        }
-        train_sae(activations, settings, derive(job.seed, "sae"), metadata).save_inference_model(folder)
-
-    return store.ensure("sae", sae_key(job), build)
-
-
-def sae_key(job: Job) -> dict[str, Any]:
-    """What decides the SAE: run A, the site, how it is trained."""
-    where = {"site": "middle", "skip_first": job.measurement.skip_first}
-    return {"run": run_key(job, "A"), **where, "sae": sae_settings(job), "seed": job.seed}
-
-
-def sae_settings(job: Job) -> dict[str, Any]:
-    """``task.sae`` without the sparsity of other architectures. Raises ``ValueError`` naming a bad value and the allowed."""
-    sae = dict(job.task["sae"])
+    Raises:
+        ValueError: A key is missing or unknown, or a value is not allowed; the message names both.
+    """
+    sae = dict(given)
     if set(sae) != {"architecture", *NUMBERS}:
         raise ValueError(
-            f"task.sae has the keys {', '.join(sae)}; wanted: architecture, {', '.join(NUMBERS)}"
+            f"task.sae has the keys {', '.join(sae)}; expected architecture, {', '.join(NUMBERS)}"
         )
     architecture = sae["architecture"]
     if architecture not in ARCHITECTURES:
@@ -98,13 +52,6 @@ def sae_settings(job: Job) -> dict[str, Any]:
             f"or task.sae.tokens={sae['tokens']}"
         )
     return sae
-
-
-def load_sae(job: Job, store: Store) -> Any:
-    """The job's SAE, in evaluation mode."""
-    from sae_lens import SAE
-
-    return SAE.load_from_disk(sae_stage(job, store), device=default_device()).eval()
 
 
 def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata: dict[str, Any]) -> Any:

@@ -7,8 +7,8 @@ from dyck_models import generic
 from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.rotation.features import regimes as s
-from gaugeport.pipeline.rotation.models import subjects
 from gaugeport.pipeline.rotation.toy import strings, toy_vectors
+from gaugeport.pipeline.stages import pairs
 from gaugeport.pipeline.tasks import regimes
 from gaugeport.transport import transport_model
 
@@ -220,7 +220,7 @@ def test_a_planted_gauge_is_undone_by_its_own_group(group, folded):
     chosen = job("task.cohort=B", *TOY, "task.strengths=[0.5,1.0]")
     model = heeding(generic(folded=folded, **WIDER))
     element = {"orthogonal": Orthogonal, "signed_permutation": SignedPermutation}[group].random(32, gen(3))
-    a, b = (subjects._dyck(chosen, m) for m in (model, transport_model(model, element)))
+    a, b = (pairs._toy(chosen, m) for m in (model, transport_model(model, element)))
     found = regimes._toy(chosen, a, b)
     assert [x.site for x in found[::3]] == ["resid_mid_0", "resid_post_0", "resid_mid_1", "resid_post_1"]
     rows = regimes.measured(chosen, found, *(m.streams("fit", 4096) for m in (a, b)), [])
@@ -260,7 +260,7 @@ def test_a_planted_gauge_is_undone_by_its_own_group(group, folded):
 def test_a_shared_boundary_is_where_the_share_is_taken():
     chosen = job("task.cohort=A", *TOY, "task.strengths=[1.0]", "task.controls=1")
     model = heeding(generic(**WIDER))
-    a = subjects._dyck(chosen, model)
+    a = pairs._toy(chosen, model)
     found, streams = regimes._toy(chosen, a, a), a.streams("fit", 1024)
     rows = regimes.measured(chosen, found, streams, streams, toy_vectors.readers(model))
     basis = s.reader_span(toy_vectors.readers(model))

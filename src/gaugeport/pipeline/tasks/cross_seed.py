@@ -1,11 +1,10 @@
-"""Jobs on a Dyck-3 model and the anchor of its cohort: the bars across seeds (b2), joint alignment (b10)."""
+"""Table b2: the four bars across seeds, between a Dyck-3 model and the anchor of its cohort."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -14,43 +13,32 @@ import torch
 from gaugeport.charts import fold_gains
 from gaugeport.models.dyck import DyckModel
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.rotation.lenses.dictionaries import activations_at
-from gaugeport.pipeline.rotation.matching.joint import joint_alignment
 from gaugeport.pipeline.rotation.matching.quotient import floors, quotient_bar
 from gaugeport.pipeline.rotation.matching.refine import refine
-from gaugeport.pipeline.rotation.matching.search import SymmetryFit, comparable_rows, fit_symmetry
+from gaugeport.pipeline.rotation.matching.search import SymmetryFit, comparable_rows
 from gaugeport.pipeline.rotation.matching.symmetry import Symmetry, parameter_name
 from gaugeport.pipeline.rotation.toy import bars, components, effects
 from gaugeport.pipeline.rotation.toy.components import ALL, Edge
-from gaugeport.pipeline.stages.cohorts import ANCHOR, load_seed
-from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks.dyck import batches, correlation, heldout, trained
-from gaugeport.pipeline.tasks.dyck_check import thresholds
+from gaugeport.pipeline.stages.cohorts import load_own, load_toy
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.checks import check_toy, thresholds
+from gaugeport.pipeline.tasks.shared.symmetry import anchor_and_own, search_symmetry
+from gaugeport.pipeline.tasks.shared.toy import bar_b_batches, correlation_row, heldout, with_cohort
+from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.utils.seeds import generator
-
-Row = dict[str, Any]
 
 GROUPS = ("identity", "permutation", "signed_permutation", "orthogonal")
 """Groups of the residual element that the symmetry search is run with, each with all of heads and neurons."""
 
 
-def stages(job: Job) -> tuple[str, ...]:
-    """The anchor, then the job's model. Raises ``ValueError`` for the anchor with itself."""
-    if job.seed == ANCHOR:
-        raise ValueError(
-            f"task={job.task['name']} compares a seed with seed {ANCHOR} of its cohort; allowed: seed=1, 2, …"
-        )
-    return ("anchor", "replica")
-
-
-def measure_cross_seed(job: Job, store: Store) -> list[Row]:
+def measure(job: Job, built: Built) -> list[Row]:
     """Table b2: the four bars of the job's model, aligned, against the anchor's folded specification."""
     limits = thresholds(job)
-    anchor, model = load_seed(job, store, ANCHOR), trained(job, store)
+    anchor, model = load_toy(built["anchor"]), load_own(job, built)
     specification, folded = fold_gains(anchor), fold_gains(model)
     rows = [
         {k: v for k, v in r.items() if k != "variant"}
-        for r in bars.divergence(specification, folded, batches(job))
+        for r in bars.divergence(specification, folded, bar_b_batches(job))
     ]
     for row in (r for r in rows if r["metric"] == "bar_b"):
         row["status"] = limits.status("b", row["value"])
@@ -72,38 +60,13 @@ def measure_cross_seed(job: Job, store: Store) -> list[Row]:
     rows += [
         {"alignment": "cayley", "component": head, **row} for head, row in head_mse(aligned, specification)
     ]
-    return [{"cohort": job.task["cohort"], **row} for row in rows]
-
-
-def measure_joint(job: Job, store: Store) -> list[Row]:
-    """Table b10: one rotation for weights and activations, over the weight λ of the activations."""
-    specification, folded = fold_gains(load_seed(job, store, ANCHOR)), fold_gains(trained(job, store))
-    seen = heldout(job, job.task["rows"], "effects")
-    mine, theirs = (
-        {s: activations_at(m, seen, s) for s in job.task["sites"]} for m in (folded, specification)
-    )
-    search = _search_from(job, folded, specification, "orthogonal")
-    # of the least sum over tensors, which is what is minimised here; the bar's own choice is by the worst tensor
-    baseline = replace(search, symmetry=min(search.configurations, key=lambda c: c.objective).symmetry)
-    lambdas = [float(lam) for lam in job.task["lambdas"]]
-    found = joint_alignment(folded, specification, baseline, mine, theirs, lambdas, job.task["refine_steps"])
-    rows = [{**row, "lam": f"{row['lam']:g}"} for row in found]  # JSON has no infinity
-    best = min(row["value"] for row in rows if row["metric"] == "weight_max_mse")
-    rows.append({"metric": "bar_p_max_mse_best", "value": best})
-    return [{"cohort": job.task["cohort"], **row} for row in rows]
+    return with_cohort(job, rows)
 
 
 def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, SymmetryFit]:
     """By name: the best in every group of residual elements, with heads and neurons; and the rotation refined."""
-    found = {name: _search_from(job, model, reference, name) for name in GROUPS}
+    found = {name: search_symmetry(job, model, reference, name) for name in GROUPS}
     return {**found, "cayley": refine(model, reference, found["orthogonal"], job.task["refine_steps"])}
-
-
-def _search_from(
-    job: Job, model: DyckModel, reference: DyckModel, residual: str, strict: bool = True
-) -> SymmetryFit:
-    gen = generator(job.seed, "symmetry search")
-    return fit_symmetry(model, reference, residual, job.task["starts"], generator=gen, strict=strict)
 
 
 def _bar_p(alignment: SymmetryFit, limits: bars.Thresholds) -> list[Row]:
@@ -124,7 +87,7 @@ def _raw_groups(job: Job, model: DyckModel, reference: DyckModel) -> list[Row]:
     """The same search with gains in place, where only signed permutations are symmetries; rotations for comparison."""
     rows = []
     for name in GROUPS:
-        found = _search_from(job, model, reference, name, strict=False)
+        found = search_symmetry(job, model, reference, name, strict=False)
         for metric, value in (
             ("bar_p_raw_max_mse", found.max_mse),
             ("bar_p_raw_objective", _least_objective(found)),
@@ -154,7 +117,7 @@ def _search(job: Job, baseline: SymmetryFit, refined: SymmetryFit, reference: Dy
     """How much the search can be trusted: the spread over its configurations, and what it recovers of a planted element."""
     ends = [c.max_mse for c in baseline.configurations]
     planted = Symmetry.random(reference, generator(job.seed, "planted symmetry"))
-    floor = _search_from(job, planted.apply(reference), reference, "orthogonal").max_mse
+    floor = search_symmetry(job, planted.apply(reference), reference, "orthogonal").max_mse
     return [
         {"metric": "configurations", "value": len(ends)},
         {"metric": "configurations_least", "value": min(ends)},
@@ -173,7 +136,7 @@ def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thr
     predicted = effects.integrated_gradients(anchor, ids, labels, patched, theirs, job.task["points"])
     measured = effects.measured(model, ids, labels, patched, mine)
     rows = [
-        correlation("bar_c", "c", predicted, measured, limits),
+        correlation_row("bar_c", "c", predicted, measured, limits),
         *_null(anchor, predicted, measured, limits),
     ]
     rows += [{"metric": "effect", "component": edge[0], "value": rise} for edge, rise in measured.items()]
@@ -183,10 +146,10 @@ def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thr
     ]
     edges = components.edges(anchor)
     first, second = (effects.measured(m, ids, labels, edges, x) for m, x in ((anchor, theirs), (model, mine)))
-    rows.append(correlation("bar_c_edges", "c", first, second, limits))
+    rows.append(correlation_row("bar_c_edges", "c", first, second, limits))
     order = sorted(patched, key=lambda edge: -predicted[edge])
     first, second = (_cumulative(m, seen, order, x) for m, x in ((anchor, theirs), (model, mine)))
-    return [*rows, correlation("bar_pr", "pr", first, second, limits)]
+    return [*rows, correlation_row("bar_pr", "pr", first, second, limits)]
 
 
 def _null(
@@ -211,7 +174,7 @@ def _null(
             )
         null = [r for r in null if not math.isnan(r)]
         rows += [{"metric": name, "value": fmean(null)}] if null else []
-    return [*rows, correlation("bar_c_heads", "c", {e: predicted[e] for e in heads}, measured, limits)]
+    return [*rows, correlation_row("bar_c_heads", "c", {e: predicted[e] for e in heads}, measured, limits)]
 
 
 def _cumulative(
@@ -221,3 +184,6 @@ def _cumulative(
     sets = [tuple(source for source, _ in order[: k + 1]) for k in range(len(order))]
     found = [effects.ablated_together(model, rows["input_ids"], rows["labels"], s, means) for s in sets]
     return {(s[-1], ALL): rise for s, rise in zip(sets, found, strict=True)}
+
+
+TASK = Task(measure, anchor_and_own, check_toy)

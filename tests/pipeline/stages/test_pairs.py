@@ -1,4 +1,4 @@
-"""The models that the rotation audit compares, and jobs on them at smoke size."""
+"""Model pairs of the rotation tasks, and jobs on them at smoke size."""
 
 import shutil
 from dataclasses import replace
@@ -10,11 +10,13 @@ from gaugeport.models.loading import load_model
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP
 from gaugeport.pipeline.rotation.features.universality import RAW, SCALED, TRANSLATION
-from gaugeport.pipeline.rotation.models import subjects
-from gaugeport.pipeline.stages import subject_saes
-from gaugeport.pipeline.stages.training import base_key, base_stage, data_key, initialised, pretraining_stage
+from gaugeport.pipeline.stages import pair_saes, pairs
+from gaugeport.pipeline.stages.base import base_key, initialise
+from gaugeport.pipeline.stages.catalogue import build_stage
+from gaugeport.pipeline.stages.rows import data_key, read_tokenizer
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import checkpoints, universality
+from smoke_jobs import built, measured
 
 DYCK = ("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64", "task.cohort=A")
 
@@ -31,28 +33,29 @@ def store(tmp_path_factory):
 
 def test_every_checkpoint_of_a_seed_is_kept_and_its_last_is_the_base_model(store):
     j = job("seed=1")
-    folder = pretraining_stage(j, store)
-    assert subjects.saved_steps(j, store, "other") == [10, 20, 30]
+    folder, folders = build_stage(j, store, "pretraining"), built(j, store).folders
+    assert pairs.saved_steps(j, folders, "other") == [10, 20, 30]
     last, base = (
         load_model(folder, dtype=torch.float32),
-        load_model(base_stage(j, store), dtype=torch.float32),
+        load_model(build_stage(j, store, "base"), dtype=torch.float32),
     )
-    begun = initialised(j, store)
+    begun = initialise(j, read_tokenizer(folders["data"]))
     for name, p in last.named_parameters():
         assert torch.equal(p, base.get_parameter(name)), name
     weights = "gpt_neox.layers.0.mlp.dense_4h_to_h.weight"
     assert not torch.equal(last.get_parameter(weights), begun.get_parameter(weights))
-    early = subjects.load_subject(j, store, "other", 10).model
+    early = pairs.load_side(j, folders, "other", 10).model
     assert not torch.equal(early.get_parameter(weights), last.get_parameter(weights))
     with pytest.raises(ValueError, match=r"step 15 of pythia was not saved; allowed: 10, 20, 30"):
-        subjects.load_subject(j, store, "other", 15)
+        pairs.load_side(j, folders, "other", 15)
 
 
 @pytest.mark.parametrize("of", [(), DYCK], ids=["language", "dyck"])
-def test_both_ends_see_the_same_tokens_and_no_part_is_another(store, of):
+def test_both_sides_see_the_same_tokens_and_parts_share_none(store, of):
     j = job("seed=1", *of)
-    a, b = (subjects.load_subject(j, store, end) for end in subjects.ENDS)
-    again = subjects.load_subject(j, store, "anchor")
+    folders = built(j, store).folders
+    a, b = (pairs.load_side(j, folders, side) for side in pairs.SIDES)
+    again = pairs.load_side(j, folders, "anchor")
     fit, test = a.streams("fit", 200), a.streams("test", 200)
     assert list(fit) == list(a.sites) and all(x.shape == fit[a.sites[0]].shape for x in fit.values())
     assert len(fit[a.sites[0]]) == 200
@@ -76,18 +79,18 @@ def test_a_seed_is_not_compared_with_itself_and_cohorts_have_their_models():
     with pytest.raises(ValueError, match=r"model.path=.* is one model; allowed: task.cohort=runs"):
         job("model.path=.")
     with pytest.raises(ValueError, match=r"task\.cohort=runs has no pretraining to follow"):
-        checkpoints.stages(job("task.cohort=runs", experiment="checkpoints"))
+        (job("task.cohort=runs", experiment="checkpoints"))
 
 
 def test_the_hub_has_a_repository_a_seed_counted_from_one_and_one_tokenizer():
     chosen = ["experiment=sae_universality", "profile=paper", "seed=3"]
     j = from_config(compose_config(chosen), chosen).job
-    ids = [base_key(subjects.seeded(j, end))["model"]["hub_id"] for end in subjects.ENDS]
+    ids = [base_key(pairs.with_seed_of(j, side))["model"]["hub_id"] for side in pairs.SIDES]
     assert ids == ["EleutherAI/pythia-70m-seed1", "EleutherAI/pythia-70m-seed4"]
     assert data_key(j)["tokenizer"]["hub_id"] == "EleutherAI/pythia-70m-seed1"
     other = from_config(compose_config([*chosen, "data.documents=99"]), chosen).job
     assert base_key(j) == base_key(other), "a published model does not depend on our texts"
-    assert subject_saes.saes_key(j, "anchor") != subject_saes.saes_key(other, "anchor"), (
+    assert pair_saes.saes_key(j, "anchor") != pair_saes.saes_key(other, "anchor"), (
         "what is trained on them does"
     )
     alone = [*chosen, "model=pythia"]
@@ -97,16 +100,16 @@ def test_the_hub_has_a_repository_a_seed_counted_from_one_and_one_tokenizer():
 
 def test_saes_of_one_initialisation_are_of_one_and_others_are_not():
     j, k = job("seed=1"), job("seed=2")
-    same, own = subject_saes.SAME, subject_saes.OWN
-    assert subject_saes.sae_seed(j, "block1", same) == subject_saes.sae_seed(k, "block1", same)
-    assert subject_saes.sae_seed(j, "block1", own) != subject_saes.sae_seed(k, "block1", own)
-    assert subject_saes.saes_key(j, "anchor") == subject_saes.saes_key(k, "anchor")
-    assert subject_saes.saes_key(j, "other") != subject_saes.saes_key(k, "other")
+    same, own = pair_saes.SAME, pair_saes.OWN
+    assert pair_saes.sae_seed(j, "block1", same) == pair_saes.sae_seed(k, "block1", same)
+    assert pair_saes.sae_seed(j, "block1", own) != pair_saes.sae_seed(k, "block1", own)
+    assert pair_saes.saes_key(j, "anchor") == pair_saes.saes_key(k, "anchor")
+    assert pair_saes.saes_key(j, "other") != pair_saes.saes_key(k, "other")
     louder = job("seed=1", "task.sae.l1=9")
-    assert subject_saes.saes_key(j, "anchor") == subject_saes.saes_key(louder, "anchor")  # topk has no l1
+    assert pair_saes.saes_key(j, "anchor") == pair_saes.saes_key(louder, "anchor")  # topk has no l1
     with pytest.raises(ValueError, match="architecture='gated'; allowed: topk, standard"):
-        universality.stages(job("seed=1", "task.sae.architecture=gated"))
-    subject_saes.check_saes(
+        job("seed=1", "task.sae.architecture=gated")
+    pair_saes.check_saes(
         replace(j, model=replace(j.model, architecture={}))
     )  # the user's own: no width known here
 
@@ -121,7 +124,7 @@ def by_group(rows, site, metric):
 @pytest.mark.parametrize("of", [(), DYCK, ("task.cohort=runs",)], ids=["seeds", "dyck", "runs"])
 def test_tables_b5_and_b7_measure_every_group_at_every_site(store, of):
     j = job("seed=1", *of)
-    rows = universality.measure(j, store)
+    rows = measured(j, store)
     sites = list(dict.fromkeys(r["site"] for r in rows))
     for site in sites:
         ev = by_group(rows, site, "explained_variance")
@@ -132,15 +135,15 @@ def test_tables_b5_and_b7_measure_every_group_at_every_site(store, of):
         assert ev["identity"] == pytest.approx(ev["self"], abs=1e-9)
     untrained = [r for r in rows if r.get("init") == "untrained"]
     assert len(untrained) == 4 * len(sites)
-    fired = universality.measure_firing(job("seed=1", *of, experiment="firing_patterns"), store)
+    fired = measured(job("seed=1", *of, experiment="firing_patterns"), store)
     assert all(-1 <= r["value"] <= 1 for r in fired) and {r["site"] for r in fired} == set(sites)
 
 
 @pytest.mark.parametrize("of", [(), DYCK], ids=["language", "dyck"])
 def test_table_b9_follows_a_run_from_its_source(store, of):
     j = job(*of, experiment="checkpoints")
-    source, *targets = checkpoints.steps_of(j, store)
-    rows = checkpoints.measure(j, store)
+    source, *targets = checkpoints.steps_of(j, built(j, store))
+    rows = measured(j, store)
     assert {r["step"] for r in rows} == set(targets) and {r["source"] for r in rows} == {source}
     one_link = [r for r in rows if r["step"] == targets[0] and r["metric"] == "explained_variance_by_step"]
     for group in checkpoints.GROUPS:  # a walk of one link is the link
@@ -150,15 +153,18 @@ def test_table_b9_follows_a_run_from_its_source(store, of):
     last = [r for r in rows if r["metric"] == "explained_variance"]
     assert {r["step"] for r in last} == {targets[-1]} and {r["route"] for r in last} == {"endpoint"}
     with pytest.raises(ValueError, match=r"task\.source=1.0 leaves the checkpoints"):
-        checkpoints.steps_of(job(*of, "task.source=1.0", experiment="checkpoints"), store)
+        late = job(*of, "task.source=1.0", experiment="checkpoints")
+        checkpoints.steps_of(late, built(late, store))
     some = job(*of, "task.source=[1,0.4,0.1,0.2]", experiment="checkpoints")
-    assert checkpoints.steps_of(some, store) == [10, 20, 30], "the first at or beyond every share, each once"
+    assert checkpoints.steps_of(some, built(some, store)) == [10, 20, 30], (
+        "the first at or beyond every share, each once"
+    )
 
 
 def test_a_seed_that_is_another_seeds_file_is_not_called_independent(store, tmp_path):
     j = job("seed=1")
-    subjects.load_pair(j, store)
-    twin, anchor = Store(tmp_path), pretraining_stage(subjects.seeded(j, "anchor"), store)
+    pairs.load_pair(j, built(j, store).folders)
+    twin, anchor = Store(tmp_path), build_stage(pairs.with_seed_of(j, "anchor"), store, "pretraining")
     for seed in (0, 1):
         own = replace(j, seed=seed)
         twin.ensure(
@@ -167,4 +173,4 @@ def test_a_seed_that_is_another_seeds_file_is_not_called_independent(store, tmp_
     with pytest.raises(
         ValueError, match="seed 0 of pythia and seed 1 of pythia are not independent but duplicates"
     ):
-        subjects.load_pair(j, twin)
+        pairs.load_pair(j, built(j, twin).folders)

@@ -9,8 +9,8 @@ from gaugeport.groups import Permutation
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.rotation.toy import bars, components, effects
-from gaugeport.pipeline.tasks import dyck_pairs
-from gaugeport.pipeline.tasks.dyck import heldout
+from gaugeport.pipeline.tasks import cross_seed
+from gaugeport.pipeline.tasks.shared.toy import correlation_row, heldout
 from gaugeport.transport import HeadGauge
 
 
@@ -37,8 +37,8 @@ def by_metric(rows):
 
 def test_a_model_agrees_with_itself_and_not_with_its_heads_swapped(job, anchor, swapped):
     limits = bars.Thresholds()
-    same = by_metric(dyck_pairs.correlations(job, anchor, anchor, limits))
-    other = by_metric(dyck_pairs.correlations(job, anchor, swapped, limits))
+    same = by_metric(cross_seed.correlations(job, anchor, anchor, limits))
+    other = by_metric(cross_seed.correlations(job, anchor, swapped, limits))
     assert same["bar_c_edges_pearson"] == pytest.approx(1) and same["bar_pr_pearson"] == pytest.approx(1)
     assert same["bar_c_pearson"] > 0.99 > other["bar_c_pearson"] and other["bar_c_edges_pearson"] < 0.99
     assert other["bar_pr_pearson"] < same["bar_pr_pearson"]
@@ -50,7 +50,7 @@ def test_a_model_agrees_with_itself_and_not_with_its_heads_swapped(job, anchor, 
 
 def test_the_anchor_predicts_and_the_model_is_measured(job, anchor):
     model = generic(5, folded=True, scale=0.4, max_position_embeddings=64)
-    rows = dyck_pairs.correlations(job, anchor, model, bars.Thresholds())
+    rows = cross_seed.correlations(job, anchor, model, bars.Thresholds())
     seen = heldout(job, job.task["rows"], "effects")
     ids, labels = seen["input_ids"], seen["labels"]
     for metric, m, near in (
@@ -67,7 +67,7 @@ def test_the_anchor_predicts_and_the_model_is_measured(job, anchor):
 
 def test_a_bar_of_constants_has_no_value_and_fails():
     edges = [("L0H0", "all"), ("L0M", "all")]
-    row = dyck_pairs.correlation("bar_c", "c", dict.fromkeys(edges, 0.0), dict(zip(edges, (1.0, 2.0), strict=True)),
+    row = correlation_row("bar_c", "c", dict.fromkeys(edges, 0.0), dict(zip(edges, (1.0, 2.0), strict=True)),
                                  bars.Thresholds())  # fmt: skip
     assert row == {"metric": "bar_c_pearson_undefined", "value": 1.0, "status": "FAIL"}
 
@@ -94,5 +94,5 @@ def test_heads_are_compared_matrix_by_matrix(anchor):
     model = generic(folded=True, scale=0.4, max_position_embeddings=64)
     with torch.no_grad():
         model.model.layers[1].self_attn.v_proj.weight[:8] += 0.5
-    found = {head: row["value"] for head, row in dyck_pairs.head_mse(model, anchor)}
+    found = {head: row["value"] for head, row in cross_seed.head_mse(model, anchor)}
     assert found == pytest.approx({"L0H0": 0, "L0H1": 0, "L1H0": 0.25 / 4, "L1H1": 0})

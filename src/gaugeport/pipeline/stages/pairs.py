@@ -1,0 +1,248 @@
+"""Model pairs of the rotation tasks: an *anchor* and an *other* model, by cohort.
+
+``A`` and ``B`` are the Dyck-3 cohorts; their anchor is seed 0. ``seeds`` are language models trained independently
+(different initialisation and data order); their anchor is seed 0. ``runs`` are two fine-tuning runs from one base:
+the anchor is run A and the other run B of the job's seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gaugeport.charts import chart_of
+from gaugeport.models.loading import load_model
+from gaugeport.pipeline.data import mixed_rows, row_batches, rows_holding
+from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.rotation.lenses.dictionaries import value_at
+from gaugeport.pipeline.rotation.lenses.rows import ROWS_AT_ONCE
+from gaugeport.pipeline.rotation.models.independence import check_independent
+from gaugeport.pipeline.rotation.toy import strings
+from gaugeport.pipeline.rotation.toy.components import run
+from gaugeport.pipeline.stages import cohorts
+from gaugeport.pipeline.stages.base import base_key
+from gaugeport.pipeline.stages.rows import all_train_rows, heldout_rows, hub_id
+from gaugeport.pipeline.stages.runs import run_key
+from gaugeport.pipeline.stages.stage import Folders
+from gaugeport.pipeline.training.trainer import checkpoints
+from gaugeport.streams.activations import all_sites, streams_at
+from gaugeport.utils.devices import default_device
+from gaugeport.utils.seeds import derive, generator
+
+LANGUAGE_COHORTS = ("seeds", "runs")
+COHORTS = (*cohorts.COHORTS, *LANGUAGE_COHORTS)
+Side = Literal["anchor", "other"]
+SIDES: tuple[Side, Side] = ("anchor", "other")
+RUN_OF: dict[Side, str] = {"anchor": "A", "other": "B"}
+"""The fine-tuning run that each side is in the cohort ``runs``."""
+
+
+@dataclass(frozen=True)
+class PairedModel:
+    """One model of a pair, in evaluation mode.
+
+    Attributes:
+        model: The model.
+        sites: Its residual sites in order of depth.
+        streams: ``streams(part, tokens)`` gives site -> float32[tokens, d] on the CPU: the same tokens in the same
+            order for every model of the cohort, all sites from one pass. The parts share no token: ``sae`` to train
+            SAEs on, ``fit`` to fit maps on, ``test`` to measure on. Of language models ``test`` comes from the other
+            end of the held-out text, so that no document is in both while the two use less than half of it.
+    """
+
+    model: PreTrainedModel
+    sites: tuple[str, ...]
+    streams: Callable[[str, int], dict[str, Tensor]]
+
+    @property
+    def layer_norm(self) -> bool:
+        """Whether the streams have no component along the all-ones direction, because nothing reads it."""
+        return chart_of(self.model).norm == "layer"
+
+    @property
+    def rotation_group(self) -> str:
+        """The group that a rotation between such streams is fitted in."""
+        return "mean_preserving_orthogonal" if self.layer_norm else "orthogonal"
+
+
+def is_toy(job: Job) -> bool:
+    """Return whether the job's cohort is one of Dyck-3 models."""
+    return job.task["cohort"] in cohorts.COHORTS
+
+
+def seed_of(job: Job, side: Side) -> int:
+    """Return the training seed of one side of the job's pair."""
+    return cohorts.ANCHOR if side == "anchor" and job.task["cohort"] != "runs" else job.seed
+
+
+def with_seed_of(job: Job, side: Side) -> Job:
+    """Return the job with the training seed of one side."""
+    return replace(job, seed=seed_of(job, side))
+
+
+def check_not_anchor(job: Job) -> None:
+    """Refuse to compare the anchor with itself.
+
+    Raises:
+        ValueError: The job's seed is the anchor's.
+    """
+    if job.task["cohort"] != "runs" and job.seed == cohorts.ANCHOR:
+        raise ValueError(
+            f"seed={job.seed} (the default): task={job.task['name']} compares a seed with seed {cohorts.ANCHOR} of "
+            "its cohort; allowed: seed=1, 2, …"
+        )
+
+
+def pair_stages(job: Job) -> tuple[str, ...]:
+    """Return the stages that hold both models of the pair; models on the hub have none.
+
+    Raises:
+        ValueError: The job's seed is the anchor's.
+    """
+    check_not_anchor(job)
+    if is_toy(job):
+        return ("anchor", "replica")
+    if job.task["cohort"] == "runs":
+        return ("data", "base", "A", "B")
+    return ("data",) if job.model.from_hub else ("data", "pretraining_anchor", "pretraining")
+
+
+def other_stages(job: Job) -> tuple[str, ...]:
+    """Return the stages that hold the other model alone."""
+    if is_toy(job):
+        return cohorts.own_stages(job)
+    if job.task["cohort"] == "runs":
+        return ("data", "base", "B")
+    return ("data",) if job.model.from_hub else ("data", "pretraining")
+
+
+def stage_of(job: Job, side: Side) -> str:
+    """Return the name of the stage that holds one side."""
+    if is_toy(job):
+        return cohorts.stage_of(seed_of(job, side))
+    if job.task["cohort"] == "runs":
+        return RUN_OF[side]
+    return "pretraining_anchor" if side == "anchor" else "pretraining"
+
+
+def side_stages(job: Job, side: Side) -> tuple[str, ...]:
+    """Return the stages that :func:`load_side` reads for one side."""
+    texts = () if is_toy(job) else ("data",)
+    on_hub = not is_toy(job) and job.model.from_hub and job.task["cohort"] == "seeds"
+    return texts if on_hub else (*texts, stage_of(job, side))
+
+
+def side_key(job: Job, side: Side, step: int | None = None) -> dict[str, Any]:
+    """Return what decides one side: its training, and which step of it where that is not the last."""
+    at = {} if step is None else {"step": step}
+    if is_toy(job):
+        return {"dyck": cohorts.model_key(job, seed_of(job, side)), **at}
+    if job.task["cohort"] == "runs":
+        return {"run": run_key(job, RUN_OF[side]), **at}
+    return {"pretraining": base_key(with_seed_of(job, side)), **at}
+
+
+def load_side(job: Job, folders: Folders, side: Side, step: int | None = None) -> PairedModel:
+    """Load one side of the job's pair.
+
+    Args:
+        job: The job.
+        folders: The folders of its stages.
+        side: ``anchor`` or ``other``.
+        step: The step of its training; the last where None.
+
+    Raises:
+        ValueError: The step was not saved; the message names those that were.
+    """
+    if is_toy(job):
+        return _toy(job, load_model(_checkpoint(job, folders, side, step), dtype=torch.float32))
+    if job.model.from_hub and job.task["cohort"] == "seeds":
+        revision = job.model.revision if step is None else f"step{step}"
+        source: str | Path = hub_id(job, seed_of(job, side))
+        model = load_model(source, revision=revision, dtype=torch.float32, device=default_device())
+    else:
+        model = load_model(
+            _checkpoint(job, folders, side, step), dtype=torch.float32, device=default_device()
+        )
+    return _language(job, folders["data"], model)
+
+
+def load_pair(job: Job, folders: Folders) -> tuple[PairedModel, PairedModel]:
+    """Load the anchor and the other model.
+
+    Raises:
+        ValueError: Models that should be independent are duplicates, or checkpoints of one run.
+    """
+    anchor, other = (load_side(job, folders, side) for side in SIDES)
+    if job.task["cohort"] != "runs":
+        shared = cohorts.SHARED if job.task["cohort"] == "A" else ()
+        names = (f"seed {seed_of(job, side)} of {job.model.name}" for side in SIDES)
+        check_independent(dict(zip(names, (anchor.model, other.model), strict=True)), shared)
+    return anchor, other
+
+
+def saved_steps(job: Job, folders: Folders, side: Side) -> list[int]:
+    """Return the steps of one side's training whose checkpoints were kept, in order."""
+    return sorted(_saved(job, folders, side))
+
+
+def _saved(job: Job, folders: Folders, side: Side) -> dict[int, Path]:
+    folder = folders[stage_of(job, side)]
+    return checkpoints(folder if job.task["cohort"] == "runs" else folder / "training")
+
+
+def _checkpoint(job: Job, folders: Folders, side: Side, step: int | None) -> Path:
+    saved = _saved(job, folders, side)
+    step = max(saved) if step is None else step
+    if step not in saved:
+        raise ValueError(
+            f"step {step} of {job.model.name} was not saved; allowed: {', '.join(map(str, saved))}"
+        )
+    return saved[step]
+
+
+def _toy(job: Job, model: Any) -> PairedModel:
+    layers = model.config.num_hidden_layers
+    sites = ("resid_pre_0", *(f"resid_{place}_{n}" for n in range(layers) for place in ("mid", "post")))
+
+    @torch.no_grad()
+    def streams(part: str, tokens: int) -> dict[str, Tensor]:
+        longest = cohorts.longest_trained(job)
+        rows = -(-tokens // (longest // 4))  # strings are longer than that on average
+        seed = derive(job.data.seed, "subjects", part)
+        drawn = strings.heldout("train", rows, longest, job.data.length, seed)
+        parts: dict[str, list[Tensor]] = {site: [] for site in sites}
+        for ids in drawn["input_ids"].split(ROWS_AT_ONCE):
+            wrote = run(model, ids).wrote
+            for site in sites:
+                parts[site].append(value_at(model, wrote, site)[ids != strings.PAD])
+        return {site: torch.cat(values)[:tokens] for site, values in parts.items()}
+
+    return PairedModel(model, sites, streams)
+
+
+def _language(job: Job, data: Path, model: Any) -> PairedModel:
+    chart, skip = chart_of(model), job.measurement.skip_first
+    sites = tuple(all_sites(len(chart.blocks(model))))
+
+    def streams(part: str, tokens: int) -> dict[str, Tensor]:
+        rows = rows_holding(_rows(job, data, part), tokens, skip, f"tokens to {part}")
+        batches = row_batches(rows, job.measurement.batch_size)
+        passes = [streams_at(model, chart, batch, sites, skip) for batch in batches]
+        return {site: torch.cat([p[site].cpu() for p in passes])[:tokens] for site in sites}
+
+    return PairedModel(model, sites, streams)
+
+
+def _rows(job: Job, data: Path, part: str) -> Tensor:
+    if part == "sae":
+        train = all_train_rows(data)
+        return mixed_rows(train, len(train), generator(job.data.seed, "subjects", part))
+    calibration, evaluation = heldout_rows(data)
+    return calibration if part == "fit" else evaluation.flip(0)  # from the other end of the text

@@ -1,0 +1,187 @@
+"""Steering directions of A and B at the slot of labelled prompts, and what stands beside their effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from gaugeport.pipeline.data import (
+    HELPFUL_OPENINGS,
+    NEGATIVE_VERDICTS,
+    POSITIVE_VERDICTS,
+    REFUSAL_OPENINGS,
+    Corpus,
+    hub_corpus,
+    mini_corpus,
+    prompt_corpus,
+    text_corpus,
+)
+from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.measures.answer_slot import (
+    Prompts,
+    Slot,
+    last_token_streams,
+    prompt_batches,
+    word_ids,
+)
+from gaugeport.pipeline.measures.labelled_prompts import Labelled, labelled_prompts
+from gaugeport.pipeline.measures.steering_effects import (
+    RANDOM_CONTROLS,
+    difference_of_means,
+    random_directions,
+)
+from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
+from gaugeport.pipeline.tasks.shared.transfer import EVIDENCE, REVERSED, TARGETS, ModelPair, Transfer
+from gaugeport.pipeline.tasks.task import Row
+from gaugeport.utils.seeds import generator
+
+REFUSING = ("I", "Sorry", "Unfortunately", "No", "As")
+HELPFUL = ("Sure", "Certainly", "Here", "Yes", "Of", "To")
+"""How assistants begin answers to real prompts."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """A's difference of means and B's own by the same recipe, both of the mean length of A's stream.
+
+    Attributes:
+        job: The job.
+        pair: The models.
+        prompts: The labelled prompts.
+        words: Token ids of positive and negative words, whose log-odds the directions steer.
+        of_a: A's direction, float32[d].
+        of_b: B's own direction, float32[d].
+    """
+
+    job: Job
+    pair: ModelPair
+    prompts: Labelled
+    words: tuple[Tensor, Tensor]
+    of_a: Tensor
+    of_b: Tensor
+
+    def slot(self, model: Any, texts: Sequence[str] | None = None) -> Slot:
+        """Return ``model`` at the slot of some prompts, by default of all that are held out."""
+        texts = texts or [*self.prompts.heldout_positive, *self.prompts.heldout_negative]
+        batches = _batches(self.job, self.pair, texts)
+        return Slot(model, self.pair.chart, self.pair.site, batches, self.words)
+
+    def random_controls(self) -> list[Tensor]:
+        """Return random directions of the length of B's own, which an effect must exceed to mean anything."""
+        return random_directions(RANDOM_CONTROLS, self.of_b, generator(self.job.seed, "control"))
+
+
+def check_steering(job: Job) -> None:
+    """Check a job that moves one direction.
+
+    Raises:
+        ValueError: A value of the task is not allowed.
+    """
+    check_language_model(job)
+    check_choice(job, "target", TARGETS)
+    check_choice(job, "evidence", EVIDENCE)
+    if job.task["target"] == REVERSED and job.matcher != "oracle":
+        raise ValueError(
+            f"task.target={REVERSED} with matcher={job.matcher}: evidence leads from A to B; allowed: matcher=oracle"
+        )
+
+
+def sentiment_directions(job: Job, pair: ModelPair) -> Directions:
+    """Compute the sentiment directions of A and B from the reviews and verdicts that the job's task names."""
+    positive = job.task["positive"] or POSITIVE_VERDICTS
+    negative = job.task["negative"] or NEGATIVE_VERDICTS
+    return _directions(job, pair, "review", *_reviews(job), (positive, negative))
+
+
+def refusal_directions(job: Job, pair: ModelPair) -> Directions:
+    """Compute the refusal directions of A and B; harmful prompts are the positive class."""
+    texts, template, source = _requests(job)
+    of_corpus = REFUSAL_OPENINGS, HELPFUL_OPENINGS
+    refusing, helpful = of_corpus if template is None else (REFUSING, HELPFUL)
+    words = job.task["refusing"] or refusing, job.task["helpful"] or helpful
+    return _directions(job, pair, "request", texts, template, source, words)
+
+
+def with_gauge(transfer: Transfer, measured: Sequence[Row]) -> list[Row]:
+    """Return measured rows with what the job's rows carry, then gauge accuracy and the models' losses."""
+    return [*({**transfer.where, **row} for row in measured), *transfer.accuracy()]
+
+
+def _directions(
+    job: Job,
+    pair: ModelPair,
+    kind: str,
+    texts: Corpus,
+    template: str | None,
+    source: str,
+    words: tuple[Sequence[str], Sequence[str]],
+) -> Directions:
+    task = job.task
+    if not task["strength"] > 0:
+        raise ValueError(f"task.strength={task['strength']}; allowed: a positive number")
+    prompts = labelled_prompts(texts, kind, pair.tokenizer, template, task["train"], task["heldout"], source)
+    ids = word_ids(words, pair.tokenizer, prompts.after)
+    classes = [_batches(job, pair, texts) for texts in (prompts.positive, prompts.negative)]
+    of_a, length = _direction(pair, pair.a, classes)
+    of_b = of_a
+    if pair.a is not pair.b:
+        of_b = _direction(pair, pair.b, classes)[0]
+        of_b = of_b / of_b.norm() * length
+    return Directions(job, pair, prompts, ids, of_a, of_b)
+
+
+def _direction(pair: ModelPair, model: Any, classes: Sequence[list[Prompts]]) -> tuple[Tensor, float]:
+    """Return a model's difference of means, of the mean length of its stream, and that length."""
+    (positive, n), (negative, m) = (last_token_streams(model, pair.chart, pair.site, c) for c in classes)
+    length = (n + m) / 2
+    return difference_of_means(positive, negative, length), length
+
+
+def _batches(job: Job, pair: ModelPair, texts: Sequence[str]) -> list[Prompts]:
+    return prompt_batches(texts, pair.tokenizer, job.data.length, job.measurement.batch_size)
+
+
+def _reviews(job: Job) -> tuple[Corpus, str | None, str]:
+    """Return labelled reviews, the template that real ones are put into, and where they came from."""
+    task = job.task
+    if task["reviews"] is not None:
+        read = {"field": task["field"], "label": task["label"], "heldout": task["share"], "kind": "review"}
+        return (
+            text_corpus(task["reviews"], **read),
+            task["template"],
+            f"task.reviews={task['reviews']}",
+        )
+    if job.data.name == "mini":
+        return _mini(job)
+    texts = hub_corpus(**task["hub"], kind="review")
+    return texts, task["template"], f"task.hub={task['hub']['name']}"
+
+
+def _requests(job: Job) -> tuple[Corpus, str | None, str]:
+    """Return harmful (1) and harmless (0) requests, likewise."""
+    task = job.task
+    files = {k: task[k] for k in ("harmless", "harmful") if task[k] is not None}
+    if len(files) == 1:
+        given = next(iter(files))
+        raise ValueError(f"task.{given} is given alone; a direction requires task.harmful and task.harmless")
+    if files:
+        texts = prompt_corpus(**files, field=task["field"], heldout=task["share"])
+        source = f"task.harmful={files['harmful']}, task.harmless={files['harmless']}"
+        return texts, task["template"], source
+    if job.data.name == "mini":
+        return _mini(job)
+    halves = []
+    for label, name in enumerate(("harmless", "harmful")):
+        half = hub_corpus(**task["hub"][name], kind="request")
+        splits = (tuple(replace(d, label=label) for d in half.documents(s)) for s in ("train", "heldout"))
+        halves.append(Corpus(*splits))
+    both = Corpus(halves[0].train + halves[1].train, halves[0].heldout + halves[1].heldout)
+    return both, task["template"], f"task.hub={[h['name'] for h in task['hub'].values()]}"
+
+
+def _mini(job: Job) -> tuple[Corpus, None, str]:
+    data = job.data
+    return mini_corpus(data.documents, data.seed, data.heldout, data.richness), None, "the mini corpus"

@@ -1,0 +1,55 @@
+"""What theory says of lists of coordinates, neurons and heads that a condition moves (tables a9 and a10)."""
+
+from __future__ import annotations
+
+from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.measures.importance import Scores, agreement_by_chance
+from gaugeport.pipeline.stages.lists import WHOLE, read_scores
+from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.tasks.shared.transfer import transfer_stages
+
+EXACT = {
+    ("signed_permutation", "oracle"),
+    ("signed_permutation", "hungarian_abs"),
+    ("signed_permutation", "weights"),
+    ("global_sign_permutation", "hungarian_raw"),
+    ("global_sign_permutation", "weights"),
+}
+"""Conditions that recover the gauge of a functionally identical target, where their group is the models' exact one."""
+
+IN_THEORY = ("jaccard", "precision", "rank_correlation", "sign_agreement")
+"""Metrics of moved lists whose value theory can give."""
+
+
+def list_stages(job: Job) -> tuple[str, ...]:
+    """Return the stages that a job about lists requires."""
+    lists = ("lists_A",) if job.task["target"] == "identical" else ("lists_A", "lists_B")
+    return (*transfer_stages(job), *lists)
+
+
+def scores_of(job: Job, built: Built, part: str = WHOLE) -> tuple[Scores, Scores]:
+    """Return the stored scores of A and of the job's target, on one of the parts of the held-out tokens."""
+    a = read_scores(built["lists_A"], part)
+    return a, a if job.task["target"] == "identical" else read_scores(built["lists_B"], part)
+
+
+def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
+    """Return the value that a metric of moved lists must have, or None where theory gives none, as under drift.
+
+    Args:
+        job: The job, whose gauge and matcher name the condition.
+        exact_group: The group that the planted gauges were drawn from.
+        metric: A metric of moved lists.
+        width: How many entries the whole list has.
+    """
+    if metric not in IN_THEORY:
+        return None
+    if job.matcher == "none":
+        return agreement_by_chance(metric, width, job.task["k"])
+    if job.task["target"] != "identical":
+        return None
+    if job.gauge == exact_group and (job.gauge, job.matcher) in EXACT:
+        return 1.0
+    if (job.gauge, job.matcher) == ("permutation", "hungarian_abs"):  # the right index, its sign dropped
+        return 0.5 if metric == "sign_agreement" else 1.0
+    return None
