@@ -1,4 +1,4 @@
-"""solve against scipy on every kind of score we could think of; certify against known losses."""
+"""solve against scipy on every kind of score we could think of; optimality_gap against known losses."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from gaugeport.alignment import assignment
-from gaugeport.alignment.assignment import certify, solve
+from gaugeport.alignment.assignment import optimality_gap, solve
 
 
 def planted(n: int, rng: np.random.Generator, strength: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def test_large_scores(make: Maker, n: int, solver: str) -> None:
     score = make(n, np.random.default_rng(3))
     found = same_as_scipy(score)
     assert found.solver == solver
-    assert certify(score, found.columns) <= 1e-9 * n * np.abs(score).max()
+    assert optimality_gap(score, found.columns) <= 1e-9 * n * np.abs(score).max()
 
 
 def test_mutual_best_pair_may_be_wrong() -> None:
@@ -156,36 +156,36 @@ def test_tensors_of_any_kind_and_no_side_effect() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_certify_proves_the_optimum_and_measures_a_swap(kind: str) -> None:
+def test_optimality_gap_proves_the_optimum_and_measures_a_swap(kind: str) -> None:
     rng = np.random.default_rng(11)
     for n in (2, 5, 30, 90):
         score = KINDS[kind](n, rng)
         score = score.astype(np.float64)
         columns, scale = solve(score).columns, np.abs(score).max() * n
-        assert 0 <= certify(score, columns) <= 1e-10 * scale
+        assert 0 <= optimality_gap(score, columns) <= 1e-10 * scale
         for _ in range(3):
             i, j = rng.choice(n, 2, replace=False)
             worse = columns.copy()
             worse[[i, j]] = columns[[j, i]]
             loss = float(score[[i, j], columns[[i, j]]].sum() - score[[i, j], worse[[i, j]]].sum())
-            assert certify(score, worse) >= loss - 1e-13 * scale
+            assert optimality_gap(score, worse) >= loss - 1e-13 * scale
 
 
-def test_certify_bounds_a_matching_far_from_optimal() -> None:
+def test_optimality_gap_bounds_a_matching_far_from_optimal() -> None:
     rng = np.random.default_rng(0)
     for kind in ("uniform", "rank1", "far", "mixed signs", "ties"):
         score, columns = KINDS[kind](60, rng), rng.permutation(60)
         loss = solve(score).objective - score[np.arange(60), columns].sum()
-        assert loss - 1e-12 <= certify(score, columns) < np.inf
+        assert loss - 1e-12 <= optimality_gap(score, columns) < np.inf
 
 
-def test_certify_of_a_near_miss_is_the_loss() -> None:
+def test_optimality_gap_of_a_near_miss_is_the_loss() -> None:
     score = planted(80, np.random.default_rng(0), np.linspace(0.5, 0.9, 80))
     best = solve(score)
     worse = best.columns.copy()
     worse[[3, 5]] = worse[[5, 3]]
     loss = best.objective - score[np.arange(80), worse].sum()
-    assert certify(score, worse) == pytest.approx(loss, rel=1e-9)
+    assert optimality_gap(score, worse) == pytest.approx(loss, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +205,10 @@ def test_bad_scores_are_named(score: np.ndarray | torch.Tensor, message: str) ->
     with pytest.raises(ValueError, match=message):
         solve(score)
     with pytest.raises(ValueError, match=message):
-        certify(score, np.arange(2))
+        optimality_gap(score, np.arange(2))
 
 
 @pytest.mark.parametrize("columns", [[0, 0], [0, 1, 2], [0.0, 1.0], [1, 2], [-1, 0]])
-def test_certify_wants_a_permutation(columns: list) -> None:
+def test_optimality_gap_wants_a_permutation(columns: list) -> None:
     with pytest.raises(ValueError, match="permutation of range"):
-        certify(np.eye(2), np.array(columns))
+        optimality_gap(np.eye(2), np.array(columns))

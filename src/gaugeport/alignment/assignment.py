@@ -2,7 +2,7 @@
 
 Three steps, each leaving the optimum exact: rows that are decided by inspection are taken out, dual potentials
 close to the optimal ones are subtracted from what is left, and scipy's shortest augmenting paths finish.
-`certify` proves a matching optimal without trusting any solver.
+`optimality_gap` proves a matching optimal without trusting any solver.
 """
 
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ ENOUGH = 0.95
 BLOCK = 256
 """Rows handled at a time, so that a block stays in cache and no n×n temporary is made."""
 GAP = 1e-12
-"""Relative duality gap, per row and in units of ``max|score|``, at which `certify` stops."""
+"""Relative duality gap, per row and in units of ``max|score|``, at which `optimality_gap` stops."""
 PATIENCE = 8
-"""Rounds after which `certify` first looks for cycles of rows that gain by passing their columns on."""
+"""Rounds after which `optimality_gap` first looks for cycles of rows that gain by passing their columns on."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def solve(score: torch.Tensor | np.ndarray) -> Assignment:
     return Assignment(columns, _objective(w, columns), solver)
 
 
-def certify(score: torch.Tensor | np.ndarray, columns: np.ndarray) -> float:
+def optimality_gap(score: torch.Tensor | np.ndarray, columns: np.ndarray) -> float:
     """Upper bound on (optimal objective − objective of `columns`), from a feasible dual; ~0 proves optimality.
 
     score: [n, n] as for `solve`; columns: integer [n], a permutation. Raises ValueError otherwise.
