@@ -1,5 +1,6 @@
 """The wheel carries conf/ and experiments/, and works without the checkout."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,7 +8,36 @@ import zipfile
 
 import pytest
 
+import gaugeport
 from places import ROOT
+
+HEAVY = ("torch", "transformers", "pandas", "matplotlib", "hydra", "omegaconf", "wandb", "sae_lens", "scipy")
+
+
+@pytest.mark.parametrize("command", [None, "", "run", "tables", "status", "report", "certify"])
+def test_importing_and_asking_for_help_loads_nothing_heavy(command):
+    script = "import sys, gaugeport\n"
+    if command is not None:
+        script += (
+            "from gaugeport.pipeline.cli import main\n"
+            f"sys.argv = ['gaugeport', *{command.split()}, '--help']\n"
+            "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        )
+    script += f"print('loaded:', *(m for m in {HEAVY} if m in sys.modules))"
+    text = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert text.splitlines()[-1].strip() == "loaded:"
+    if command is not None:
+        assert "Usage: " in text
+
+
+def test_public_names_resolve_even_after_their_modules_are_imported():
+    module = importlib.import_module("gaugeport.alignment.align")
+    assert gaugeport.align is module.align
+    for name in gaugeport.__all__:
+        assert callable(getattr(gaugeport, name)), name
+    assert gaugeport.groups.__name__ == "gaugeport.groups" and set(gaugeport.__all__) <= set(dir(gaugeport))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = gaugeport.no_such_name
 
 
 @pytest.fixture(scope="module")

@@ -1,42 +1,59 @@
-"""gaugeport: which coordinates of one transformer checkpoint are which of another, and how things move across.
+"""gaugeport: match the coordinates of two transformer checkpoints, and move what is written in them across.
 
 >>> import gaugeport as gp
->>> found = gp.align(model_a, model_b, batches)      # g with g·x_A ≈ x_B  # doctest: +SKIP
->>> moved = gp.transport_model(model_a, found.gauge)  # A, in B's coordinates  # doctest: +SKIP
+>>> match = gp.align(model_a, model_b, batches)       # the gauge g with g·x_A ≈ x_B  # doctest: +SKIP
+>>> moved = gp.transport_model(model_a, match.gauge)  # A, in B's coordinates  # doctest: +SKIP
+
+The library half, in reading order (imports run in this order only):
+
+- utils: atomic writes, seeds, devices and threads
+- groups: gauge elements, the coordinate changes of a residual stream
+- charts: where the residual stream lives in a model, and which group leaves its function alone
+- models: loading from a folder or the hub
+- streams: activations and interventions
+- alignment: the gauge from one model to another
+- transport: a gauge applied to models, SAEs, directions, adapters and optimizer states
+
+``gaugeport.pipeline`` replicates the papers with it; the library never imports the pipeline. The names
+below are imported on first use, so that ``import gaugeport`` does not load torch.
 """
 
-from gaugeport.alignment.align import Alignment, align, align_along
-from gaugeport.charts import Certificate, Chart, certify, chart_of, fold_gains
-from gaugeport.groups import (
-    AffineGauge,
-    GlobalSignPermutation,
-    MeanPreservingOrthogonal,
-    Orthogonal,
-    Permutation,
-    SignedPermutation,
-    compose,
-)
-from gaugeport.groups import load as load_gauge
-from gaugeport.groups import provenance as gauge_provenance
-from gaugeport.models.loading import load_model, load_tokenizer
-from gaugeport.transport import (
-    HeadGauge,
-    Merged,
-    MovedIndices,
-    NeuronGauge,
-    fold_lora,
-    lost_share,
-    match_heads,
-    match_neurons,
-    merge,
-    transport_direction,
-    transport_indices,
-    transport_lora,
-    transport_magnitude,
-    transport_model,
-    transport_optimizer,
-    transport_sae,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaugeport.alignment.align import Alignment, align, align_along
+    from gaugeport.charts import Certificate, Chart, certify, chart_of, fold_gains
+    from gaugeport.groups import (
+        AffineGauge,
+        GlobalSignPermutation,
+        MeanPreservingOrthogonal,
+        Orthogonal,
+        Permutation,
+        SignedPermutation,
+        compose,
+    )
+    from gaugeport.groups import load as load_gauge
+    from gaugeport.groups import provenance as gauge_provenance
+    from gaugeport.models.loading import load_model, load_tokenizer
+    from gaugeport.transport import (
+        HeadGauge,
+        Merged,
+        MovedIndices,
+        NeuronGauge,
+        fold_lora,
+        lost_share,
+        match_heads,
+        match_neurons,
+        merge,
+        transport_direction,
+        transport_indices,
+        transport_lora,
+        transport_magnitude,
+        transport_model,
+        transport_optimizer,
+        transport_sae,
+    )
 
 __all__ = [
     "AffineGauge",
@@ -75,3 +92,34 @@ __all__ = [
     "transport_optimizer",
     "transport_sae",
 ]
+
+_MODULE_OF = {
+    **dict.fromkeys(("Alignment", "align", "align_along"), "alignment.align"),
+    **dict.fromkeys(("Certificate", "Chart", "certify", "chart_of", "fold_gains"), "charts"),
+    **dict.fromkeys(("AffineGauge", "GlobalSignPermutation", "MeanPreservingOrthogonal"), "groups"),
+    **dict.fromkeys(("Orthogonal", "Permutation", "SignedPermutation", "compose"), "groups"),
+    **dict.fromkeys(("gauge_provenance", "load_gauge"), "groups"),
+    **dict.fromkeys(("load_model", "load_tokenizer"), "models.loading"),
+}
+"""Public name -> the module below gaugeport that has it; the other public names are in ``transport``."""
+
+_NAME_THERE = {"load_gauge": "load", "gauge_provenance": "provenance"}
+"""Public name -> its name in that module, where the two differ."""
+
+_SUBPACKAGES = ("utils", "groups", "charts", "models", "streams", "alignment", "transport")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a subpackage of the library, on first use."""
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'transport')}")
+    value = getattr(module, _NAME_THERE.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})

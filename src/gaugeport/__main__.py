@@ -1,4 +1,4 @@
-"""``python -m gaugeport`` is the command ``gaugeport``."""
+"""Run the command line as ``python -m gaugeport``."""
 
 from gaugeport.pipeline.cli import main
 

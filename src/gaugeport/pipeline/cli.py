@@ -1,18 +1,31 @@
-"""The command line: ``gaugeport run | tables | status | report | certify``."""
+"""The command line: ``gaugeport run | tables | status | report | certify``.
+
+This module imports nothing heavy, so that ``--help`` is quick; each command imports what it needs when it runs.
+"""
 
 from __future__ import annotations
 
 import errno
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+if TYPE_CHECKING:
+    from gaugeport.pipeline.execution.failures import Failure
+
+ABOUT = (
+    "Match the coordinates of two checkpoints, move what is written in them, and remake the papers' tables."
+)
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=ABOUT)
 console = Console(highlight=False, soft_wrap=True)
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-HYDRA_HELP = ("--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p")
+"""Settings of a command whose arguments are Hydra's: typer reads none of them."""
+
+HYDRA_FLAGS = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p")
+"""Flags of ``gaugeport run`` that Hydra answers itself."""
 
 Profile = Annotated[str, typer.Option(help="smoke, mini or paper.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A further Hydra override for every job.")]
@@ -20,18 +33,21 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="A further Hydra ov
 
 @app.command(context_settings=PASS_THROUGH)
 def run(context: typer.Context) -> None:
-    """Run one job, or a sweep with -m: Hydra overrides, e.g. model=qwen route=endpoint; --help lists the groups.
+    """Run one job, or a sweep with -m, from Hydra overrides such as model=qwen route=endpoint."""
+    arguments = context.args
+    if any(a in arguments for a in ("--help", "-h")):
+        from gaugeport.pipeline.commands.help import run_help
 
-    -m model=tinyllama,qwen seed=0,1 is four jobs, -m experiment=trajectory all those of a table; hydra/launcher=joblib
-    (or submitit_slurm, ray, …) says what runs them; --dry-run prints what would be run, and how long it would take.
-    """
+        return console.print(run_help(), markup=False)
+
     from gaugeport.pipeline.commands.run import run_one, run_sweep, show_config
 
-    if any(a in context.args for a in HYDRA_HELP):
-        return show_config(context.args)
-    dry_run = "--dry-run" in context.args
-    overrides = [a for a in context.args if a not in ("-m", "--multirun", "--dry-run")]
-    if "-m" in context.args or "--multirun" in context.args:
+    if any(a in arguments for a in HYDRA_FLAGS):
+        return show_config(arguments)
+    dry_run = "--dry-run" in arguments
+    sweep = "-m" in arguments or "--multirun" in arguments
+    overrides = [a for a in arguments if a not in ("-m", "--multirun", "--dry-run")]
+    if sweep:
         _end(*run_sweep(overrides, dry_run))
     else:
         _end(run_one(overrides, dry_run), [])
@@ -116,8 +132,8 @@ def certify(
     console.print(str(certify_model(loaded, generator=torch.Generator().manual_seed(seed))), markup=False)
 
 
-def _end(text: str, failures: list) -> None:
-    """Print what came out, then what failed."""
+def _end(text: str, failures: list[Failure]) -> None:
+    """Print a command's result, then what failed; exit with code 1 if anything did."""
     if text:
         console.print(text, markup=False)
     for failure in failures:
@@ -131,21 +147,24 @@ def _end(text: str, failures: list) -> None:
 
 
 def main() -> None:
-    """Entry point: library errors are one line, with exit code 2."""
+    """Run the command line. An error of the library is one line, with exit code 2."""
     try:
         app()
     except (ValueError, FileNotFoundError, ConnectionError) as e:
-        console.print(f"error: {e}", style="red", markup=False)
-        raise SystemExit(2) from e
+        _stop(str(e), e)
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.split(".")[0] == "gaugeport":
+            raise
+        _stop(f"this command needs {e.name}: pip install 'gaugeport[pipeline]'", e)
     except OSError as e:
         if e.errno != errno.ENOSPC:
             raise
-        console.print(
-            f"error: {e}: the disk is full; free some of it and give the same command",
-            style="red",
-            markup=False,
-        )
-        raise SystemExit(2) from e
+        _stop(f"{e}: the disk is full; free some of it and give the same command", e)
+
+
+def _stop(message: str, cause: Exception) -> NoReturn:
+    console.print(f"error: {message}", style="red", markup=False)
+    raise SystemExit(2) from cause
 
 
 if __name__ == "__main__":

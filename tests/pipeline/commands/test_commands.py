@@ -42,9 +42,11 @@ def test_one_stage_is_built_and_no_more(tmp_path):
     assert not (tmp_path / "records").exists()
 
 
-def test_hydra_s_own_help_and_config(tmp_path):
+def test_run_help_lists_config_groups_and_hydra_prints_its_config(tmp_path):
     groups = printed(["run", "--help"], tmp_path)
     assert "model: " in groups and "tinyllama" in groups and "signed_permutation" in groups
+    assert max(map(len, groups.splitlines())) <= 100
+    assert "--hydra-help" in printed(["run", "--hydra-help"], tmp_path)
     assert "seed: 7" in printed(["run", "seed=7", "--cfg", "job"], tmp_path)
 
 
