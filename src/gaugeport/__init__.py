@@ -38,14 +38,12 @@ if TYPE_CHECKING:
     from gaugeport.models.loading import load_model, load_tokenizer
     from gaugeport.transport import (
         HeadGauge,
-        Merged,
         MovedIndices,
         NeuronGauge,
         fold_lora,
         lost_share,
         match_heads,
         match_neurons,
-        merge,
         transport_direction,
         transport_indices,
         transport_lora,
@@ -54,6 +52,7 @@ if TYPE_CHECKING:
         transport_optimizer,
         transport_sae,
     )
+    from gaugeport.transport.merge import Merged, merge
 
 __all__ = [
     "AffineGauge",
@@ -109,16 +108,18 @@ _NAME_THERE = {"load_gauge": "load", "gauge_provenance": "provenance"}
 _SUBPACKAGES = ("utils", "groups", "charts", "models", "streams", "alignment", "transport")
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name, or a subpackage of the library, on first use."""
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'transport')}")
-    value = getattr(module, _NAME_THERE.get(name, name))
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # type checkers read the imports above, and report a name that is not public
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name, or a subpackage of the library, on first use."""
+        if name in _SUBPACKAGES:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'transport')}")
+        value = getattr(module, _NAME_THERE.get(name, name))
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
