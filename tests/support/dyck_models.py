@@ -3,9 +3,8 @@
 import torch
 
 from gaugeport.charts import fold_gains
-from gaugeport.models.dyck import DyckConfig, DyckModel, by_head
+from gaugeport.models.dyck import IGNORED, DyckConfig, DyckModel, by_head
 from gaugeport.pipeline.rotation.toy import components as c
-from gaugeport.pipeline.rotation.toy.strings import IGNORED
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 20}
 
@@ -37,7 +36,9 @@ def sure_of_itself(model, rows):
     with torch.no_grad():
         for head in (model.lm_head, model.depth_head, model.valid_head):
             head.weight.mul_(50)
-        answers = torch.stack([z.argmax(-1) for z in by_head(c.run(model, rows["input_ids"]).logits)], -1)
+        answers = torch.stack(
+            [z.argmax(-1) for z in by_head(c.run_graph(model, rows["input_ids"]).logits)], -1
+        )
     return {**rows, "labels": answers.masked_fill(rows["labels"] == IGNORED, IGNORED)}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dyck_models import SIZES
-from gaugeport.models.dyck import DyckConfig, DyckModel
+from gaugeport.models.dyck import HEADS, IGNORED, DyckConfig, DyckModel
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.job import Schedule
 from gaugeport.pipeline.rotation.toy import strings
@@ -73,13 +73,13 @@ def test_a_run_that_was_cut_short_ends_where_a_whole_one_does(tmp_path):
         weight_decay=0.01,
         save_every=3,
     )
-    data = strings.Strings(9, 4, 18, 20, seed=1)
+    data = strings.TrainingStrings(9, 4, 18, 20, seed=1)
     whole, resumed, other = tiny(), tiny(), tiny()
     train(whole, data, tmp_path / "whole", schedule, 0, keep=None)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoint-9")
     train(resumed, data, tmp_path / "cut", schedule, 0, keep=None)
-    train(other, strings.Strings(9, 4, 18, 20, seed=2), tmp_path / "other", schedule, 0, keep=None)
+    train(other, strings.TrainingStrings(9, 4, 18, 20, seed=2), tmp_path / "other", schedule, 0, keep=None)
     for name, p in whole.named_parameters():
         assert torch.equal(p, resumed.get_parameter(name)), name
     assert not torch.equal(whole.lm_head.weight, other.lm_head.weight)
@@ -100,21 +100,21 @@ def test_training_stops_at_the_first_save_that_is_accurate_enough(tmp_path, monk
     )
     stop = cohorts.StopWhenAccurate(48, 64, 0)
     assert len(stop.heldout) == 2, "long strings count only where strings as long are trained on"
-    train(tiny(), strings.Strings(6, 4, 18, 20, 0), tmp_path, schedule, 0, keep=None, callbacks=[stop])
+    train(
+        tiny(), strings.TrainingStrings(6, 4, 18, 20, 0), tmp_path, schedule, 0, keep=None, callbacks=[stop]
+    )
     assert max(checkpoints(tmp_path)) == steps
 
 
 def test_accuracy_counts_positions_that_are_no_padding():
-    rows = strings.draw(40, (2, 18), 20, torch.Generator().manual_seed(0))
+    rows = strings.draw_strings(40, (2, 18), 20, torch.Generator().manual_seed(0))
     model = tiny()
     with torch.no_grad():
         for head in (model.lm_head, model.depth_head, model.valid_head):
             head.weight.zero_()  # the first class is as likely as any, and comes first
     found = cohorts.accuracy(model, rows, batch_size=16)
-    labels = rows["labels"][rows["labels"][..., 0] != strings.IGNORED]
-    assert found == pytest.approx(
-        {h: float((labels[:, k] == 0).float().mean()) for k, h in enumerate(strings.HEADS)}
-    )
+    labels = rows["labels"][rows["labels"][..., 0] != IGNORED]
+    assert found == pytest.approx({h: float((labels[:, k] == 0).float().mean()) for k, h in enumerate(HEADS)})
     assert 0 < found["depth"] < 1
 
 

@@ -58,7 +58,9 @@ def test_the_anchor_predicts_and_the_model_is_measured(job, anchor):
         ("effect_predicted", anchor, 0.05),
     ):  # four points on the path
         found = {r["component"]: r["value"] for r in rows if r["metric"] == metric}
-        real = effects.measured(m, ids, labels, effects.component_edges(m), components.means(m, ids))
+        real = effects.measure_effects(
+            m, ids, labels, effects.component_edges(m), components.mean_outputs(m, ids)
+        )
         size = max(abs(v) for v in real.values())
         assert max(abs(found[c] - v) for (c, _), v in real.items()) <= near * size
     own, other = (effects.component_edges(m) for m in (anchor, model))

@@ -1,7 +1,7 @@
 """Table b11 is measured on strings as long as those trained on, and on strings that are longer than any of them."""
 
 from gaugeport.pipeline.config.sweeps import experiment, jobs_of
-from gaugeport.pipeline.rotation.toy.strings import LONG, PAD
+from gaugeport.pipeline.rotation.toy.strings import LONG_LENGTHS, PAD
 from gaugeport.pipeline.stages.cohorts import longest_trained
 from gaugeport.pipeline.tasks import lengths as task
 
@@ -22,6 +22,6 @@ def test_the_longer_strings_are_longer_than_any_trained_on(monkeypatch):
         ("longer", 2.5, longest_trained(job)),
     ]
     trained, longer = lengths
-    ends = int(longer.min()) - LONG[0]  # what stands around the brackets
-    assert 0 <= ends <= 2 and int(longer.max()) == LONG[1] + ends
+    ends = int(longer.min()) - LONG_LENGTHS[0]  # what stands around the brackets
+    assert 0 <= ends <= 2 and int(longer.max()) == LONG_LENGTHS[1] + ends
     assert int(trained.max()) <= longest_trained(job) + ends < int(longer.min())

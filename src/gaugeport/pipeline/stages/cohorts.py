@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, TrainerCallback
 
-from gaugeport.models.dyck import DyckConfig, DyckModel, by_head
+from gaugeport.models.dyck import HEADS, IGNORED, DyckConfig, DyckModel, by_head
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.matching.symmetry import check_sizes
@@ -53,7 +53,7 @@ def build_model(job: Job, required: Folders, folder: Path, seed: int) -> None:
     if anchor is not None:
         freeze(model, anchor)
     rows = job.model.architecture["max_position_embeddings"]
-    data = strings.Strings(
+    data = strings.TrainingStrings(
         schedule.steps, schedule.batch_size, longest, min(rows, longest + 2), derive(seed, *purpose, "data")
     )
     stop = StopWhenAccurate(longest, rows, job.data.seed)
@@ -165,24 +165,24 @@ def check_frozen(models: Mapping[str, nn.Module]) -> None:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, rows: Mapping[str, torch.Tensor], batch_size: int = 256) -> dict[str, float]:
-    """Return the share of positions, padding excluded, at which each of :data:`strings.HEADS` is right."""
-    right, counted = torch.zeros(len(strings.HEADS)), 0
+    """Return the share of positions, padding excluded, at which each of :data:`HEADS` is right."""
+    right, counted = torch.zeros(len(HEADS)), 0
     where = next(model.parameters()).device
     for ids, labels in zip(
         rows["input_ids"].split(batch_size), rows["labels"].split(batch_size), strict=True
     ):
         found = torch.stack([z.argmax(-1) for z in by_head(model(ids.to(where)).logits)], -1).cpu()
-        kept = labels[..., 0] != strings.IGNORED
+        kept = labels[..., 0] != IGNORED
         right += (found == labels)[kept].sum(0)
         counted += int(kept.sum())
-    return {head: float(n) / counted for head, n in zip(strings.HEADS, right, strict=True)}
+    return {head: float(n) / counted for head, n in zip(HEADS, right, strict=True)}
 
 
 class StopWhenAccurate(TrainerCallback):
     """End training at the first save at which the least held-out accuracy reaches :data:`STOP_AT`."""
 
     def __init__(self, longest: int, rows: int, seed: int):
-        splits = [s for s in strings.SPLITS if s != "long" or longest >= strings.LONG[1]]
+        splits = [s for s in strings.SPLITS if s != "long" or longest >= strings.LONG_LENGTHS[1]]
         self.heldout = [strings.heldout(split, STOP_ROWS, longest, rows, seed) for split in splits]
 
     def reached(self, model: nn.Module) -> bool:

@@ -20,11 +20,10 @@ from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import mixed_rows, row_batches, rows_holding
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.rotation.lenses.dictionaries import value_at
-from gaugeport.pipeline.rotation.lenses.rows import ROWS_AT_ONCE
 from gaugeport.pipeline.rotation.models.independence import check_independent
 from gaugeport.pipeline.rotation.toy import strings
-from gaugeport.pipeline.rotation.toy.components import run
+from gaugeport.pipeline.rotation.toy.components import STRINGS_PER_PASS, run_graph
+from gaugeport.pipeline.rotation.toy.sites import value_at
 from gaugeport.pipeline.stages import cohorts
 from gaugeport.pipeline.stages.base import base_key
 from gaugeport.pipeline.stages.rows import all_train_rows, heldout_rows, hub_id
@@ -218,10 +217,10 @@ def _toy(job: Job, model: Any) -> PairedModel:
         seed = derive(job.data.seed, "subjects", part)
         drawn = strings.heldout("train", rows, longest, job.data.length, seed)
         parts: dict[str, list[Tensor]] = {site: [] for site in sites}
-        for ids in drawn["input_ids"].split(ROWS_AT_ONCE):
-            wrote = run(model, ids).wrote
+        for ids in drawn["input_ids"].split(STRINGS_PER_PASS):
+            written = run_graph(model, ids).written
             for site in sites:
-                parts[site].append(value_at(model, wrote, site)[ids != strings.PAD])
+                parts[site].append(value_at(model, written, site)[ids != strings.PAD])
         return {site: torch.cat(values)[:tokens] for site, values in parts.items()}
 
     return PairedModel(model, sites, streams)

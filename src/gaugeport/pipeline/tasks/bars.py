@@ -22,7 +22,7 @@ def measure(job: Job, built: Built) -> list[Row]:
     limits = thresholds(job)
     model = load_own(job, built)
     specification = fold_gains(model)
-    variants = {"real": model, "decoy": bars.decoy(model)}
+    variants = {"real": model, "decoy": bars.make_decoy(model)}
     rows = bars.bar_b(variants, bar_b_batches(job))
     for row in (r for r in rows if r["metric"] == "bar_b"):
         row["status"] = limits.status("b", row["value"])
@@ -58,16 +58,16 @@ def _correlations(job: Job, model: DyckModel, limits: bars.Thresholds) -> list[R
     )
     for metric, size, patched in parts:
         seen = heldout(job, job.task[size], "effects")
-        mean = components.means(model, seen["input_ids"])
+        mean = components.mean_outputs(model, seen["input_ids"])
         points = job.task["points"]
         predicted = effects.integrated_gradients(
             model, seen["input_ids"], seen["labels"], patched, mean, points
         )
-        measured = effects.measured(model, seen["input_ids"], seen["labels"], patched, mean)
+        measured = effects.measure_effects(model, seen["input_ids"], seen["labels"], patched, mean)
         rows.append(correlation_row(metric, "c", predicted, measured, limits))
         if metric == "bar_c":
             fresh = heldout(job, job.task[size], "ablation losses")
-            ablated = effects.measured(model, fresh["input_ids"], fresh["labels"], patched, mean)
+            ablated = effects.measure_effects(model, fresh["input_ids"], fresh["labels"], patched, mean)
             rows.append(correlation_row("bar_pr", "pr", predicted, ablated, limits))
     return rows
 

@@ -132,9 +132,9 @@ def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thr
     seen = heldout(job, job.task["rows"], "effects")
     ids, labels = seen["input_ids"], seen["labels"]
     patched = effects.component_edges(anchor)
-    theirs, mine = components.means(anchor, ids), components.means(model, ids)
+    theirs, mine = components.mean_outputs(anchor, ids), components.mean_outputs(model, ids)
     predicted = effects.integrated_gradients(anchor, ids, labels, patched, theirs, job.task["points"])
-    measured = effects.measured(model, ids, labels, patched, mine)
+    measured = effects.measure_effects(model, ids, labels, patched, mine)
     rows = [
         correlation_row("bar_c", "c", predicted, measured, limits),
         *_null(anchor, predicted, measured, limits),
@@ -145,7 +145,9 @@ def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thr
         for edge, rise in predicted.items()
     ]
     edges = components.edges(anchor)
-    first, second = (effects.measured(m, ids, labels, edges, x) for m, x in ((anchor, theirs), (model, mine)))
+    first, second = (
+        effects.measure_effects(m, ids, labels, edges, x) for m, x in ((anchor, theirs), (model, mine))
+    )
     rows.append(correlation_row("bar_c_edges", "c", first, second, limits))
     order = sorted(patched, key=lambda edge: -predicted[edge])
     first, second = (_cumulative(m, seen, order, x) for m, x in ((anchor, theirs), (model, mine)))
@@ -182,7 +184,7 @@ def _cumulative(
 ) -> dict[Edge, float]:
     """Rise of the loss when the first k components of ``order`` are ablated together, by the k-th."""
     sets = [tuple(source for source, _ in order[: k + 1]) for k in range(len(order))]
-    found = [effects.ablated_together(model, rows["input_ids"], rows["labels"], s, means) for s in sets]
+    found = [effects.measure_joint_effect(model, rows["input_ids"], rows["labels"], s, means) for s in sets]
     return {(s[-1], ALL): rise for s, rise in zip(sets, found, strict=True)}
 
 

@@ -9,6 +9,7 @@ from gaugeport.models.dyck import DyckModel
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.lenses import dictionaries
 from gaugeport.pipeline.rotation.lenses.transcoders import train_transcoder
+from gaugeport.pipeline.rotation.toy.sites import TRANSCODER_PLACES, activations_at
 from gaugeport.pipeline.stages.cohorts import load_own, own_stages
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_toy
@@ -22,7 +23,7 @@ def measure(job: Job, built: Built) -> list[Row]:
     train, held = heldout(job, task["train_rows"], "dictionaries"), heldout(job, task["rows"], "effects")
     rows: list[Row] = []
     for site, expansions in task["sites"].items():
-        x, y = (dictionaries.activations_at(model, r, site) for r in (train, held))
+        x, y = (activations_at(model, r, site) for r in (train, held))
         for expansion in expansions:
             trained_sae = dictionaries.train_dictionary(x, task["sae"], expansion, job.seed, site)
             rows += dictionaries.dictionary_rows(trained_sae, site, y, text={"expansion": expansion})
@@ -33,7 +34,7 @@ def measure(job: Job, built: Built) -> list[Row]:
 
 def _transcoder_rows(job: Job, model: DyckModel, layer: int, train: Any, held: Any) -> list[Row]:
     def read_and_written(rows: Any) -> list[Any]:
-        return [dictionaries.activations_at(model, rows, f"{end}_{layer}") for end in dictionaries.ENDS]
+        return [activations_at(model, rows, f"{end}_{layer}") for end in TRANSCODER_PLACES]
 
     (x, y), (x_held, y_held) = read_and_written(train), read_and_written(held)
     rows: list[Row] = []

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from gaugeport.charts import fold_gains
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.rotation.lenses.dictionaries import activations_at
 from gaugeport.pipeline.rotation.matching.joint import joint_alignment
+from gaugeport.pipeline.rotation.toy.sites import activations_at
 from gaugeport.pipeline.stages.cohorts import load_own, load_toy
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_toy

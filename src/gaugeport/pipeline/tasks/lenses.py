@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gaugeport.charts import fold_gains
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.rotation.lenses import circuits, crosslens, regions, roles, weights
+from gaugeport.pipeline.rotation.lenses import circuits, comparison, regions, roles, weights
 from gaugeport.pipeline.rotation.toy import components, effects
 from gaugeport.pipeline.stages.cohorts import load_own, own_stages
 from gaugeport.pipeline.stages.stage import Built
@@ -23,8 +23,8 @@ def measure(job: Job, built: Built) -> list[Row]:
     fewer = heldout(
         job, max(1, job.task["region_rows"] // 3), "regressions"
     )  # all sources of all of them are in memory
-    ablation = effects.measured(
-        model, ids, labels, effects.component_edges(model), components.means(model, ids)
+    ablation = effects.measure_effects(
+        model, ids, labels, effects.component_edges(model), components.mean_outputs(model, ids)
     )
     norms = weights.weight_rows(model, seen)
     paths = circuits.path_rows(circuits.path_effects(model, seen), threshold)
@@ -32,7 +32,7 @@ def measure(job: Job, built: Built) -> list[Row]:
     cells = regions.region_rows(model, many, derive(job.seed, "regions"))
     annotated = roles.role_rows(model, fewer)
     named = {source: effect for (source, _), effect in ablation.items()}
-    cross = crosslens.cross_rows(norms, named, paths, acdc, annotated, cells, threshold)
+    cross = comparison.cross_rows(norms, named, paths, acdc, annotated, cells, threshold)
     found = [*norms, *paths, *acdc, *cells, *annotated, *roles.tensor_rows(model, fewer), *cross]
     return with_cohort(job, found)
 

@@ -20,8 +20,8 @@ def measure(job: Job, built: Built) -> list[Row]:
     patched = effects.component_edges(model)
     seen = heldout(job, job.task["rows"], "effects")
     ids, labels = seen["input_ids"], seen["labels"]
-    mean = components.means(model, ids)
-    measured = effects.measured(model, ids, labels, patched, mean)
+    mean = components.mean_outputs(model, ids)
+    measured = effects.measure_effects(model, ids, labels, patched, mean)
     predictions = {
         "integrated_gradients": effects.integrated_gradients(
             model, ids, labels, patched, mean, job.task["points"]
@@ -41,7 +41,7 @@ def measure(job: Job, built: Built) -> list[Row]:
     rows.append({"metric": "prediction_error", "points": job.task["points"], "value": error})
     few = heldout(job, job.task["path_rows"], "effects")
     ids, labels = few["input_ids"], few["labels"]
-    measured = effects.measured(model, ids, labels, patched, mean)
+    measured = effects.measure_effects(model, ids, labels, patched, mean)
     for points in job.task["path_points"]:
         found = effects.integrated_gradients(model, ids, labels, patched, mean, points)
         worst = max(abs(found[e] - measured[e]) for e in patched)

@@ -24,7 +24,7 @@ from gaugeport.pipeline.measures.steering_effects import random_directions
 from gaugeport.pipeline.rotation.features import regimes
 from gaugeport.pipeline.rotation.features.regimes import Measure
 from gaugeport.pipeline.rotation.models import contrasts
-from gaugeport.pipeline.rotation.toy import toy_vectors
+from gaugeport.pipeline.rotation.toy import steering_vectors
 from gaugeport.pipeline.rotation.toy.strings import heldout
 from gaugeport.pipeline.stages import pairs
 from gaugeport.pipeline.stages.cohorts import longest_trained
@@ -91,7 +91,9 @@ def measure(job: Job, built: Built) -> list[Row]:
     a, b = pairs.load_pair(job, built.folders)
     found = _toy(job, a, b) if pairs.is_toy(job) else _language(job, read_tokenizer(built["data"]), a, b)
     shared, theirs = (
-        ([toy_vectors.readers(s.model) for s in (a, b)]) if job.task["cohort"] == "A" else ([], [])
+        ([steering_vectors.output_readers(s.model) for s in (a, b)])
+        if job.task["cohort"] == "A"
+        else ([], [])
     )
     fit_a, fit_b = (s.streams("fit", max(job.task["tokens"])) for s in (a, b))
     rows = measured(job, found, fit_a, fit_b, shared)
@@ -112,7 +114,7 @@ def measured(
 ) -> list[Row]:
     """The rows of all vectors: maps are fitted on the streams ``fit_a``, ``fit_b`` (site -> [tokens, d]) of the same tokens.
 
-    ``shared`` are the readers that both models have in common (:func:`toy_vectors.readers`); where there are none, nothing
+    ``shared`` are the readers that both models have in common (:func:`steering_vectors.output_readers`); where there are none, nothing
     is pinned and every share is 0 (section 9.2).
     """
     rows: list[Row] = []
@@ -157,9 +159,9 @@ def _toy(job: Job, a: PairedModel, b: PairedModel) -> list[Steered]:
         return heldout("train", job.task[rows], longest_trained(job), job.data.length, seed)
 
     models: list[DyckModel] = [a.model, b.model]  # type: ignore[list-item]
-    at, build, test = toy_vectors.sites(models[0]), drawn("train_rows"), drawn("rows")
-    of_a, of_b = (toy_vectors.vectors_at(model, build, at) for model in models)
-    both = zip(*(toy_vectors.measures(model, test, at) for model in models), strict=True)
+    at, build, test = steering_vectors.steering_sites(models[0]), drawn("train_rows"), drawn("rows")
+    of_a, of_b = (steering_vectors.vectors_at(model, build, at) for model in models)
+    both = zip(*(steering_vectors.steering_measures(model, test, at) for model in models), strict=True)
     found = []
     for (site, name, within), (_, _, across) in both:
         (mine, length), (theirs, other) = of_a[site], of_b[site]

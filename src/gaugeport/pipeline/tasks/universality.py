@@ -17,7 +17,7 @@ from gaugeport.pipeline.rotation.features.universality import (
     token_rows,
     transfer_rows,
 )
-from gaugeport.pipeline.rotation.lenses.dictionaries import match_decoders
+from gaugeport.pipeline.rotation.lenses.decoder_matching import match_decoders
 from gaugeport.pipeline.stages import pair_saes
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.streams import (

@@ -7,7 +7,7 @@ from dyck_models import generic
 from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.rotation.features import regimes as s
-from gaugeport.pipeline.rotation.toy import strings, toy_vectors
+from gaugeport.pipeline.rotation.toy import steering_vectors, strings
 from gaugeport.pipeline.stages import pairs
 from gaugeport.pipeline.tasks import regimes
 from gaugeport.transport import transport_model
@@ -168,7 +168,7 @@ def test_one_unit_has_no_error():
 
 def test_the_pinned_subspace_is_what_the_heads_tell_apart():
     model = generic(hidden_size=32, num_attention_heads=2)
-    readers = toy_vectors.readers(model)
+    readers = steering_vectors.output_readers(model)
     basis = s.reader_span(readers)
     assert basis.shape == (32, 8 + 8 + 1)
     gain = model.model.norm.weight.detach()
@@ -182,7 +182,7 @@ def test_the_pinned_subspace_is_what_the_heads_tell_apart():
     beyond = model.lm_head.weight.detach()[20] * gain
     assert s.share_in(beyond, basis) < 1, "rows of tokens that never occur are not among them"
     torch.testing.assert_close(
-        toy_vectors.readers(generic(hidden_size=32, num_attention_heads=2, folded=True)), readers
+        steering_vectors.output_readers(generic(hidden_size=32, num_attention_heads=2, folded=True)), readers
     )
     assert s.share_in(free, torch.zeros(32, 0, dtype=torch.float64)) == 0
 
@@ -204,11 +204,13 @@ def test_rank_correlations_with_closeness_and_with_the_ratio():
 
 def heeding(model):
     """The model with heads that read what its own vectors at the last site write, so that these have an effect."""
-    rows, site = strings.draw(64, (2, 62), 64, gen()), "resid_post_1"
-    unit = {name: v / v.norm() for name, v in toy_vectors.vectors_at(model, rows, [site])[site][0].items()}
+    rows, site = strings.draw_strings(64, (2, 62), 64, gen()), "resid_post_1"
+    unit = {
+        name: v / v.norm() for name, v in steering_vectors.vectors_at(model, rows, [site])[site][0].items()
+    }
     with torch.no_grad():
-        model.lm_head.weight[list(toy_vectors.CLOSERS)] += 2 * unit["closer_signal"]
-        model.lm_head.weight[list(toy_vectors.OPENERS)] -= 2 * unit["closer_signal"]
+        model.lm_head.weight[list(steering_vectors.CLOSERS)] += 2 * unit["closer_signal"]
+        model.lm_head.weight[list(steering_vectors.OPENERS)] -= 2 * unit["closer_signal"]
         model.valid_head.weight += 2 * torch.tensor([[1.0], [-1.0]]) * unit["invalid_suppression"]
         model.depth_head.weight += torch.linspace(-2, 2, 9)[:, None] * unit["depth_shift"]
     return model
@@ -262,8 +264,8 @@ def test_a_shared_boundary_is_where_the_share_is_taken():
     model = heeding(generic(**WIDER))
     a = pairs._toy(chosen, model)
     found, streams = regimes._toy(chosen, a, a), a.streams("fit", 1024)
-    rows = regimes.measured(chosen, found, streams, streams, toy_vectors.readers(model))
-    basis = s.reader_span(toy_vectors.readers(model))
+    rows = regimes.measured(chosen, found, streams, streams, steering_vectors.output_readers(model))
+    basis = s.reader_span(steering_vectors.output_readers(model))
     for x in found:
         at = {"vector": x.name, "site": x.site}
         assert the(rows, "pinned_share", **at) == pytest.approx(s.share_in(x.v, basis))

@@ -10,11 +10,11 @@ from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.pipeline.rotation.features import firing
 from gaugeport.pipeline.rotation.features import universality as u
 from gaugeport.pipeline.rotation.lenses.dictionaries import (
-    activations_at,
     train_dictionary,
     untrained_dictionary,
 )
 from gaugeport.pipeline.rotation.toy import strings
+from gaugeport.pipeline.rotation.toy.sites import activations_at
 from gaugeport.pipeline.tasks.checkpoints import composed
 from gaugeport.transport.model import transport_model
 

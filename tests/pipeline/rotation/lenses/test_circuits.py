@@ -9,7 +9,7 @@ import dyck_models
 from dyck_models import silence, sure_of_itself, value
 from gaugeport.pipeline.rotation.lenses import circuits
 from gaugeport.pipeline.rotation.toy import components as c
-from gaugeport.pipeline.rotation.toy.strings import draw
+from gaugeport.pipeline.rotation.toy.strings import draw_strings
 
 
 def generic(seed=0):
@@ -19,7 +19,7 @@ def generic(seed=0):
 
 @pytest.fixture(scope="module")
 def rows():
-    return draw(40, (2, 18), 20, torch.Generator().manual_seed(1))
+    return draw_strings(40, (2, 18), 20, torch.Generator().manual_seed(1))
 
 
 def test_path_patching_sees_nothing_behind_a_silent_head(rows):
@@ -55,12 +55,12 @@ def test_acdc_without_shortcuts_finds_the_same(rows):
     """Every edge tried by a whole forward pass, none dropped unseen."""
     model, ids = generic(3), rows["input_ids"]
     with torch.no_grad():
-        mean, clean = c.means(model, ids), c.run(model, ids).logits
+        mean, clean = c.mean_outputs(model, ids), c.run_graph(model, ids).logits
         cost, cut = 0.0, {}
         for destination in [c.OUTPUT, *reversed(c.components(model))]:
             for edge in reversed([e for e in c.edges(model) if e[1] == destination]):
                 patches = {**cut, edge: mean[edge[0]]}
-                charged = circuits.kl(clean, c.run(model, ids, patches).logits, rows["labels"])
+                charged = circuits.kl(clean, c.run_graph(model, ids, patches).logits, rows["labels"])
                 if charged - cost < 5e-3:
                     cut, cost = patches, charged
     found = circuits.acdc(model, rows, 5e-3)

@@ -6,9 +6,11 @@ import torch
 from gaugeport.charts import fold_gains
 from gaugeport.models.dyck import DyckConfig, DyckModel
 from gaugeport.pipeline.rotation.lenses import dictionaries as d
+from gaugeport.pipeline.rotation.lenses.decoder_matching import match_decoders
 from gaugeport.pipeline.rotation.lenses.transcoders import train_transcoder
-from gaugeport.pipeline.rotation.toy.components import run
-from gaugeport.pipeline.rotation.toy.strings import draw
+from gaugeport.pipeline.rotation.toy.components import run_graph
+from gaugeport.pipeline.rotation.toy.sites import activations_at, sae_sites, value_at
+from gaugeport.pipeline.rotation.toy.strings import draw_strings
 
 SETTINGS = {
     "architecture": "standard",
@@ -38,7 +40,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def rows():
-    return draw(300, (2, 18), 20, torch.Generator().manual_seed(1))
+    return draw_strings(300, (2, 18), 20, torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +80,17 @@ def test_sites_hold_what_the_model_computes(model, rows):
         handle.remove()
     kept = rows["attention_mask"] == 1
     for site, wanted in seen.items():
-        found = d.activations_at(model, rows, site)
+        found = activations_at(model, rows, site)
         assert found.shape == (int(kept.sum()), 24 if site[:5] in ("mlp_p",) else 16), site
         assert torch.allclose(found, wanted[kept], atol=1e-5), site
     assert not torch.allclose(
-        d.activations_at(model, rows, "resid_pre_1"), seen["resid_post_1"][kept], atol=1e-2
+        activations_at(model, rows, "resid_pre_1"), seen["resid_post_1"][kept], atol=1e-2
     )
-    assert len(d.sites_of(2)) == 12 and set(d.sites_of(2)) > set(hooks) - {"mlp_in_1", "mlp_out_1"}
-    wrote = run(model, rows["input_ids"]).wrote
+    assert len(sae_sites(2)) == 12 and set(sae_sites(2)) > set(hooks) - {"mlp_in_1", "mlp_out_1"}
+    written = run_graph(model, rows["input_ids"]).written
     for bad in ("resid_pre_2", "resid_pre", "logits_0", "resid_pre_-1"):
         with pytest.raises(ValueError, match="unknown site"):
-            d.value_at(model, wrote, bad)
+            value_at(model, written, bad)
 
 
 @pytest.mark.parametrize("architecture", ["standard", "topk"])
@@ -148,7 +150,7 @@ def test_matching_finds_a_planted_permutation_and_none_in_noise():
     perm = torch.randperm(60, generator=gen)
     b = torch.empty_like(a)
     b[perm] = a * (torch.rand(60, 1, generator=gen) + 0.5) + 0.05 * torch.randn(60, 16, generator=gen)
-    found, control, flipped = d.match_decoders(a, b), d.match_decoders(a, noise), d.match_decoders(a, -b)
+    found, control, flipped = match_decoders(a, b), match_decoders(a, noise), match_decoders(a, -b)
     assert torch.equal(found.columns, perm)
     assert found.values(0.9)["matched_above"] == found.values(0.9)["max_above"] == 1
     assert control.values(0.9)["max_above"] == 0 and control.values(0.9)["mean_max_cosine"] < 0.8
@@ -156,12 +158,12 @@ def test_matching_finds_a_planted_permutation_and_none_in_noise():
     assert (control.best >= control.matched).all()
     dead = a.clone()
     dead[0] = 0
-    assert float(d.match_decoders(dead, b).matched[0]) == 0
+    assert float(match_decoders(dead, b).matched[0]) == 0
     for bad in (0, 1, -0.5):
         with pytest.raises(ValueError, match="threshold"):
             found.values(bad)
     with pytest.raises(ValueError, match="same"):
-        d.match_decoders(a, b[:5])
+        match_decoders(a, b[:5])
 
 
 def test_bad_settings_are_named(sparse):

@@ -7,10 +7,10 @@ import torch
 
 import dyck_models
 from dyck_models import head_rows, silence, sure_of_itself, value
-from gaugeport.pipeline.rotation.lenses import circuits, crosslens, regions, roles, weights
+from gaugeport.pipeline.rotation.lenses import circuits, comparison, regions, roles, weights
 from gaugeport.pipeline.rotation.toy import components as c
-from gaugeport.pipeline.rotation.toy.effects import component_edges, measured
-from gaugeport.pipeline.rotation.toy.strings import CLOSE, OPEN, draw, invalid
+from gaugeport.pipeline.rotation.toy.effects import component_edges, measure_effects
+from gaugeport.pipeline.rotation.toy.strings import CLOSE, OPEN, draw_strings, invalid_labels
 
 
 def generic(seed=0):
@@ -20,7 +20,7 @@ def generic(seed=0):
 
 @pytest.fixture(scope="module")
 def rows():
-    return draw(40, (2, 18), 20, torch.Generator().manual_seed(1))
+    return draw_strings(40, (2, 18), 20, torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_features_against_a_stack(rows):
             for f in range(3):
                 assert at[f"met_{f}"] == (top == f and before == 0)
                 assert at[f"top_{f}"] == (bool(stack) and stack[-1] == f and wrong == 0)
-    assert torch.equal((found["local_invalid"].cumsum(1) > 0).long(), invalid(ids))
+    assert torch.equal((found["local_invalid"].cumsum(1) > 0).long(), invalid_labels(ids))
 
 
 def test_regression_finds_a_planted_feature_and_no_shuffled_one(rows):
@@ -176,8 +176,8 @@ def test_a_planted_counter_is_what_every_lens_says(counting, rows):
 
 def every_lens(model, rows, threshold=1e-3, **more):
     ids = rows["input_ids"]
-    ablation = measured(model, ids, rows["labels"], component_edges(model), c.means(model, ids))
-    return crosslens.cross_rows(
+    ablation = measure_effects(model, ids, rows["labels"], component_edges(model), c.mean_outputs(model, ids))
+    return comparison.cross_rows(
         weights.weight_rows(model, rows),
         {source: effect for (source, _), effect in ablation.items()},
         circuits.path_rows(circuits.path_effects(model, rows), threshold),
@@ -207,7 +207,7 @@ def test_a_loud_head_that_reads_an_empty_coordinate_is_vestigial(rows):
         assert value(found, used, "flag_unused") == 0
     assert value(found, "L1M", "regions_cells") > 1
     assert value(found, "L1H0", "disagreements", "note") == "vestigial"
-    flags = sum(r["value"] for r in found if r["metric"].removeprefix("flag_") in crosslens.RULES)
+    flags = sum(r["value"] for r in found if r["metric"].removeprefix("flag_") in comparison.RULES)
     total = sum(value(found, x, "disagreements") for x in c.components(model))
     assert value(found, "model", "disagreements") == total == flags
 
@@ -221,9 +221,9 @@ def test_every_disagreement_by_its_rule():
         def row(component, metric, value, **text):
             return {"lens": "x", "component": component, "metric": metric, "value": value, **text}
 
-        numbers = [row("L0H0", m, norm) for m in crosslens.HEAD_NUMBERS] + [row("L0H1", "ov_frobenius", 3.0)]
+        numbers = [row("L0H0", m, norm) for m in comparison.HEAD_NUMBERS] + [row("L0H1", "ov_frobenius", 3.0)]
         numbers += [row(f"L1H{k}", "ov_frobenius", other_layer) for k in range(2)]
-        found = crosslens.cross_rows(
+        found = comparison.cross_rows(
             [*numbers, row("L0H0", "role", 1.0, role=looks)],
             {"L0H0": effect},
             [row("L0H0", "kept", paths)],
@@ -232,7 +232,7 @@ def test_every_disagreement_by_its_rule():
             [],
             kwargs.get("threshold", 0.1),
         )
-        return {r for r in ("unused", *crosslens.RULES) if value(found, "L0H0", f"flag_{r}")}
+        return {r for r in ("unused", *comparison.RULES) if value(found, "L0H0", f"flag_{r}")}
 
     assert flags() == flags(looks="lookup", raises="match") == flags(looks="mixed", raises="match") == set()
     assert flags(raises="match") == flags(looks="lookup", raises="count") == {"role"}
@@ -253,23 +253,23 @@ def test_every_disagreement_by_its_rule():
 def test_unused_heads_are_as_loud_as_the_used_ones_of_their_layer():
     norms = {"L0H0": 2.0, "L0H1": 4.0, "L0H2": 6.0, "L1H0": 50.0}
     numbers = [
-        {"component": c, "metric": m, "value": v} for c, v in norms.items() for m in crosslens.HEAD_NUMBERS
+        {"component": c, "metric": m, "value": v} for c, v in norms.items() for m in comparison.HEAD_NUMBERS
     ]
     words = [{"component": c, "metric": "role", "value": 1.0, "role": "weak"} for c in norms]
     used = {"L0H0": 0.0, "L0H1": 1.0, "L0H2": 1.0, "L1H0": 0.0}
     kept = [{"component": c, "metric": "kept", "value": v} for c, v in used.items()]
     raised = [{"component": c, "metric": "role", "value": 0.0, "role": roles.NONE} for c in norms]
-    found = crosslens.cross_rows([*numbers, *words], used, kept, kept, raised, [], 0.1)
+    found = comparison.cross_rows([*numbers, *words], used, kept, kept, raised, [], 0.1)
     assert (
         value(found, "model", "unused_ov_over_used") == value(found, "model", "unused_qk_over_used") == 2 / 5
     )
-    every = crosslens.cross_rows([*numbers, *words], dict.fromkeys(norms, 1.0), kept, kept, raised, [], 0.1)
+    every = comparison.cross_rows([*numbers, *words], dict.fromkeys(norms, 1.0), kept, kept, raised, [], 0.1)
     assert not [r for r in every if "over_used" in r["metric"]], "no head is unused"
 
 
 def test_a_component_that_a_lens_left_out_is_named():
     with pytest.raises(ValueError, match="no kept of L0H0"):
-        crosslens.cross_rows(
+        comparison.cross_rows(
             [{"component": "L0H0", "metric": "ov_frobenius", "value": 1.0}],
             {"L0H0": 1.0},
             [],

@@ -9,7 +9,7 @@ import dyck_models
 from dyck_models import value
 from gaugeport.pipeline.rotation.lenses import regions
 from gaugeport.pipeline.rotation.toy import components as c
-from gaugeport.pipeline.rotation.toy.strings import draw
+from gaugeport.pipeline.rotation.toy.strings import draw_strings
 from gaugeport.utils.seeds import generator
 
 
@@ -20,7 +20,7 @@ def generic(seed=0):
 
 @pytest.fixture(scope="module")
 def rows():
-    return draw(40, (2, 18), 20, torch.Generator().manual_seed(1))
+    return draw_strings(40, (2, 18), 20, torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(("n", "d"), [(5, 2), (6, 3), (7, 3), (6, 4)])
@@ -70,14 +70,14 @@ def test_the_map_of_a_cell_is_the_mlp_there(rows):
     patterns = regions.activation_patterns(model, rows, 1)
     assert len(patterns) == int(rows["attention_mask"].sum())
     with torch.no_grad():
-        wrote = c.run(model, ids).wrote
-        mid = sum(wrote[s] for s in (*c.INPUTS, "L0H0", "L0H1", "L0M", "L1H0", "L1H1"))
+        written = c.run_graph(model, ids).written
+        mid = sum(written[s] for s in (*c.INPUTS, "L0H0", "L0H1", "L0M", "L1H0", "L1H1"))
         x = model.model.layers[1].post_attention_layernorm(mid)[ids != 0]
         for k in range(0, len(x), 37):
             there = regions.cell_map(model, 1, patterns[k])
-            assert (there @ x[k] - wrote["L1M"][ids != 0][k]).abs().max() < 1e-12
+            assert (there @ x[k] - written["L1M"][ids != 0][k]).abs().max() < 1e-12
             other = int((patterns != patterns[k]).any(1).argmax())
-            assert (there @ x[other] - wrote["L1M"][ids != 0][other]).abs().max() > 1e-6, (
+            assert (there @ x[other] - written["L1M"][ids != 0][other]).abs().max() > 1e-6, (
                 "another cell's map differs"
             )
 

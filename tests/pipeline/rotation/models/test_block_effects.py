@@ -162,7 +162,7 @@ def test_bad_input_is_refused(model):
     mean = b.mean_streams(model, chart, seen)
     with pytest.raises(ValueError, match="ablated='head'; allowed: stream, update"):
         b.measured_effects(model, chart, seen, mean, "head")
-    with pytest.raises(ValueError, match="steps=0; allowed: 1 or more"):
+    with pytest.raises(ValueError, match="points=0; allowed: 1 or more"):
         b.integrated_gradients(model, chart, seen, mean, points=0)
     with pytest.raises(ValueError, match="no tokens to take means over"):
         b.mean_streams(model, chart, [])

@@ -8,10 +8,10 @@ import torch
 
 from dyck_models import generic
 from gaugeport.charts import certify, fold_gains
-from gaugeport.models.dyck import DyckConfig, DyckModel, by_head, losses
+from gaugeport.models.dyck import IGNORED, DyckConfig, DyckModel, by_head, losses
 from gaugeport.pipeline.rotation.matching.search import comparable_rows, tensor_mse
 from gaugeport.pipeline.rotation.toy import bars
-from gaugeport.pipeline.rotation.toy.strings import IGNORED, heldout
+from gaugeport.pipeline.rotation.toy.strings import heldout
 from gaugeport.pipeline.stages import cohorts
 
 
@@ -29,8 +29,8 @@ def values(rows, **where):
 
 
 def test_bar_b_is_the_mean_over_positions_and_heads(model, monkeypatch):
-    monkeypatch.setattr(bars, "BATCH", 32)
-    monkeypatch.setattr("gaugeport.pipeline.rotation.toy.strings.LONG", (12, 18))
+    monkeypatch.setattr(bars, "STRINGS_PER_BATCH", 32)
+    monkeypatch.setattr("gaugeport.pipeline.rotation.toy.strings.LONG_LENGTHS", (12, 18))
     rows = bars.bar_b({"real": model}, batches())
     total, counted, by_split = torch.zeros(3, dtype=torch.float64), 0, {}
     for split, held in batches():
@@ -64,7 +64,7 @@ def test_a_model_that_knows_nothing_pays_the_logarithm_of_the_classes(model):
 def test_divergence_is_zero_of_a_model_from_itself_in_any_coordinates_and_grows_with_distance(
     model, monkeypatch
 ):
-    monkeypatch.setattr("gaugeport.pipeline.rotation.toy.strings.LONG", (12, 18))
+    monkeypatch.setattr("gaugeport.pipeline.rotation.toy.strings.LONG_LENGTHS", (12, 18))
     same = bars.divergence(model, fold_gains(model), batches())
     near, far = copy.deepcopy(model), copy.deepcopy(model)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_divergence_is_zero_of_a_model_from_itself_in_any_coordinates_and_grows_
 
 def test_divergence_is_forward_from_the_first_model(model, monkeypatch):
     """Against −log of what the second gives, weighted by what the first does, head by head, by hand."""
-    monkeypatch.setattr("gaugeport.pipeline.rotation.toy.strings.LONG", (12, 18))
+    monkeypatch.setattr("gaugeport.pipeline.rotation.toy.strings.LONG_LENGTHS", (12, 18))
     other, held = generic(1), heldout("train", 40, 18, 20, 0)
     found = values(bars.divergence(model, other, iter([("train", held)])), metric="bar_b")[0]
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_divergence_is_forward_from_the_first_model(model, monkeypatch):
 
 
 def test_the_decoy_differs_in_its_depth_unembedding_alone(model):
-    fake = bars.decoy(model)
+    fake = bars.make_decoy(model)
     tensors = tensor_mse(*comparable_rows(fake, model))
     assert [n for n, v in tensors.items() if v > 0] == ["depth_head.weight"]
     w, theirs = fake.depth_head.weight, model.depth_head.weight

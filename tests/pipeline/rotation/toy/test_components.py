@@ -12,14 +12,14 @@ from gaugeport.pipeline.rotation.toy.effects import (
     attribution_patching,
     component_edges,
     integrated_gradients,
-    measured,
+    measure_effects,
 )
-from gaugeport.pipeline.rotation.toy.strings import draw
+from gaugeport.pipeline.rotation.toy.strings import draw_strings
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return draw(12, (2, 18), 20, torch.Generator().manual_seed(1))
+    return draw_strings(12, (2, 18), 20, torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_sizes_and_names():
 
 def test_the_graph_computes_what_the_model_does(model, rows):
     with torch.no_grad():
-        found, wanted = c.run(model, rows["input_ids"]).logits, model(rows["input_ids"]).logits
+        found, wanted = c.run_graph(model, rows["input_ids"]).logits, model(rows["input_ids"]).logits
         changed = model(rows["input_ids"].flip(0)).logits
     assert (found - wanted).abs().max() < ROUNDING < (changed - wanted).abs().max()
 
@@ -77,23 +77,23 @@ def test_training_in_groups_of_like_length_is_the_same_loss(model, rows):
 def test_patching_every_edge_of_a_source_is_patching_the_source(model, rows):
     ids = rows["input_ids"]
     with torch.no_grad():
-        mean = c.means(model, ids)
+        mean = c.mean_outputs(model, ids)
         for source in ("embed", "L0H1", "L0M", "L1H0"):
-            whole = c.run(model, ids, {(source, c.ALL): mean[source]}).logits
+            whole = c.run_graph(model, ids, {(source, c.ALL): mean[source]}).logits
             each = {e: mean[source] for e in c.edges(model) if e[0] == source}
-            apart = c.run(model, ids, each).logits
-            one = c.run(model, ids, dict([next(iter(each.items()))])).logits
+            apart = c.run_graph(model, ids, each).logits
+            one = c.run_graph(model, ids, dict([next(iter(each.items()))])).logits
             assert (whole - apart).abs().max() < ROUNDING < (whole - one).abs().max(), source
 
 
 def test_known_sources_change_nothing(model, rows):
     ids = rows["input_ids"]
     with torch.no_grad():
-        clean, mean = c.run(model, ids), c.means(model, ids)
+        clean, mean = c.run_graph(model, ids), c.mean_outputs(model, ids)
         for edge in [*c.edges(model), *component_edges(model)]:
             patch = {edge: mean[edge[0]]}
-            whole = c.run(model, ids, patch).logits
-            short = c.run(model, ids, patch, c.upstream(model, clean.wrote, edge)).logits
+            whole = c.run_graph(model, ids, patch).logits
+            short = c.run_graph(model, ids, patch, c.unaffected_sources(model, clean.written, edge)).logits
             assert (whole - short).abs().max() < ROUNDING, edge
 
 
@@ -104,15 +104,15 @@ def test_folding_leaves_outputs_and_effects_unchanged(model, rows):
     with norms_in_float64(folded):
         with torch.no_grad():
             assert (folded(ids).logits - model(ids).logits).abs().max() < ROUNDING
-        one = measured(model, ids, labels, patched, c.means(model, ids))
-        two = measured(folded, ids, labels, patched, c.means(folded, ids))
+        one = measure_effects(model, ids, labels, patched, c.mean_outputs(model, ids))
+        two = measure_effects(folded, ids, labels, patched, c.mean_outputs(folded, ids))
     assert one == pytest.approx(two, abs=ROUNDING)
 
 
 def test_completeness_grows_with_the_number_of_steps(model, rows):
-    ids, labels, mean = rows["input_ids"], rows["labels"], c.means(model, rows["input_ids"])
+    ids, labels, mean = rows["input_ids"], rows["labels"], c.mean_outputs(model, rows["input_ids"])
     patched = [*component_edges(model), ("L0M", "L1M"), ("embed", "L1H1"), ("position", c.OUTPUT)]
-    real = measured(model, ids, labels, patched, mean)
+    real = measure_effects(model, ids, labels, patched, mean)
     errors = []
     for steps in (2, 32, 512):
         found = integrated_gradients(model, ids, labels, patched, mean, steps)
@@ -130,9 +130,9 @@ def test_both_predictors_are_exact_where_the_loss_is_linear(model, rows, monkeyp
     monkeypatch.setattr(
         "gaugeport.pipeline.rotation.toy.effects.mean_loss", lambda logits, labels: (logits @ weights).mean()
     )
-    ids, labels, mean = rows["input_ids"], rows["labels"], c.means(linear, rows["input_ids"])
+    ids, labels, mean = rows["input_ids"], rows["labels"], c.mean_outputs(linear, rows["input_ids"])
     patched = [(s, c.OUTPUT) for s in c.components(linear)]
-    real = measured(linear, ids, labels, patched, mean)
+    real = measure_effects(linear, ids, labels, patched, mean)
     scale = max(abs(v) for v in real.values())
     for predictor in (attribution_patching, integrated_gradients):
         found = predictor(linear, ids, labels, patched, mean)
@@ -142,17 +142,17 @@ def test_both_predictors_are_exact_where_the_loss_is_linear(model, rows, monkeyp
 def test_attention_weights_are_those_of_the_heads(model, rows):
     ids = rows["input_ids"]
     with torch.no_grad():
-        weights, wrote = c.attention_weights(model, ids), c.run(model, ids).wrote
+        weights, written = c.attention_weights(model, ids), c.run_graph(model, ids).written
         layer = model.model.layers[0]
-        x = layer.input_layernorm(wrote["embed"] + wrote["position"])
+        x = layer.input_layernorm(written["embed"] + written["position"])
         v = layer.self_attn.v_proj(x).unflatten(-1, (2, -1))[:, :, 1]
         out = layer.self_attn.o_proj.weight.unflatten(1, (2, -1))[:, 1]
     assert torch.allclose(weights["L0H1"].sum(-1), torch.ones_like(weights["L0H1"].sum(-1)))
-    assert ((weights["L0H1"] @ v) @ out.T - wrote["L0H1"]).abs().max() < ROUNDING
+    assert ((weights["L0H1"] @ v) @ out.T - written["L0H1"]).abs().max() < ROUNDING
 
 
 def test_bad_input_is_refused(model, rows):
-    with pytest.raises(ValueError, match="no edge"):
-        c.run(model, rows["input_ids"], {("L1M", "L0M"): torch.zeros(16)})
-    with pytest.raises(ValueError, match="steps=0"):
+    with pytest.raises(ValueError, match=r"no edge.*L1M.*allowed"):
+        c.run_graph(model, rows["input_ids"], {("L1M", "L0M"): torch.zeros(16)})
+    with pytest.raises(ValueError, match="points=0; allowed: 1"):
         integrated_gradients(model, rows["input_ids"], rows["labels"], [], {}, 0)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gaugeport.models.dyck import IGNORED
 from gaugeport.pipeline.rotation.toy import strings as s
 
 
@@ -30,25 +31,25 @@ def test_labels_are_those_of_a_stack(seed):
     gen = torch.Generator().manual_seed(seed)
     brackets = torch.randint(3, 9, (200, 62), generator=gen)
     brackets[:50] = torch.randint(3, 6, (50, 62), generator=gen)  # deeper than 8
-    found = s.rows(brackets, torch.randint(2, 63, (200,), generator=gen), 64)
+    found = s.label_rows(brackets, torch.randint(2, 63, (200,), generator=gen), 64)
     for ids, labels in zip(found["input_ids"], found["labels"], strict=True):
         kept = int((ids != s.PAD).sum())
         depths, flags = by_stack(ids.tolist())
         assert labels[:kept, 0].tolist() == ids[:kept].tolist()
         assert labels[:kept, 1].tolist() == depths[:kept]
         assert labels[:kept, 2].tolist() == flags[:kept]
-        assert (labels[kept:] == s.IGNORED).all()
+        assert (labels[kept:] == IGNORED).all()
     assert found["labels"][..., 1].max() == 8
 
 
 def test_depth_is_the_height_of_a_plain_stack_until_something_is_invalid():
     """Behind that it is openers minus closers, and the paper's "unmatched openers" would be more in places."""
-    found = s.draw(2000, (2, 62), 64, torch.Generator().manual_seed(0))
+    found = s.draw_strings(2000, (2, 62), 64, torch.Generator().manual_seed(0))
     differ = total = 0
     for ids, labels in zip(found["input_ids"].tolist(), found["labels"].tolist(), strict=True):
         unmatched = 0
         for token, (_, depth, bad) in zip(ids, labels, strict=True):
-            if depth == s.IGNORED:
+            if depth == IGNORED:
                 break
             unmatched += 1 if token in (3, 4, 5) else -1 if token in (6, 7, 8) and unmatched else 0
             total += 1
@@ -58,7 +59,7 @@ def test_depth_is_the_height_of_a_plain_stack_until_something_is_invalid():
 
 
 def test_half_of_a_draw_is_valid_and_lengths_are_uniform():
-    found = s.draw(20_000, (2, 62), 64, torch.Generator().manual_seed(0))
+    found = s.draw_strings(20_000, (2, 62), 64, torch.Generator().manual_seed(0))
     ids = found["input_ids"]
     size = (ids != s.PAD).sum(1) - 2
     assert size.min() == 2 and size.max() == 62
@@ -91,24 +92,24 @@ def test_long_strings_are_long_and_splits_differ():
 
 
 def test_training_strings_are_the_same_wherever_a_run_resumes():
-    data = s.Strings(batches=4, batch_size=8, longest=18, length=20, seed=5)
+    data = s.TrainingStrings(batches=4, batch_size=8, longest=18, length=20, seed=5)
     whole = [row["input_ids"] for row in data.__getitems__(list(range(32)))]
     assert torch.equal(data[19]["input_ids"], whole[19]) and len(data) == 32
     assert len({tuple(row.tolist()) for row in whole}) > 28, "batches differ"
-    other = s.Strings(batches=4, batch_size=8, longest=18, length=20, seed=6)
+    other = s.TrainingStrings(batches=4, batch_size=8, longest=18, length=20, seed=6)
     assert not torch.equal(other[0]["input_ids"], whole[0])
 
 
 @pytest.mark.parametrize("lengths", [(1, 10), (5, 4), (2, 19)])
 def test_lengths_that_do_not_fit_are_refused(lengths):
     with pytest.raises(ValueError, match="allowed: 2 to 18"):
-        s.draw(4, lengths, 20, torch.Generator())
+        s.draw_strings(4, lengths, 20, torch.Generator())
 
 
 def test_unknown_split_and_nests_without_room_are_refused():
     with pytest.raises(ValueError, match="allowed: train, compositional, long"):
         s.heldout("deep", 4, 62, 64, 0)
-    with pytest.raises(ValueError, match="at least 16"):
+    with pytest.raises(ValueError, match=r"\(2, 14\).*allowed.*at least 16"):
         s.compositional(4, (2, 14), 16, torch.Generator())
 
 

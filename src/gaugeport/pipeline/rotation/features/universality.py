@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP, Map, fit_map, round_trip_explained_variance
 from gaugeport.pipeline.measures.sae_transfer import nmse, reconstruct
-from gaugeport.pipeline.rotation.lenses.dictionaries import match_decoders
+from gaugeport.pipeline.rotation.lenses.decoder_matching import match_decoders
 from gaugeport.utils.seeds import generator
 
 Row = dict[str, Any]

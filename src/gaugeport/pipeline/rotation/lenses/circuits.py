@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gaugeport.models.dyck import DyckModel, by_head
-from gaugeport.pipeline.rotation.lenses.rows import Row, row
+from gaugeport.models.dyck import HEADS, IGNORED, DyckModel, by_head
+from gaugeport.pipeline.rotation.lenses.measurement import Row, row
 from gaugeport.pipeline.rotation.toy.components import (
     OUTPUT,
     Edge,
@@ -23,12 +23,11 @@ from gaugeport.pipeline.rotation.toy.components import (
     edges,
     is_mlp,
     mean_loss,
-    means,
-    run,
-    upstream,
+    mean_outputs,
+    run_graph,
+    unaffected_sources,
 )
-from gaugeport.pipeline.rotation.toy.effects import measured
-from gaugeport.pipeline.rotation.toy.strings import HEADS, IGNORED
+from gaugeport.pipeline.rotation.toy.effects import measure_effects
 
 PATHS, ACDC = "path_patching", "acdc"
 COSTS = ("kl", "loss")
@@ -50,9 +49,9 @@ class Circuit:
 
 
 def path_effects(model: DyckModel, rows: Mapping[str, Tensor]) -> dict[Edge, float]:
-    """Every edge -> the rise of the mean loss in nats when it alone carries its mean (:func:`effects.measured`)."""
+    """Every edge -> the rise of the mean loss in nats when it alone carries its mean (:func:`effects.measure_effects`)."""
     ids = rows["input_ids"]
-    return measured(model, ids, rows["labels"], edges(model), means(model, ids))
+    return measure_effects(model, ids, rows["labels"], edges(model), mean_outputs(model, ids))
 
 
 def kept_by_paths(effects: Mapping[Edge, float], threshold: float) -> dict[str, bool]:
@@ -93,7 +92,7 @@ def acdc(model: DyckModel, rows: Mapping[str, Tensor], threshold: float, by: str
     if by not in COSTS:
         raise ValueError(f"by={by!r}; allowed: {', '.join(COSTS)}")
     ids, labels = rows["input_ids"], rows["labels"]
-    mean, now = means(model, ids), run(model, ids)
+    mean, now = mean_outputs(model, ids), run_graph(model, ids)
     clean = now.logits
     cost_of = _cost(by, clean, labels)
     cost, cut = cost_of(clean), dict[Edge, Tensor]()
@@ -106,7 +105,7 @@ def acdc(model: DyckModel, rows: Mapping[str, Tensor], threshold: float, by: str
                 cut = patches
                 continue
             # no edge is cut yet before this destination, and its peers stay as they are now: both are known
-            tried = run(model, ids, patches, upstream(model, now.wrote, edge))
+            tried = run_graph(model, ids, patches, unaffected_sources(model, now.written, edge))
             charged = cost_of(tried.logits)
             if charged - cost < threshold:
                 cut, now, cost = patches, tried, charged

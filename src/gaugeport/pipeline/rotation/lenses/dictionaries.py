@@ -6,85 +6,20 @@ which is the paper's unit-norm decoder with the norm moved into the latent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from gaugeport.alignment.assignment import solve
-from gaugeport.models.dyck import DyckModel
 from gaugeport.pipeline.measures.sae_transfer import SAE_CHUNK_TOKENS, nmse
-from gaugeport.pipeline.rotation.lenses.rows import ROWS_AT_ONCE, Row
-from gaugeport.pipeline.rotation.toy.components import components, is_mlp, layer_of, run
-from gaugeport.pipeline.rotation.toy.strings import PAD
+from gaugeport.pipeline.rotation.lenses.measurement import Row
 from gaugeport.pipeline.training.saes import ARCHITECTURES, NUMBERS, train_sae, untrained_sae
 from gaugeport.utils.seeds import derive, generator
 
 LENS = "dictionaries"
 EXPANSIONS = (4, 16)
 """Latents per coordinate of the site (section 3.2)."""
-
-PLACES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_pre", "mlp_post")
-"""What a layer has SAEs on; ``mlp_pre`` are the neurons before, ``mlp_post`` after the ReLU."""
-
-ENDS = ("mlp_in", "mlp_out")
-"""What a transcoder maps between: the normed stream that the MLP reads, and what it writes."""
-
-
-def sites_of(layers: int) -> list[str]:
-    """``resid_pre_0`` … ``mlp_post_1``: the sites of a model of so many layers that may have SAEs."""
-    return [f"{place}_{layer}" for layer in range(layers) for place in PLACES]
-
-
-def value_at(model: DyckModel, wrote: Mapping[str, Tensor], site: str) -> Tensor:
-    """The activation [b, t, width] at ``site``, of what every source ``wrote`` (:func:`components.run`).
-
-    Raises ``ValueError`` for a site that the model does not have.
-    """
-    place, _, number = site.rpartition("_")
-    layers = model.config.num_hidden_layers
-    if place not in (*PLACES, *ENDS) or number not in map(str, range(layers)):
-        raise ValueError(
-            f"unknown site {site!r}; allowed: one of {', '.join((*PLACES, *ENDS))}, then _0 to _{layers - 1}"
-        )
-    n = int(number)
-    here = [c for c in components(model) if layer_of(c) == n and not is_mlp(c)]
-    if place == "attn_out":
-        return _sum(wrote, here)
-    if place == "mlp_out":
-        return wrote[f"L{n}M"]
-    before = ["embed", "position", *(c for c in components(model) if layer_of(c) < n)]
-    if place == "resid_pre":
-        return _sum(wrote, before)
-    mid = _sum(wrote, before + here)
-    if place == "resid_mid":
-        return mid
-    if place == "resid_post":
-        return mid + wrote[f"L{n}M"]
-    layer = model.model.layers[n]
-    normed = layer.post_attention_layernorm(mid)
-    if place == "mlp_in":
-        return normed
-    pre = layer.mlp.up_proj(normed)
-    return functional.relu(pre) if place == "mlp_post" else pre
-
-
-@torch.no_grad()
-def chunks_at(model: DyckModel, rows: Mapping[str, Tensor], site: str) -> Iterator[Tensor]:
-    """:func:`activations_at` in parts of :data:`ROWS_AT_ONCE` strings."""
-    for ids in rows["input_ids"].split(ROWS_AT_ONCE):
-        yield value_at(model, run(model, ids).wrote, site)[ids != PAD]
-
-
-def activations_at(model: DyckModel, rows: Mapping[str, Tensor], site: str) -> Tensor:
-    """What ``site`` holds at every token of ``rows`` but padding, BOS and EOS included: float32[tokens, width].
-
-    BOS stays: its activations are no larger than others' here, and the model is scored there too.
-    """
-    return torch.cat(list(chunks_at(model, rows, site)))
 
 
 def expanded(settings: Mapping[str, Any], width: int, expansion: int) -> dict[str, Any]:
@@ -157,47 +92,6 @@ def dictionary_rows(
     ]
 
 
-@dataclass(frozen=True)
-class Match:
-    """Decoder rows of one dictionary and their counterparts in another."""
-
-    columns: Tensor
-    """int64[latents]: the row of the other dictionary in the one-to-one matching of greatest total cosine."""
-    matched: Tensor
-    """float32[latents]: the cosine to that row."""
-    best: Tensor
-    """float32[latents]: the greatest cosine to any row, which several rows may share."""
-
-    def values(self, threshold: float) -> dict[str, float]:
-        """Shares of rows whose cosine, matched and best, is above ``threshold``, and the mean cosines.
-
-        Raises ``ValueError`` for a threshold that is no cosine.
-        """
-        if not 0 < threshold < 1:
-            raise ValueError(f"threshold={threshold} of a cosine; allowed: between 0 and 1")
-        found = {}
-        for name, cosine in (("matched", self.matched), ("max", self.best)):
-            found[f"{name}_above"] = float((cosine > threshold).double().mean())
-            found[f"mean_{name}_cosine"] = float(cosine.double().mean())
-        return found
-
-
-def match_decoders(a: Tensor, b: Tensor) -> Match:
-    """Which decoder row of ``b`` [latents, width] is which of ``a``, by signed cosine: ReLU latents have a direction.
-
-    Rows of zero norm have cosine 0 with all. Raises ``ValueError`` for shapes that differ. Source: section 7.1.
-    """
-    if a.dim() != 2 or a.shape != b.shape:
-        raise ValueError(
-            f"decoders of shapes {tuple(a.shape)} and {tuple(b.shape)}; wanted: the same [latents, width]"
-        )
-    cosine = (
-        functional.normalize(a.detach().float(), dim=1) @ functional.normalize(b.detach().float(), dim=1).T
-    )
-    columns = torch.from_numpy(solve(cosine).columns).long()
-    return Match(columns, cosine.gather(1, columns[:, None])[:, 0], cosine.max(1).values)
-
-
 def some(x: Tensor, settings: Mapping[str, Any], seed: int) -> Tensor:
     """``settings["activations"]`` tokens of ``x``, or all. Raises ``ValueError`` for fewer than one batch."""
     wanted = min(len(x), int(settings["activations"]))
@@ -208,10 +102,3 @@ def some(x: Tensor, settings: Mapping[str, Any], seed: int) -> Tensor:
         if wanted == len(x)
         else x[torch.randperm(len(x), generator=generator(seed, "activations"))[:wanted]]
     )
-
-
-def _sum(wrote: Mapping[str, Tensor], sources: list[str]) -> Tensor:
-    total = wrote[sources[0]]
-    for source in sources[1:]:
-        total = total + wrote[source]
-    return total

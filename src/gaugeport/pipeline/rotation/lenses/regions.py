@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from gaugeport.models.dyck import DyckModel
-from gaugeport.pipeline.rotation.lenses.dictionaries import chunks_at
-from gaugeport.pipeline.rotation.lenses.rows import Row, row
+from gaugeport.pipeline.rotation.lenses.measurement import Row, row
 from gaugeport.pipeline.rotation.lenses.weights import alive, effective_rank, neuron_norms
+from gaugeport.pipeline.rotation.toy.sites import activation_batches
 from gaugeport.utils.seeds import generator
 
 LENS = "regions"
@@ -47,7 +47,7 @@ def pack(pre: Tensor) -> np.ndarray:
 
 def activation_patterns(model: DyckModel, rows: Mapping[str, Tensor], layer: int) -> np.ndarray:
     """:func:`pack`-ed patterns of a layer's neurons at every token of ``rows`` but padding, BOS and EOS included."""
-    return np.concatenate([pack(pre) for pre in chunks_at(model, rows, f"mlp_pre_{layer}")])
+    return np.concatenate([pack(pre) for pre in activation_batches(model, rows, f"mlp_pre_{layer}")])
 
 
 def cells(patterns: np.ndarray) -> Cells:

@@ -16,22 +16,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gaugeport.models.dyck import DyckModel, by_head
-from gaugeport.pipeline.rotation.lenses.dictionaries import value_at
-from gaugeport.pipeline.rotation.lenses.rows import Row, row
+from gaugeport.models.dyck import IGNORED, MAX_DEPTH, DyckModel, by_head
+from gaugeport.pipeline.rotation.lenses.measurement import Row, row
 from gaugeport.pipeline.rotation.lenses.weights import require_folded
-from gaugeport.pipeline.rotation.toy.components import components, is_mlp, layer_of, run
-from gaugeport.pipeline.rotation.toy.strings import (
-    BOS,
-    CLOSE,
-    EOS,
-    FAMILIES,
-    IGNORED,
-    MAX_DEPTH,
-    OPEN,
-    is_close,
-    is_open,
-)
+from gaugeport.pipeline.rotation.toy.components import components, is_mlp, layer_of, run_graph
+from gaugeport.pipeline.rotation.toy.sites import value_at
+from gaugeport.pipeline.rotation.toy.strings import BOS, CLOSE, EOS, FAMILIES, OPEN, is_close, is_open
 
 LENS = "roles"
 RAISED = 0.05
@@ -152,7 +142,7 @@ def role_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
     Raises ``ValueError`` for a model whose gains are not folded.
     """
     require_folded(model)
-    wrote = run(model, rows["input_ids"]).wrote
+    written = run_graph(model, rows["input_ids"]).written
     features, kept = (
         task_features(rows, model.config.max_position_embeddings),
         rows["labels"][..., 0] != IGNORED,
@@ -163,15 +153,17 @@ def role_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
 
     found, raised = [], {}
     for layer in range(model.config.num_hidden_layers):
-        stream = {place: value_at(model, wrote, f"resid_{place}_{layer}") for place in ("pre", "mid", "post")}
+        stream = {
+            place: value_at(model, written, f"resid_{place}_{layer}") for place in ("pre", "mid", "post")
+        }
         known = {place: r2(x) for place, x in stream.items()}
         for place, values in known.items():
             found += [row(LENS, f"resid_{place}_{layer}", "r2", v, feature=f) for f, v in values.items()]
         for c in (c for c in components(model) if layer_of(c) == layer):
             reads, behind = ("mid", "post") if is_mlp(c) else ("pre", "mid")
-            with_it, without = r2(stream[reads] + wrote[c]), r2(stream[behind] - wrote[c])
+            with_it, without = r2(stream[reads] + written[c]), r2(stream[behind] - written[c])
             raised[c] = {f: v - known[reads][f] for f, v in with_it.items()}
-            found += [row(LENS, c, "r2_output", v, feature=f) for f, v in r2(wrote[c]).items()]
+            found += [row(LENS, c, "r2_output", v, feature=f) for f, v in r2(written[c]).items()]
             found += [row(LENS, c, "raised", v, feature=f) for f, v in raised[c].items()]
             found += [row(LENS, c, "lost", known[behind][f] - v, feature=f) for f, v in without.items()]
     for c, rises in raised.items():
@@ -192,24 +184,27 @@ def tensor_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
     ``feature`` lists them, best first. Readers are scored on their products with what they read. Raises as :func:`role_rows`.
     """
     require_folded(model)
-    done = run(model, rows["input_ids"])
+    done = run_graph(model, rows["input_ids"])
     features, kept = (
         task_features(rows, model.config.max_position_embeddings),
         rows["labels"][..., 0] != IGNORED,
     )
-    writes = {"model.embed_tokens.weight": done.wrote["embed"], "model.position": done.wrote["position"]}
+    writes = {"model.embed_tokens.weight": done.written["embed"], "model.position": done.written["position"]}
     reads = dict(
         zip(("lm_head.weight", "depth_head.weight", "valid_head.weight"), by_head(done.logits), strict=True)
     )
     for n, layer in enumerate(model.model.layers):
-        at, normed = f"model.layers.{n}", layer.input_layernorm(value_at(model, done.wrote, f"resid_pre_{n}"))
+        at, normed = (
+            f"model.layers.{n}",
+            layer.input_layernorm(value_at(model, done.written, f"resid_pre_{n}")),
+        )
         for name in ("q_proj", "k_proj", "v_proj"):
             parts = getattr(layer.self_attn, name)(normed).chunk(layer.self_attn.heads, -1)
             reads |= {f"{at}.self_attn.{name}.weight[L{n}H{h}]": x for h, x in enumerate(parts)}
-        heads = {h: done.wrote[f"L{n}H{h}"] for h in range(layer.self_attn.heads)}
+        heads = {h: done.written[f"L{n}H{h}"] for h in range(layer.self_attn.heads)}
         writes |= {f"{at}.self_attn.o_proj.weight[L{n}H{h}]": x for h, x in heads.items()}
-        reads[f"{at}.mlp.up_proj.weight"] = value_at(model, done.wrote, f"mlp_pre_{n}")
-        writes[f"{at}.mlp.down_proj.weight"] = done.wrote[f"L{n}M"]
+        reads[f"{at}.mlp.up_proj.weight"] = value_at(model, done.written, f"mlp_pre_{n}")
+        writes[f"{at}.mlp.down_proj.weight"] = done.written[f"L{n}M"]
     found = []
     for metric, tensors in (("reads", reads), ("writes", writes)):
         for name, x in tensors.items():

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gaugeport.charts import chart_of
 from gaugeport.models.dyck import DyckModel
-from gaugeport.pipeline.rotation.lenses.rows import ROWS_AT_ONCE, Row, row
-from gaugeport.pipeline.rotation.toy.components import attention_weights, heads, layer_of
+from gaugeport.pipeline.rotation.lenses.measurement import Row, row
+from gaugeport.pipeline.rotation.toy.components import STRINGS_PER_PASS, attention_weights, heads, layer_of
 from gaugeport.pipeline.rotation.toy.strings import PAD
 
 LENS = "weights"
@@ -133,7 +133,7 @@ def attention_entropy(model: DyckModel, ids: Tensor) -> dict[str, float]:
     if not bool(kept.any()):
         raise ValueError(f"ids of shape {tuple(ids.shape)} have no query behind the first token to measure")
     total = dict.fromkeys(heads(model), 0.0)
-    for part, keep in zip(ids.split(ROWS_AT_ONCE), kept.split(ROWS_AT_ONCE), strict=True):
+    for part, keep in zip(ids.split(STRINGS_PER_PASS), kept.split(STRINGS_PER_PASS), strict=True):
         for head, weights in attention_weights(model, part).items():
             total[head] += float(torch.special.entr(weights.double()).sum(-1)[keep].sum())
     uniform = float((kept * torch.log1p(where.double())).sum())

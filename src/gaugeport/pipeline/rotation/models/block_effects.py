@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from gaugeport.charts import Chart
 from gaugeport.models.dyck import wide
-from gaugeport.pipeline.rotation.toy.effects import STEPS, midpoints
+from gaugeport.pipeline.rotation.toy.effects import PATH_POINTS, midpoints
 from gaugeport.streams.activations import all_sites, record
 from gaugeport.streams.interventions import edited
 
@@ -115,7 +115,7 @@ def integrated_gradients(
     batches: Sequence[Batch],
     mean: Mapping[str, Tensor],
     ablated: str = "stream",
-    points: int = STEPS,
+    points: int = PATH_POINTS,
 ) -> dict[str, float]:
     """The effects of :func:`measured_effects` by the gradients at ``points`` midpoints of the path.
 

@@ -1,7 +1,8 @@
-"""The four operational bars of paper B (section 2): what each measures, its threshold, and what a value is called.
+"""Measure the four operational bars of paper B (section 2), and judge a value against its threshold.
 
-B: behaviour, nats per prediction. P: parameters, largest mean squared difference of a tensor. C and Pr: Pearson correlation
-of predicted with measured effects of patches and of ablations.
+Bar B (behaviour): nats per prediction. Bar P (parameters): the largest mean squared difference of a tensor.
+Bars C and Pr (causal structure, importance): Pearson correlation of predicted with measured effects of
+patches and of ablations.
 """
 
 from __future__ import annotations
@@ -16,28 +17,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaugeport.models.dyck import DyckModel, by_head, losses, wide
+from gaugeport.models.dyck import HEADS, IGNORED, DyckModel, by_head, losses, wide
 from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.utils.seeds import derive
 
-BATCH = 256
-"""Rows of one forward pass, and of one draw of held-out strings."""
+Row = dict[str, Any]
+Batches = Iterator[tuple[str, dict[str, Tensor]]]
+"""Batches of held-out strings, each with the name of its split."""
+
+STRINGS_PER_BATCH = 256
+"""Strings in one draw of held-out strings, and in one forward pass over them."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a bar has to clear: ``b`` nats and ``p`` mean squared error at most, ``c`` and ``pr`` correlation at least.
+    """Hold the threshold of every bar.
 
-    ``near`` is the factor by which a bar may miss and still be called a near miss (of 1 − r for correlations). Raises
-    ``ValueError`` naming a threshold of the wrong sign or size. The text lost most of them: PAPER_CLAIMS says which were
-    inferred.
+    Paper B's numbers for them are lost from the text that we have. ``b`` follows from Appendix C, where
+    1.74e-4 is called 1.74 times the threshold, and ``c`` from section 3.3, which names 0.99; ``p``, ``pr``
+    and ``near`` are ours.
+
+    Raises:
+        ValueError: If a threshold has the wrong sign or size, or is not a finite number.
     """
 
     b: float = 1e-4
+    """Nats, at most."""
     p: float = 1e-4
+    """Mean squared error, at most."""
     c: float = 0.99
+    """Correlation, at least."""
     pr: float = 0.99
+    """Correlation, at least."""
     near: float = 10.0
+    """Factor by which a bar may be missed and still be a near miss (for correlations, a factor of 1 − r)."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -45,9 +58,7 @@ class Thresholds:
                 raise ValueError(f"threshold {name}={value!r}; allowed: a finite number")
         for name in ("b", "p"):
             if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"threshold {name}={getattr(self, name)}; allowed: a positive number, a bar stays below it"
-                )
+                raise ValueError(f"threshold {name}={getattr(self, name)}; allowed: a positive number")
         for name in ("c", "pr"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(
@@ -57,123 +68,155 @@ class Thresholds:
             raise ValueError(f"threshold near={self.near}; allowed: a factor of at least 1")
 
     def status(self, bar: str, value: float) -> str:
-        """``PASS``, ``NEAR-MISS`` or ``FAIL`` of a bar's value (NaN: ``FAIL``)."""
+        """Judge a bar's value.
+
+        Args:
+            bar: ``b``, ``p``, ``c`` or ``pr``.
+            value: In the unit of that threshold.
+
+        Returns:
+            ``PASS``, ``NEAR-MISS`` or ``FAIL``; NaN fails.
+        """
         limit = float(getattr(self, bar))
         miss, allowed = (1 - value, 1 - limit) if bar in ("c", "pr") else (value, limit)
-        return "PASS" if miss <= allowed else "NEAR-MISS" if miss <= self.near * allowed else "FAIL"
+        if miss <= allowed:
+            return "PASS"
+        return "NEAR-MISS" if miss <= self.near * allowed else "FAIL"
 
 
-def heldout_batches(
-    samples: int, longest: int, rows: int, seed: int
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """``samples`` held-out rows, the splits in turn, in batches ``(split, rows)`` that no other seed shares.
+def heldout_batches(samples: int, longest: int, length: int, seed: int) -> Batches:
+    """Yield batches of held-out strings, the splits in turn; no split gets more than one batch more than
+    another.
 
-    No split gives more than one batch more than another.
+    Args:
+        samples: Strings in all.
+        longest: The longest string of training, in brackets.
+        length: Tokens of a row.
+        seed: Decides the strings; another seed shares none of the batches.
+
+    Yields:
+        ``(split, rows)``, rows as :func:`.strings.label_rows`.
     """
-    left, k = samples, 0
-    while left > 0:
-        split, size = strings.SPLITS[k % len(strings.SPLITS)], min(BATCH, left)
-        yield split, strings.heldout(split, size, longest, rows, derive(seed, "bar", k))
-        left, k = left - size, k + 1
+    remaining, k = samples, 0
+    while remaining > 0:
+        split, size = strings.SPLITS[k % len(strings.SPLITS)], min(STRINGS_PER_BATCH, remaining)
+        yield split, strings.heldout(split, size, longest, length, derive(seed, "bar", k))
+        remaining, k = remaining - size, k + 1
 
 
 @torch.no_grad()
-def bar_b(
-    models: Mapping[str, DyckModel], batches: Iterator[tuple[str, dict[str, Tensor]]]
-) -> list[dict[str, Any]]:
-    """−log p of the true label in nats, mean over sample, position (padding excluded) and head, of each named model.
+def bar_b(models: Mapping[str, DyckModel], batches: Batches) -> list[Row]:
+    """Measure Bar B of several models: −log p of the true label, averaged over strings, positions and heads.
 
-    Rows: ``bar_b``; by ``head`` (``bar_b_head``); by ``split`` (``bar_b_split``); over the first ``samples``, doubling
-    (``bar_b_after``), which says whether the number has settled. Column ``variant`` is the model's name.
+    Padding is excluded. Models that share their stream, as a model and its decoy, run it once.
+
+    Args:
+        models: Name -> model. The column ``variant`` of a row is the name.
+        batches: Held-out strings (:func:`heldout_batches`).
+
+    Returns:
+        Rows in nats: ``bar_b``; ``bar_b_head`` by ``head``; ``bar_b_split`` by ``split``; and ``bar_b_after``
+        over the first ``samples`` strings, doubling, which shows whether the number has settled.
     """
 
-    def per_position(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        streams: dict[int, Tensor] = {}  # a decoy's stream is its model's: computed once
-        found = {}
+    def losses_of_models(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        stream_of: dict[int, Tensor] = {}  # by the identity of the module that computes the stream
+        per_model = {}
         for name, model in models.items():
             trunk = id(model.model)
-            if trunk not in streams:
-                streams[trunk] = model.model(rows["input_ids"]).last_hidden_state
-            found[name] = losses(model.unembed(streams[trunk]), rows["labels"])
-        return found
+            if trunk not in stream_of:
+                stream_of[trunk] = model.model(rows["input_ids"]).last_hidden_state
+            per_model[name] = losses(model.unembed(stream_of[trunk]), rows["labels"])
+        return per_model
 
-    return _running(tuple(models), per_position, batches)
+    return _running_means(tuple(models), losses_of_models, batches)
 
 
 @torch.no_grad()
-def divergence(
-    first: DyckModel, second: DyckModel, batches: Iterator[tuple[str, dict[str, Tensor]]]
-) -> list[dict[str, Any]]:
-    """KL(first ‖ second) in nats of what two models predict, in the rows of :func:`bar_b`: its cross-seed form.
+def divergence(first: DyckModel, second: DyckModel, batches: Batches) -> list[Row]:
+    """Measure the cross-seed form of Bar B (section 7): KL(first ‖ second) of what two models predict.
 
-    Forward: unbounded where the second gives no mass to what the first prefers (section 2.1).
+    The divergence is forward: unbounded where ``second`` gives no probability to what ``first`` prefers
+    (section 2.1).
+
+    Args:
+        first: The specification.
+        second: The model compared with it.
+        batches: Held-out strings (:func:`heldout_batches`).
+
+    Returns:
+        The rows of :func:`bar_b` in nats, with ``real`` as ``variant``.
     """
 
-    def per_position(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        pairs = zip(
-            by_head(first(rows["input_ids"]).logits), by_head(second(rows["input_ids"]).logits), strict=True
-        )
+    def kl_by_head(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = [by_head(model(rows["input_ids"]).logits) for model in (first, second)]
         parts = []
-        for p, q in pairs:
+        for p, q in zip(*logits, strict=True):
             log_p = wide(p).log_softmax(-1)
             parts.append((log_p.exp() * (log_p - wide(q).log_softmax(-1))).sum(-1))
-        return {"real": torch.stack(parts, -1).masked_fill(rows["labels"] == strings.IGNORED, 0.0)}
+        return {"real": torch.stack(parts, -1).masked_fill(rows["labels"] == IGNORED, 0.0)}
 
-    return _running(("real",), per_position, batches)
+    return _running_means(("real",), kl_by_head, batches)
 
 
-def decoy(model: DyckModel) -> DyckModel:
-    """``model`` with another depth unembedding, its rows averaged in pairs (0 with 1, 2 with 3, …): section 6.
+def make_decoy(model: DyckModel) -> DyckModel:
+    """Make the adversarial decoy of section 6: the rows of the depth unembedding averaged in pairs (0 with 1,
+    2 with 3, …).
 
-    All else is shared with ``model``, not copied.
+    All other modules are shared with ``model``, not copied.
     """
-    fake = copy.copy(model)
-    fake._modules = {**model._modules, "depth_head": copy.deepcopy(model.depth_head)}
+    decoy = copy.copy(model)
+    decoy._modules = {**model._modules, "depth_head": copy.deepcopy(model.depth_head)}
     with torch.no_grad():
-        weight: Any = fake.depth_head.weight
-        pairs = len(weight) // 2 * 2
-        weight[:pairs] = (
-            weight[:pairs].unflatten(0, (-1, 2)).mean(1, keepdim=True).expand(-1, 2, -1).flatten(0, 1)
-        )
-    return fake
+        weight: Any = decoy.depth_head.weight
+        paired = len(weight) // 2 * 2
+        means = weight[:paired].unflatten(0, (-1, 2)).mean(1, keepdim=True)
+        weight[:paired] = means.expand(-1, 2, -1).flatten(0, 1)
+    return decoy
 
 
 def pearson(predicted: Sequence[float], measured: Sequence[float]) -> float:
-    """Correlation of two lists of effects; NaN where one of them is constant."""
+    """Return the correlation of two lists of effects, NaN where one of them is constant."""
     if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return float("nan")
     return float(np.corrcoef(predicted, measured)[0, 1])
 
 
-def _running(
+def _running_means(
     names: Sequence[str],
     measure: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
-    batches: Iterator[tuple[str, dict[str, Tensor]]],
-) -> list[dict[str, Any]]:
-    """Means of ``measure(rows)[name]`` [b, t, heads] over all batches, in the rows that :func:`bar_b` describes."""
-    nothing = torch.zeros(len(strings.HEADS), dtype=torch.float64)
-    sums = {(name, split): nothing.clone() for name in names for split in strings.SPLITS}
-    counts = dict.fromkeys(strings.SPLITS, 0)
-    found: list[dict[str, Any]] = []
-    seen, next_mark = 0, BATCH * len(strings.SPLITS)
+    batches: Batches,
+) -> list[Row]:
+    """Average ``measure(rows)[name]`` float[b, t, heads] over all batches, in the rows that :func:`bar_b`
+    describes."""
+    zeros = torch.zeros(len(HEADS), dtype=torch.float64)
+    sums = {(name, split): zeros.clone() for name in names for split in strings.SPLITS}
+    positions = dict.fromkeys(strings.SPLITS, 0)
+    result: list[Row] = []
+
+    def mean_by_head(name: str) -> Tensor:
+        return sum((sums[name, s] for s in strings.SPLITS), zeros) / sum(positions.values())
+
+    # 1) add up every batch, with a row of the means so far whenever the number of strings has doubled
+    seen, next_mark = 0, STRINGS_PER_BATCH * len(strings.SPLITS)
     for split, rows in batches:
         for name, values in measure(rows).items():
             sums[name, split] += values.double().sum((0, 1)).cpu()
-        counts[split] += int((rows["labels"][..., 0] != strings.IGNORED).sum())
+        positions[split] += int((rows["labels"][..., 0] != IGNORED).sum())
         seen += len(rows["labels"])
         if seen >= next_mark:
             next_mark *= 2
             for name in names:
-                total = sum((sums[name, s] for s in strings.SPLITS), nothing) / sum(counts.values())
-                found.append(
-                    {"metric": "bar_b_after", "variant": name, "samples": seen, "value": float(total.mean())}
-                )
+                value = float(mean_by_head(name).mean())
+                result.append({"metric": "bar_b_after", "variant": name, "samples": seen, "value": value})
+    # 2) the means over everything
     for name in names:
-        total = sum((sums[name, s] for s in strings.SPLITS), nothing) / sum(counts.values())
-        found.append({"metric": "bar_b", "variant": name, "samples": seen, "value": float(total.mean())})
-        for head, value in zip(strings.HEADS, total.tolist(), strict=True):
-            found.append({"metric": "bar_b_head", "variant": name, "head": head, "value": value})
-        for split in (s for s in strings.SPLITS if counts[s]):
-            value = float((sums[name, split] / counts[split]).mean())
-            found.append({"metric": "bar_b_split", "variant": name, "split": split, "value": value})
-    return found
+        by_head_mean = mean_by_head(name)
+        value = float(by_head_mean.mean())
+        result.append({"metric": "bar_b", "variant": name, "samples": seen, "value": value})
+        for head, value in zip(HEADS, by_head_mean.tolist(), strict=True):
+            result.append({"metric": "bar_b_head", "variant": name, "head": head, "value": value})
+        for split in (s for s in strings.SPLITS if positions[s]):
+            value = float((sums[name, split] / positions[split]).mean())
+            result.append({"metric": "bar_b_split", "variant": name, "split": split, "value": value})
+    return result

@@ -1,8 +1,9 @@
-"""What mean-ablating a component or an edge costs: measured, and predicted from gradients (paper B, section 3.3).
+"""Measure what mean-ablating a component or an edge costs, and predict it from gradients (paper B, section
+3.3).
 
-*Attribution patching* extrapolates from the clean run's gradient. *Integrated gradients* averages the gradient along the
-straight line from the mean to the clean value of the one thing patched, everything else responding, so that its prediction
-equals the measured effect up to the discretisation: completeness.
+*Attribution patching* extrapolates from the gradient of the clean run. *Integrated gradients* averages the
+gradient along the straight line from the mean to the clean value of the one thing that is patched. Its
+prediction equals the measured effect up to the discretisation of the line: completeness.
 """
 
 from __future__ import annotations
@@ -13,52 +14,69 @@ import torch
 from torch import Tensor
 
 from gaugeport.models.dyck import DyckModel
-from gaugeport.pipeline.rotation.toy.components import ALL, Edge, components, mean_loss, run, upstream
+from gaugeport.pipeline.rotation.toy.components import (
+    ALL,
+    Edge,
+    components,
+    mean_loss,
+    run_graph,
+    unaffected_sources,
+)
 
-STEPS = 32
-"""Points of the path (section 3.3)."""
+PATH_POINTS = 32
+"""Points on the path of integrated gradients (section 3.3)."""
 
 
 def component_edges(model: DyckModel) -> list[Edge]:
-    """The ten components as patches of all that they write."""
+    """List the components as patches of all that they write; ten in paper B's model."""
     return [(c, ALL) for c in components(model)]
 
 
-def named(edge: Edge) -> str:
-    """``L0H2`` for a component, ``L0H2->L1M`` for an edge."""
-    source, destination = edge
-    return source if destination == ALL else f"{source}->{destination}"
-
-
 @torch.no_grad()
-def measured(
+def measure_effects(
     model: DyckModel, ids: Tensor, labels: Tensor, patched: Sequence[Edge], means: Mapping[str, Tensor]
 ) -> dict[Edge, float]:
-    """Rise of the mean loss in nats when what each edge carries is clamped to its mean (:func:`components.means`)."""
-    clean = run(model, ids)
-    before = mean_loss(clean.logits, labels)
-    found = {}
+    """Measure the rise of the mean loss when an edge carries its mean, for one edge at a time.
+
+    Args:
+        model: A Dyck-3 model.
+        ids: Tokens, int64[b, t].
+        labels: int64[b, t, 3].
+        patched: The edges to patch.
+        means: Source -> the mean of what it writes, float[d] (:func:`.components.mean_outputs`).
+
+    Returns:
+        Edge -> rise in nats.
+    """
+    clean = run_graph(model, ids)
+    loss_before = mean_loss(clean.logits, labels)
+    rises = {}
     for edge in patched:
-        after = run(model, ids, {edge: means[edge[0]]}, upstream(model, clean.wrote, edge))
-        found[edge] = float(mean_loss(after.logits, labels) - before)
-    return found
+        known = unaffected_sources(model, clean.written, edge)
+        ablated = run_graph(model, ids, {edge: means[edge[0]]}, known)
+        rises[edge] = float(mean_loss(ablated.logits, labels) - loss_before)
+    return rises
 
 
 @torch.no_grad()
-def ablated_together(
+def measure_joint_effect(
     model: DyckModel, ids: Tensor, labels: Tensor, sources: Sequence[str], means: Mapping[str, Tensor]
 ) -> float:
-    """Rise of the mean loss in nats when all of some components are clamped to their means at once."""
-    before = mean_loss(run(model, ids).logits, labels)
-    after = mean_loss(run(model, ids, {(s, ALL): means[s] for s in sources}).logits, labels)
+    """Measure the rise of the mean loss in nats when several components carry their means at once.
+
+    Args are those of :func:`measure_effects`, with ``sources`` instead of edges.
+    """
+    before = mean_loss(run_graph(model, ids).logits, labels)
+    after = mean_loss(run_graph(model, ids, {(s, ALL): means[s] for s in sources}).logits, labels)
     return float(after - before)
 
 
 def attribution_patching(
     model: DyckModel, ids: Tensor, labels: Tensor, patched: Sequence[Edge], means: Mapping[str, Tensor]
 ) -> dict[Edge, float]:
-    """The effects of :func:`measured` by the gradient of the clean run alone."""
-    return {e: _along(model, ids, labels, e, means, [1.0]) for e in patched}
+    """Predict :func:`measure_effects`, of the same arguments, from the gradient of the clean run alone."""
+    clean_only = [1.0]
+    return {e: _predict(model, ids, labels, e, means, clean_only) for e in patched}
 
 
 def integrated_gradients(
@@ -67,40 +85,57 @@ def integrated_gradients(
     labels: Tensor,
     patched: Sequence[Edge],
     means: Mapping[str, Tensor],
-    steps: int = STEPS,
+    points: int = PATH_POINTS,
 ) -> dict[Edge, float]:
-    """The effects of :func:`measured` by ``steps`` gradients at the midpoints of the path.
+    """Predict :func:`measure_effects` from the gradients at ``points`` midpoints of the path.
 
-    Raises ``ValueError`` for fewer than one step.
+    Args:
+        model: A Dyck-3 model.
+        ids: Tokens, int64[b, t].
+        labels: int64[b, t, 3].
+        patched: The edges to patch.
+        means: Source -> the mean of what it writes, float[d].
+        points: Number of points on the path.
+
+    Returns:
+        Edge -> predicted rise in nats.
+
+    Raises:
+        ValueError: For fewer than one point.
     """
-    points = midpoints(steps)
-    return {e: _along(model, ids, labels, e, means, points) for e in patched}
+    positions = midpoints(points)
+    return {e: _predict(model, ids, labels, e, means, positions) for e in patched}
 
 
-def midpoints(steps: int) -> list[float]:
-    """Of ``steps`` equal parts of the path from the mean (0) to the clean value (1). Raises ``ValueError`` below one."""
-    if steps < 1:
-        raise ValueError(f"steps={steps}; allowed: 1 or more points on the path")
-    return [(k + 0.5) / steps for k in range(steps)]
+def midpoints(points: int) -> list[float]:
+    """Return the midpoints of ``points`` equal parts of the path from the mean (0) to the clean value (1).
+
+    Raises:
+        ValueError: For fewer than one point.
+    """
+    if points < 1:
+        raise ValueError(f"points={points}; allowed: 1 or more points on the path")
+    return [(k + 0.5) / points for k in range(points)]
 
 
-def _along(
+def _predict(
     model: DyckModel,
     ids: Tensor,
     labels: Tensor,
     edge: Edge,
     means: Mapping[str, Tensor],
-    points: Sequence[float],
+    positions: Sequence[float],
 ) -> float:
-    """Mean over ``points`` (0 the mean, 1 the clean value) of the loss's slope towards the mean."""
+    """Return the mean over ``positions`` (0: the mean, 1: the clean value) of the loss's slope towards the
+    mean."""
     with torch.no_grad():
-        clean = run(model, ids).wrote
-    known = upstream(model, clean, edge)
-    mean, total = means[edge[0]], 0.0
-    for a in points:
-        value = (mean + a * (clean[edge[0]] - mean)).detach().requires_grad_(True)
+        written = run_graph(model, ids).written
+    known = unaffected_sources(model, written, edge)
+    clean, mean, total = written[edge[0]], means[edge[0]], 0.0
+    for a in positions:
+        value = (mean + a * (clean - mean)).detach().requires_grad_(True)
         with torch.enable_grad():
-            loss = mean_loss(run(model, ids, {edge: value}, known).logits, labels)
+            loss = mean_loss(run_graph(model, ids, {edge: value}, known).logits, labels)
             (gradient,) = torch.autograd.grad(loss, value)
-        total += float((gradient.double() * (mean - clean[edge[0]]).double()).sum())
-    return total / len(points)
+        total += float((gradient.double() * (mean - clean).double()).sum())
+    return total / len(positions)

@@ -1,7 +1,8 @@
-"""Bounded-depth Dyck-3: strings, their three labels, and the held-out splits (paper B, section 4.2).
+"""Draw and label strings of bounded-depth Dyck-3, for training and held out (paper B, section 4.2).
 
-A row is BOS, a string of brackets, EOS, padding on the right. Every position carries three labels: the token itself, the
-depth, and whether anything so far was invalid. All functions work on whole batches and draw from an explicit generator.
+A row is BOS, a string of brackets, EOS, padding on the right. Every position carries three labels: the token
+itself, the depth, and whether anything so far was invalid. All functions work on whole batches and draw from
+an explicit generator.
 """
 
 from __future__ import annotations
@@ -10,31 +11,45 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gaugeport.models.dyck import HEADS as HEADS  # also read as strings.HEADS
 from gaugeport.models.dyck import IGNORED, MAX_DEPTH
 from gaugeport.utils.seeds import generator
 
 PAD, BOS, EOS = 0, 1, 2
 OPEN, CLOSE = 3, 6
-"""First of the three opening and of the three closing brackets; bracket family ``f`` is ``OPEN + f``, ``CLOSE + f``."""
+"""Ids of the first opening and the first closing bracket; family ``f`` has ``OPEN + f`` and ``CLOSE + f``."""
 FAMILIES = 3
-SHORTEST = 2
-LONG = (50, 60)
-"""Lengths of the held-out long split."""
+"""Kinds of brackets."""
+SHORTEST_LENGTH = 2
+"""Brackets of the shortest string."""
+LONG_LENGTHS = (50, 60)
+"""Shortest and longest length of the held-out split ``long``, in brackets."""
 SPLITS = ("train", "compositional", "long")
+"""The held-out splits (section 4.2)."""
 
 
-def draw(n: int, lengths: tuple[int, int], length: int, gen: torch.Generator) -> dict[str, Tensor]:
-    """``n`` strings, half of them Dyck-valid and half uniform over the six brackets, lengths uniform in ``lengths``.
+def draw_strings(n: int, lengths: tuple[int, int], length: int, gen: torch.Generator) -> dict[str, Tensor]:
+    """Draw strings of the training distribution: half Dyck-valid, half uniform over the six brackets.
 
-    Complete Dyck words have an even length: theirs is rounded down (up at an odd shortest), so that an even longest length
-    has half the weight of the others. Rows of ``length`` tokens as
-    :func:`rows` returns them. Raises ``ValueError`` for lengths that are no range or do not fit the row.
+    Lengths are uniform in ``lengths``. A valid string has an even length: an odd one is rounded down (up, if
+    it is the shortest), so that an even longest length has half the weight of the others among valid strings.
+
+    Args:
+        n: Number of strings.
+        lengths: Shortest and longest length in brackets, both included.
+        length: Tokens of a row.
+        gen: Source of randomness.
+
+    Returns:
+        Labelled strings (:func:`label_rows`).
+
+    Raises:
+        ValueError: If the lengths are not a range or do not fit the row.
     """
     shortest, longest = lengths
-    if not SHORTEST <= shortest <= longest <= length - 2:
+    if not SHORTEST_LENGTH <= shortest <= longest <= length - 2:
         raise ValueError(
-            f"lengths {lengths} do not fit rows of {length}; allowed: {SHORTEST} to {length - 2}, ascending"
+            f"lengths {lengths} do not fit rows of {length}; "
+            f"allowed: {SHORTEST_LENGTH} to {length - 2}, ascending"
         )
     size = torch.randint(shortest, longest + 1, (n,), generator=gen)
     valid = torch.arange(n) < (n + 1) // 2
@@ -42,52 +57,70 @@ def draw(n: int, lengths: tuple[int, int], length: int, gen: torch.Generator) ->
     even = size - size % 2
     even = torch.where(even < shortest, even + 2, even).clamp(max=longest - longest % 2)
     brackets = OPEN + torch.randint(0, 2 * FAMILIES, (n, longest), generator=gen)
-    brackets[valid] = _words(even[valid], longest, gen)
-    return rows(brackets, torch.where(valid, even, size), length)
+    brackets[valid] = _dyck_words(even[valid], longest, gen)
+    return label_rows(brackets, torch.where(valid, even, size), length)
 
 
 def compositional(n: int, lengths: tuple[int, int], length: int, gen: torch.Generator) -> dict[str, Tensor]:
-    """``n`` valid strings: a deep nest of one bracket family amid shallow pairs of mixed families. Lengths are even.
+    """Draw valid strings with a deep nest of one bracket family amid shallow pairs of mixed families.
 
-    Raises ``ValueError`` where the longest length leaves no room for a nest of the full depth.
+    Args:
+        n: Number of strings.
+        lengths: Shortest and longest length in brackets; only the longest is used. Strings have an even
+            length.
+        length: Tokens of a row.
+        gen: Source of randomness.
+
+    Returns:
+        Labelled strings (:func:`label_rows`).
+
+    Raises:
+        ValueError: If the longest length leaves no room for a nest of the full depth, or does not fit the
+            row.
     """
     longest = lengths[1] - lengths[1] % 2
     if longest < 2 * MAX_DEPTH or longest > length - 2:
         raise ValueError(
-            f"lengths {lengths} in rows of {length}: a nest wants at least {2 * MAX_DEPTH} brackets"
+            f"lengths {lengths} in rows of {length}; allowed: a longest length of at least {2 * MAX_DEPTH} "
+            f"brackets, for a nest of the full depth, and at most {length - 2}"
         )
+    # 1) sizes: the nest, and the shallow pairs before and behind it
     depth = torch.randint(MAX_DEPTH // 2 + 1, MAX_DEPTH + 1, (n,), generator=gen)
-    pairs = (
-        torch.rand(n, generator=gen) * (longest // 2 - depth + 1)
-    ).long()  # shallow pairs, on both sides together
-    before = 2 * (torch.rand(n, generator=gen) * (pairs + 1)).long()
-    family = torch.randint(0, FAMILIES, (n, 1), generator=gen)
-    mixed = torch.randint(0, FAMILIES, (n, longest // 2), generator=gen).repeat_interleave(2, 1)
-    where = torch.arange(longest).expand(n, -1)
-    inside = where - before[:, None]
-    nest = (inside >= 0) & (inside < 2 * depth[:, None])
-    closing = torch.where(
-        nest, inside >= depth[:, None], where % 2 == 1
-    )  # both sides begin at even positions
-    chosen = torch.where(nest, family, mixed)
-    return rows(torch.where(closing, CLOSE, OPEN) + chosen, 2 * (depth + pairs), length)
+    shallow_pairs = (torch.rand(n, generator=gen) * (longest // 2 - depth + 1)).long()
+    before = 2 * (torch.rand(n, generator=gen) * (shallow_pairs + 1)).long()
+    # 2) families
+    nest_family = torch.randint(0, FAMILIES, (n, 1), generator=gen)
+    pair_families = torch.randint(0, FAMILIES, (n, longest // 2), generator=gen).repeat_interleave(2, 1)
+    # 3) brackets: pairs begin at even positions on both sides of the nest
+    position = torch.arange(longest).expand(n, -1)
+    in_nest = position - before[:, None]
+    nested = (in_nest >= 0) & (in_nest < 2 * depth[:, None])
+    closing = torch.where(nested, in_nest >= depth[:, None], position % 2 == 1)
+    family = torch.where(nested, nest_family, pair_families)
+    return label_rows(torch.where(closing, CLOSE, OPEN) + family, 2 * (depth + shallow_pairs), length)
 
 
-def rows(brackets: Tensor, size: Tensor, length: int) -> dict[str, Tensor]:
-    """Rows of ``brackets`` int64[n, ≥ size], of which the first ``size`` int64[n] count.
+def label_rows(brackets: Tensor, size: Tensor, length: int) -> dict[str, Tensor]:
+    """Make rows of tokens and their labels from strings of brackets.
 
-    Returns ``input_ids`` int64[n, length], ``attention_mask`` of the same shape, and ``labels`` int64[n, length, 3]
-    (:data:`gaugeport.models.dyck.HEADS`), :data:`IGNORED` on padding.
+    Args:
+        brackets: Ids of brackets, int64[n, at least the largest size].
+        size: How many of a row's brackets count, int64[n].
+        length: Tokens of a row.
+
+    Returns:
+        ``input_ids`` int64[n, length]; ``attention_mask`` int64[n, length], 0 on padding; ``labels`` int64[n,
+        length, 3], one for each of :data:`gaugeport.models.dyck.HEADS`, :data:`IGNORED` on padding.
     """
     n = len(brackets)
     ids = torch.full((n, length), PAD)
     ids[:, 0] = BOS
     ids[:, 1 : 1 + brackets.shape[1]] = brackets
-    where = torch.arange(length)
-    ids[where == (size + 1)[:, None]] = EOS
-    ids[where > (size + 1)[:, None]] = PAD
+    position = torch.arange(length)
+    ids[position == (size + 1)[:, None]] = EOS
+    ids[position > (size + 1)[:, None]] = PAD
     kept = ids != PAD
-    labels = torch.stack([ids, depths(ids), invalid(ids)], -1)
+    labels = torch.stack([ids, depth_labels(ids), invalid_labels(ids)], -1)
     return {
         "input_ids": ids,
         "attention_mask": kept.long(),
@@ -95,19 +128,23 @@ def rows(brackets: Tensor, size: Tensor, length: int) -> dict[str, Tensor]:
     }
 
 
-def depths(ids: Tensor) -> Tensor:
-    """Openers minus closers so far, clamped to [0, 8]. int64[n, t]
+def depth_labels(ids: Tensor) -> Tensor:
+    """Count openers minus closers so far, clamped to [0, 8]; ids and result are int64[n, t].
 
-    The height of the stack until something is invalid, and from there on what the paper's constructive specification
-    computes (section 5: the causal average of is_open − is_close, times the position, quantised). Its words in 4.2,
-    "count of unmatched openers", say something else behind an invalidity, where a closer without partner changes no
-    such count: of the training distribution that is three positions in ten.
+    Up to the first invalid token this is the height of the stack. Behind it, it is what the paper's
+    constructive specification computes (section 5: the causal average of is_open − is_close, times the
+    position, quantised). Section 4.2 says "count of unmatched openers" instead, which differs behind an
+    invalid token, because a closer without a partner leaves that count as it is. The two differ at three in
+    ten positions of the training distribution.
     """
     return (is_open(ids).long() - is_close(ids).long()).cumsum(1).clamp(0, MAX_DEPTH)
 
 
-def invalid(ids: Tensor) -> Tensor:
-    """1 from the first closer on that meets an empty stack or another family on top of it, 0 before. int64[n, t]"""
+def invalid_labels(ids: Tensor) -> Tensor:
+    """Return 1 from the first closer on that meets an empty stack or another family on top, and 0 before it.
+
+    Ids and result are int64[n, t]. A closer takes the top off the stack whether it matches or not.
+    """
     n, t = ids.shape
     stack = torch.zeros(n, t + 1, dtype=torch.long)
     height = torch.zeros(n, 1, dtype=torch.long)
@@ -123,41 +160,61 @@ def invalid(ids: Tensor) -> Tensor:
 
 
 def is_open(ids: Tensor) -> Tensor:
-    """Whether a token is an opening bracket."""
+    """Return where tokens are opening brackets, a bool of the same shape."""
     return (ids >= OPEN) & (ids < OPEN + FAMILIES)
 
 
 def is_close(ids: Tensor) -> Tensor:
-    """Whether a token is a closing bracket."""
+    """Return where tokens are closing brackets, a bool of the same shape."""
     return (ids >= CLOSE) & (ids < CLOSE + FAMILIES)
 
 
 def heldout(split: str, n: int, longest: int, length: int, seed: int) -> dict[str, Tensor]:
-    """``n`` rows of one of :data:`SPLITS`, the same for every model; ``longest`` is the longest string trained on.
+    """Draw held-out strings of one split, the same for every model.
 
-    Raises ``ValueError`` for an unknown split.
+    Args:
+        split: One of :data:`SPLITS`.
+        n: Number of strings.
+        longest: The longest string of training, in brackets.
+        length: Tokens of a row.
+        seed: Decides the strings.
+
+    Returns:
+        Labelled strings (:func:`label_rows`).
+
+    Raises:
+        ValueError: For an unknown split, or lengths that do not fit the row.
     """
     gen = generator(seed, "dyck", "heldout", split)
     if split == "train":
-        return draw(n, (SHORTEST, longest), length, gen)
+        return draw_strings(n, (SHORTEST_LENGTH, longest), length, gen)
     if split == "compositional":
-        return compositional(n, (SHORTEST, longest), length, gen)
+        return compositional(n, (SHORTEST_LENGTH, longest), length, gen)
     if split == "long":
-        return draw(n, LONG, length, gen)
+        return draw_strings(n, LONG_LENGTHS, length, gen)
     raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
 
 
-class Strings(Dataset):
-    """Training strings without end: batch ``k`` is drawn anew from the seed and ``k``, so that a run resumes where it was."""
+class TrainingStrings(Dataset):
+    """Hold an unlimited supply of training strings, cut off after a number of batches.
+
+    Batch ``k`` is drawn from the seed and ``k`` alone, so that a run resumes with the strings that it would
+    have seen.
+
+    Args:
+        batches: Number of batches.
+        batch_size: Strings in a batch.
+        longest: The longest string, in brackets.
+        length: Tokens of a row.
+        seed: Decides the strings.
+    """
 
     def __init__(self, batches: int, batch_size: int, longest: int, length: int, seed: int):
-        self.batches, self.batch_size, self.longest, self.length, self.seed = (
-            batches,
-            batch_size,
-            longest,
-            length,
-            seed,
-        )
+        self.batches = batches
+        self.batch_size = batch_size
+        self.longest = longest
+        self.length = length
+        self.seed = seed
 
     def __len__(self) -> int:
         return self.batches * self.batch_size
@@ -166,33 +223,32 @@ class Strings(Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        found = {k: self._batch(k) for k in dict.fromkeys(i // self.batch_size for i in indices)}
-        return [
-            {name: t[i % self.batch_size] for name, t in found[i // self.batch_size].items()} for i in indices
-        ]
+        batches = {k: self._batch(k) for k in dict.fromkeys(i // self.batch_size for i in indices)}
+        items = []
+        for i in indices:
+            batch, row = batches[i // self.batch_size], i % self.batch_size
+            items.append({name: tensor[row] for name, tensor in batch.items()})
+        return items
 
     def _batch(self, k: int) -> dict[str, Tensor]:
         gen = generator(self.seed, "strings", k)
-        return draw(self.batch_size, (SHORTEST, self.longest), self.length, gen)
+        return draw_strings(self.batch_size, (SHORTEST_LENGTH, self.longest), self.length, gen)
 
 
-def _words(size: Tensor, longest: int, gen: torch.Generator) -> Tensor:
-    """Dyck words of even ``size`` int64[n], within :data:`MAX_DEPTH`; int64[n, longest], what lies beyond ``size`` is noise."""
+def _dyck_words(size: Tensor, longest: int, gen: torch.Generator) -> Tensor:
+    """Draw valid strings of even ``size`` int64[n]: int64[n, longest], meaningless behind ``size``."""
     n = len(size)
     height = torch.zeros(n, dtype=torch.long)
     stack = torch.zeros(n, MAX_DEPTH + 1, dtype=torch.long)
     coin = torch.rand(n, longest, generator=gen) < 0.5
     family = torch.randint(0, FAMILIES, (n, longest), generator=gen)
-    out = torch.full((n, longest), OPEN)
+    words = torch.full((n, longest), OPEN)
     for i in range(longest):
-        left = size - i
-        opening = (coin[:, i] | (height == 0)) & (height < MAX_DEPTH) & (height < left)
+        # open on heads, if there is room on the stack and time to close; on an empty stack there is no choice
+        opening = (coin[:, i] | (height == 0)) & (height < MAX_DEPTH) & (height < size - i)
         top = stack.gather(1, height[:, None])[:, 0]
-        out[:, i] = torch.where(opening, OPEN + family[:, i], CLOSE + top)
+        words[:, i] = torch.where(opening, OPEN + family[:, i], CLOSE + top)
         height = (height + torch.where(opening, 1, -1)).clamp(min=0)
-        stack.scatter_(
-            1,
-            height[:, None],
-            torch.where(opening, family[:, i], stack.gather(1, height[:, None])[:, 0])[:, None],
-        )
-    return out
+        new_top = torch.where(opening, family[:, i], stack.gather(1, height[:, None])[:, 0])
+        stack.scatter_(1, height[:, None], new_top[:, None])
+    return words

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from gaugeport.models.dyck import MAX_DEPTH
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.lenses.circuits import COSTS
-from gaugeport.pipeline.rotation.lenses.dictionaries import sites_of
 from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.pipeline.rotation.toy.bars import Thresholds
+from gaugeport.pipeline.rotation.toy.sites import sae_sites
 from gaugeport.pipeline.stages.cohorts import COHORTS as TOY_COHORTS
 from gaugeport.pipeline.stages.pairs import COHORTS, is_toy
 
@@ -103,11 +104,11 @@ def _check_toy_model(job: Job) -> None:
             f"model.architecture.num_attention_heads={sizes['num_attention_heads']} does not divide "
             f"hidden_size={sizes['hidden_size']}"
         )
-    shortest, context = 2 * strings.MAX_DEPTH + 2, sizes["max_position_embeddings"]
-    if context < strings.LONG[1] + 2:
+    shortest, context = 2 * MAX_DEPTH + 2, sizes["max_position_embeddings"]
+    if context < strings.LONG_LENGTHS[1] + 2:
         raise ValueError(
-            f"model.architecture.max_position_embeddings={context}; allowed: {strings.LONG[1] + 2} or more, "
-            f"which strings of {strings.LONG[1]} require"
+            f"model.architecture.max_position_embeddings={context}; allowed: {strings.LONG_LENGTHS[1] + 2} or more, "
+            f"which strings of {strings.LONG_LENGTHS[1]} require"
         )
     if not shortest <= job.data.length <= context:
         raise ValueError(
@@ -129,7 +130,7 @@ def _check_toy_task(job: Job) -> None:
         raise ValueError(f"task.acdc_cost={task['acdc_cost']!r}; allowed: {', '.join(COSTS)}")
     if any(not float(lam) >= 0 for lam in task.get("lambdas", [])):
         raise ValueError(f"task.lambdas={task['lambdas']}; allowed: numbers from 0, and inf")
-    known = sites_of(job.model.architecture["num_hidden_layers"])
+    known = sae_sites(job.model.architecture["num_hidden_layers"])
     unknown = [site for site in task.get("sites", []) if site not in known]
     if unknown:
         raise ValueError(f"task.sites: unknown {', '.join(unknown)}; allowed: {', '.join(known)}")

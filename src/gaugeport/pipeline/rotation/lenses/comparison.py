@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
 from gaugeport.pipeline.rotation.lenses.circuits import ACDC, PATHS
+from gaugeport.pipeline.rotation.lenses.measurement import Row, row
 from gaugeport.pipeline.rotation.lenses.regions import LENS as REGIONS
 from gaugeport.pipeline.rotation.lenses.roles import LENS as ROLES
 from gaugeport.pipeline.rotation.lenses.roles import NONE
-from gaugeport.pipeline.rotation.lenses.rows import Row, row
 from gaugeport.pipeline.rotation.lenses.weights import LENS as WEIGHTS
 from gaugeport.pipeline.rotation.toy.components import is_mlp, layer_of
 

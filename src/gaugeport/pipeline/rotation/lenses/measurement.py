@@ -7,9 +7,6 @@ from typing import Any
 Row = dict[str, Any]
 """One measurement: ``lens``, ``component``, ``metric``, ``value``, and text columns beside."""
 
-ROWS_AT_ONCE = 256
-"""Strings of one forward pass."""
-
 
 def row(lens: str, component: str, metric: str, value: float, **text: str) -> Row:
     """One measurement of a component (or site, or tensor, or ``model``) through a lens."""
