@@ -12,7 +12,7 @@ from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP
 from gaugeport.pipeline.rotation.haar.null import Null, naive_p_value, p_value, stored_null
 from gaugeport.pipeline.rotation.haar.rank import (
-    Fit,
+    RotationFit,
     Spectrum,
     far_below_haar,
     fit_rotation,
@@ -79,7 +79,7 @@ def site_rows(a: Tensor, b: Tensor, null: Null, share: float, gen: torch.Generat
     return [{"group": "orthogonal", **row} for row in rows] + list(_groups(fit.cross, null.group, gen))
 
 
-def _measured(fit: Fit, support: Tensor, null: Null) -> dict[str, float]:
+def _measured(fit: RotationFit, support: Tensor, null: Null) -> dict[str, float]:
     """Of a fit: the statistics of its matrix, and those that know of the support."""
     supported = supported_distance(fit.rotation, support)
     least = float(null.supported_distance(support.shape[1]).min())

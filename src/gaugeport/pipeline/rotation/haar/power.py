@@ -1,4 +1,4 @@
-"""How often each test calls a rotation not Haar: false positives on Haar draws, power against what is not (section 8.3)."""
+"""Measure how often each test rejects: false positives on Haar draws, power on others (section 8.3)."""
 
 from __future__ import annotations
 
@@ -16,45 +16,54 @@ from gaugeport.pipeline.rotation.haar.statistics import (
     eigenangles,
     free_part,
     free_width,
+    from_free_part,
     random_rotation,
     rotation_statistics,
     signed_angles,
-    whole,
 )
 from gaugeport.utils.seeds import generator
 
-NEAR_IDENTITY_LARGEST_ANGLE = 1.0
-"""Radians: about the largest eigen-angle of ``near_identity``."""
+NEAR_IDENTITY_LARGEST_RADIANS = 1.0
+"""About the largest eigen-angle of ``near_identity``."""
 
-FIXED_ONE_DIRECTION_IN = 6
-"""One direction in so many stays where it is in ``low_rank_identity``: 10 of 64, the example of PAPER_CLAIMS."""
+ONE_FIXED_DIRECTION_IN = 6
+"""``low_rank_identity`` keeps one direction in so many where it is: 10 of 64."""
 
 MATRICES_PER_POOL = 10
 """Matrices whose eigen-angles the naive test pools at a time."""
 
 
 def near_identity(d: int, group: str, gen: torch.Generator) -> Tensor:
-    """exp of a Gaussian skew matrix, whose angles fill a semicircle law of radius :data:`NEAR_IDENTITY_LARGEST_ANGLE`."""
+    """Draw exp of a Gaussian skew matrix, float64[d, d].
+
+    Its angles fill a semicircle law of radius :data:`NEAR_IDENTITY_LARGEST_RADIANS`.
+    """
     m = free_width(d, group)
-    g = torch.randn(m, m, generator=gen, dtype=torch.float64) * NEAR_IDENTITY_LARGEST_ANGLE / (2 * m**0.5)
-    return whole(torch.linalg.matrix_exp(g.triu(1) - g.triu(1).T), group)
+    g = torch.randn(m, m, generator=gen, dtype=torch.float64) * NEAR_IDENTITY_LARGEST_RADIANS / (2 * m**0.5)
+    return from_free_part(torch.linalg.matrix_exp(g.triu(1) - g.triu(1).T), group)
 
 
 def low_rank_identity(d: int, group: str, gen: torch.Generator) -> Tensor:
-    """The identity on one random direction in :data:`FIXED_ONE_DIRECTION_IN`, Haar on the others: what rank-deficient data would show."""
+    """Draw a rotation as rank-deficient data would give it, float64[d, d].
+
+    It is the identity on one random direction in :data:`ONE_FIXED_DIRECTION_IN` and Haar on the others.
+    """
     m = free_width(d, group)
-    kept, frame = max(1, m // FIXED_ONE_DIRECTION_IN), haar_matrix(m, gen)
+    kept, frame = max(1, m // ONE_FIXED_DIRECTION_IN), haar_matrix(m, gen)
     inside = torch.block_diag(torch.eye(kept, dtype=torch.float64), haar_matrix(m - kept, gen))
-    return whole(frame @ inside @ frame.T, group)
+    return from_free_part(frame @ inside @ frame.T, group)
 
 
 def permutation(d: int, group: str, gen: torch.Generator) -> Tensor:
-    """A random permutation."""
+    """Draw a random permutation, float64[d, d]."""
     return Permutation.random(d, gen).dense()
 
 
 def signed_permutation(d: int, group: str, gen: torch.Generator) -> Tensor:
-    """A random element of B_d; where the all-ones vector is fixed, one of S_d × {±1} acting on its complement."""
+    """Draw a random element of B_d, float64[d, d].
+
+    Where the group fixes the all-ones vector, draw one of S_d × {±1} that acts on its complement.
+    """
     if group == "orthogonal":
         return SignedPermutation.random(d, gen).dense()
     g = GlobalSignPermutation.random(d, gen).dense()
@@ -68,17 +77,30 @@ ALTERNATIVES: dict[str, Callable[[int, str, torch.Generator], Tensor]] = {
     "near_identity": near_identity,
     "low_rank_identity": low_rank_identity,
 }
-"""What rotations may be: name -> ``draw(d, group, generator)``, float64[d, d]."""
+"""Distributions of rotations: name -> ``draw(d, group, generator)``, float64[d, d]."""
 
 
 def rejection_rates(
     d: int, alternative: str, draws: int, null: Null, level: float = 0.05, seed: int = 0
 ) -> dict[str, float]:
-    """Share of ``draws`` rotations of an alternative that each test rejects at ``level``.
+    """Return the share of rotations of an alternative that each test rejects.
 
-    The calibrated test of every statistic of :data:`TAILS` against ``null``; ``naive_ks``, the paper's test of one
-    matrix, and ``naive_ks_pooled``, that of the eigen-angles of :data:`MATRICES_PER_POOL` matrices at once. Raises ``ValueError``
-    for an unknown alternative, a level outside (0, 1), fewer draws than are pooled, or a null of another width.
+    Args:
+        d: Width of the rotations.
+        alternative: One of :data:`ALTERNATIVES`.
+        draws: Number of rotations, at least :data:`MATRICES_PER_POOL`.
+        null: Haar draws of the same width.
+        level: Level of the tests, between 0 and 1.
+        seed: Seed of the draws.
+
+    Returns:
+        Test -> share: the calibrated test of every statistic of :data:`TAILS` against ``null``; ``naive_ks``,
+        the paper's test of one matrix; ``naive_ks_pooled``, that of the eigen-angles of
+        :data:`MATRICES_PER_POOL` matrices at once.
+
+    Raises:
+        ValueError: The alternative is unknown, the level is outside (0, 1), there are fewer draws than are
+            pooled, or the null has another width.
     """
     if alternative not in ALTERNATIVES:
         raise ValueError(f"alternative {alternative!r}; allowed: {', '.join(ALTERNATIVES)}")
@@ -92,16 +114,19 @@ def rejection_rates(
         raise ValueError(
             f"width {d} with a null of {null.angles.shape[1]} eigen-angles; allowed: a null of {m}"
         )
+    # 1) test every matrix by itself
     gen = generator(seed, "haar power", alternative, null.group, d)
-    rejected = dict.fromkeys((*TAILS, "naive_ks", "naive_ks_pooled"), 0)
+    rejected = dict.fromkeys((*TAILS, "naive_ks"), 0)
     spectra = torch.empty(draws, m, dtype=torch.float64)
     for i in tqdm(range(draws), desc=f"{alternative}, d = {d}", unit="matrix", delay=2, disable=None):
         r = ALTERNATIVES[alternative](d, null.group, gen)
-        found = rotation_statistics(r, null.group)
+        measured = rotation_statistics(r, null.group)
         spectra[i] = signed_angles(eigenangles(free_part(r, null.group)))
         for name, tail in TAILS.items():
-            rejected[name] += p_value(found[name], null.statistics[name], tail) <= level
+            rejected[name] += p_value(measured[name], null.statistics[name], tail) <= level
         rejected["naive_ks"] += naive_p_value(spectra[i], null.reference) <= level
+    # 2) test pools of matrices
     pools = spectra[: draws // MATRICES_PER_POOL * MATRICES_PER_POOL].view(-1, MATRICES_PER_POOL * m)
-    rejected["naive_ks_pooled"] = sum(naive_p_value(pool, null.reference) <= level for pool in pools)
-    return {name: n / (len(pools) if name == "naive_ks_pooled" else draws) for name, n in rejected.items()}
+    rejected_pools = sum(naive_p_value(pool, null.reference) <= level for pool in pools)
+    rates = {name: n / draws for name, n in rejected.items()}
+    return {**rates, "naive_ks_pooled": rejected_pools / len(pools)}
