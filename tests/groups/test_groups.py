@@ -232,7 +232,8 @@ def uncorrected(d, generator):
 def test_haar_needs_the_sign_correction():
     """Under Haar measure Q₀₀ is symmetric about 0; QR without the correction always makes it negative.
 
-    Over 400 trials the share of positive values has standard deviation 1/40, so 5 standard deviations are 1/8.
+    Over 400 trials the share of positive values has standard deviation 1/40, so 5 standard deviations are
+    1/8.
     """
     corrected, raw = gen(0), gen(0)
     assert abs(first_column_signs(lambda: Orthogonal.random(6, corrected).matrix) - 0.5) < 5 / 40
@@ -240,7 +241,7 @@ def test_haar_needs_the_sign_correction():
 
 
 def test_haar_traces_have_the_known_moments():
-    """Under Haar measure on O(d), d ≥ 2: E[tr Q] = 0, E[(tr Q)²] = 1, E[tr Q²] = 1 (Diaconis, Shahshahani 1994)."""
+    """Under Haar measure on O(d), d ≥ 2: E[tr Q] = 0, E[(tr Q)²] = 1, E[tr Q²] = 1 (Diaconis 1994)."""
     n, d = 2000, 8
 
     def statistics(draw_one):
@@ -289,7 +290,10 @@ def test_mean_preserving_rotation_is_haar_on_the_complement():
 
 @pytest.mark.parametrize("cls", DISCRETE)
 def test_random_elements_are_uniform(cls):
-    """At d = 3 there are 6, 12 or 48 elements, all equally likely (χ² within 5 standard deviations of its mean)."""
+    """At d = 3 all 6, 12 or 48 elements are equally likely.
+
+    The statistic χ² must lie within 5 standard deviations of its mean.
+    """
     generator, n = gen(8), 4800
     counts = {}
     for _ in range(n):

@@ -2,16 +2,17 @@
 
 Activations are row vectors ``x[..., d]``, and an element ``g`` acts on the residual axis, of width d:
 
-* ``SignedPermutation``: ``(g·x)[..., i] = sign[i] * x[..., perm[i]]``; its matrix is ``Q[i, perm[i]] = sign[i]``;
+* ``SignedPermutation``: ``(g·x)[..., i] = sign[i] * x[..., perm[i]]``; its dense matrix has
+  ``Q[i, perm[i]] = sign[i]``;
 * ``Orthogonal``: ``g·x = x @ Q.T``;
 * ``compose(g, h)·x = g·(h·x)``.
 
-A *vector* axis is permuted and signed. A *gain* axis (norm weights, second moments, any magnitude) is only permuted.
-Elements are frozen values: they compare by content, and every operation returns a new one.
+A *vector* axis is permuted and signed. A *gain* axis (norm weights, second moments, any magnitude) is only
+permuted. Elements are frozen values: they compare by content, and every operation returns a new one.
 
 Files in reading order: ``element`` (what every element offers), ``permutations`` (S_d, S_d × {±1}, B_d),
-``rotations`` (O(d) and its mean-preserving subgroup), ``affine`` (a linear element and a shift), ``algebra`` (names,
-membership, composition), ``files`` (reading). Imports only ``gaugeport.utils``.
+``rotations`` (O(d) and its mean-preserving subgroup), ``affine`` (a linear element and a shift), ``algebra``
+(names, membership, composition), ``files`` (reading). Imports only ``gaugeport.utils``.
 """
 
 from gaugeport.groups.affine import AffineGauge, LinearGauge

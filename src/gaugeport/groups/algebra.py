@@ -22,11 +22,11 @@ GROUPS: dict[str, type[Element]] = {
         AffineGauge,
     )
 }
-"""The class of each group, by the name that configs and tables use. Each is listed after the groups it contains."""
+"""Each group's class, by the name that configs and tables use."""
 
 
 def check_is_element(g: object) -> None:
-    """Raise ``TypeError`` unless ``g`` is a gauge element. For the result of ``align``, point to its ``.gauge``."""
+    """Raise ``TypeError`` unless ``g`` is a gauge element. The message mentions ``.gauge`` if it has one."""
     if not isinstance(g, LinearGauge | AffineGauge):
         hint = " (pass its .gauge)" if hasattr(g, "gauge") else ""
         raise TypeError(f"expected a gauge element, got {type(g).__name__}{hint}")
@@ -80,8 +80,8 @@ def contains(group: str, element: type[Element] | Element) -> bool:
 
     Args:
         group: A name in :data:`GROUPS`.
-        element: A class, or an element that stands for its class. Its values are not read: a signed permutation
-            whose signs are all +1 is not an element of ``permutation``.
+        element: A class, or an element that stands for its class. Its values are not read: a signed
+            permutation whose signs are all +1 is not in ``permutation``.
 
     Raises:
         ValueError: If the group is unknown.

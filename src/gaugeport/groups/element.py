@@ -35,7 +35,7 @@ class Element(ABC):
     @classmethod
     @abstractmethod
     def random(cls, d: int, generator: torch.Generator | None = None) -> Self:
-        """Draw an element of width ``d`` from ``generator``, uniformly (Haar) where the group has such a measure."""
+        """Draw an element of width ``d`` from ``generator``. Draws from compact groups are uniform (Haar)."""
 
     @abstractmethod
     def inverse(self) -> Self:

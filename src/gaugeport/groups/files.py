@@ -40,7 +40,7 @@ def load(path: str | Path, width: int | None = None) -> Element:
     group = metadata.get("gaugeport_group")
     if group not in GROUPS:
         raise ValueError(
-            f"{path} is not a gauge file: its metadata names the group {group!r}; allowed: {', '.join(GROUPS)}"
+            f"{path} is not a gauge file: its metadata names group {group!r}; allowed: {', '.join(GROUPS)}"
         )
     element: Element
     try:

@@ -16,7 +16,7 @@ from gaugeport.groups.element import Element, check_axis, describe
 
 @dataclass(frozen=True, eq=False)
 class SignedPermutation(Element):
-    """An element of B_d: coordinate ``i`` of the result is ``sign[i]`` times coordinate ``perm[i]`` of the input.
+    """An element of B_d: coordinate ``i`` becomes ``sign[i]`` times coordinate ``perm[i]``.
 
     Args:
         perm: A permutation of ``0..d-1``. Stored as int64[d].
@@ -85,7 +85,7 @@ class SignedPermutation(Element):
         return moved * self.sign.to(x.device, x.dtype).view(shape)
 
     def act_gain(self, x: Tensor, axis: int = -1) -> Tensor:
-        """Act on a *gain* axis (norm weights, second moments, magnitudes): permute only. Always defined here."""
+        """Act on a *gain* axis (norm weights, second moments, magnitudes): permute only."""
         check_axis(x, axis, self.size)
         return x.index_select(axis, self.perm.to(x.device))
 
@@ -101,9 +101,10 @@ class SignedPermutation(Element):
 
 @dataclass(frozen=True, eq=False)
 class GlobalSignPermutation(SignedPermutation):
-    """An element of S_d × {±1}: a permutation and one sign for all coordinates. ``sign`` may be given as one ±1.
+    """An element of S_d × {±1}: a permutation and one sign for all coordinates.
 
-    It is the exact gauge group of a model with LayerNorm whose gains are in place.
+    ``sign`` may be given as a single ±1. This is the exact gauge group of a LayerNorm model with gains in
+    place.
     """
 
     group: ClassVar[str] = "global_sign_permutation"

@@ -1,4 +1,4 @@
-"""Define the elements that mix coordinates: O(d), and its subgroup that fixes the all-ones direction up to sign."""
+"""Define the elements that mix coordinates: O(d) and its mean-preserving subgroup."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Orthogonal(Element):
         return type(self)(self.matrix.T.contiguous())
 
     def act(self, x: Tensor, axis: int = -1) -> Tensor:
-        """Act on a *vector* axis of ``x``, of length d. Multiply in float64, and return ``x``'s dtype and device."""
+        """Act on a *vector* axis of ``x``, of length d. Multiply in float64; keep dtype and device."""
         check_axis(x, axis, self.size)
         wide = x.movedim(axis, -1).to(torch.float64)
         return (wide @ self.matrix.to(x.device).T).to(x.dtype).movedim(-1, axis)
@@ -67,8 +67,8 @@ class Orthogonal(Element):
     def act_gain(self, x: Tensor, axis: int = -1) -> Tensor:
         """Raise ``ValueError``: a rotation mixes coordinates, so it has no action on magnitudes."""
         raise ValueError(
-            "a rotation does not act on gains and second moments, which are magnitudes of single coordinates. "
-            "Allowed groups: permutation, global_sign_permutation, signed_permutation (or fold the gains first)"
+            "a rotation does not act on gains and second moments: they are magnitudes of single coordinates. "
+            "Allowed groups: permutation, global_sign_permutation, signed_permutation; or fold the gains"
         )
 
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -89,11 +89,13 @@ class MeanPreservingOrthogonal(Orthogonal):
         rows = self.matrix.sum(1)
         error = min(float((rows - s).abs().max()) for s in (1.0, -1.0)) if self.size else 0.0
         if error > ORTHOGONALITY_TOLERANCE:
-            raise ValueError(f"matrix does not fix the all-ones vector up to sign: max|Q1 ∓ 1| = {error:.2g}")
+            raise ValueError(
+                f"matrix does not fix the all-ones vector up to sign: max|Q1 - ±1| = {error:.2g}"
+            )
 
     @classmethod
     def random(cls, d: int, generator: torch.Generator | None = None) -> Self:
-        """Draw from Haar measure on the complement of the all-ones direction, and a fair sign for that direction."""
+        """Draw a Haar rotation of the complement of the all-ones direction, and a sign for that direction."""
         basis = mean_free_basis(d)
         sign = torch.randint(0, 2, (), generator=generator, dtype=torch.float64) * 2 - 1
         inner = haar_matrix(d - 1, generator)
@@ -103,7 +105,8 @@ class MeanPreservingOrthogonal(Orthogonal):
 def haar_matrix(d: int, generator: torch.Generator | None = None) -> Tensor:
     """Draw a Haar-distributed orthogonal matrix, float64[d, d], from ``generator``.
 
-    Without the sign correction the QR decomposition of a Gaussian matrix is not Haar-distributed (Mezzadri 2007).
+    It is the Q of a Gaussian matrix with the diagonal of R made positive: without this sign correction Q is
+    not Haar-distributed (Mezzadri 2007).
     """
     q, r = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
     return q * torch.sign(r.diagonal())

@@ -1,7 +1,8 @@
 """Small helpers that every other package uses, each written once.
 
-Files in reading order: ``files`` (write files and folders atomically), ``seeds`` (derive a generator from a seed and
-its purpose), ``devices`` (the default device, and one-thread execution).
+Files in reading order: ``files`` (write files and folders atomically), ``seeds`` (derive a generator from a
+seed and its purpose), ``devices`` (the default device, and one-thread execution).
 
-Imports nothing of gaugeport. ``files`` imports only the standard library, so that the command line starts fast.
+Imports nothing of gaugeport. ``files`` imports only the standard library, so that the command line starts
+fast.
 """

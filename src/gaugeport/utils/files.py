@@ -1,4 +1,4 @@
-"""Write files and folders atomically, so that no reader sees a half-written one and a crash leaves the old one.
+"""Write files and folders atomically: no reader sees a half-written one, and a crash keeps the old one.
 
 Everything is written under a temporary name in the same folder and renamed at the end.
 """
@@ -30,7 +30,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder to fill, and rename it to ``path`` at the end; after an error, delete it.
+    """Yield an empty temporary folder, and rename it to ``path`` at the end; after an error, delete it.
 
     Raises ``FileExistsError``, before and after filling it, if ``path`` exists.
     """

@@ -10,7 +10,8 @@ import torch
 def derive(seed: int, *purpose: object) -> int:
     """Return a 31-bit seed for one purpose, e.g. ``derive(seed, "run", "A", "data")``.
 
-    Different purposes give independent seeds. The words are hashed: changing one changes every number drawn for it.
+    Different purposes give independent seeds. The words are hashed: changing one changes every number drawn
+    for it.
     """
     text = "/".join(str(p) for p in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
