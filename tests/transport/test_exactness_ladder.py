@@ -1,7 +1,7 @@
-"""The exactness ladder of DESIGN §1, rung by rung, for every family, raw and (where it exists) folded.
+"""Test how exact ``transport_model`` is, for every family, with gains in place and (where possible) folded.
 
-Tolerances are theory's: equality for signs and round trips, the yardstick measured beside for permutations, 1e-12 in
-float64, and a tenth of the logits' spread for what must fail.
+The tolerances follow from theory: equality for signs and round trips; for permutations a yardstick that the
+same test measures; 1e-12 in float64; and more than a tenth of the logits' spread for what must fail.
 """
 
 import copy
@@ -36,7 +36,7 @@ def setting(family, kind, seed=0):
 
 
 def signs_only(chart, generator):
-    """Identity permutation, random signs: within the chart's signed permutations."""
+    """Return random signs without a permutation, within the chart's signed permutations."""
     if chart.norm == "layer":
         return GlobalSignPermutation(torch.arange(D), torch.tensor(-1))
     return SignedPermutation(torch.arange(D), SignedPermutation.random(D, generator).sign)
@@ -57,7 +57,7 @@ def test_signs_leave_the_logits_bit_equal(family, kind):
 @cases
 @pytest.mark.parametrize("tied", [False, True])
 def test_signs_leave_five_optimizer_steps_bit_equal(family, kind, tied):
-    """AdamW from a warm state: exp_avg moves as its parameter, exp_avg_sq is a square and has no sign."""
+    """AdamW resumes from a state: exp_avg moves as its parameter, exp_avg_sq is a square and has no sign."""
     generator = torch.Generator().manual_seed(0)
     model = tiny_model(family, generator, tie_word_embeddings=tied)
     if kind == "folded":
@@ -67,17 +67,16 @@ def test_signs_leave_five_optimizer_steps_bit_equal(family, kind, tied):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     train(model, optimizer, batches[:2])
     moved = transport_model(model, g)
-    theirs = torch.optim.AdamW(moved.parameters(), lr=1e-2)
-    theirs.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    moved_optimizer = torch.optim.AdamW(moved.parameters(), lr=1e-2)
+    moved_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for name, p in moved.named_parameters():
         for axis, axis_kind in enumerate(chart.axes(name)):
             if axis_kind == "vector":
-                theirs.state[p]["exp_avg"] = g.act(theirs.state[p]["exp_avg"], axis)
+                moved_optimizer.state[p]["exp_avg"] = g.act(moved_optimizer.state[p]["exp_avg"], axis)
     losses = train(model, optimizer, batches[2:])
-    assert torch.equal(losses, train(moved, theirs, batches[2:]))
-    back = transport_model(
-        moved, g.inverse(), strict=False
-    )  # training moves the gains: a folded chart becomes raw
+    assert torch.equal(losses, train(moved, moved_optimizer, batches[2:]))
+    # training moves the gains, so that a folded chart becomes an unfolded one: not strict
+    back = transport_model(moved, g.inverse(), strict=False)
     for (name, p), q in zip(model.named_parameters(), back.parameters(), strict=True):
         assert torch.equal(p, q), name
 
@@ -95,7 +94,7 @@ def train(model, optimizer, batches):
 
 @cases
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_there_and_back_is_bit_equal(family, kind, dtype):
+def test_round_trips_are_bit_equal(family, kind, dtype):
     model, chart, _, generator = setting(family, kind)
     model = model.to(dtype)
     g = signed(chart, generator)
@@ -105,7 +104,7 @@ def test_there_and_back_is_bit_equal(family, kind, dtype):
 
 
 @cases
-def test_the_group_is_exact_to_summation_order(family, kind):
+def test_group_is_exact_up_to_summation_order(family, kind):
     model, chart, tokens, generator = setting(family, kind)
     before = logits_of(model, tokens)
     for cls in (Permutation, type(signed(chart, generator)), GROUPS[chart.group]):
@@ -116,7 +115,7 @@ def test_the_group_is_exact_to_summation_order(family, kind):
 
 
 @cases
-def test_the_group_is_exact_in_float64(family, kind):
+def test_group_is_exact_in_float64(family, kind):
     model, chart, tokens, generator = setting(family, kind)
     if kind == "folded":
         model = fold_gains(setting(family, "raw")[0].double())
@@ -128,7 +127,7 @@ def test_the_group_is_exact_in_float64(family, kind):
 
 
 @cases
-def test_negative_controls_fail(family, kind):
+def test_elements_outside_the_group_change_the_function(family, kind):
     model, chart, tokens, generator = setting(family, kind)
     before = logits_of(model, tokens)
     outside = [Orthogonal.random(D, generator)]
@@ -138,14 +137,14 @@ def test_negative_controls_fail(family, kind):
         outside.append(SignedPermutation(torch.arange(D), flips))
     for g in outside:
         moved = transport_model(model, g, strict=False)
-        if chart.group == "orthogonal":  # every rotation is inside: forget one tensor
+        if chart.group == "orthogonal":  # the group holds every rotation: leave one tensor unmoved
             moved.get_input_embeddings().weight.data.copy_(model.get_input_embeddings().weight)
         assert relative_change(before, logits_of(moved, tokens)) > 1e-1
 
 
 @pytest.mark.parametrize(("family", "kind"), [(t, k) for t, k in CASES if t not in ("gpt_neox", "gpt2")])
-def test_signs_forgotten_on_the_embedding_fail(family, kind):
-    """One tensor moved by S_d where the others moved by B_d: the control for a symmetry-incomplete transport."""
+def test_dropping_signs_on_the_embedding_changes_the_function(family, kind):
+    """Control for an incomplete transport: one tensor is permuted, the others are permuted and signed."""
     model, _, tokens, generator = setting(family, kind)
     g = SignedPermutation.random(D, generator)
     before = logits_of(model, tokens)
@@ -161,7 +160,7 @@ def test_signs_forgotten_on_the_embedding_fail(family, kind):
 
 @pytest.mark.parametrize("family", MODEL_TYPES)
 def test_unit_gains_allow_rotations(family):
-    """A fresh initialisation, post-norms included (there strict transport still refuses: see Chart.group)."""
+    """At a fresh initialisation rotations are exact, even with post-norms (refused if strict)."""
     generator = torch.Generator().manual_seed(0)
     model = with_unit_gains(tiny_model(family, generator)).double()
     chart, tokens = chart_of(model), random_tokens(model, generator)

@@ -1,4 +1,4 @@
-"""LoRA adapters through the real peft: base and adapter moved together are the same function; either alone is not."""
+"""Test with the real peft that moving base and adapter together, and only together, keeps the function."""
 
 import pytest
 import torch
@@ -41,18 +41,18 @@ KINDS = {
 
 @families
 @pytest.mark.parametrize("kind", KINDS)
-def test_base_and_adapter_moved_together_are_the_same_function(family, kind):
+def test_moving_base_and_adapter_together_keeps_the_function(family, kind):
     model = tiny(family).double()
     g, tokens = signed(model), random_tokens(model, generator())
     adapted, tensors, config = adapt(model, **KINDS[kind])
     before = logits(adapted, tokens)
-    assert relative_change(logits(model, tokens), before) > 1e-1  # the adapter does something
+    assert relative_change(logits(model, tokens), before) > 1e-1  # the adapter changes the function
     base, moved = transport_model(model, g), transport_lora(tensors, g, model, config=as_dict(config))
     assert relative_change(before, logits(with_adapter(base, moved, config), tokens)) <= 1e-12
-    assert relative_change(before, logits(with_adapter(base, tensors, config), tokens)) > 1e-1  # not moved
-    assert (
-        relative_change(before, logits(with_adapter(model, moved, config), tokens)) > 1e-1
-    )  # on the old base
+    unmoved = logits(with_adapter(base, tensors, config), tokens)
+    assert relative_change(before, unmoved) > 1e-1
+    on_old_base = logits(with_adapter(model, moved, config), tokens)
+    assert relative_change(before, on_old_base) > 1e-1
 
 
 @families
@@ -70,8 +70,7 @@ def test_sign_only_elements_leave_the_logits_bit_equal(family, kind):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_tensor_has_to_move(family, kind):
-    """Control, tensor kind by tensor kind: the whole adapter moved but for one kind breaks."""
+def test_leaving_one_kind_of_tensor_unmoved_changes_the_function(family, kind):
     model = tiny(family)
     g, tokens = signed(model), random_tokens(model, generator())
     adapted, tensors, config = adapt(model, **KINDS[kind])
@@ -81,33 +80,33 @@ def test_every_kind_of_tensor_has_to_move(family, kind):
         module, part = key.removesuffix(".weight").rsplit(".", 1)
         return part if part.startswith("lora_") else f"{module.rsplit('.', 1)[-1]}.{part}"
 
-    touched = {kind_of(k) for k in tensors if not torch.equal(tensors[k], moved[k])}
-    assert len(touched) >= 3
-    for which in touched:
+    moved_kinds = {kind_of(k) for k in tensors if not torch.equal(tensors[k], moved[k])}
+    assert len(moved_kinds) >= 3
+    for which in moved_kinds:
         partly = {k: tensors[k] if kind_of(k) == which else moved[k] for k in tensors}
         after = logits_of(with_adapter(base, partly, config), tokens)
         assert relative_change(logits_of(adapted, tokens), after) > 1e-1, which
 
 
-def test_which_tensors_move_and_how():
+def test_each_tensor_moves_as_declared():
     model = tiny("llama")
     g, (_, tensors, config) = signed(model), adapt(model, use_dora=True)
     moved = transport_lora(tensors, g, model, config=as_dict(config))
     assert list(moved) == list(tensors)
     for key, t in tensors.items():
         writes = any(m in key for m in ("o_proj", "down_proj"))
-        wanted = t
+        expected = t
         if "lora_A" in key and not writes:
-            wanted = t[:, g.perm] * g.sign
+            expected = t[:, g.perm] * g.sign
         elif ("lora_B" in key and writes) or "embedding_B" in key:
-            wanted = t[g.perm] * g.sign[:, None]
+            expected = t[g.perm] * g.sign[:, None]
         elif "magnitude" in key and (writes or "embed_tokens" in key):
-            wanted = t[g.perm]
-        assert torch.equal(moved[key], wanted), key
+            expected = t[g.perm]
+        assert torch.equal(moved[key], expected), key
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_trained_tokens_and_lora_biases(family):
+def test_trained_tokens_and_lora_biases_move(family):
     model = tiny(family, attention_bias=True, mlp_bias=True) if family == "llama" else tiny(family)
     g, tokens = signed(model), random_tokens(model, generator())
     writers = matrices(model, "write")
@@ -128,7 +127,7 @@ def test_trained_tokens_and_lora_biases(family):
 
 @foldable
 @pytest.mark.parametrize("kind", ["plain", "biased"])
-def test_folded_bases_want_folded_adapters_and_then_allow_rotations(family, kind):
+def test_folded_adapters_fit_folded_bases_and_allow_rotations(family, kind):
     model = tiny(family).double()
     adapted, tensors, config = adapt(model, **KINDS[kind])
     tokens, folded = random_tokens(model, generator()), fold_gains(model)
@@ -143,8 +142,8 @@ def test_folded_bases_want_folded_adapters_and_then_allow_rotations(family, kind
 
 
 @pytest.mark.parametrize("saved", [None, ["lm_head"], ["embed_tokens"]])
-def test_tied_bases(saved):
-    """LoRA on either name of a tied tensor, and copies of it trained whole, before and after folding unties it."""
+def test_adapters_of_tied_bases_move_and_fold(saved):
+    """LoRA on either name of a tied tensor and full copies of it, before folding unties it and after."""
     model = tiny("qwen2", tie_word_embeddings=True).double()
     assert chart_of(model).tied
     targets = ["q_proj", "o_proj"] + ([] if saved else ["embed_tokens", "lm_head"])
@@ -160,7 +159,7 @@ def test_tied_bases(saved):
     assert relative_change(before, logits(with_adapter(fold_gains(model), fitted, config), tokens)) <= 1e-12
 
 
-def test_what_does_not_fold_by_itself_is_named():
+def test_tensors_that_do_not_fold_are_named():
     model, tied = tiny("llama"), tiny("llama", tie_word_embeddings=True)
     for base, options, key in (
         (model, {"use_dora": True}, "q_proj.lora_magnitude_vector"),
@@ -168,7 +167,7 @@ def test_what_does_not_fold_by_itself_is_named():
         (tied, {"target_modules": ["q_proj"], "trainable_token_indices": [1]}, "trainable_tokens_delta"),
     ):
         _, tensors, config = adapt(base, **options)
-        with pytest.raises(ValueError, match=f"{key} does not fold by itself; merge the adapter"):
+        with pytest.raises(ValueError, match=f"{key} does not fold by itself"):
             fold_lora(tensors, base, config=as_dict(config))
     _, tensors, config = adapt(model, target_modules=["o_proj"], use_dora=True)
     assert all(
@@ -185,25 +184,23 @@ def test_what_does_not_fold_by_itself_is_named():
         fold_lora(tensors, layer, config=as_dict(config))
 
 
-def test_a_folded_model_cannot_say_what_to_fold():
+def test_folding_into_a_folded_model_is_refused():
     model = fold_gains(tiny("llama"))
     _, tensors, config = adapt(model)
-    with pytest.raises(
-        ValueError, match=r"all gains of this model are 1.*pass the model as it was before fold_gains"
-    ):
+    with pytest.raises(ValueError, match=r"all gains of this model are 1.*before fold_gains"):
         fold_lora(tensors, model, config=as_dict(config))
 
 
-def test_what_float16_cannot_hold_is_not_folded():
+def test_folding_beyond_the_range_of_float16_is_refused():
     model = tiny("llama")
     _, tensors, config = adapt(model)
     model.model.layers[0].input_layernorm.weight.data.fill_(1e6)
     half = {k: t.half() for k, t in tensors.items()}
-    with pytest.raises(ValueError, match=r"layers\.0\.self_attn.*beyond what torch\.float16 holds"):
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn.*exceeds what torch\.float16 holds"):
         fold_lora(half, model, config=LoraConfig(**config))  # peft's own config object
 
 
-def test_magnitudes_and_gains_refuse_rotations():
+def test_rotations_cannot_move_magnitudes_and_gains():
     model = fold_gains(tiny("llama"))
     q = Orthogonal.random(D, generator(1))
     for options, key in (

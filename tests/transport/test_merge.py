@@ -1,4 +1,4 @@
-"""Merges: against plain sums of plainly moved parameters, at their fixed points, and un-aligned."""
+"""Test merges against weighted sums, at their fixed points, and back in each model's coordinates."""
 
 import copy
 
@@ -38,15 +38,15 @@ def change(a, b, tokens):
         return relative_change(logits_of(a, tokens), logits_of(b, tokens))
 
 
-def plain(models, weights):
-    """The weighted sum of parameters, in float64 and by name."""
+def weighted_sum(models, weights):
+    """Return the weighted sums of parameters, in float64 and by name."""
     return {
         name: sum(w * dict(m.named_parameters())[name].double() for w, m in zip(weights, models, strict=True))
         for name, _ in models[0].named_parameters()
     }
 
 
-def apart(model, seed, size=0.1):
+def perturbed(model, seed, size=0.1):
     other, noise = copy.deepcopy(model), generator(seed)
     with torch.no_grad():
         for p in other.parameters():
@@ -55,7 +55,7 @@ def apart(model, seed, size=0.1):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_a_folded_model_is_not_averaged_with_one_whose_gains_are_in_place(family):
+def test_folded_and_unfolded_models_are_not_merged(family):
     model = tiny(family, tie_word_embeddings=False)
     folded = fold_gains(model)
     for models in ([model, folded], [folded, model]):
@@ -67,7 +67,7 @@ def test_a_folded_model_is_not_averaged_with_one_whose_gains_are_in_place(family
     merge([model, folded], [None, None], strict=False)
 
 
-def test_config_entries_that_no_model_reads_do_not_keep_models_from_being_merged():
+def test_irrelevant_config_entries_do_not_prevent_a_merge():
     model = tiny("llama")
     other = copy.deepcopy(model)
     other.config.unsloth_version, other.config.task_specific_params = "2025.1", {"a": 1}
@@ -78,7 +78,7 @@ def test_config_entries_that_no_model_reads_do_not_keep_models_from_being_merged
 
 
 @families
-def test_a_model_merged_with_itself_elsewhere_is_itself(family):
+def test_a_model_merged_with_moved_copies_of_itself_is_itself(family):
     model = tiny(family)
     g, h = signed(model, 1), signed(model, 2)
     models = [model, transport_model(model, g), transport_model(model, h)]
@@ -90,12 +90,12 @@ def test_a_model_merged_with_itself_elsewhere_is_itself(family):
     assert equal(merged.in_coordinates_of(2), models[2])
     assert merged.gauges == tuple(gauges)
     tokens = random_tokens(model, generator())
-    careless = merge(models, [None, None, None]).model  # control: not aligned
-    assert relative_change(logits_of(model, tokens), logits_of(careless, tokens)) > 1e-1
+    unaligned = merge(models, [None, None, None]).model  # control
+    assert relative_change(logits_of(model, tokens), logits_of(unaligned, tokens)) > 1e-1
 
 
-def test_signs_dropped_do_not_merge():
-    """Control: S_d with the signs dropped moves every coordinate to its place, and half of them cancel."""
+def test_dropping_the_signs_changes_the_merge():
+    """Control: without signs every coordinate moves to its place, and about half of them cancel."""
     model = tiny("llama")
     g, tokens = signed(model), random_tokens(model, generator())
     models = [model, transport_model(model, g)]
@@ -106,54 +106,61 @@ def test_signs_dropped_do_not_merge():
 @families
 def test_averages_are_weighted_sums_in_the_first_models_coordinates(family):
     model = tiny(family).double()
-    a, b, c = model, apart(model, 1), apart(model, 2)
+    a, b, c = model, perturbed(model, 1), perturbed(model, 2)
     g, h = signed(model, 1), signed(model, 2)
     weights = [0.5, 0.2, 0.3]
     merged = merge(
         [a, transport_model(b, g), transport_model(c, h)], [None, g.inverse(), h.inverse()], weights
     )
-    wanted = plain([a, b, c], weights)
+    expected = weighted_sum([a, b, c], weights)
     for name, p in merged.model.named_parameters():
-        torch.testing.assert_close(p.detach(), wanted[name], rtol=0, atol=1e-14)
+        torch.testing.assert_close(p.detach(), expected[name], rtol=0, atol=1e-14)
     there = transport_model(merged.model, h)
     assert equal(merged.in_coordinates_of(2), there)
     assert change(merged.model, there, random_tokens(model, generator())) <= 1e-12
 
 
 @families
-def test_task_arithmetic(family):
-    """Of a base that has a gauge of its own."""
+def test_task_arithmetic_is_the_weighted_sum_of_differences(family):
+    """The base has a gauge of its own."""
     base = tiny(family).double()
-    a, b = apart(base, 1), apart(base, 2)
+    a, b = perturbed(base, 1), perturbed(base, 2)
     g, h = signed(base, 1), signed(base, 2)
-    merged = merge([a, transport_model(b, g)], [None, g.inverse()], weights=[1, 0.5], method="task_arithmetic",
-                   base=transport_model(base, h), scaling=0.4, base_gauge=h.inverse())  # fmt: skip
-    wanted = plain([base, a, b], [1 - 0.4 - 0.2, 0.4, 0.2])
+    merged = merge(
+        [a, transport_model(b, g)],
+        [None, g.inverse()],
+        weights=[1, 0.5],
+        method="task_arithmetic",
+        base=transport_model(base, h),
+        scaling=0.4,
+        base_gauge=h.inverse(),
+    )
+    expected = weighted_sum([base, a, b], [1 - 0.4 - 0.2, 0.4, 0.2])
     for name, p in merged.model.named_parameters():
-        torch.testing.assert_close(p.detach(), wanted[name], rtol=0, atol=1e-13)
+        torch.testing.assert_close(p.detach(), expected[name], rtol=0, atol=1e-13)
     nothing = merge([a, b], [None, None], method="task_arithmetic", base=base, scaling=0.0)
     assert equal(nothing.model, base)
     one = merge([a], [None], method="task_arithmetic", base=base).model
     torch.testing.assert_close(dict(one.named_parameters()), dict(a.named_parameters()), rtol=0, atol=1e-14)
 
 
-def test_the_ends_of_a_curve_and_beyond():
+def test_weights_trace_a_line_through_both_models():
     a = tiny("llama").double()
-    b = apart(a, 1)
+    b = perturbed(a, 1)
     assert equal(merge([a, b], [None, None], [1, 0]).model, a)
     end = merge([a, b], [None, None], [0, 1]).model
     torch.testing.assert_close(dict(end.named_parameters()), dict(b.named_parameters()), rtol=0, atol=1e-15)
     beyond = merge([a, b], [None, None], [-0.5, 1.5]).model
-    wanted = plain([a, b], [-0.5, 1.5])
+    expected = weighted_sum([a, b], [-0.5, 1.5])
     torch.testing.assert_close(
-        {n: p.detach() for n, p in beyond.named_parameters()}, wanted, rtol=0, atol=1e-14
+        {n: p.detach() for n, p in beyond.named_parameters()}, expected, rtol=0, atol=1e-14
     )
 
 
-def test_unit_gains_stay_exactly_one_and_rotations_undo():
-    """Folded models average to a folded model, whatever the weights, so a rotation still un-aligns it."""
+def test_folded_models_merge_to_a_folded_model():
+    """Gains stay exactly 1 whatever the weights, so that a rotation still moves the merge back."""
     model = fold_gains(tiny("llama").double())
-    other = fold_gains(apart(tiny("llama").double(), 1))
+    other = fold_gains(perturbed(tiny("llama").double(), 1))
     q = Orthogonal.random(D, generator(1))
     merged = merge([model, transport_model(other, q)], [None, q.inverse()], [0.3, 0.7])
     assert chart_of(merged.model).folded
@@ -164,28 +171,28 @@ def test_unit_gains_stay_exactly_one_and_rotations_undo():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_halves_are_summed_in_float32_and_rounded_once(dtype):
+def test_16_bit_models_are_summed_in_float32_and_rounded_once(dtype):
     models = [tiny("llama", seed).to(dtype) for seed in range(5)]
     merged = merge(models, [None] * 5).model
-    wide = plain(models, [0.2] * 5)
+    wide = weighted_sum(models, [0.2] * 5)
     first = dict(models[0].named_parameters())
-    careless = 0
+    too_far = 0
     for name, p in merged.named_parameters():
         assert p.dtype == dtype
-        # one rounding of the true mean, give or take where float32's own error meets a tie
+        # one rounding of the true mean; the slack is for ties, where float32's own error decides
         step = torch.finfo(dtype).eps * wide[name].abs()
         assert bool(((p.double() - wide[name]).abs() <= 0.5 * step * (1 + 1e-3) + 1e-7).all()), name
         running = first[name].clone()
         for m in models[1:]:
             running = running + 0.2 * (dict(m.named_parameters())[name] - first[name])
-        careless += int(((running.double() - wide[name]).abs() > 0.5 * step * (1 + 1e-3) + 1e-7).sum())
-    assert careless  # control: sums in the dtype itself leave that bound
+        too_far += int(((running.double() - wide[name]).abs() > 0.5 * step * (1 + 1e-3) + 1e-7).sum())
+    assert too_far  # control: sums in the dtype itself exceed that bound
 
 
-def test_tied_weights_flags_and_inputs():
+def test_merge_keeps_ties_flags_and_inputs():
     a = tiny("qwen2", tie_word_embeddings=True)
     a.model.norm.weight.requires_grad_(False)
-    b = apart(a, 1)
+    b = perturbed(a, 1)
     b.lm_head.weight = b.model.embed_tokens.weight
     before = [copy.deepcopy(m.state_dict()) for m in (a, b)]
     a(torch.arange(5)[None], labels=torch.arange(5)[None]).loss.backward()
@@ -197,7 +204,7 @@ def test_tied_weights_flags_and_inputs():
         assert all(torch.equal(v, old[k]) for k, v in m.state_dict().items())
 
 
-def test_what_does_not_change_the_function_may_differ():
+def test_configs_may_differ_where_the_function_does_not():
     a, b = tiny("llama"), tiny("llama", 1, eos_token_id=5, attention_dropout=0.1)
     b.config._name_or_path = "somewhere"
     merge([a, b], [None, None])
@@ -205,7 +212,7 @@ def test_what_does_not_change_the_function_may_differ():
 
 
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])
-def test_lengths_that_rotary_embeddings_look_at_are_compared(rope):
+def test_length_is_compared_where_rotary_embeddings_use_it(rope):
     scaling = {"rope_type": rope, "rope_theta": 1e4, "original_max_position_embeddings": 8}
     scaling |= (
         {"short_factor": [1.0] * 4, "long_factor": [1.0] * 4} if rope == "longrope" else {"factor": 2.0}
@@ -232,19 +239,19 @@ def test_lengths_that_rotary_embeddings_look_at_are_compared(rope):
         (lambda: tiny("llama", tie_word_embeddings=True), r"tie_word_embeddings: False and True"),
     ],
 )
-def test_models_that_differ_are_named(other, message):
+def test_differing_configs_are_named(other, message):
     with pytest.raises(ValueError, match=message):
         merge([tiny("llama"), other()], [None, None])
 
 
-def test_shapes_that_differ_are_named():
+def test_differing_shapes_are_named():
     a, b = tiny("llama"), tiny("llama")
     b.model.embed_tokens.weight = torch.nn.Parameter(torch.zeros(70, D))
     with pytest.raises(ValueError, match=r"embed_tokens.weight: \(64, 32\) and \(70, 32\)"):
         merge([a, b], [None, None])
 
 
-def test_bad_requests_are_named():
+def test_invalid_arguments_are_named():
     a, b = tiny("llama"), tiny("llama", 1)
     pair, none = [a, b], [None, None]
     for message, call in {
@@ -252,19 +259,19 @@ def test_bad_requests_are_named():
             pair, none, method="slerp"
         ),
         r"no models were given": lambda: merge([], []),
-        r"2 models want 2 gauges, found 1": lambda: merge(pair, [None]),
+        r"2 gauges.*got 1": lambda: merge(pair, [None]),
         r"first gauge moves": lambda: merge(pair, [signed(a), None]),
-        r"'task_arithmetic' wants a base": lambda: merge(pair, none, method="task_arithmetic"),
-        r"'average' has no use for the base": lambda: merge(pair, none, base=a),
-        r"base_gauge without a base": lambda: merge(pair, none, base_gauge=signed(a)),
-        r"2 finite weights, found \[1.0\]": lambda: merge(pair, none, [1.0]),
-        r"2 finite weights, found \[nan": lambda: merge(pair, none, [float("nan"), 1.0]),
-        r"sum to 1, found \[1.0, 1.0\], which sum to 2.0": lambda: merge(pair, none, [1.0, 1.0]),
-        r"width 31; the residual stream": lambda: merge(pair, [None, SignedPermutation.identity(31)]),
+        r"'task_arithmetic' needs a base": lambda: merge(pair, none, method="task_arithmetic"),
+        r"'average' does not use a base": lambda: merge(pair, none, base=a),
+        r"base_gauge .*without a base": lambda: merge(pair, none, base_gauge=signed(a)),
+        r"2 finite weights.*got \[1.0\]": lambda: merge(pair, none, [1.0]),
+        r"2 finite weights.*got \[nan": lambda: merge(pair, none, [float("nan"), 1.0]),
+        r"sum to 1, got \[1.0, 1.0\], .*2.0": lambda: merge(pair, none, [1.0, 1.0]),
+        r"width 31; expected 32": lambda: merge(pair, [None, SignedPermutation.identity(31)]),
         r"'orthogonal' is not in the exact group": lambda: merge(
             pair, [None, Orthogonal.random(D, generator())]
         ),
-        r"linear gauges only": lambda: merge(pair, [None, AffineGauge.random(D, generator())]),
+        r"linear gauge, got .*'affine'": lambda: merge(pair, [None, AffineGauge.random(D, generator())]),
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
@@ -273,7 +280,7 @@ def test_bad_requests_are_named():
     merge(pair, [Permutation.identity(D), None])
 
 
-def test_not_strict_merges_controls_from_outside_the_group():
+def test_merge_accepts_gauges_outside_the_group_if_not_strict():
     a, q = tiny("llama"), Orthogonal.random(D, generator())
     merged = merge([a, a], [None, q], strict=False)
     with pytest.raises(ValueError, match="not in the exact group"):

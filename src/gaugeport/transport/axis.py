@@ -1,19 +1,20 @@
-"""The fast action of one gauge element on one axis of many tensors, in place or into memory that is there.
+"""Apply one gauge element to axes of many tensors, fast and in place (or into memory that is given).
 
-Three techniques, all bit-equal to ``g.act`` / ``g.act_gain`` (measured in ``experiments/benchmarks``, PERFORMANCE §4):
+Large contiguous CPU tensors under a signed permutation take one of three kernels. All are bit-equal to
+``g.act`` and ``g.act_gain``; ``experiments/benchmarks`` measures them:
 
-* columns (last axis) in blocks of rows that fit the cache, through one reused scratch block;
-* 16-bit columns by packing two rows into 32-bit words, because torch's 16-bit ``index_select`` is 5 times slower per
-  element than its float32 one; the sign is an exclusive or of the sign bit;
-* rows (first axis) gathered from one scratch copy of the tensor.
+* columns (last axis) move in blocks of rows that fit the cache, through one reused scratch block;
+* 16-bit columns are packed two rows to a 32-bit word, because torch's 16-bit ``index_select`` takes 5 times
+  as long per element as its float32 one; a sign flips the sign bit by an exclusive or;
+* rows (first axis) are gathered from one scratch copy of the tensor.
 
-Row slices go to a few threads, because ``index_select`` over columns is single-threaded. Rotations, other devices and
-odd layouts take the plain ``act``.
+Slices of rows go to a few threads, because ``index_select`` over columns uses one thread only. Rotations,
+other devices, small tensors and other layouts take the plain ``g.act``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -22,20 +23,22 @@ import torch
 from torch import Tensor
 
 from gaugeport.groups import Orthogonal, SignedPermutation
+from gaugeport.groups.element import check_axis
 
-COLUMN_BLOCK = 64
-HALF_BLOCK = 512
-ROTATION_BLOCK = 1 << 22
+ROWS_PER_BLOCK = 64
+ROWS_PER_BLOCK_16_BIT = 512
+BYTES_PER_GATHER = 1 << 21
+ELEMENTS_PER_ROTATION_BLOCK = 1 << 22
 MAX_THREADS = 8
-SMALL = 1 << 16
-HALVES = (torch.bfloat16, torch.float16)
+MIN_ELEMENTS_FOR_KERNELS = 1 << 16
+DTYPES_16_BIT = (torch.bfloat16, torch.float16)
 
 
 class InPlace:
-    """Applies one element ``g`` in place, keeping scratch memory and threads from tensor to tensor.
+    """Apply one element ``g`` in place, and reuse scratch memory and threads from tensor to tensor.
 
-    A context manager: inside, row slices go to ``torch.get_num_threads()`` worker threads (at most 8), each of which
-    runs torch single-threaded.
+    Used as a context manager, it hands slices of rows to ``torch.get_num_threads()`` worker threads (at most
+    8). Each worker runs torch on one thread. Without ``with`` it works on the calling thread.
     """
 
     def __init__(self, g: SignedPermutation | Orthogonal):
@@ -63,21 +66,37 @@ class InPlace:
 
     @torch.no_grad()
     def vector(self, x: Tensor, axis: int) -> None:
-        """``x <- g.act(x, axis)``. Raises ``ValueError`` where that axis is not of the gauge's width."""
+        """Replace ``x`` by ``g.act(x, axis)``. Raises ``ValueError`` if the axis has another width."""
         self._move(x, axis, signed=True)
 
     @torch.no_grad()
     def gain(self, x: Tensor, axis: int) -> None:
-        """``x <- g.act_gain(x, axis)``: permute only. Raises ``ValueError`` for a rotation."""
+        """Replace ``x`` by ``g.act_gain(x, axis)``: permute only. Raises ``ValueError`` for a rotation."""
         self._move(x, axis, signed=False)
+
+    def by_kinds(self, x: Tensor, kinds: Iterable[str]) -> None:
+        """Act on every axis of ``x`` as a chart names it.
+
+        ``kinds`` names the axes in order: "vector" (permuted and signed, or rotated), "gain" (permuted; a
+        rotation leaves it as it is) or "none".
+        """
+        for axis, kind in enumerate(kinds):
+            if kind == "vector":
+                self.vector(x, axis)
+            elif kind == "gain" and isinstance(self.g, SignedPermutation):
+                self.gain(x, axis)
 
     @torch.no_grad()
     def vector_into(self, x: Tensor, axes: tuple[int, ...], out: Tensor) -> None:
-        """``out <- g`` acting on these axes of ``x``; bit-equal to ``g.act``, but one rounding for two axes."""
+        """Write ``g`` acting on these axes of ``x`` into ``out``.
+
+        Bit-equal to ``g.act``, except that a rotation of two axes is rounded once. Tensors on the meta device
+        are left alone.
+        """
         if x.is_meta:
             return
         g = self.g
-        large = x.dim() == 2 and x.numel() >= SMALL and x.device.type == "cpu"
+        large = x.dim() == 2 and x.numel() >= MIN_ELEMENTS_FOR_KERNELS and x.device.type == "cpu"
         if (
             large
             and axes == (0,)
@@ -95,10 +114,7 @@ class InPlace:
 
     def _move(self, x: Tensor, axis: int, signed: bool) -> None:
         g = self.g
-        if x.dim() == 0 or not -x.dim() <= axis < x.dim() or x.shape[axis] != g.size:
-            raise ValueError(
-                f"axis {axis} of a tensor of shape {tuple(x.shape)} is not the gauge's width {g.size}"
-            )
+        check_axis(x, axis, g.size)
         axis %= x.dim()
         plain = g.act if signed else g.act_gain
         if isinstance(g, Orthogonal):
@@ -106,11 +122,12 @@ class InPlace:
             return
         if x.dim() == 2 and not x.is_contiguous() and x.T.is_contiguous():
             x, axis = x.T, 1 - axis
-        if x.device.type != "cpu" or not x.is_contiguous() or x.numel() < SMALL or not x.is_floating_point():
+        large = x.device.type == "cpu" and x.is_contiguous() and x.numel() >= MIN_ELEMENTS_FOR_KERNELS
+        if not large or not x.is_floating_point():
             x.copy_(plain(x, axis))
         elif axis == x.dim() - 1:
             rows = x.view(-1, g.size)
-            work = self._half_columns if x.dtype in HALVES else self._columns
+            work = self._columns_16_bit if x.dtype in DTYPES_16_BIT else self._columns
             self._share(len(rows), lambda k, a, b: work(rows[a:b], signed, k))
         elif axis == 0:
             self._rows(x.view(g.size, -1), signed)
@@ -123,13 +140,15 @@ class InPlace:
             work(0, 0, n)
             return
         cuts = [n * k // self._threads for k in range(self._threads + 1)]
-        for done in [self._pool.submit(work, k, cuts[k], cuts[k + 1]) for k in range(self._threads)]:
-            done.result()
+        slices = [self._pool.submit(work, k, cuts[k], cuts[k + 1]) for k in range(self._threads)]
+        for one in slices:
+            one.result()
 
     def _signs(self, dtype: torch.dtype) -> Tensor | None:
-        """What to multiply with *before* the permutation (``sign`` carried to where each coordinate comes from).
+        """Return the signs to multiply with *before* the permutation; None if all are +1.
 
-        For 16-bit dtypes the sign bit to flip, as int16. None where all signs are +1.
+        Each sign stands where its coordinate comes from. For 16-bit dtypes it is the sign bit to flip, as
+        int16.
         """
         assert isinstance(self.g, SignedPermutation)
         if dtype not in self._sign:
@@ -137,35 +156,35 @@ class InPlace:
             before[self.g.perm] = self.g.sign
             if not bool((before < 0).any()):
                 self._sign[dtype] = None
-            elif dtype in HALVES:
+            elif dtype in DTYPES_16_BIT:
                 self._sign[dtype] = torch.where(before < 0, -0x8000, 0).to(torch.int16)
             else:
                 self._sign[dtype] = before.to(dtype)
         return self._sign[dtype]
 
-    def _block(self, dtype: torch.dtype, thread: int, numel: int) -> Tensor:
-        held = self._scratch.get((dtype, thread))
-        if held is None or held.numel() < numel:
-            held = self._scratch[dtype, thread] = torch.empty(numel, dtype=dtype)
-        return held[:numel]
+    def _scratch_block(self, dtype: torch.dtype, thread: int, numel: int) -> Tensor:
+        block = self._scratch.get((dtype, thread))
+        if block is None or block.numel() < numel:
+            block = self._scratch[dtype, thread] = torch.empty(numel, dtype=dtype)
+        return block[:numel]
 
-    # Reading a block in order and gathering from the scratch beats gathering from it directly: only the ordered read
-    # is prefetched. The signs ride on that first pass.
+    # Copying a block in order into the scratch and gathering from there is faster than gathering from the
+    # tensor: the processor prefetches ordered reads only. That first pass also applies the signs.
 
     def _columns(self, rows: Tensor, signed: bool, thread: int) -> None:
         assert isinstance(self.g, SignedPermutation)
         d, sign = self.g.size, self._signs(rows.dtype) if signed else None
-        scratch = self._block(rows.dtype, thread, COLUMN_BLOCK * d).view(COLUMN_BLOCK, d)
-        for block in rows.split(COLUMN_BLOCK):
-            held = scratch[: len(block)]
+        scratch = self._scratch_block(rows.dtype, thread, ROWS_PER_BLOCK * d).view(ROWS_PER_BLOCK, d)
+        for block in rows.split(ROWS_PER_BLOCK):
+            signed_block = scratch[: len(block)]
             if sign is None:
-                held.copy_(block)
+                signed_block.copy_(block)
             else:
-                torch.mul(block, sign, out=held)
-            torch.index_select(held, 1, self.g.perm, out=block)
+                torch.mul(block, sign, out=signed_block)
+            torch.index_select(signed_block, 1, self.g.perm, out=block)
 
-    def _half_columns(self, rows: Tensor, signed: bool, thread: int) -> None:
-        """Two rows ``a``, ``b`` at a time as one 32-bit row ``a << 16 | b``, which has a fast gather."""
+    def _columns_16_bit(self, rows: Tensor, signed: bool, thread: int) -> None:
+        """Move two rows ``a``, ``b`` at a time as one 32-bit row ``a << 16 | b``."""
         assert isinstance(self.g, SignedPermutation)
         d, perm, bits = self.g.size, self.g.perm, rows.view(torch.int16)
         flips = self._signs(rows.dtype) if signed else None
@@ -173,16 +192,15 @@ class InPlace:
             flips = torch.zeros(d, dtype=torch.int16)
         if len(bits) % 2:
             bits[-1] = (bits[-1] ^ flips)[perm]
-        pair = HALF_BLOCK // 2
-        words = self._block(torch.int32, thread, 2 * pair * d).view(2, pair, d)
+        pair = ROWS_PER_BLOCK_16_BIT // 2
+        words = self._scratch_block(torch.int32, thread, 2 * pair * d).view(2, pair, d)
         both = (flips.to(torch.int32) << 16) | (flips.to(torch.int32) & 0xFFFF)
-        for block in bits[: len(bits) // 2 * 2].split(HALF_BLOCK):
+        for block in bits[: len(bits) // 2 * 2].split(ROWS_PER_BLOCK_16_BIT):
             n = len(block) // 2
             packed, moved = words[0, :n], words[1, :n]
             packed.copy_(block[:n])
-            moved.copy_(
-                block[n:].view(torch.uint16)
-            )  # zero-extended: adding it borrows nothing from the upper half
+            # zero-extended, so that adding it borrows nothing from the upper half
+            moved.copy_(block[n:].view(torch.uint16))
             torch.add(moved, packed, alpha=1 << 16, out=packed).bitwise_xor_(both)
             torch.index_select(packed.view(torch.float32), 1, perm, out=moved.view(torch.float32))
             block[n:].copy_(moved)
@@ -191,31 +209,28 @@ class InPlace:
     def _rows(self, x: Tensor, signed: bool) -> None:
         assert isinstance(self.g, SignedPermutation)
         perm, sign = self.g.perm, self._signs(x.dtype) if signed else None
-        if x.dtype in HALVES:
+        if x.dtype in DTYPES_16_BIT:
             x = x.view(torch.int16)
-        held = self._block(x.dtype, -1, x.numel()).view_as(x)
+        scratch = self._scratch_block(x.dtype, -1, x.numel()).view_as(x)
 
-        def hold(thread: int, a: int, b: int) -> None:
+        def copy_signed(thread: int, a: int, b: int) -> None:
             if sign is None:
-                held[a:b].copy_(x[a:b])
+                scratch[a:b].copy_(x[a:b])
             else:
                 flip = torch.bitwise_xor if x.dtype == torch.int16 else torch.mul
-                flip(x[a:b], sign[a:b, None], out=held[a:b])
+                flip(x[a:b], sign[a:b, None], out=scratch[a:b])
 
-        self._share(len(x), hold)
-        self._share(len(x), lambda thread, a, b: torch.index_select(held, 0, perm[a:b], out=x[a:b]))
+        self._share(len(x), copy_signed)
+        self._share(len(x), lambda thread, a, b: torch.index_select(scratch, 0, perm[a:b], out=x[a:b]))
 
     def _rows_into(self, x: Tensor, out: Tensor) -> None:
-        """Gather rows straight from ``x``, a cacheful at a time; a sign is the top bit."""
+        """Gather rows straight from ``x``, a few cached megabytes at a time; a sign flips the top bit."""
         g = self.g
         assert isinstance(g, SignedPermutation)
         bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-        rows, into, flips = (
-            x.view(bits),
-            out.view(bits),
-            (g.sign < 0).to(bits)[:, None] << 8 * x.element_size() - 1,
-        )
-        step = max(1, (1 << 21) // (x[0].numel() * x.element_size()))
+        rows, into = x.view(bits), out.view(bits)
+        flips = (g.sign < 0).to(bits)[:, None] << 8 * x.element_size() - 1
+        step = max(1, BYTES_PER_GATHER // (x[0].numel() * x.element_size()))
 
         def gather(thread: int, start: int, stop: int) -> None:
             for a in range(start, stop, step):
@@ -226,9 +241,9 @@ class InPlace:
 
 
 def _rotate(x: Tensor, axis: int, act: Callable[[Tensor, int], Tensor]) -> None:
-    """A rotation in blocks of the first axis, so that the float64 temporary stays small beside the model."""
+    """Rotate in blocks of the first axis, so that the float64 temporary stays small."""
     if x.dim() < 2 or axis == 0:
         x.copy_(act(x, axis))
         return
-    for block in x.split(max(1, ROTATION_BLOCK // max(1, x[0].numel()))):
+    for block in x.split(max(1, ELEMENTS_PER_ROTATION_BLOCK // max(1, x[0].numel()))):
         block.copy_(act(block, axis))

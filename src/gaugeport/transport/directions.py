@@ -1,7 +1,8 @@
-"""Directions and magnitudes: steering vectors, probes, gradients, means; products, absolute values, variances.
+"""Move directions and magnitudes from one model's residual coordinates to another's.
 
-A direction has no origin, so an affine gauge acts on it by its linear part alone. A magnitude has no sign, so it is
-permuted only, and a rotation has nothing to say about it.
+Directions are steering vectors, probes, gradients and means. A direction has no origin, so an affine gauge
+moves it by its linear part alone. Magnitudes are products, absolute values and variances. A magnitude has no
+sign, so a gauge only permutes it; a rotation mixes coordinates and cannot move it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,29 @@ from torch import Tensor
 from gaugeport.groups import AffineGauge, Element, LinearGauge, SignedPermutation, check_is_element
 from gaugeport.transport.axis import InPlace
 
+COORDINATEWISE_GROUPS = "permutation, global_sign_permutation, signed_permutation"
+"""The groups that move coordinates without mixing them, as error messages list them."""
+
 
 def transport_direction(
     v: Tensor, g: Element, axis: int = -1, *, kept: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """``g·v`` along ``axis``: a direction (or any batch of them) written in the coordinates of B.
+    """Return a direction, or a batch of directions, in the coordinates of B.
 
-    ``v`` float[..., d, ...] in A's coordinates; dtype and device are kept, gradient history is not. ``g`` is of any
-    group, an :class:`AffineGauge` acting by its linear part. ``kept`` bool[d] marks the coordinates of B whose
-    assignment is trusted: the others are set to zero, at the cost that :func:`lost_share` tells. ``out``, of ``v``'s
-    shape, dtype and device, receives the result in place of a new tensor (it may be ``v`` itself).
+    Args:
+        v: float[..., d, ...], directions in the coordinates of A.
+        g: The gauge from A to B, of any group and width d. An :class:`AffineGauge` acts by its linear part.
+        axis: The axis of ``v`` that holds the d coordinates.
+        kept: bool[d], the coordinates of B whose assignment is trusted. The others become 0;
+            :func:`lost_share` says how much that loses.
+        out: A tensor like ``v`` (shape, dtype, device) to write the result to. It may be ``v`` itself.
 
-    Raises ``TypeError`` for what is no floating-point tensor, ``ValueError`` where widths, ``kept`` or ``out`` do not
-    fit. Source: DESIGN §1, second row of the table of transports.
+    Returns:
+        ``g·v`` along ``axis``, with the dtype and device of ``v`` and without gradient history.
+
+    Raises:
+        TypeError: If ``v`` is not a floating-point tensor or ``g`` is not a gauge element.
+        ValueError: If the width of ``v``, ``kept`` or ``out`` does not fit.
     """
     moved = _moved(v, linear_part(g), axis, out, signed=True)
     if kept is not None:
@@ -33,28 +44,50 @@ def transport_direction(
 
 
 def transport_magnitude(m: Tensor, g: Element, axis: int = -1, *, out: Tensor | None = None) -> Tensor:
-    """``m`` permuted along ``axis``, without signs: what is even in each coordinate of the stream.
+    """Return magnitudes in the coordinates of B: permuted, without signs.
 
-    For gradient×activation and other products, integrated gradients, mean absolute values, variances, second moments.
-    ``m`` float[..., d, ...] and ``out`` as in :func:`transport_direction`.
+    Magnitudes are even in each coordinate: gradient × activation and other products, integrated gradients,
+    mean absolute values, variances, second moments.
 
-    Raises ``ValueError`` for a rotation, naming the groups under which a magnitude is covariant, for an affine gauge (its
-    shift changes all of these but the variances, which go by its linear part), and where :func:`transport_direction` does.
+    Args:
+        m: float[..., d, ...], magnitudes in the coordinates of A.
+        g: The gauge from A to B, a (signed) permutation.
+        axis: The axis of ``m`` that holds the d coordinates.
+        out: A tensor like ``m`` to write the result to. It may be ``m`` itself.
+
+    Returns:
+        The permuted magnitudes, with the dtype and device of ``m`` and without gradient history.
+
+    Raises:
+        TypeError: If ``m`` is not a floating-point tensor or ``g`` is not a gauge element.
+        ValueError: If ``g`` is a rotation, or an affine gauge, whose shift changes all magnitudes but
+            variances (move these by ``g.linear``); if the width of ``m`` or ``out`` does not fit.
     """
     if isinstance(g, AffineGauge):
         raise ValueError(
-            f"a magnitude has no image under a gauge of group {g.group!r}, whose shift changes absolute values and "
-            "products; allowed groups: permutation, global_sign_permutation, signed_permutation (variances: pass g.linear)"
+            f"a gauge of group {g.group!r} cannot move a magnitude: its shift changes absolute values "
+            f"and products; allowed groups: {COORDINATEWISE_GROUPS} (for variances pass g.linear)"
         )
-    return _moved(
-        m, coordinatewise(g, "a magnitude (product, absolute value, variance)"), axis, out, signed=False
-    )
+    permuting = require_coordinatewise(g, "a magnitude (product, absolute value, variance)")
+    return _moved(m, permuting, axis, out, signed=False)
 
 
 def lost_share(v: Tensor, g: Element, kept: Tensor, axis: int = -1) -> Tensor:
-    """The share of ``‖v‖²`` that :func:`transport_direction` gives up to ``kept``: float[...], ``v`` without ``axis``.
+    """Return the share of ``‖v‖²`` that :func:`transport_direction` sets to 0 because of ``kept``.
 
-    Between 0 and 1, in float32 or wider; 0 for a zero vector. Arguments and errors as there.
+    Args:
+        v: float[..., d, ...], directions in the coordinates of A.
+        g: The gauge from A to B, of any group and width d.
+        kept: bool[d], the coordinates of B whose assignment is trusted.
+        axis: The axis of ``v`` that holds the d coordinates.
+
+    Returns:
+        float[...], the shape of ``v`` without ``axis``, between 0 and 1, in float32 or wider; 0 for a zero
+        vector.
+
+    Raises:
+        TypeError: If ``v`` is not a floating-point tensor or ``g`` is not a gauge element.
+        ValueError: If the width of ``v`` or ``kept`` does not fit.
     """
     moved = transport_direction(v, g, axis)
     squares = moved.to(torch.promote_types(moved.dtype, torch.float32)).square_()
@@ -64,49 +97,62 @@ def lost_share(v: Tensor, g: Element, kept: Tensor, axis: int = -1) -> Tensor:
 
 
 def linear_part(g: Element) -> LinearGauge:
-    """``g``, or the linear part of an affine gauge. Raises ``TypeError`` for what is no gauge element."""
+    """Return ``g``, or the linear part of an affine gauge. Raises ``TypeError`` for other objects."""
     check_is_element(g)
     return g.linear if isinstance(g, AffineGauge) else g  # type: ignore[return-value]
 
 
-def coordinatewise(g: Element, what: str) -> SignedPermutation:
-    """The linear part of ``g`` if it moves coordinates without mixing them. Raises ``ValueError`` naming ``what``."""
+def require_coordinatewise(g: Element, what: str) -> SignedPermutation:
+    """Return the linear part of a gauge that does not mix coordinates.
+
+    Args:
+        g: A gauge element.
+        what: What is to be moved, for the error message.
+
+    Returns:
+        The linear part of ``g``, a signed permutation.
+
+    Raises:
+        ValueError: If the linear part is a rotation.
+    """
     linear = linear_part(g)
     if not isinstance(linear, SignedPermutation):
         raise ValueError(
-            f"{what} has no image under a gauge of group {linear.group!r}, which mixes coordinates; "
-            "allowed groups: permutation, global_sign_permutation, signed_permutation"
+            f"a gauge of group {linear.group!r} mixes coordinates and cannot move {what}; "
+            f"allowed groups: {COORDINATEWISE_GROUPS}"
         )
     return linear
 
 
 def check_kept(kept: Tensor, d: int) -> Tensor:
-    """``kept`` if it is bool[d]. Raises ``ValueError`` otherwise."""
+    """Return ``kept`` if it is bool[d]. Raises ``ValueError`` otherwise."""
     if not isinstance(kept, Tensor) or kept.dtype != torch.bool or kept.shape != (d,):
-        found = f"{kept.dtype} {tuple(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__
-        raise ValueError(f"kept must be a bool tensor of {d} entries, one per coordinate of B; found {found}")
+        given = f"{kept.dtype} {tuple(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__
+        raise ValueError(f"kept: expected a bool tensor of {d} entries, one per coordinate of B; got {given}")
     return kept
 
 
 def _moved(v: Tensor, g: LinearGauge, axis: int, out: Tensor | None, signed: bool) -> Tensor:
     if not isinstance(v, Tensor):
-        raise TypeError(f"a torch tensor is wanted, found {type(v).__name__} (numpy: torch.from_numpy)")
+        raise TypeError(f"expected a torch tensor, got {type(v).__name__} (numpy: torch.from_numpy)")
     if not v.is_floating_point():
-        raise TypeError(f"a floating-point tensor is wanted, found {v.dtype}")
+        raise TypeError(f"expected a floating-point tensor, got {v.dtype}")
     if v.dim() == 0 or not -v.dim() <= axis < v.dim():
         raise ValueError(
-            f"a tensor of shape {tuple(v.shape)} has no axis {axis}; the gauge wants one of width {g.size}"
+            f"a tensor of shape {tuple(v.shape)} has no axis {axis}; expected an axis of the gauge's "
+            f"width {g.size}"
         )
     if v.shape[axis] != g.size:
         raise ValueError(
-            f"axis {axis} of {tuple(v.shape)} has width {v.shape[axis]}; the gauge has width {g.size}"
+            f"axis {axis} of a tensor of shape {tuple(v.shape)}: expected the gauge's width {g.size}, "
+            f"got {v.shape[axis]}"
         )
     if out is None:
         out = torch.empty_like(v, requires_grad=False)
     elif (out.shape, out.dtype, out.device) != (v.shape, v.dtype, v.device):
         raise ValueError(
-            f"out is {out.dtype} {tuple(out.shape)} on {out.device}; "
-            f"it must be as v, {v.dtype} {tuple(v.shape)} on {v.device}"
+            f"out: expected {v.dtype} {tuple(v.shape)} on {v.device}, as v is; "
+            f"got {out.dtype} {tuple(out.shape)} on {out.device}"
         )
     out.copy_(v.detach())
     with InPlace(g) as act:
@@ -115,6 +161,7 @@ def _moved(v: Tensor, g: LinearGauge, axis: int, out: Tensor | None, signed: boo
 
 
 def _along(mask: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Reshape a mask of one axis so that it broadcasts over ``x``."""
     shape = [1] * x.dim()
     shape[axis] = len(mask)
     return mask.to(x.device).view(shape)

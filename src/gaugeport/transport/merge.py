@@ -1,4 +1,4 @@
-"""Merging models that were written in different coordinates: align, combine, and un-align again."""
+"""Merge models that were written in different coordinates: align, combine, and un-align the result."""
 
 from __future__ import annotations
 
@@ -14,38 +14,55 @@ from torch import nn
 
 from gaugeport.charts.chart import chart_of, check_movable
 from gaugeport.groups import Element, check_is_element
-from gaugeport.transport.model import check_element, transport_model
+from gaugeport.transport.model import check_gauge_fits, transport_model
 
 METHODS = ("average", "task_arithmetic")
 
-SAME = 1e-6
-"""How far from 1 the weights of an average may sum: their own rounding."""
+WEIGHT_SUM_TOLERANCE = 1e-6
+"""How far from 1 the weights of an average may sum, for their own rounding."""
 
-NOT_THE_FUNCTION = {
+MAX_DIFFERENCES_SHOWN = 6
+"""How many differences between two models an error message shows."""
+
+IRRELEVANT_CONFIG_ENTRIES = {
     "architectures", "chunk_size_feed_forward", "dtype", "id2label", "initializer_range", "label2id",
-    "pretraining_tp", "problem_type", "return_dict", "task_specific_params", "transformers_version", "use_cache",
+    "pretraining_tp", "problem_type", "return_dict", "task_specific_params", "transformers_version",
+    "use_cache",
 }  # fmt: skip
-_ELSE = re.compile(r"_.*|output_.*|summary_.*|.*_token_id|.*dropout|.*_pdrop")
-"""Entries of a config that do not change what a model computes from its parameters in evaluation mode."""
-LENGTHLESS = {"default", "linear", "llama3"}
-"""Rotary embeddings that do not look at ``max_position_embeddings`` (those of dynamic, yarn and longrope do)."""
+"""Config entries that do not change what a model computes from its parameters in evaluation mode."""
+IRRELEVANT_CONFIG_PATTERN = re.compile(r"_.*|output_.*|summary_.*|.*_token_id|.*dropout|.*_pdrop")
+"""Further such entries, by pattern."""
+
+LENGTH_INDEPENDENT_ROPES = {"default", "linear", "llama3"}
+"""Rotary embeddings that ignore ``max_position_embeddings`` (dynamic, yarn and longrope use it)."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A merge in the coordinates of the first model, and the gauges that led there, one per model.
+    """A merge in the coordinates of the first model, with the gauges that led there.
 
-    ``gauges[k]`` carries model k to the first model's coordinates; None stands for no move.
+    Attributes:
+        model: The merged model.
+        gauges: One per merged model: ``gauges[k]`` moves model k to the coordinates of the first; None means
+            no move.
     """
 
     model: nn.Module
     gauges: tuple[Element | None, ...]
 
     def in_coordinates_of(self, k: int, strict: bool = True) -> Any:
-        """A copy of the merge, un-aligned: in the coordinates of model ``k``.
+        """Return a copy of the merge in the coordinates of model ``k``.
 
-        Raises ``IndexError`` for a ``k`` that was not merged, and with ``strict`` ``ValueError`` for a gauge from
-        outside the chart's group.
+        Args:
+            k: The number of a merged model, from 0.
+            strict: Refuse a gauge from outside the chart's group.
+
+        Returns:
+            The merged model, moved by the inverse of ``gauges[k]``.
+
+        Raises:
+            IndexError: If there is no model ``k``.
+            ValueError: If ``strict`` and the gauge is outside the chart's group.
         """
         if not 0 <= k < len(self.gauges):
             raise IndexError(f"{len(self.gauges)} models were merged, numbered from 0; there is no model {k}")
@@ -66,37 +83,56 @@ def merge(
     base_gauge: Element | None = None,
     strict: bool = True,
 ) -> Merged:
-    """Carry every model into the first one's coordinates by its gauge, and combine the parameters there.
+    """Move every model to the coordinates of the first by its gauge, and combine the parameters there.
 
-    ``average`` is ``Σ weights_k θ_k``, of weights that sum to 1 (equal ones by default; (1-α, α) for a curve).
-    ``task_arithmetic`` is ``base + scaling · Σ weights_k (θ_k - base)``, of any weights (all 1 by default; Ilharco et
-    al. 2023). ``gauges[k]`` carries model k there, None where it is there already, which the first always is;
-    ``base_gauge`` does the same for ``base``. For neurons and heads, apply their gauges to the models first.
-    ``strict=False`` accepts gauges from outside the chart's group, for controls, and models of which only one is folded.
+    ``average`` gives ``Σ weights_k θ_k``; ``task_arithmetic`` gives ``base + scaling · Σ weights_k (θ_k -
+    base)`` (Ilharco et al. 2023). Sums run in float32 or wider and are rounded once to the first model's
+    dtype. Parameters on which all models agree stay exactly as they are. Tied weights stay tied, buffers are
+    the first model's, and the given models are not changed. To align neurons and heads as well, apply their
+    gauges to the models first.
 
-    Sums run in float32 or wider and are rounded once to the first model's dtype; parameters on which all agree come
-    out as they are. Tied weights stay tied, buffers are the first model's, and no model given is changed.
+    Args:
+        models: The models to merge.
+        gauges: One per model, to the coordinates of the first; None for a model that is there already, as the
+            first is.
+        weights: One per model. For an average they sum to 1 (default: equal; (1-α, α) traces a curve between
+            two models). For task arithmetic they are any numbers (default: all 1).
+        method: "average" or "task_arithmetic".
+        base: The base model of task arithmetic.
+        scaling: The factor of task arithmetic.
+        base_gauge: The gauge that moves ``base`` to the coordinates of the first model.
+        strict: Refuse gauges from outside the chart's group, and models of which only some are folded.
+            Controls pass False.
 
-    Raises ``ValueError`` for an unknown method, a number of gauges or weights that does not fit, a base that is
-    missing or without use, models whose configs or parameter shapes differ or that are offloaded or quantized, a first gauge
-    that moves, and with ``strict`` a gauge outside the chart's group, and folded models beside others; ``TypeError``
-    for what is no model or no gauge. Source: issue 3, table a7.
+    Returns:
+        The merge and its gauges.
+
+    Raises:
+        TypeError: If a model is not a module, or a gauge is not a gauge element.
+        ValueError: If the method is unknown; if the number of gauges or the weights do not fit; if a base is
+            missing or not needed; if configs or parameter shapes differ, or a model is offloaded or
+            quantized; if the first gauge moves; and, if ``strict``, for a gauge from outside the chart's
+            group or a folded model beside one that is not.
     """
-    _check(models, gauges, method, base, base_gauge)
-    shares = _shares(weights, len(models), method)
-    pairs = list(zip(models, gauges, strict=True))  # all are checked before anything is copied
+    # 1) check everything before anything is copied
+    _check_arguments(models, gauges, method, base, base_gauge)
+    factors = _factors(weights, len(models), method)
+    pairs = list(zip(models, gauges, strict=True))
     for model, gauge in [*pairs, *([] if base is None else [(base, base_gauge)])]:
-        _check_same(models[0], model, strict)
+        _check_mergeable(models[0], model, strict)
         if gauge is not None:
-            check_element(chart_of(model), gauge, strict)
+            check_gauge_fits(chart_of(model), gauge, strict)
+    # 2) add up differences from one of them, not the parameters, so that nothing is rounded where all agree
     start = _aligned(models[0], None, strict) if base is None else _aligned(base, base_gauge, strict)
-    # differences from one of them, not a plain weighted sum: where all agree (unit gains, say) nothing is rounded
     total = {name: p.to(_wide(p), copy=True) for name, p in start.items()}
-    rest = 1 if base is None else 0  # an average starts from the first model, task arithmetic from the base
-    for (model, gauge), share in zip(pairs[rest:], shares[rest:], strict=True):
+    skipped = (
+        1 if base is None else 0
+    )  # an average starts from the first model, task arithmetic from the base
+    for (model, gauge), factor in zip(pairs[skipped:], factors[skipped:], strict=True):
         for name, p in _aligned(model, gauge, strict).items():
             difference = p.to(total[name].device, total[name].dtype) - start[name]
-            total[name].add_(difference, alpha=share * (1.0 if base is None else scaling))
+            total[name].add_(difference, alpha=factor * (1.0 if base is None else scaling))
+    # 3) round once
     merged = copy.deepcopy(models[0])
     for name, p in merged.named_parameters():
         p.copy_(total[name])
@@ -105,6 +141,7 @@ def merge(
 
 
 def _aligned(model: nn.Module, gauge: Element | None, strict: bool) -> dict[str, torch.Tensor]:
+    """Return the parameters of a model, moved by its gauge."""
     moved = model if gauge is None else transport_model(model, gauge, strict=strict)
     return {name: p.detach() for name, p in moved.named_parameters()}
 
@@ -113,23 +150,24 @@ def _wide(p: torch.Tensor) -> torch.dtype:
     return torch.promote_types(p.dtype, torch.float32)
 
 
-def _check(
+def _check_arguments(
     models: Sequence[nn.Module],
     gauges: Sequence[Element | None],
     method: str,
     base: nn.Module | None,
     base_gauge: Element | None,
 ) -> None:
+    """Raise ``ValueError`` or ``TypeError`` for arguments that do not fit each other."""
     if method not in METHODS:
         raise ValueError(f"unknown merge method {method!r}; allowed: {', '.join(METHODS)}")
     if not models:
         raise ValueError("nothing to merge: no models were given")
     if len(gauges) != len(models):
-        raise ValueError(f"{len(models)} models want {len(models)} gauges, found {len(gauges)}")
+        raise ValueError(f"expected {len(models)} gauges, one per model; got {len(gauges)}")
     for model in models:
         if not isinstance(model, nn.Module):
             raise TypeError(
-                f"models are wanted first, then their gauges; found {type(model).__name__} among the models"
+                f"models: expected torch modules, got {type(model).__name__} (gauges come second)"
             )
     for gauge in gauges:
         if gauge is not None:
@@ -137,66 +175,70 @@ def _check(
     first = gauges[0]
     if first is not None and first != type(first).identity(first.size):
         raise ValueError(
-            "the first gauge moves: the merge is in the first model's own coordinates, give None or identity"
+            "the first gauge moves, but the merge is in the first model's own coordinates; "
+            "expected None or the identity"
         )
     if (method == "task_arithmetic") != (base is not None):
-        raise ValueError(
-            f"method {method!r} {'wants a' if base is None else 'has no use for the'} base model"
-        )
+        raise ValueError(f"method {method!r} {'needs a' if base is None else 'does not use a'} base model")
     if base_gauge is not None and base is None:
-        raise ValueError("a base_gauge without a base")
+        raise ValueError("a base_gauge was given without a base")
 
 
-def _shares(weights: Sequence[float] | None, n: int, method: str) -> list[float]:
+def _factors(weights: Sequence[float] | None, n: int, method: str) -> list[float]:
+    """Return one finite factor per model, those of an average summing to 1."""
     average = method == "average"
     if weights is None:
         return [1.0 / n if average else 1.0] * n
-    shares = [float(w) for w in weights]
-    if len(shares) != n or not all(math.isfinite(w) for w in shares):
-        raise ValueError(f"{n} models want {n} finite weights, found {shares}")
-    if average and abs(sum(shares) - 1) > SAME:
-        raise ValueError(f"the weights of an average sum to 1, found {shares}, which sum to {sum(shares)}")
-    return shares
+    factors = [float(w) for w in weights]
+    if len(factors) != n or not all(math.isfinite(w) for w in factors):
+        raise ValueError(f"weights: expected {n} finite weights, one per model; got {factors}")
+    if average and abs(sum(factors) - 1) > WEIGHT_SUM_TOLERANCE:
+        raise ValueError(
+            f"weights: expected those of an average to sum to 1, got {factors}, which sum to {sum(factors)}"
+        )
+    return factors
 
 
-def _check_same(first: Any, other: Any, strict: bool) -> None:
-    """Raise ``ValueError`` unless the two compute the same function of their parameters, and these have one shape."""
-    mine, theirs = (_function(m.config) for m in (first, other))
-    differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
-    if differing:
-        shown = "; ".join(f"{k}: {mine.get(k)!r} and {theirs.get(k)!r}" for k in differing[:6])
-        raise ValueError(f"models of different configs cannot be merged: {shown}")
-    shapes, others = ({name: tuple(p.shape) for name, p in m.named_parameters()} for m in (first, other))
-    wrong = sorted(name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name))
-    if wrong:
-        shown = "; ".join(f"{n}: {shapes.get(n)} and {others.get(n)}" for n in wrong[:6])
-        raise ValueError(f"models whose parameters differ cannot be merged: {shown}")
+def _check_mergeable(first: Any, other: Any, strict: bool) -> None:
+    """Raise ``ValueError`` unless both compute the same function of parameters that have the same shapes."""
+    configs = [_relevant_entries(m.config) for m in (first, other)]
+    if differences := _differences(*configs):
+        raise ValueError(f"models of different configs cannot be merged: {differences}")
+    shapes = [{name: tuple(p.shape) for name, p in m.named_parameters()} for m in (first, other)]
+    if differences := _differences(*shapes):
+        raise ValueError(f"models whose parameters differ cannot be merged: {differences}")
     charts = [chart_of(m) for m in (first, other)]
     for chart, model in zip(charts, (first, other), strict=True):
         check_movable(chart, model)
     if strict and charts[0].foldable and charts[0].folded != charts[1].folded:
         raise ValueError(
-            "one of the models has all gains 1 (folded) and another has not: their weights are in different units; fold "
-            "both or neither (strict=False for a checkpoint whose gains have not been trained yet)"
+            "one of the models has all gains 1 (folded) and another has not: their weights are in different "
+            "units; fold both or neither (strict=False for a checkpoint whose gains are not trained yet)"
         )
 
 
-def _function(config: Any) -> dict[str, Any]:
-    """The entries of a config that decide what a model computes from its parameters: of those that its class knows."""
+def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:
+    """Describe the first few entries in which two dicts differ; empty text if none."""
+    differing = sorted(k for k in first.keys() | other.keys() if first.get(k) != other.get(k))
+    return "; ".join(f"{k}: {first.get(k)!r} and {other.get(k)!r}" for k in differing[:MAX_DIFFERENCES_SHOWN])
+
+
+def _relevant_entries(config: Any) -> dict[str, Any]:
+    """Return the config entries, known to its class, that decide what the parameters compute."""
     known = type(config)().to_dict()
-    kept = {
+    relevant = {
         k: v
         for k, v in config.to_dict().items()
-        if k in known and not (k in NOT_THE_FUNCTION or _ELSE.fullmatch(k))
+        if k in known and k not in IRRELEVANT_CONFIG_ENTRIES and not IRRELEVANT_CONFIG_PATTERN.fullmatch(k)
     }
-    if _rope_types(kept.get("rope_parameters")) <= LENGTHLESS:
-        kept.pop("max_position_embeddings", None)  # learned positions differ in shape as well
-    return kept
+    if _rope_types(relevant.get("rope_parameters")) <= LENGTH_INDEPENDENT_ROPES:
+        relevant.pop("max_position_embeddings", None)  # learned positions differ in shape as well
+    return relevant
 
 
 def _rope_types(rope: Any) -> set[str]:
-    """The kinds of rotary embedding in a config: one, or one for each kind of layer."""
+    """Return the kinds of rotary embedding in a config: one, or one for each kind of layer."""
     if not isinstance(rope, dict):
         return set()
-    here = {rope["rope_type"]} if "rope_type" in rope else set()
-    return here.union(*map(_rope_types, rope.values()))
+    own = {rope["rope_type"]} if "rope_type" in rope else set()
+    return own.union(*map(_rope_types, rope.values()))

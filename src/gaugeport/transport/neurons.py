@@ -1,175 +1,156 @@
-"""The gauge of MLP neurons: which neuron of one model is which of another, in coordinates that are shared already.
+"""Match and reorder MLP neurons: which neuron of one model is which of another, in shared coordinates.
 
-A residual gauge leaves neurons where they are; they have a gauge of their own, one element per block. A gated MLP,
-``down(act(gate x) * up x)``, is the same function when its neurons are reordered and a neuron's rows of ``up`` and
-column of ``down`` change sign together (never ``gate``: the activation is no odd function). A plain MLP allows
-reordering only. Heads likewise: :mod:`gaugeport.transport.heads`.
+A residual gauge leaves neurons where they are; neurons have a gauge of their own, one element per block. A
+gated MLP, ``down(act(gate x) * up x)``, stays the same function when its neurons are reordered, and when a
+neuron's rows of ``up`` and column of ``down`` change sign together. ``gate`` never changes sign, because the
+activation is not an odd function. A plain MLP allows reordering only. ``heads.py`` does the same for
+attention heads.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gaugeport.alignment import assignment
 from gaugeport.alignment.evidence import check_comparable
 from gaugeport.charts.chart import Chart, chart_of
-from gaugeport.charts.rules import Rule
 from gaugeport.groups import Permutation, SignedPermutation, compose
-from gaugeport.transport.axis import InPlace
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Part:
-    """An axis made of neurons or heads, in all parameters of one name pattern (``*`` is the block).
-
-    ``kind`` of neurons: ``plain`` (reordered), ``signed`` (with the sign) or ``plain signed`` (both, one after the
-    other, as in a fused gate/up matrix); of heads see :data:`gaugeport.transport.heads.HEADS`.
-    """
-
-    pattern: str
-    axis: int
-    kind: str
+from gaugeport.transport.model import Model
+from gaugeport.transport.units import UnitAxis, act_on_units, declared, paired_rows
 
 
 @dataclass(frozen=True)
 class NeuronGauge:
-    """One element per block: neuron ``i`` of the result is neuron ``perm[i]``, times ``sign[i]`` in up and down.
+    """A gauge of MLP neurons: which neuron comes where, block by block.
 
-    ``blocks`` are signed permutations of the neurons, :class:`~gaugeport.groups.Permutation` where the MLP is not
-    gated. A list of a block's neurons is moved by ``transport_indices(neurons, gauge.blocks[block])``.
+    Neuron ``i`` of the result is neuron ``perm[i]``, times ``sign[i]`` in up and down. To move a list of
+    one block's neurons call ``transport_indices(neurons, gauge.blocks[block])``.
+
+    Attributes:
+        blocks: One signed permutation of the neurons per block; :class:`~gaugeport.groups.Permutation` if the
+            MLP has no gate.
     """
 
     blocks: tuple[SignedPermutation, ...]
 
     @classmethod
     def random(cls, model: nn.Module, generator: torch.Generator | None = None, signs: bool = True) -> Self:
-        """A uniform element for ``model``; without ``signs``, or where its MLPs have none, permutations only."""
-        kind = _element_class(chart_of(model)) if signs else Permutation
-        return cls(tuple(kind.random(n, generator) for n in _widths(model)))
+        """Draw a uniform element for a model.
+
+        Args:
+            model: The model whose neurons are to be moved.
+            generator: Source of randomness; torch's default if None.
+            signs: Draw signs too, if the model's MLPs allow them.
+
+        Returns:
+            The gauge.
+        """
+        element_class = _element_class(chart_of(model)) if signs else Permutation
+        return cls(tuple(element_class.random(n, generator) for n in _widths(model)))
 
     @classmethod
     def identity(cls, model: nn.Module) -> Self:
-        kind = _element_class(chart_of(model))
-        return cls(tuple(kind.identity(n) for n in _widths(model)))
+        """Return the element for ``model`` that moves nothing."""
+        element_class = _element_class(chart_of(model))
+        return cls(tuple(element_class.identity(n) for n in _widths(model)))
 
     def inverse(self) -> Self:
+        """Return the gauge that undoes this one."""
         return type(self)(tuple(b.inverse() for b in self.blocks))
 
     def after(self, first: NeuronGauge) -> Self:
-        """The gauge that applies ``first`` and then this one."""
+        """Return the gauge that applies ``first`` and then this one."""
         return type(self)(tuple(compose(g, h) for g, h in zip(self.blocks, first.blocks, strict=True)))
 
     def apply(self, model: Model, inplace: bool = False) -> Model:
-        """The same function with its neurons reordered; tied weights, dtypes and flags are kept, gradients dropped.
+        """Return the same function with its neurons reordered.
 
-        Raises ``ValueError`` where the number of blocks or neurons differs, and for signs on an MLP without gate.
+        Tied weights, dtypes and ``requires_grad`` are kept; gradients are dropped.
+
+        Args:
+            model: The model.
+            inplace: Change ``model`` itself and return it.
+
+        Returns:
+            The moved model: a copy, or ``model`` itself if ``inplace``.
+
+        Raises:
+            ValueError: If the model has another number of blocks or neurons, or if the gauge has signs and
+                the MLPs have no gate.
         """
         chart, widths = chart_of(model), _widths(model)
-        if [b.size for b in self.blocks] != widths:
-            raise ValueError(
-                f"the gauge has neurons {[b.size for b in self.blocks]}, the model {widths}, by block"
-            )
+        own_widths = [b.size for b in self.blocks]
+        if own_widths != widths:
+            raise ValueError(f"neurons by block: the gauge has {own_widths}, the model {widths}")
         if _element_class(chart) is Permutation and any(bool((b.sign < 0).any()) for b in self.blocks):
             raise ValueError(
-                f"the MLPs of {chart.model_type} have no gate: their neurons permit permutations, no signs"
+                f"the MLPs of {chart.model_type} have no gate, so their neurons cannot change sign; "
+                "allowed: permutations"
             )
-        return act_on_blocks(model, neuron_parts(chart), self._element, inplace)
+        return act_on_units(model, neuron_axes(chart), self._element, inplace)
 
     def _element(self, block: int, kind: str, length: int) -> SignedPermutation:
-        """What to do to an axis of neurons."""
+        """Return what acts on one axis of neurons."""
         g = self.blocks[block]
-        whole = [g if half == "signed" else g.without_signs() for half in kind.split()]
-        perm = torch.cat([h.perm + k * g.size for k, h in enumerate(whole)])
-        return SignedPermutation(perm, torch.cat([h.sign for h in whole]))
+        segments = [g if segment == "signed" else g.without_signs() for segment in kind.split()]
+        perm = torch.cat([segment.perm + k * g.size for k, segment in enumerate(segments)])
+        return SignedPermutation(perm, torch.cat([segment.sign for segment in segments]))
 
 
 def match_neurons(model_a: nn.Module, model_b: nn.Module) -> NeuronGauge:
-    """The gauge ``g`` for which ``g.apply(A)`` is nearest to B: least squares over all parameters of the MLPs.
+    """Find the gauge that brings the MLPs of A nearest to those of B.
 
-    The score of two neurons is the inner product of their gates, plus the *absolute* inner product of their up rows
-    and down columns together (its sign is theirs); the assignment is exact, block by block. The residual coordinates
-    must be shared: move A by the residual gauge first. Products are in float32 or wider.
+    Nearest is meant in least squares over all parameters of the MLPs. Two neurons score the inner product
+    of their gates, plus the *absolute* inner product of their up rows and down columns together, whose sign
+    becomes theirs. The assignment is exact, block by block. Products are in float32 or wider.
 
-    Raises ``ValueError`` for models that are not comparable or not finite. Source: weight matching of Ainsworth et
-    al. 2023 (Git Re-Basin), which is exact here because the residual gauge is known; the joint sign is ours.
+    Args:
+        model_a: Model A, in the residual coordinates of B: move it by the residual gauge first.
+        model_b: Model B, of the same architecture.
+
+    Returns:
+        The gauge ``g`` for which ``g.apply(model_a)`` is nearest to ``model_b``.
+
+    Raises:
+        ValueError: If the models are not comparable, or hold values that are not finite.
+
+    Source: weight matching of Ainsworth et al. 2023 (Git Re-Basin). It is exact here because the residual
+        gauge is
+    known. The joint sign is our addition.
     """
     chart, _ = check_comparable(model_a, model_b)
-    parts, gated = neuron_parts(chart), _element_class(chart) is SignedPermutation
-    found: list[SignedPermutation] = []
+    axes, gated = neuron_axes(chart), _element_class(chart) is SignedPermutation
+    blocks: list[SignedPermutation] = []
     for block, n in enumerate(_widths(model_a)):
+        # 1) score all pairs of neurons
         score = {"plain": torch.zeros(n, n), "signed": torch.zeros(n, n)}
-        for kind, of_b, of_a in paired_rows(model_a, model_b, parts, block):
-            for half, b, a in zip(kind.split(), of_b.split(n), of_a.split(n), strict=True):
-                score[half] = score[half] + b @ a.T
+        for kind, of_b, of_a in paired_rows(model_a, model_b, axes, block):
+            for segment, b, a in zip(kind.split(), of_b.split(n), of_a.split(n), strict=True):
+                score[segment] = score[segment] + b @ a.T
+        # 2) assign them, and read the signs off the matched pairs
         columns = torch.from_numpy(assignment.solve(score["plain"] + score["signed"].abs()).columns)
         sign = torch.where(score["signed"][torch.arange(n), columns] < 0, -1, 1)
-        found.append(SignedPermutation(columns, sign) if gated else Permutation(columns))
-    return NeuronGauge(tuple(found))
+        blocks.append(SignedPermutation(columns, sign) if gated else Permutation(columns))
+    return NeuronGauge(tuple(blocks))
 
 
-def neuron_parts(chart: Chart) -> tuple[Part, ...]:
-    """The neuron axes of a family, from the chart's declaration: in a gated MLP all but the gate carry the sign."""
+def neuron_axes(chart: Chart) -> tuple[UnitAxis, ...]:
+    """Return the neuron axes of a chart's family. In a gated MLP all but the gate carry the sign."""
     gated = _element_class(chart) is SignedPermutation
-    parts = []
+    axes = []
     for pattern, axis in chart.family.neurons:
         if "gate_up_proj" in pattern:
-            parts.append(Part(pattern, axis, "plain signed"))
+            axes.append(UnitAxis(pattern, axis, "plain signed"))
         elif "{gate,up}_proj" in pattern:
-            parts.append(Part(pattern.replace("{gate,up}", "gate"), axis, "plain"))
-            parts.append(Part(pattern.replace("{gate,up}", "up"), axis, "signed"))
+            axes.append(UnitAxis(pattern.replace("{gate,up}", "gate"), axis, "plain"))
+            axes.append(UnitAxis(pattern.replace("{gate,up}", "up"), axis, "signed"))
         else:
-            parts.append(Part(pattern, axis, "signed" if gated else "plain"))
-    return tuple(parts)
-
-
-def act_on_blocks(
-    model: Model, parts: Iterable[Part], element: Callable[[int, str, int], SignedPermutation], inplace: bool
-) -> Model:
-    """``element(block, kind, length of the axis)`` on every axis that ``parts`` declare."""
-    moved = model if inplace else copy.deepcopy(model)
-    with torch.no_grad():
-        for p, part, block in _declared(moved, parts):
-            InPlace(element(block, part.kind, p.shape[part.axis])).vector(p.data, part.axis)
-    for p in moved.parameters():
-        p.grad = None
-    return moved
-
-
-def paired_rows(
-    model_a: nn.Module, model_b: nn.Module, parts: tuple[Part, ...], block: int
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """``(kind, of B, of A)`` for every declared axis of a block: matrices [axis, rest], in float32 or wider.
-
-    Raises ``ValueError`` where shapes differ.
-    """
-    pairs = zip(_declared(model_a, parts), _declared(model_b, parts), strict=True)
-    for (a, part, where), (b, _, _) in pairs:
-        if a.shape != b.shape:
-            raise ValueError(f"{part.pattern} has shape {tuple(a.shape)} in A and {tuple(b.shape)} in B")
-        if where == block:
-            yield part.kind, _rows(b, part.axis), _rows(a, part.axis)
-
-
-def _rows(t: Tensor, axis: int) -> Tensor:
-    t = t.detach().cpu()
-    return t.to(torch.promote_types(t.dtype, torch.float32)).movedim(axis, 0).reshape(t.shape[axis], -1)
-
-
-def _declared(model: nn.Module, parts: Iterable[Part]) -> Iterator[tuple[nn.Parameter, Part, int]]:
-    rules = [(part, Rule(part.pattern, (), "invariant")) for part in parts]
-    for name, p in model.named_parameters():
-        for part, rule in rules:
-            block = rule.match(name)
-            if block is not None:
-                yield p, part, int(block)
+            axes.append(UnitAxis(pattern, axis, "signed" if gated else "plain"))
+    return tuple(axes)
 
 
 def _element_class(chart: Chart) -> type[SignedPermutation]:
@@ -177,8 +158,8 @@ def _element_class(chart: Chart) -> type[SignedPermutation]:
 
 
 def _widths(model: nn.Module) -> list[int]:
-    """The number of neurons of each block, read off the parameters."""
+    """Return the number of neurons of each block, read off the parameters."""
     widths: dict[int, int] = {}
-    for p, part, block in _declared(model, neuron_parts(chart_of(model))):
-        widths[block] = p.shape[part.axis] // len(part.kind.split())
+    for p, unit_axis, block in declared(model, neuron_axes(chart_of(model))):
+        widths[block] = p.shape[unit_axis.axis] // len(unit_axis.kind.split())
     return [widths[block] for block in sorted(widths)]

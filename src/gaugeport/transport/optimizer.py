@@ -15,7 +15,7 @@ from gaugeport.charts.chart import chart_of
 from gaugeport.groups import Element, SignedPermutation, check_is_element
 from gaugeport.transport import optimizer_checks as checks
 from gaugeport.transport.axis import InPlace
-from gaugeport.transport.model import check_element, transport_model
+from gaugeport.transport.model import check_gauge_fits, transport_model
 from gaugeport.transport.optimizer_files import read_checkpoint, trainer_names, write_checkpoint
 from gaugeport.transport.optimizer_rules import OPTIMIZERS, state_axes
 from gaugeport.utils.files import check_new
@@ -78,7 +78,7 @@ def transport_optimizer(
         )
     checks.refuse_adapters(model)
     chart = chart_of(model)
-    check_element(chart, g, strict)
+    check_gauge_fits(chart, g, strict)
     checks.check_plain(state)
     if not allow_dropout:
         checks.refuse_dropout(model)
@@ -92,7 +92,7 @@ def transport_optimizer(
     if strict:
         checks.check_covariance(g, chart, model, set(rules.values()))
     moved = _copy(state)
-    with torch.no_grad(), InPlace(g) as act:  # type: ignore[arg-type]  # check_element: linear
+    with torch.no_grad(), InPlace(g) as act:  # type: ignore[arg-type]  # check_gauge_fits: linear
         for index, entries in moved["state"].items():
             for key, tensor in entries.items():
                 action = OPTIMIZERS[rules[index]].keys[key]

@@ -33,7 +33,7 @@ from gaugeport.pipeline.rotation.matching.search import (
 )
 from gaugeport.pipeline.rotation.matching.steps import stream_cross
 from gaugeport.pipeline.rotation.matching.symmetry import Rows, check_dyck
-from gaugeport.transport.model import check_element
+from gaugeport.transport.model import check_gauge_fits
 
 LAMBDAS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, math.inf)
 """Weights of the activation mismatch; ``inf`` leaves the activations only."""
@@ -119,7 +119,7 @@ def joint_alignment(
     if any(not lam >= 0 for lam in lambdas):
         raise ValueError(f"lambdas={list(lambdas)}; allowed: numbers of at least 0 (inf: activations only)")
     rows, target = comparable_rows(model, reference)
-    check_element(check_dyck(model), Orthogonal(baseline.symmetry.residual.dense()))
+    check_gauge_fits(check_dyck(model), Orthogonal(baseline.symmetry.residual.dense()))
     prepared = baseline.symmetry.move_heads_and_neurons(rows)
     weights = weight_mismatch(prepared, target)
     activations, variance = activation_mismatch(activations_model, activations_reference, len(weights.cross))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gaugeport.groups import Orthogonal
 from gaugeport.pipeline.rotation.matching.search import SymmetryFit, comparable_rows, pooled_mse, tensor_mse
 from gaugeport.pipeline.rotation.matching.symmetry import Rows, Symmetry, check_dyck, parameter_name
-from gaugeport.transport.model import check_element
+from gaugeport.transport.model import check_gauge_fits
 
 FIRST_POWER, LAST_POWER = 4.0, 64.0
 """Exponents of the p-norm that replaces the maximum at the first and the last step; geometric between."""
@@ -66,7 +66,7 @@ def refine(
     if steps < 1:
         raise ValueError(f"steps={steps}; allowed: 1 or more")
     rows, target = comparable_rows(model, reference)
-    check_element(check_dyck(model), Orthogonal.identity(baseline.symmetry.residual.size), strict)
+    check_gauge_fits(check_dyck(model), Orthogonal.identity(baseline.symmetry.residual.size), strict)
 
     # 1) run from the baseline and from the lowest objective, unless these are the same
     lowest = min(baseline.configurations, key=lambda c: c.objective, default=baseline)

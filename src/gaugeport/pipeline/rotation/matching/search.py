@@ -33,7 +33,7 @@ from gaugeport.pipeline.rotation.matching.symmetry import (
     stream_rows,
 )
 from gaugeport.transport.heads import HeadGauge
-from gaugeport.transport.model import check_element
+from gaugeport.transport.model import check_gauge_fits
 from gaugeport.transport.neurons import NeuronGauge
 
 ROUNDING_SHARE = 1e-12
@@ -127,7 +127,7 @@ def fit_symmetry(
     rows, target = comparable_rows(model, reference)
     plain = Symmetry.identity(model)
     if residual == "orthogonal":
-        check_element(check_dyck(model), Orthogonal.identity(plain.residual.size), strict)
+        check_gauge_fits(check_dyck(model), Orthogonal.identity(plain.residual.size), strict)
 
     # 1) run all configurations; without the residual step every start ends at the same point
     runs: list[tuple[Configuration, tuple[float, ...]]] = []

@@ -25,7 +25,7 @@ from gaugeport.charts.chart import chart_of
 from gaugeport.groups import GROUPS, Orthogonal, Permutation, SignedPermutation, haar_matrix
 from gaugeport.groups.rotations import ORTHOGONALITY_TOLERANCE
 from gaugeport.transport.heads import HeadGauge
-from gaugeport.transport.model import Model, check_element
+from gaugeport.transport.model import Model, check_gauge_fits
 from gaugeport.transport.neurons import NeuronGauge
 
 Rows = dict[str, Tensor]
@@ -171,7 +171,7 @@ class Symmetry:
                 element is outside the group of the model's chart.
         """
         chart = check_dyck(model)
-        check_element(chart, self.residual, strict)
+        check_gauge_fits(chart, self.residual, strict)
         own_shapes, model_shapes = (s._shapes() for s in (self, Symmetry.identity(model)))
         if own_shapes != model_shapes:
             raise ValueError(
