@@ -3,4 +3,5 @@
 from gaugeport.pipeline.report.ablation import Ablation
 
 TABLE = Ablation("d4", "evidence", kinds=("site", "pooled", "both", "weights"))
-TITLE, tabulate, pivot, plot = TABLE.title, TABLE.tabulate, TABLE.pivot, TABLE.plot
+TITLE, CAPTION, DETAILS, SUMMARY = TABLE.title, TABLE.caption, TABLE.details, TABLE.summary
+tabulate, pivot, plot = TABLE.tabulate, TABLE.pivot, TABLE.plot

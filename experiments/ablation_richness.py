@@ -2,5 +2,8 @@
 
 from gaugeport.pipeline.report.ablation import Ablation
 
-TABLE = Ablation("d10", "share of its words that the grammar uses", "data.richness", logarithmic=True)
-TITLE, tabulate, pivot, plot = TABLE.title, TABLE.tabulate, TABLE.pivot, TABLE.plot
+TABLE = Ablation(
+    "d10", "share of its words that the grammar uses", "data.richness", logarithmic=True, short="share"
+)
+TITLE, CAPTION, DETAILS, SUMMARY = TABLE.title, TABLE.caption, TABLE.details, TABLE.summary
+tabulate, pivot, plot = TABLE.tabulate, TABLE.pivot, TABLE.plot

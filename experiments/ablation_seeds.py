@@ -6,9 +6,13 @@ from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.ablation import Ablation
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select
 
-TABLE = Ablation("d6", "training seeds", "seed")
-TITLE = "d6 gap between trajectory and endpoint (signed accuracy, block L/2, last step) over the first n training seeds"
-pivot = TABLE.pivot
+TABLE = Ablation("d6", "training seeds", "seed", short="seeds")
+TITLE = "d6 Ablation: the gap between trajectory and endpoint, by number of training seeds"
+CAPTION = (
+    "Share of coordinates recovered (signed accuracy at block L/2 and the last step) and its intervals over "
+    "the first n training seeds."
+)
+DETAILS, SUMMARY, pivot = TABLE.details, TABLE.summary, TABLE.pivot
 
 
 def tabulate(records):

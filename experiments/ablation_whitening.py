@@ -2,5 +2,6 @@
 
 from gaugeport.pipeline.report.ablation import Ablation
 
-TABLE = Ablation("d7", "whitened before matching", "measurement.whiten")
-TITLE, tabulate, pivot, plot = TABLE.title, TABLE.tabulate, TABLE.pivot, TABLE.plot
+TABLE = Ablation("d7", "whitened before matching", "measurement.whiten", short="whitened")
+TITLE, CAPTION, DETAILS, SUMMARY = TABLE.title, TABLE.caption, TABLE.details, TABLE.summary
+tabulate, pivot, plot = TABLE.tabulate, TABLE.pivot, TABLE.plot

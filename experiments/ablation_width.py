@@ -2,5 +2,8 @@
 
 from gaugeport.pipeline.report.ablation import Ablation
 
-TABLE = Ablation("d9", "width of the model", "model.architecture.hidden_size", logarithmic=True)
-TITLE, tabulate, pivot, plot = TABLE.title, TABLE.tabulate, TABLE.pivot, TABLE.plot
+TABLE = Ablation(
+    "d9", "width of the model", "model.architecture.hidden_size", logarithmic=True, short="width"
+)
+TITLE, CAPTION, DETAILS, SUMMARY = TABLE.title, TABLE.caption, TABLE.details, TABLE.summary
+tabulate, pivot, plot = TABLE.tabulate, TABLE.pivot, TABLE.plot

@@ -5,14 +5,17 @@ import pandas as pd
 from gaugeport.pipeline.measures.adamw_resume import FLOOR, RESOLVED
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import of_seeds
 from gaugeport.pipeline.report.tidy import aggregate, select, tidy
 
-TITLE = (
-    "a8 AdamW resume: divergence ‖g⁻¹θ' − θ‖ / ‖θ − θ_resume‖ from the reference run on identical batches "
-    "(means over n training seeds; horizon: last step up to which the noise floor is below "
-    f"{RESOLVED:g}, its range over seeds)"
+TITLE = "a8 AdamW: a run resumed from a moved checkpoint, by what is done to its state"
+CAPTION = (
+    "Divergence from the reference run on identical batches, over the distance travelled since resuming. "
+    "Horizon: the last step up to which the noise floor (the same function with its MLP neurons permuted) "
+    "is below 0.01; beyond it every run is chaotic."
 )
+DETAILS = "Divergence is ‖g⁻¹θ' − θ‖ / ‖θ − θ_resume‖; the horizon's range is over seeds."
 SETTINGS = {"lr": "training.run.lr"}
 EXTRA = ["arm", "theory", "resume_step", *SETTINGS]
 ARMS = {
@@ -24,6 +27,19 @@ ARMS = {
     FLOOR: ("noise floor: MLP neurons permuted", f.GREY, ":"),
     "sign_only": ("plant of signs only, state with signs", f.GREEN, "-"),
 }
+
+SUMMARY = Narrow(
+    columns={
+        "setting": "setting",
+        "state": "AdamW state",
+        "theory": "theory",
+        "horizon": "horizon",
+        "at horizon": "at horizon",
+        "step 50": "step 50",
+        "n": "n",
+    },
+    rows={"model": "tinyllama", "setting": ("default", "lr=0.003")},
+)
 
 
 def tabulate(records):
@@ -41,7 +57,7 @@ def pivot(table):
         first, last = group["step"].min(), group["step"].max()
         for arm, (name, _, _) in ARMS.items():
             part = select(group, {"arm": arm})
-            line = {"model": model, "setting": setting, "arm": name, "theory": part["theory"].iloc[0]}
+            line = {"model": model, "setting": setting, "state": name, "theory": part["theory"].iloc[0]}
             line |= {"n": part["seed"].nunique(), f"step {first:.0f}": _mean(part, "divergence", first)}
             line |= {
                 "horizon": _range(part, "horizon"),

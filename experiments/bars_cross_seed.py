@@ -4,17 +4,22 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import scientific
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = (
-    "b2 bars across seeds, against seed 0 of the cohort. B: KL(seed 0 ‖ seed), nats. P: largest mean squared "
-    "difference of a tensor after aligning heads, neurons and the stream by the named group (starts without rotation "
-    "all end at one point); floor: what no element of the paper's group (heads and neurons permuted, rotated and "
-    "scaled; the stream rotated) gets below; quotient: of products that no rotation changes; explained: share of the "
-    "sum over tensors that heads and neurons leave (raw, O(d) is no symmetry). C: Pearson of component effects; any "
-    "order: its mean over all orders of the heads within their layers. Pr, cumulative: of ablating the k most "
-    "important components together; the paper's Pr is its C"
+TITLE = "b2 Bars across seeds: each Dyck-3 model against seed 0 of its cohort"
+CAPTION = (
+    "B: KL(seed 0 ‖ seed) in nats. P: the largest mean squared difference of a tensor after aligning "
+    "heads, neurons and the stream; it passes below 1e-4. Floor: what no element of the paper's group "
+    "gets below. C: Pearson of component effects."
+)
+DETAILS = (
+    "Starts without a rotation all end at one point. The paper's group permutes, rotates and scales heads "
+    "and neurons and rotates the stream. Quotient: of products that no rotation changes. Explained: share "
+    "of the sum over tensors that heads and neurons leave (raw, O(d) is no symmetry). Any order: mean of "
+    "C over all orders of the heads within their layers. Pr, cumulative: of ablating the k most important "
+    "components together; the paper's Pr is its C."
 )
 EXTRA = ["cohort", "alignment", "component", "head", "split", "samples", "tensor", "status"]
 BY = ["cohort", "alignment", "component", "head", "split", "samples"]
@@ -36,6 +41,20 @@ PAPERS = {
 """What the paper says of each cohort (sections 7, 8.4, appendix B); 32 configurations, uniqueness lost."""
 UNUSED = 0.01
 """Nats of the mean loss: a head of seed 0 whose ablation costs less is unused."""
+
+SUMMARY = Narrow(
+    columns={
+        "cohort": "cohort",
+        "pair": "pair",
+        "B": "B",
+        "P, O(d)": "P, O(d)",
+        "P, O(d), Cayley": "P, Cayley",
+        "P, floor": "P, floor",
+        "C": "C",
+    },
+    words={"NEAR-MISS": "NEAR"},
+    means=True,
+)
 
 
 def tabulate(records):

@@ -4,14 +4,19 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import scientific
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = (
-    "b1 bars within seed: Bar B in nats per prediction (−log p of the true label), P as the largest mean squared difference "
-    "of a tensor, C and Pr as Pearson of predicted with measured effects; last doubling: change of B when the strings last "
-    "doubled. P, C and Pr are trivial by construction here: the specification is the folded model itself, and integrated "
-    "gradients are complete"
+TITLE = "b1 Bars within a seed: each Dyck-3 model against its own specification, and a decoy"
+CAPTION = (
+    "Bar B: nats per prediction, −log p of the true label. The decoy is the same model with its depth "
+    "unembedding averaged in pairs. P, C and Pr pass by construction: the specification is the folded "
+    "model itself. Million: scored on a million strings."
+)
+DETAILS = (
+    "P: largest mean squared difference of a tensor. C and Pr: Pearson of predicted with measured "
+    "effects. Last doubling: change of B when the number of strings last doubled."
 )
 EXTRA = ["cohort", "variant", "head", "split", "samples", "tensor", "status"]
 BY = ["cohort", "variant", "head", "split", "samples"]
@@ -35,6 +40,19 @@ PAPER_LINE = {
 }
 """Means of appendix C's columns; the decoy's ratio is section 6's, of seed 0."""
 TRIVIAL = " (trivial)"
+
+SUMMARY = Narrow(
+    columns={
+        "cohort": "cohort",
+        "seed": "seed",
+        "setting": "setting",
+        "B": "B",
+        "paper's B": "paper's B",
+        "B, decoy": "B of the decoy",
+        "decoy/real": "ratio",
+    },
+    means=True,
+)
 
 
 def tabulate(records):

@@ -5,17 +5,21 @@ import pandas as pd
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.model_pairs import COHORTS
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import interval
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 from gaugeport.pipeline.rotation.models.independence import LARGEST_COSINE
 
-TITLE = (
-    "b12 independence of the checkpoints, each seed against seed 0 of its cohort. Identical: tensors bit for bit the "
-    "same, whatever they are called, those equal by construction (frozen and shared, constant, buffers) left out; "
-    "distance: ‖θ − θ'‖/√(‖θ‖‖θ'‖) over weight matrices, √2 = 1.414 between independent models; singular "
-    "values: of the matrix in which they differ most, 0 for a copy in other coordinates; step 0: distance "
-    "in units of its norm, and what the two initialisations are; caught from: share of its own run from which on a "
-    "checkpoint is told to be of that run"
+TITLE = "b12 Independence of the checkpoints: each seed against seed 0 of its cohort"
+CAPTION = (
+    "Identical: share of tensors that are bit for bit the same, those equal by construction left out. "
+    "Distance: ‖θ − θ'‖/√(‖θ‖‖θ'‖) over weight matrices; √2 = 1.414 between independent models. Caught "
+    "from: share of its own run from which on a checkpoint is told to be of that run."
+)
+DETAILS = (
+    "Equal by construction: frozen and shared, constant, buffers. Singular values: of the matrix in which "
+    "they differ most, 0 for a copy in other coordinates. Step 0: distance in units of its norm, and what "
+    "the two initialisations are."
 )
 EXTRA = ["cohort", "compared", "tensor", "end", "status", "digest"]
 BY = ["cohort", "compared", "end"]
@@ -28,6 +32,20 @@ NUMBERS = {
     "cosine to step 0": {"metric": "cosine_to_start", "end": "other"},
 }
 ROOT_TWO = 2**0.5
+
+SUMMARY = Narrow(
+    columns={
+        "model": "model",
+        "cohort": "cohort",
+        "seed": "seed",
+        "identical": "identical",
+        "distance": "distance",
+        "cosine": "cosine",
+        "caught from": "caught from",
+        "verdict": "verdict",
+    },
+    means=True,
+)
 
 
 def tabulate(records):

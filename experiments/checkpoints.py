@@ -5,16 +5,19 @@ import pandas as pd
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.model_pairs import GROUPS, by_site, line_style, pair_label
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
-TITLE = (
-    "b9 checkpoints of one run: an SAE of an early checkpoint (source) on the last one, explained variance of "
-    "held-out tokens raw and through the best map of every group, fitted end to end or composed of those between "
-    "neighbouring checkpoints; ‖R−I‖/√(2d) of the end-to-end rotation, 1 for a random one, and on the directions "
-    "that carry 99 % of the source's variance. Early: from 2 % of the run, as in the paper. Scaled: with the ratio "
-    "of the streams' lengths. The affine map goes there and back by two regressions, and keeps less than the stream. "
-    "Means over n training seeds"
+TITLE = "b9 An early checkpoint's SAE on the last checkpoint of its run"
+CAPTION = (
+    "Explained variance at home (self) and on the last checkpoint: as it is (raw), with the means "
+    "carried, and through the rotation. ‖R−I‖ in units of √(2d); support: on the directions with 99 % of "
+    "the variance."
+)
+DETAILS = (
+    "Composed: through the local maps of the checkpoints in between. The paper's runs are Pythia's and "
+    "its toy's."
 )
 EXTRA = ["cohort", "source"]
 COMPOSED = ("permutation", "signed_permutation", "orthogonal")
@@ -30,6 +33,29 @@ PAPER = {
 }
 """Section 8.7: one run each, layer 3 of pythia-70m; the toy's 10.4 and 2.9–3.0 over √128, which we take to be of a run whose
 boundary trains, as all of cohort B's do (of cohort A seed 0's alone: the others' input streams never change)."""
+
+SUMMARY = Narrow(
+    columns={
+        "model": "model",
+        "source": "from",
+        "site": "site",
+        "self": "self",
+        "raw": "raw",
+        "means only": "means",
+        "O(d)": "O(d)",
+        "‖R−I‖/√(2d)": "‖R−I‖",
+        "supported": "support",
+        "n": "n",
+    },
+    rows={},
+    words={
+        ", independent seeds": "",
+        "cohort ": "",
+        "0.92 at the input, 0.26 late": "0.92 to 0.26",
+        "catastrophic": "fails",
+    },
+    means=True,
+)
 
 
 def tabulate(records):
@@ -57,7 +83,14 @@ def pivot(table):
             line |= {title: cell(select(part, {"metric": metric})) for metric, title in DISTANCES.items()}
             lines.append({**line, "n": int(part["n"].max())})
         if (model, cohort) in PAPER and setting == last_of[model, cohort]:
-            lines.append({"model": pair_label(model, cohort), "setting": "paper", **PAPER[model, cohort]})
+            lines.append(
+                {
+                    "model": pair_label(model, cohort),
+                    "setting": "paper",
+                    "site": "paper",
+                    **PAPER[model, cohort],
+                }
+            )
     return pd.DataFrame(lines).fillna("–")
 
 

@@ -2,13 +2,15 @@
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import of_seeds, with_intervals
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
-TITLE = (
-    "c3 confidence: signed accuracy of all coordinates and of the half with the largest margins; area under "
-    "accuracy against share kept, in order of margins, at random and at best (n training seeds). Sorting is no calibration: "
-    "the margin below which placements go wrong depends on the drift"
+TITLE = "c3 Confidence: do margins sort right from wrong placements?"
+CAPTION = (
+    "Signed accuracy of all coordinates and of the half with the largest margins, at block L/2. Area: "
+    "under accuracy against share kept, in order of margins; at random it is the accuracy itself. Sorting "
+    "is no calibration: the margin below which placements go wrong depends on the drift."
 )
 SETTINGS = {"lr": "training.run.lr"}
 COLUMNS = {
@@ -26,6 +28,27 @@ EVIDENCE = {
     "both": (f.PURPLE, ":"),
 }
 ROUTES = {"endpoint": f.RED, "via_base": f.ORANGE, "trajectory": f.BLUE}
+
+SUMMARY = Narrow(
+    columns={
+        "setting": "setting",
+        "route": "route",
+        "evidence": "evidence",
+        "all kept": "all kept",
+        "half kept": "half kept",
+        "area": "area",
+        "n": "n",
+    },
+    rows={
+        "model": "tinyllama",
+        "setting": ("default", "lr=0.03"),
+        "group": "signed_permutation",
+        "site": ("–", "block2"),
+        "route": ("endpoint", "trajectory"),
+    },
+    means=("area",),
+    words={"via_base": "via base"},
+)
 
 
 def tabulate(records):

@@ -2,11 +2,30 @@
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import with_intervals
 from gaugeport.pipeline.report.tidy import aggregate, means_of, middle_site, select, tidy
 
-TITLE = "c2 evidence: signed accuracy of endpoint recovery by evidence (last step, n training seeds)"
+TITLE = "c2 Evidence: how far endpoint recovery goes with each kind of evidence"
+CAPTION = (
+    "Signed accuracy at the last step: from the activations of one site (block L/2), of all sites pooled, "
+    "from the weights, from both."
+)
 SETTINGS = {"lr": "training.run.lr"}
+
+SUMMARY = Narrow(
+    columns={
+        "model": "model",
+        "setting": "setting",
+        "site block2": "one site",
+        "pooled sites": "pooled sites",
+        "weights": "weights",
+        "pooled + weights": "both",
+        "n": "n",
+    },
+    rows={},
+    means=("weights", "pooled + weights"),
+)
 
 
 def tabulate(records):

@@ -5,13 +5,18 @@ import pandas as pd
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.model_pairs import GROUPS, by_site, line_style, pair_label
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
 
-TITLE = (
-    "b7 firing patterns: correlation over held-out tokens of each latent of seed 0's SAE with itself on another "
-    "seed, mean over all latents (self: the share that ever fires; scaled: with the ratio of the streams' lengths), "
-    "and the share of latents above 0.5 (recovered); means over n pairs"
+TITLE = "b7 Firing patterns: does a latent of seed 0's SAE fire on the same tokens of another seed?"
+CAPTION = (
+    "Correlation over held-out tokens of each latent with itself on the other seed, mean over all "
+    "latents, by map. Self: the share of latents that ever fires."
+)
+DETAILS = (
+    "Scaled: with the ratio of the streams' lengths. Recovered: share of latents with a correlation above "
+    "0.5."
 )
 EXTRA = ["cohort"]
 PAPER = {
@@ -20,6 +25,27 @@ PAPER = {
 }
 """Section 8.5; its shares of recovered latents are lost."""
 RECOVERED = ("identity", "signed_permutation", "orthogonal")
+
+SUMMARY = Narrow(
+    columns={
+        "model": "model",
+        "site": "site",
+        "self": "self",
+        "raw": "raw",
+        "B_d": "B_d",
+        "O(d)": "O(d)",
+        "n": "n",
+    },
+    rows=[
+        {
+            "setting": "default",
+            "site": ("resid_mid_0", "resid_mid_1", "resid_post_1", "block0", "block2", "block3"),
+        },
+        {"setting": "paper"},
+    ],
+    words={", independent seeds": "", "cohort ": ""},
+    means=("self", "raw"),
+)
 
 
 def tabulate(records):
@@ -41,7 +67,14 @@ def pivot(table):
                 line[f"recovered, {GROUPS[group][0]}"] = cell(found)
             lines.append({**line, "n": int(part["n"].max())})
         if (model, cohort) in PAPER:
-            lines.append({"model": pair_label(model, cohort), "setting": "paper", **PAPER[model, cohort]})
+            lines.append(
+                {
+                    "model": pair_label(model, cohort),
+                    "setting": "paper",
+                    "site": "paper",
+                    **PAPER[model, cohort],
+                }
+            )
     return pd.DataFrame(lines).fillna("–")
 
 

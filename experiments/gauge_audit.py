@@ -5,18 +5,40 @@ import pandas as pd
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.conditions import conditions_of, with_conditions
 from gaugeport.pipeline.report.lists import LISTS, bars, legend, panels
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = (
-    "a9 gauge audit: top-k lists of a model against those of a target in a random gauge: Jaccard overlap (identity: raw); ρ: "
-    "Spearman's rank correlation of all scores; signs: agreement on the list. Other tokens: lists of the same model, or of "
-    "the two, in one basis, each on another half of the tokens (the conditions' are all on the same): what the former lack to 1 is "
-    "noise of the list, what the latter lack beyond is drift (means over n training seeds)"
+TITLE = "a9 Gauge audit: overlap of top-k lists in a random gauge"
+CAPTION = (
+    "Jaccard overlap of a model's top-k coordinates with those of a target: as they are (raw), and after "
+    "naming the gauge. Other tokens: two lists of one model on two halves of the tokens; what they lack "
+    "to 1 is the list's own noise."
+)
+DETAILS = (
+    "ρ: Spearman's rank correlation of all scores. Signs: agreement on the list. Other model, other "
+    "tokens: lists of A and B in one basis, each on its own half of the tokens; what they lack beyond the "
+    "noise is drift."
 )
 EXTRA = ["target", "planted", "list", "named", "k", "theory"]
 
 OTHER_TOKENS = {"_same_model": "same model, other tokens", "_other_model": "other model, other tokens"}
+
+SUMMARY = Narrow(
+    columns={
+        "target": "target",
+        "list": "list",
+        "chance": "chance",
+        "identity": "raw",
+        "B_d": "B_d",
+        "oracle": "true gauge",
+        "same model, other tokens": "other tokens",
+    },
+    rows={"model": "tinyllama", "planted": "residual"},
+    words={"neurons, mean absolute activation": "neurons", "mean absolute activation": "absolute activation"},
+    means=True,
+    cut=";",
+)
 
 
 def tabulate(records):

@@ -5,9 +5,15 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.tidy import aggregate, tidy
 
-TITLE = "a1 gauge groups: logit change (of the logits' std) under a random element; worst of n random models"
+TITLE = "a1 Gauge groups: which group leaves which architecture alone"
+CAPTION = (
+    "A random element of each group is applied to random models. The number is the largest change of the "
+    "logits, in units of their standard deviation, over all models. The function is kept where it is at "
+    "rounding error."
+)
 GROUPS = {
     "permutation": "S_d",
     "global_sign_permutation": "S_d × {±1}",
@@ -17,6 +23,11 @@ GROUPS = {
 }
 BROKEN = 0.1
 """A relative logit change above this is a different function (DESIGN §1, the ladder's negative controls)."""
+
+SUMMARY = Narrow(
+    columns={"model": "model", "chart": "chart", **{name: name for name in GROUPS.values()}},
+    words={"exact": "kept", "broken": "lost"},
+)
 
 
 def tabulate(records):

@@ -4,15 +4,20 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = (
-    "c1 groups head to head: maps of every group fitted on the same tokens, from run A's last checkpoint to run B's "
-    "(finetuned: unmoved is the true gauge) or to the base model of another seed (independent). Explained variance of "
-    "held-out tokens, shrunk: with the scale of least squares, as a regression has it; SAE: NMSE of A's SAE through the "
-    "map, and of the map there and back with no SAE between; retention of B's own sentiment effect, of the seeds that have "
-    "one; index precision among the top k (means over n training seeds)"
+TITLE = "c1 Groups head to head: S_d, B_d, O(d) and an affine map on the same tasks"
+CAPTION = (
+    "Maps from run A's last checkpoint to run B's (finetuned: unmoved is the true gauge), or to the base "
+    "model of another seed (independent), fitted on 4096 tokens. Fit: explained variance of held-out "
+    "tokens; shrunk: with the scale of least squares, as a regression has it. SAE: NMSE of A's SAE "
+    "through the map. Index: precision of the top k."
+)
+DETAILS = (
+    "No SAE: NMSE of the map there and back. Steering retention: of B's own sentiment effect, of the "
+    "seeds that have one. Index precision: among the top k."
 )
 EXTRA = ["target", "tokens"]
 GROUPS = {
@@ -28,6 +33,19 @@ TASKS = {
     "retention_native": "steering retention",
     "index_precision": "index precision",
 }
+
+SUMMARY = Narrow(
+    columns={
+        "target": "target",
+        "group": "map",
+        "fit, 4096 tokens": "fit",
+        "shrunk, 4096 tokens": "shrunk",
+        "SAE NMSE": "SAE",
+        "index precision": "index",
+    },
+    words={"affine (ridge)": "affine"},
+    means=("index precision",),
+)
 
 
 def tabulate(records):

@@ -8,12 +8,17 @@ from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.render import cell, interval, scientific
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = (
-    "b3 integrated gradients or attribution patching: Pearson of predicted with measured effects of mean ablation "
-    "(rise of the mean loss, nats); completeness error: largest difference of prediction and effect, by points on the "
-    "path. Dyck-3: its ten components. Language models: every block, by clamping the whole stream behind it to its mean "
-    "(stream; so large are the paper's effects) or what it adds to the stream (update); |predicted / measured|: median "
-    "over blocks; then the effects by block, means over n seeds"
+TITLE = "b3 Integrated gradients or attribution patching as predictors of ablation"
+CAPTION = (
+    "Integrated: by integrated gradients; patching: by attribution patching. "
+    "Pearson correlation r of predicted with measured effects of mean ablation: of the toy's ten "
+    "components, and of every block of the language models, ablating the whole stream behind it or its "
+    "update alone."
+)
+DETAILS = (
+    "Effects are rises of the mean loss, in nats. Completeness error: the largest difference of "
+    "prediction and effect, by points on the path. |predicted / measured|: median over blocks. Effects by "
+    "block are means over n seeds."
 )
 EXTRA = ["cohort", "component", "predictor", "points", "ablated"]
 NAMES = {"integrated_gradients": "integrated gradients", "attribution_patching": "attribution patching"}
@@ -68,6 +73,26 @@ def pivot(table):
         paper = {"model": "paper", "cohort": "pythia-70m-seed1", "component": block}
         lines.append({**paper, **{name: f"{value:.2f}" for name, value in effects.items()}})
     return pd.DataFrame(lines).fillna("–")
+
+
+def summary(wide):
+    """Return the means over the seeds of each cohort, the paper's beside them; without such means every seed."""
+    several = wide["seed"].str.startswith("mean of") & ~wide["seed"].isin(["mean of 1"])
+    several &= wide["r, integrated gradients"] != "–"
+    rows = wide[several] if several.any() else wide[wide["r, integrated gradients"] != "–"]
+    columns = {
+        "model": "model",
+        "cohort": "cohort",
+        "ablated": "ablated",
+        "r, integrated gradients": "integrated",
+        "r, attribution patching": "patching",
+        "paper's r": "paper",
+        "seed": "n",
+    }
+    shown = rows[list(columns)].rename(columns=columns).replace(r" \(of its six rows\)", "", regex=True)
+    shown["paper"] = shown["paper"].str.replace("negative in 3 of 5", "3 of 5 < 0")
+    shown["n"] = shown["n"].str.removeprefix("mean of ")
+    return shown.assign(integrated=shown["integrated"].str.partition(" [")[0])
 
 
 def plot(table):

@@ -3,17 +3,39 @@
 import pandas as pd
 
 from gaugeport.pipeline.report.claims import judged
-from gaugeport.pipeline.report.conditions import ORDER, conditions_of, with_conditions
+from gaugeport.pipeline.report.conditions import (
+    ORDER,
+    SHORT_CAPTION,
+    SHORT_NAMES,
+    conditions_of,
+    with_conditions,
+)
 from gaugeport.pipeline.report.lists import LISTS, bars, legend, panels
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = (
-    "a10 index transport: precision at k of lists of A moved to B by the condition's gauge, against B's own "
-    "(signed lists: and agreement of signs; means over n training seeds; the oracle's gap to 1 is drift, on "
-    "tokens that both lists share; how far a list is its tokens' a9 says)"
+TITLE = "a10 Index transport: precision of top-k lists moved from A to B"
+CAPTION = (
+    f"Share of a moved list of A that is on B's own list. The true gauge's gap to 1 is drift. {SHORT_CAPTION}"
+)
+DETAILS = (
+    "Signed lists: and agreement of signs. Both lists are of the same tokens; a9 says how far a list "
+    "depends on them."
 )
 EXTRA = ["target", "list", "k", "theory"]
+
+SUMMARY = Narrow(
+    columns={
+        "model": "model",
+        "target": "target",
+        "condition": "condition",
+        "mean absolute activation": "activation",
+        "integrated gradients": "integrated gradients",
+        "n": "n",
+    },
+    words=SHORT_NAMES,
+)
 
 
 def tabulate(records):

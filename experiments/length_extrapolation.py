@@ -4,17 +4,18 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = (
-    "b11 length extrapolation: accuracy per position on held-out strings of the trained lengths (2 to the longest) and on "
-    "strings of 50 to 60 brackets (cohort B; means over n training seeds)"
-)
+TITLE = "b11 Length extrapolation: accuracy on strings longer than any trained on"
+CAPTION = "Accuracy per position on held-out strings, of cohort B."
 EXTRA = ["cohort", "lengths", "longest"]
 PAPER = {(48, "longer"): 0.95, (62, "longer"): 0.9999, (62, "trained"): 0.9999}
 """Depth accuracy (appendix A), by longest trained string and lengths tested."""
 LENGTHS = {"trained": "trained lengths", "longer": "50–60"}
+
+SUMMARY = Narrow(columns={c: c for c in ("trained on", "tested on", "depth", "paper's depth", "valid", "n")})
 
 
 def tabulate(records):

@@ -7,12 +7,16 @@ from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = (
-    "b4 five lenses on Dyck-3, gains folded. Lens 1: norms of QK and OV, attention entropy (1: uniform); 3: rise of "
-    "the loss under mean ablation (nats), kept by path patching and by ACDC; 4: activation patterns of an MLP; 5: "
-    "the task feature raised most; vestigial: unused, and as loud as its layer's median head; 2: explained variance "
-    "of dictionaries (of a head: those of its layer's attention). Components of the primary seed, then counts over "
-    "all seeds"
+TITLE = "b4 Five lenses on every component of a Dyck-3 model, and where they disagree"
+CAPTION = (
+    "Lens 1: role by weights. Lens 3: rise of the loss under mean ablation (nats), and whether path "
+    "patching and ACDC keep the component. Lens 5: the task feature raised most. Vestigial: unused, and "
+    "as loud as its layer's median head. Components of seed 0; then counts over seeds."
+)
+DETAILS = (
+    "Gains are folded. Lens 1: norms of QK and OV, attention entropy (1: uniform). Lens 2: explained "
+    "variance of dictionaries (of a head: those of its layer's attention). Lens 4: activation patterns of "
+    "an MLP."
 )
 EXTRA = [
     "cohort",
@@ -96,6 +100,34 @@ def pivot(table):
     lines += [{"seed": "A, paper", "component": c, "patterns": f"{n}"} for c, n in PAPER_PATTERNS.items()]
     lines.append({"seed": "A, paper", "component": "depth counter (L0H2)", "ablation": "23.00"})
     return pd.DataFrame(lines).fillna("–")
+
+
+def summary(wide):
+    """Return the components of the primary seed, then the counts of each cohort and the paper's."""
+    components = wide[wide["ablation"] != "–"]
+    counts = wide[wide["component"].str.startswith("heads kept")]
+    columns = {
+        "seed": "seed",
+        "component": "part",
+        "lens 1": "lens 1",
+        "ablation": "lens 3",
+        "path patching": "patching",
+        "ACDC": "ACDC",
+        "lens 5": "lens 5",
+        "unused": "unused",
+        "vestigial": "vestigial",
+    }
+    rows = pd.concat([components[components["seed"].str.endswith(" 0")], counts])
+    shown = rows[list(columns)].rename(columns=columns)
+    shown["lens 5"] = shown["lens 5"].str.replace(r" \(.*", "", regex=True).str.replace("_", " ")
+    shown["part"] = (
+        shown["part"].str.replace("heads kept; disagreements", "heads").str.replace("heads kept", "heads")
+    )
+    shown["seed"] = shown["seed"].str.replace("mean of ", "n = ")
+    for column in ("patching", "ACDC"):
+        shown[column] = shown[column].str.replace(r" \[.*", "", regex=True)
+    shown["vestigial"] = shown["vestigial"].str.replace(r" \(.*", "", regex=True)
+    return shown
 
 
 def plot(table):

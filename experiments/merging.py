@@ -4,15 +4,28 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
-from gaugeport.pipeline.report.conditions import ORDER, conditions_of, with_conditions
+from gaugeport.pipeline.report.conditions import (
+    ORDER,
+    SHORT_CAPTION,
+    SHORT_NAMES,
+    conditions_of,
+    with_conditions,
+)
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, main_model, means_of, select, tidy
 
-TITLE = (
-    "a7 merging: loss barrier between A, carried to B's coordinates, and B, in nats per token (means over n training seeds; "
-    "the paper gives the order: none (here identity), S_d above B_d). A was first written in random signed coordinates: two "
-    "fine-tunes as they are share theirs, which is the oracle. Reordered: A's neurons and heads were shuffled as well. Task "
-    "arithmetic adds both runs' changes to the base, λ times"
+TITLE = "a7 Merging: loss barrier between A, moved to B's coordinates, and B"
+CAPTION = (
+    "Barrier: the largest rise of the held-out loss along the line from A to B over the line between "
+    "their losses, in nats per token. A is first written in random signed coordinates. Folded: with norm "
+    "gains folded. Reordered: A's neurons and heads are shuffled as well; matched says what is put back. "
+    "Average: held-out loss of the average. The paper gives the order only: no gauge and S_d above B_d. "
+    f"{SHORT_CAPTION}"
+)
+DETAILS = (
+    "Two fine-tunes as they are share their coordinates, which is the oracle. Task arithmetic adds both "
+    "runs' changes to the base, λ times."
 )
 EXTRA = ["target", "planted", "matched", "folded", "alpha", "scaling"]
 CASE = ["model", "setting", "target", "planted", "matched"]
@@ -21,6 +34,24 @@ PANELS = (
     {"setting": "default", "target": "finetuned", "planted": "none", "matched": "none"},
     {"setting": "folded", "target": "finetuned", "planted": "none", "matched": "none"},
     {"setting": "reordered", "target": "finetuned", "planted": "both"},
+)
+
+SUMMARY = Narrow(
+    columns={
+        "setting": "setting",
+        "target": "target",
+        "matched": "matched",
+        "condition": "condition",
+        "barrier": "barrier",
+        "average": "average",
+        "n": "n",
+    },
+    rows=[
+        {"model": "tinyllama", "setting": ("default", "folded"), "planted": "none", "matched": "none"},
+        {"model": "tinyllama", "setting": "reordered", "planted": "both"},
+    ],
+    words=SHORT_NAMES,
+    means=("average",),
 )
 
 

@@ -5,12 +5,16 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.tidy import aggregate, tidy
 
-TITLE = (
-    "c4 optimizers: displacement of a moved run after 5 resumed steps, over the distance travelled "
-    "(worst of n random models: the largest where theory says exact, the smallest elsewhere)"
+TITLE = "c4 Optimizers: which state transports under which group"
+CAPTION = (
+    "Displacement of a moved run after 5 resumed steps, over the distance travelled: worst of n random "
+    "models. Exact, broken, refused: theory, which the measurement confirms unless the cell says "
+    "otherwise."
 )
+DETAILS = "The largest displacement where theory says exact, the smallest elsewhere."
 ARMS = {
     "signs": "signs only",
     "signed": "B_d or S_d × {±1}",
@@ -24,6 +28,17 @@ BROKEN = 0.01
 YARDSTICK_FACTOR = 10
 """The yardstick is ten times the displacement of a run with its MLP neurons reordered."""
 VISIBLE = 1e-6
+
+SUMMARY = Narrow(
+    columns={
+        "optimizer": "optimizer",
+        "B_d or S_d × {±1}": "B_d, S_d × {±1}",
+        "the same, state without signs": "state unsigned",
+        "O(d), gains folded and frozen": "O(d), frozen",
+        "O(d), gains folded and trained": "O(d), trained",
+    },
+    words={"noise ": "± ", "adafactor_transformers": "adafactor (HF)", "adafactor_torch": "adafactor"},
+)
 
 
 def tabulate(records):

@@ -1,15 +1,22 @@
 """Table a6: does a refusal direction of A bring refusals about in B, or undo them? Ablation apart: it has no sign."""
 
 from gaugeport.pipeline.report import steering_tables
+from gaugeport.pipeline.report.conditions import SHORT_CAPTION, SHORT_NAMES
+from gaugeport.pipeline.report.narrow import Narrow
 
-TITLE = (
-    "a6 refusal steering: how often a moved direction, added to harmless prompts, lowers the log-odds of a refusal "
-    "(P(reversed), over plants; random: how often a direction that means nothing does); retention: share of the truly "
-    "moved direction's effect; target finetuned_back: B's direction on A, the two changing places; odd part: of half "
-    "the difference between adding v and adding −v, which theory speaks of "
-    "(uniform signs, identical target); ablated: retention of its ablation on harmful prompts, which no sign can "
-    "reverse; over random: B's own effect in root mean squares of random directions', which has to be 5, as it has in "
-    "standard errors; means over n training seeds that have an effect to transport"
+TITLE = "a6 Refusal steering: how often a moved direction acts the other way"
+CAPTION = (
+    "Reversed: share of planted gauges in which the direction, added to harmless prompts, lowers the log- "
+    "odds of a refusal. Odd part: half the difference between adding v and −v, which theory speaks of. "
+    "Kept: share of the truly moved direction's effect. The paper says that the effect reverses under "
+    "S_d, without a figure. "
+    f"{SHORT_CAPTION}"
+)
+DETAILS = (
+    "Random: how often a random direction lowers them. Ablated: what is kept of ablating the direction on "
+    "harmful prompts, which no sign can reverse. Fieller: the interval of the ratio within a seed. sd: "
+    "over planted gauges. B's own effect in standard errors and in root mean squares of random "
+    "directions' effects; both have to reach 5. The second odd part and theory are of the share kept."
 )
 PAPER: dict[tuple[str, str], dict[str, float]] = {}
 """The text says that the effect reverses sign under S_d, without a figure."""
@@ -33,6 +40,21 @@ COLUMNS = {
     "loss_A": "loss A",
     "loss_B": "loss B",
 }
+
+SUMMARY = Narrow(
+    columns={
+        "target": "target",
+        "condition": "condition",
+        "P(reversed)": "reversed",
+        "odd part": "odd part",
+        "theory": "theory",
+        "retention": "kept",
+        "n": "n",
+    },
+    rows={"model": "tinyllama", "setting": "default"},
+    words={"finetuned_back": "finetuned back", **SHORT_NAMES},
+    means=("odd part", "retention"),
+)
 
 
 def tabulate(records):

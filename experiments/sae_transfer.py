@@ -4,14 +4,27 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
-from gaugeport.pipeline.report.conditions import ORDER, conditions_of, with_conditions
+from gaugeport.pipeline.report.conditions import (
+    ORDER,
+    SHORT_CAPTION,
+    SHORT_NAMES,
+    conditions_of,
+    with_conditions,
+)
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell, interval
 from gaugeport.pipeline.report.tidy import aggregate, main_model, means_of, select, tidy
 
-TITLE = (
-    "a4 SAE transfer: share of the target's held-out variance an SAE of A leaves unexplained after transport (NMSE; "
-    "theory: uniform signs and silent latents, no bound; to oracle: against the truly moved SAE; CE: loss recovered "
-    "over zero ablation, one plant; means over n training seeds)"
+TITLE = "a4 SAE transfer: variance of B that a moved SAE of A leaves unexplained (NMSE)"
+CAPTION = (
+    "The target is A itself in other coordinates (identical) or a run fine-tuned apart (finetuned). "
+    "Theory holds for uniformly random signs. Loss recovered is relative to zero ablation. The paper does "
+    "not say which target, nor which S_d. "
+    f"{SHORT_CAPTION}"
+)
+DETAILS = (
+    "The reference value of theory counts silent latents and bounds nothing. To oracle: against the SAE "
+    "that the true gauge moves. CE: loss recovered over zero ablation, of one plant."
 )
 EXTRA = ["target", "architecture", "theory"]
 UNIFORM = ("identity", "S_d, signs dropped")
@@ -32,6 +45,20 @@ COLUMNS = {
     "loss_A": "loss A",
     "loss_B": "loss B",
 }
+
+SUMMARY = Narrow(
+    columns={
+        "target": "target",
+        "condition": "condition",
+        "NMSE": "NMSE",
+        "theory": "theory",
+        "paper": "paper",
+        "CE recovered": "loss recovered",
+        "n": "n",
+    },
+    rows={"model": "tinyllama", "setting": "default", "architecture": "topk"},
+    words=SHORT_NAMES,
+)
 
 
 def tabulate(records):

@@ -5,19 +5,24 @@ import pandas as pd
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.model_pairs import GROUPS, by_site, line_style, pair_label
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
-TITLE = (
-    "b5 an SAE of seed 0 on other seeds of its cohort: explained variance of held-out tokens on seed 0 (self), on "
-    "Gaussian noise with the mean and covariance of its stream, and on the other seed, raw and through the map of "
-    "every group fitted on other tokens (centred; permutations by correlation, the paper's rotation by covariance; "
-    "scaled: with the ratio of the streams' lengths, which the paper's has not). Principal axes: through rotations "
-    "that align those, and know no token's partner; noise, rotated: Gaussian noise with the other's moments through "
-    "the rotation. Affine, no SAE: what that map keeps of the stream there and back (the others: all), the most that "
-    "its column can be. Native: the other seed's own SAE. Decoder rows: share with greatest cosine above 0.7 "
-    "(one-to-one: assigned), and its mean; SAEs trained from the same or from their own initialisation, never "
-    "trained, and rotated. Means over n pairs with seed 0"
+TITLE = "b5 An SAE of seed 0 on other seeds: explained variance, by map"
+CAPTION = (
+    "Explained variance of held-out tokens at home (self) and on the other seed: as it is (raw), and "
+    "through the best map of each group, fitted on other tokens. Principal axes: a control that aligns "
+    "those and knows no token's partner."
+)
+DETAILS = (
+    "Noise: Gaussian, with the mean and covariance of seed 0's stream. Maps are centred; permutations by "
+    "correlation, the rotation by covariance, as in the paper; scaled: with the ratio of the streams' "
+    "lengths, which the paper's has not. Noise, rotated: Gaussian noise with the other's moments through "
+    "the rotation. Affine, no SAE: what that map keeps of the stream there and back (the others keep "
+    "all), the most that its column can be. Native: the other seed's own SAE. Decoder rows: share with "
+    "greatest cosine above 0.7 (one-to-one: assigned), and its mean; SAEs trained from the same or from "
+    "their own initialisation, never trained, and rotated."
 )
 EXTRA = ["cohort", "tokens", "init"]
 OWN_LINES = {"self": "self", "noise": "noise"}
@@ -45,6 +50,36 @@ PAPER = {
 }  # fmt: skip
 """What the paper says (sections 7.1, 8.1–8.4); whether its SAEs shared an initialisation it does not say."""
 
+SUMMARY = Narrow(
+    columns={
+        "model": "model",
+        "setting": "setting",
+        "site": "site",
+        "self": "self",
+        "raw": "raw",
+        "B_d": "B_d",
+        "O(d)": "O(d)",
+        "principal axes": "axes",
+    },
+    rows=[
+        {
+            "setting": "default",
+            "site": ("resid_mid_1", "resid_post_1", "block0", "block1", "block2", "block3"),
+        },
+        {"setting": "relu_l1", "site": ("resid_mid_1", "block2")},
+        {"setting": "paper"},
+    ],
+    words={
+        ", independent seeds": "",
+        "relu_l1": "ReLU, L1",
+        "default": "TopK",
+        "cohort ": "",
+        "negative from layer 2 on": "negative",
+        "within 0.025 of self": "within 0.025",
+    },
+    means=True,
+)
+
 
 def tabulate(records):
     """Every measurement, its mean over pairs, and the judged contrasts."""
@@ -69,7 +104,14 @@ def pivot(table):
             line |= {name: cell(select(part, where)) for name, where in DECODERS.items()}
             lines.append({**line, "n": int(part["n"].max())})
         if setting == "default" and (model, cohort) in PAPER:
-            lines.append({"model": pair_label(model, cohort), "setting": "paper", **PAPER[model, cohort]})
+            lines.append(
+                {
+                    "model": pair_label(model, cohort),
+                    "setting": "paper",
+                    "site": "paper",
+                    **PAPER[model, cohort],
+                }
+            )
     return pd.DataFrame(lines).fillna("–")
 
 

@@ -1,13 +1,20 @@
 """Table a5: the share of a sentiment direction's effect that is kept when A's direction steers B."""
 
 from gaugeport.pipeline.report import steering_tables
+from gaugeport.pipeline.report.conditions import SHORT_CAPTION, SHORT_NAMES
+from gaugeport.pipeline.report.narrow import Narrow
 
-TITLE = (
-    "a5 sentiment steering: share of a direction's steering effect kept after transport (retention: over that of the "
-    "truly moved direction; to native: over that of B's own; target finetuned_back: B's direction on A, the two "
-    "changing places; theory: uniform signs, identical target; sd: over plants; over random: B's own effect in root mean "
-    "squares of random directions', which has to be 5, as it has in standard errors; "
-    "means over n training seeds that have an effect to transport, the native ones over all)"
+TITLE = "a5 Sentiment steering: share of a direction's effect that is kept"
+CAPTION = (
+    "Kept: the moved direction's effect over that of the truly moved one; of B's own: over that of the "
+    "target's own direction. Finetuned back is B's direction on A. Theory is for uniformly random signs "
+    "and an identical target. Only seeds with an effect to transport count. The paper says neither which "
+    "setting nor which S_d. "
+    f"{SHORT_CAPTION}"
+)
+DETAILS = (
+    "Fieller: the interval of the ratio within a seed. sd: over planted gauges. B's own effect in "
+    "standard errors and in root mean squares of random directions' effects; both have to reach 5."
 )
 PAPER = {
     ("retention", "identical"): {"S_d, signs dropped": 0.172, "B_d": 0.958},
@@ -31,6 +38,21 @@ COLUMNS = {
     "loss_A": "loss A",
     "loss_B": "loss B",
 }
+
+SUMMARY = Narrow(
+    columns={
+        "target": "target",
+        "condition": "condition",
+        "retention": "kept",
+        "theory": "theory",
+        "paper": "paper",
+        "to native": "of B's own",
+        "n": "n",
+    },
+    rows={"model": "tinyllama", "setting": "default"},
+    words={"finetuned_back": "finetuned back", **SHORT_NAMES},
+    means=("to native",),
+)
 
 
 def tabulate(records):

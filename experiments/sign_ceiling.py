@@ -4,16 +4,33 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import interval
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = "a2 sign ceiling: index accuracy against the share p of positive signs (n seeds: draws of activations, or trainings)"
+TITLE = "a2 Sign ceiling: index accuracy by the share p of positive signs"
+CAPTION = (
+    "Raw matching cannot place more than the share p of positive signs (theory); matching by |C|, which "
+    "ignores signs, can. Seeds are draws of synthetic activations, or trainings."
+)
 NAMES = {
     "default": "synthetic, decorrelated",
     "correlated": "synthetic, correlated",
     "real": "real, as they are",
     "real_whitened": "real, whitened",
 }
+
+SUMMARY = Narrow(
+    columns={
+        "activations": "activations",
+        "p": "p",
+        "theory": "theory",
+        "raw (S_d)": "raw (S_d)",
+        "sign-marginalized (B_d)": "signs ignored (B_d)",
+        "n": "n",
+    },
+    rows={"p": ("0.1", "0.3", "0.5", "0.7", "0.9")},
+)
 
 
 def tabulate(records):

@@ -6,22 +6,28 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.model_pairs import COHORTS, GROUPS, by_site, pair_label
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
 from gaugeport.pipeline.rotation.features.regimes import FEWEST_POINTS, REGIMES, share_test
 
-TITLE = (
-    "b8 steering regimes: effect of a difference-of-means vector of seed 0 on another seed over its effect on seed 0, at "
-    "strength α (mean lengths of seed 0's stream; median and range over n pairs), unchanged and, by slope at the least α, "
-    "through every group's map; native: the other seed's own vector; matched: in mean lengths of the other seed's stream "
-    "(length: that over seed 0's). Share: of ‖v‖² in what the shared unembeddings read (none in cohort B and language "
-    "models); cos: of v and R v. Distance: of the class means, in lengths of the stream; known: log-odds that seed 0 itself "
-    "gives held-out positive over negative prompts, nats. Over random: effects on seed 0 over those of random directions. "
-    "Regimes count pairs and α: clean, ratio 0.8–1.25; partial, smaller; reversed, negative slope; large, beyond 1.25 (the "
-    "paper's inverted); lost, no more than random directions have there; other; none, an effect on seed 0 below 5 standard "
-    "errors or 3 times that of random directions. ρ: rank correlation over vectors, sites and α of share or cosine with "
-    "−|1 − ratio|; over vectors and sites (medians over α and pairs) with p by permuting the shares within sites: the "
-    "shares are seed 0's in every pair, so an interval over pairs says nothing of the predictor"
+TITLE = "b8 Steering regimes: effect of seed 0's vectors on other seeds, over that on seed 0"
+CAPTION = (
+    "Slope at the least strength, median over pairs: the vector unchanged, through the best signed "
+    "permutation, through the rotation, and the other seed's own vector. Share: of ‖v‖² in what the "
+    "shared unembeddings read."
+)
+DETAILS = (
+    "Ratios are at strength α (mean lengths of seed 0's stream), median and range over n pairs. Matched: "
+    "in mean lengths of the other seed's stream (length: that over seed 0's). cos: of v and R v. "
+    "Distance: of the class means, in lengths of the stream. Known: log-odds that seed 0 gives held-out "
+    "positive over negative prompts, nats. Over random: effects on seed 0 over those of random "
+    "directions. Regimes count pairs and α: clean, ratio 0.8–1.25; partial, smaller; reversed, negative "
+    "slope; large, beyond 1.25 (the paper's inverted); lost, no more than random directions; other; none, "
+    "an effect on seed 0 below 5 standard errors or 3 times that of random directions. ρ: rank "
+    "correlation over vectors, sites and α of share or cosine with −|1 − ratio|; over vectors and sites "
+    "(medians over α and pairs) with p by permuting the shares within sites, because the shares are seed "
+    "0's in every pair and an interval over pairs says nothing of the predictor."
 )
 EXTRA = ["cohort", "vector", "arm", "strength"]
 VECTORS = {
@@ -55,6 +61,30 @@ ARMS = {
     "native": ({"arm": "native"}, f.GREEN, ":"),
 }
 MARKS = ("o", "s", "^")
+
+SUMMARY = Narrow(
+    columns={
+        "model": "model",
+        "vector": "vector",
+        "site": "site",
+        "share": "share",
+        "slope, unchanged": "raw",
+        "slope, B_d": "B_d",
+        "slope, O(d)": "O(d)",
+        "slope, native": "own",
+        "paper": "paper",
+    },
+    rows={"setting": "default", "vector": tuple(title for title, _ in VECTORS.values())},
+    words={
+        ", independent seeds": "",
+        "invalid suppression": "suppression",
+        "number magnitude": "magnitude",
+        "closer signal": "closer",
+        "dyck3, cohort": "dyck3",
+        "; accuracy −0.183": "",
+    },
+    means=True,
+)
 
 
 def tabulate(records):

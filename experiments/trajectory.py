@@ -4,10 +4,19 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.conditions import condition_name
 from gaugeport.pipeline.report.render import with_intervals
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
 
-TITLE = "a3 trajectory: share of coordinates recovered (last step, n training seeds)"
+TITLE = "a3 Trajectory: share of coordinates recovered, by route"
+CAPTION = (
+    "Two runs are fine-tuned from one base, and one is written in random signed coordinates. Endpoint "
+    "matches the last checkpoints, via base matches by way of the base, trajectory composes the gauges of "
+    "all checkpoints. Signed accuracy at "
+    "block L/2 and the last step; gap: what the trajectory recovers more than the endpoint. Unsigned: "
+    "matched with the signs dropped."
+)
+DETAILS = "The wide form has every site at the default setting, and block L/2 elsewhere."
 SETTINGS = {"lr": "training.run.lr", "spacing": "measurement.spacing", "tokens": "measurement.tokens"}
 METRICS = ["signed_accuracy", "index_accuracy", "gap_to_endpoint", "gap_to_via_base", "loop_consistency"]
 PAPER = {"endpoint": 0.603, "trajectory": 0.911}
@@ -55,6 +64,27 @@ def pivot(table):
     paper = shown.dropna(subset=["paper"]).set_index(keys)["paper"]
     wide["paper"] = [f"{paper[k]:.3f}" if k in paper else "" for k in map(tuple, wide[keys].to_numpy())]
     return wide.merge(_losses(means), on=["model", "setting"], how="left")
+
+
+def summary(wide):
+    """Return the middle site of the default setting: a row per model, group and route."""
+    default = wide[wide["setting"] == "default"]
+    sites = default[default["site"] != "–"].groupby("model")["site"].unique()
+    at = default["model"].map({model: middle_site(list(found)) for model, found in sites.items()})
+    here = default[default["site"] == at].copy()
+    keys = zip(here["group"], here["matcher"], strict=True)
+    names = [condition_name(group, matcher, "endpoint") for group, matcher in keys]
+    here["gauge"] = [name.replace(", signs dropped", " unsigned") for name in names]
+    order = {"endpoint": 0, "via_base": 1, "trajectory": 2}
+    ranks = here.assign(
+        first=here["model"] != "tinyllama",
+        second=here["group"].map({"signed_permutation": 0, "global_sign_permutation": 0}).fillna(1),
+        third=here["route"].map(order),
+    )
+    here = here.loc[ranks.sort_values(["first", "model", "second", "gauge", "third"]).index]
+    return here.assign(route=here["route"].str.replace("_", " ")).rename(
+        columns={"signed_accuracy": "recovered", "gap_to_endpoint": "gap"}
+    )[["model", "gauge", "route", "recovered", "paper", "gap", "n"]]
 
 
 def plot(table):

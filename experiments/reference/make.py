@@ -22,8 +22,9 @@ import pandas as pd
 
 from gaugeport.pipeline.commands.tables import Chosen, choose, made, write_tables
 from gaugeport.pipeline.execution.timings import Timings, clock, shapes
-from gaugeport.pipeline.report.render import FLOAT, markdown
-from gaugeport.pipeline.report.tables import Table, claims_table
+from gaugeport.pipeline.report.claims import load_claims
+from gaugeport.pipeline.report.render import FLOAT
+from gaugeport.pipeline.report.tables import Table, claims_table, claims_text
 from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.store.records import Record, write_record
 from gaugeport.pipeline.store.store import digest
@@ -135,10 +136,8 @@ def about(records: Sequence[Record], tables: int, stages: int, took: float) -> s
 
 
 def readme_claims(claims: Table) -> str:
-    """The claims that the project's README shows: of tables that were run, each one's first, and what was not reproduced."""
-    rows = claims.pivot[claims.pivot["verdict"] != "not run"]
-    shown = rows[~rows["table"].duplicated() | (rows["verdict"] == "not reproduced")]
-    return markdown(claims.title, shown)
+    """Return the table of claims that the project's README shows."""
+    return claims_text(claims, [claim.table for claim in load_claims()])
 
 
 def write_readme(tables: Mapping[str, Table]) -> None:

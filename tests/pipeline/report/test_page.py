@@ -50,14 +50,14 @@ def table():
         }
     )
     tidy = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "record"])
-    return Table("a3", "trajectory", "a3 trajectory: <b>shares</b> & signs", tidy, pivot, "a footer")
+    return Table("a3", "trajectory", "a3 trajectory: <b>shares</b> & signs", tidy, pivot, pivot, "a footer")
 
 
 def claims():
     pivot = pd.DataFrame(
         {"table": ["a3", "b1"], "claim": ["one", "two"], "n": [5, 0], "verdict": ["reproduced", "not run"]}
     )
-    return Table("claims", "claims", "claims (mini)", pd.DataFrame(columns=COLUMNS), pivot, "")
+    return Table("claims", "claims", "claims (mini)", pd.DataFrame(columns=COLUMNS), pivot, pivot, "")
 
 
 def page(folder):

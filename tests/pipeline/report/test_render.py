@@ -169,9 +169,10 @@ def test_a_job_prints_what_all_rows_share_once_and_the_last_step_alone():
         2,
         {"model.path": "/m (ab)"},
     )
-    title, _, shared, _, head, _, *body = summary(record).strip().splitlines()
+    title, shared, table = summary(record).strip().split("\n\n")
+    head, _, *body = table.splitlines()
     said = "Profile mini, model qwen, seed 2, setting default, group identity, matcher none, route endpoint"
-    assert (title, shared) == ("### t abc (3 s)", f"{said}, model.path /m (ab).")
+    assert (title, shared.replace("\n", " ")) == ("### t abc (3 s)", f"{said}, model.path /m (ab).")
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in (head, *body)]
     assert cells[0] == ["site", "step", "metric", "value"]
     assert cells[1:] == [["–", "–", "x", "7"], ["block0", "2", "m", "0.6667"], ["embed", "2", "m", "0.6667"]]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import KEYS, aggregate, means_of, middle_site, select, tidy
 from gaugeport.pipeline.store.records import Record
@@ -36,15 +37,32 @@ class Ablation:
     everywhere: bool = False
     kinds: tuple[str, ...] = ("site",)
     logarithmic: bool = False
+    short: str = ""
 
     @property
     def title(self) -> str:
-        """The table's title."""
-        where = "" if self.everywhere or not self.path else ", block L/2"
+        """Return the table's title."""
+        return f"{self.id} Ablation: share of coordinates recovered, by {self.axis}"
+
+    @property
+    def caption(self) -> str:
+        """Return the sentences that explain the table."""
+        where = "at the last step" if self.everywhere or not self.path else "at block L/2 and the last step"
         return (
-            f"{self.id} coordinates recovered (signed accuracy{where}, last step) by {self.axis}. Gap: trajectory over "
-            "endpoint, paired by seed; means over n training seeds"
+            f"Signed accuracy {where}. Gap: what the trajectory recovers more than the endpoint, paired "
+            "by seed."
         )
+
+    @property
+    def details(self) -> str:
+        """Return the sentence that the wide form needs as well."""
+        return "Losses are held-out losses of the base and of both runs."
+
+    @property
+    def summary(self) -> Narrow:
+        """Return the narrow form: every route with the gap."""
+        routes = {name: name for name, _ in ROUTES.values()}
+        return Narrow(columns={self.axis: self.short or self.axis, **routes, "gap": "gap", "n": "n"})
 
     def tabulate(self, records: Sequence[Record]) -> pd.DataFrame:
         """Every seed's :meth:`measurements`, their means, and the judged contrasts."""

@@ -1,4 +1,4 @@
-"""Judging claims: what each declares in ``experiments/claims.yaml`` before it is run, against the seeds' values."""
+"""Judge claims: what each declares in ``experiments/claims.yaml``, against the value of every seed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.report.tidy import by_number, middle_site, select, t_interval
 
 DECLARED_UNITS = 5
-"""Units below which only a direction is reported."""
+"""Training seeds below which only a direction is reported."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: a paired contrast ``left − right`` of a metric (or ``left`` alone), its null and its direction.
+    """Hold one claim: a paired contrast ``left − right`` of a metric, or ``left`` alone.
 
-    ``where`` fixes the setting and site it is read at (``site: middle``, ``step: last`` are resolved per model);
-    ``delta`` says how near counts as the paper's figure; ``paper`` is that figure for the estimand, ``quote`` its words.
-    ``unjudged`` says why a claim carries no verdict, though it is measured: a chosen setting could fabricate it, or the
-    seeds do not vary what it is about. ``by_construction``: how the measurement is made leaves it no other outcome (theory
-    is shown, not tested), which its verdict says. ``two_sided``: neither side of the paper's figure is the better one.
+    Attributes:
+        id: ``b5.rotation_level``. ``table``: the table it is judged in. ``claim``: its sentence. ``short``: the same in
+            at most 41 characters, where the README shows it. ``metric``: what is compared.
+        where: The setting and site it is read at; ``site: middle`` and ``step: last`` are resolved per model.
+        left, right: What tells the two sides apart.
+        null_value, direction: The interval has to lie beyond the null, in this direction (``greater`` or ``less``).
+        paper, delta: The paper's figure for the contrast, and how near counts as it. ``quote``: its words;
+            ``short_quote``: the same, shorter.
+        unjudged: Why a claim that is measured carries no verdict: a chosen setting could produce it, or the seeds do
+            not vary what it is about.
+        by_construction: The measurement leaves it no other outcome, which its verdict says.
+        two_sided: Neither side of the paper's figure is the better one.
     """
 
     id: str
@@ -44,6 +51,8 @@ class Claim:
     unjudged: str | None = None
     by_construction: bool = False
     two_sided: bool = False
+    short: str = ""
+    short_quote: str = ""
 
     def __post_init__(self) -> None:
         if self.direction not in ("greater", "less"):
@@ -53,7 +62,7 @@ class Claim:
 
 
 def load_claims() -> list[Claim]:
-    """Every declared claim, in the order of their tables, and of the file."""
+    """Return every declared claim, in the order of their tables, then of the file."""
     return list(_claims((data_dir("experiments") / "claims.yaml").read_text()))
 
 
@@ -64,12 +73,19 @@ def _claims(text: str) -> tuple[Claim, ...]:
 
 
 def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, float, float, float, int]:
-    """(verdict, mean, ci_low, ci_high, n) of a claim from one value per training seed.
+    """Judge a claim from one value per training seed.
 
-    *reproduced*: the 95 % interval excludes the null in the claimed direction; *matched* (paper profile): and lies
-    within the paper's figure ± delta or, unless that is two-sided, wholly on its better side; *not reproduced*: otherwise,
-    with the declared number of units; *direction only (n = …)*: fewer units; *not run*: none; *no verdict (why)*: the
-    claim declares none; *reproduced (by construction)*: it could not have been otherwise.
+    Args:
+        claim: The claim.
+        values: Its difference, one per training seed.
+        profile: ``mini``, ``paper``, ...; only at ``paper`` is a figure compared with the paper's.
+
+    Returns:
+        Verdict, mean, ends of the 95 % interval, and n. The verdict is *reproduced* where the interval excludes the
+        null in the claimed direction; *matched* (profile ``paper``) where it also lies within the paper's figure ±
+        delta or, unless that is two-sided, wholly on its better side; *not reproduced* otherwise. Fewer than
+        ``DECLARED_UNITS`` seeds give *direction only (n = …)*, none give *not run*. *no verdict (why)*: the claim
+        declares none. *reproduced (by construction)*: it could not have been otherwise.
     """
     if not values:
         return "not run", float("nan"), float("nan"), float("nan"), 0
@@ -92,7 +108,7 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
 
 
 def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
-    """``left``, ``right`` (0 where the claim has none) and their ``difference``, a row per training seed having both."""
+    """Return ``left``, ``right`` (0 where the claim has none) and their ``difference``, a row per seed with both."""
     where, left, right = (
         _resolved(part, claim, frame) for part in (claim.where, claim.left, claim.right or {})
     )
@@ -104,14 +120,15 @@ def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(table: str, rows: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
-    """A whole table: its measurements, their means over seeds, and the table's claims judged on the measurements."""
+    """Return a whole table: its measurements, their means over seeds, and its claims judged on the measurements."""
     return pd.concat([rows, means, claim_rows(table, rows)], ignore_index=True)
 
 
 def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The judged claims of a table as tidy rows: ``value`` is the difference, ``left`` and ``right`` its sides' means.
+    """Return the judged claims of a table as tidy rows.
 
-    ``frame`` holds the table's per-seed rows; ``claim`` names the claim.
+    ``frame`` holds the table's rows per seed. ``value`` is the difference, ``left`` and ``right`` the means of its
+    sides, ``metric`` the claim's id and ``claim`` its sentence.
     """
     rows = []
     for claim in load_claims():
@@ -134,7 +151,7 @@ def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _resolved(where: dict[str, Any], claim: Claim, frame: pd.DataFrame) -> dict[str, Any]:
-    """``where`` with ``step: last`` and ``site: middle`` read off the rows of the claim's model and setting."""
+    """Return ``where`` with ``step: last`` and ``site: middle`` read off the rows of the claim's model and setting."""
     mine = select(frame, {k: v for k, v in claim.where.items() if k in ("model", "setting")})
     where = dict(where)
     if where.get("step") == "last":

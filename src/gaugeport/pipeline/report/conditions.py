@@ -38,6 +38,12 @@ CONDITIONS = {
 }
 """(group, matcher, route) -> style, in the order in which tables and figures show them."""
 
+SHORT_NAMES = {", signs dropped": " unsigned", ", trajectory": ", traj."}
+"""Words of names -> what narrow tables write for them; :data:`SHORT_CAPTION` says what they mean."""
+SHORT_CAPTION = (
+    "Unsigned: matched with the signs dropped. Traj.: composed along the trajectory, else endpoints."
+)
+
 BY_NAME = {condition.name: condition for condition in CONDITIONS.values()}
 ORDER = {name: i for i, name in enumerate(BY_NAME)}
 """Name -> position in a table."""

@@ -47,7 +47,7 @@ def write_page(
     environment.tests["figure"] = lambda text: text.lstrip("-")[:1].isdigit() and len(text) < 32
     text = environment.get_template("page.html").render(
         claims=grid(claims.pivot),
-        claims_title=claims.title,
+        claims_title=f"{claims.title}. {claims.caption} {claims.details}",
         claims_footer=claims.footer,
         verdicts=Counter(claims.pivot["verdict"].str.replace(r" \(.*", "", regex=True)).most_common(),
         sections=[_section(section) for section in sections],
@@ -111,6 +111,7 @@ def _section(section: Section) -> dict[str, Any]:
         "id": table.id,
         "name": table.name,
         "title": table.title.removeprefix(f"{table.id} "),
+        "caption": " ".join(part for part in (table.caption, table.details) if part),
         "grid": grid(table.pivot, records_behind(table.pivot, table.tidy)),
         "footer": table.footer,
         "figure": base64.b64encode(section.figure.read_bytes()).decode(),

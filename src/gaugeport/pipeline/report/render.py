@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pandas as pd
 from gaugeport.utils.files import write_text
 
 FLOAT = "%.6g"
+TEXT_WIDTH = 100
+"""Characters of a line of prose above and below a Markdown table."""
 PACKAGES = "booktabs,adjustbox,pdflscape"
 """What a document needs that takes in one of the tex files."""
 WIDE = 8
@@ -23,46 +26,64 @@ _FIRST_STOP = re.compile(r"(?<=[\w)])[.:] ")
 
 
 def write_table(
-    folder: Path, name: str, title: str, tidy: pd.DataFrame, pivot: pd.DataFrame, footer: str
+    folder: Path,
+    name: str,
+    title: str,
+    tidy: pd.DataFrame,
+    shown: pd.DataFrame,
+    footer: str,
+    caption: str = "",
 ) -> None:
-    """``<name>.csv`` (tidy), ``<name>.md`` and ``<name>.tex`` (the pivot under its title, then ``footer``).
+    """Write ``<name>.csv`` (tidy), ``<name>.md`` and ``<name>.tex`` (the shown form) atomically.
 
-    Each file is written aside and renamed; the same rows give the same bytes.
+    The same rows give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.csv", tidy.to_csv(index=False, float_format=FLOAT, lineterminator="\n"))
-    write_text(folder / f"{name}.md", markdown(title, pivot, footer))
-    write_text(folder / f"{name}.tex", latex(title, pivot, footer))
+    write_text(folder / f"{name}.md", markdown(title, shown, footer, caption))
+    write_text(folder / f"{name}.tex", latex(title, shown, footer, caption))
 
 
-def markdown(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
-    """The pivot as a Markdown table: its title up to the first colon or full stop as heading, the rest below that."""
-    heading, _, caption = _FIRST_STOP.sub("\n", title, count=1).partition("\n")
-    body = (
-        pivot.map(_markdown_cell)
-        .rename(columns=_markdown_cell)
-        .to_markdown(index=False, disable_numparse=True)
-    )
-    above = f"### {heading}\n\n" + (f"{caption[0].upper()}{caption[1:]}.\n\n" if caption else "")
-    return f"{above}{body}\n" + (f"\n{footer}\n" if footer else "")
+def markdown(title: str, shown: pd.DataFrame, footer: str = "", caption: str = "") -> str:
+    """Return a Markdown table: the title as heading, the caption, the rows, the footer.
+
+    A title without a caption that runs on is cut at its first colon or full stop; the rest is the caption.
+    """
+    heading, rest = title, caption
+    if not caption:
+        heading, _, rest = _FIRST_STOP.sub("\n", title, count=1).partition("\n")
+        rest = f"{rest[0].upper()}{rest[1:]}." if rest else ""
+    body = _pipe_table(shown.map(_markdown_cell).rename(columns=_markdown_cell))
+    above = f"### {heading}\n\n" + (f"{textwrap.fill(rest, TEXT_WIDTH)}\n\n" if rest else "")
+    below = "\n".join(textwrap.wrap(footer, TEXT_WIDTH, break_on_hyphens=False))
+    return f"{above}{body}\n" + (f"\n{below}\n" if footer else "")
 
 
-def latex(title: str, pivot: pd.DataFrame, footer: str = "") -> str:
-    """The pivot as booktabs tables that fit a page: long ones go on in a further table, wide ones lie across.
+def _pipe_table(cells: pd.DataFrame) -> str:
+    """Return a Markdown table whose columns are as wide as their widest cell (tabulate pads headings by two more)."""
+    rows = [[str(c) for c in cells.columns], *([str(v) for v in row] for row in cells.to_numpy())]
+    widths = [max(2, *(len(row[i]) for row in rows)) for i in range(len(cells.columns))]
+    rows.insert(1, [":" + "-" * (width - 1) for width in widths])
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+
+
+def latex(title: str, shown: pd.DataFrame, footer: str = "", caption: str = "") -> str:
+    """Return booktabs tables that fit a page: long ones go on in a further table, wide ones lie across.
 
     Columns that say the same in every row stand in the caption. Text is escaped. Needs :data:`PACKAGES`.
     """
     same = {
-        c: plain(pivot[c].iloc[0]) for c in pivot if len(pivot) > 1 and pivot[c].nunique(dropna=False) == 1
+        c: plain(shown[c].iloc[0]) for c in shown if len(shown) > 1 and shown[c].nunique(dropna=False) == 1
     }
     same = {c: text for c, text in same.items() if "[" not in text}  # measurements stay, alike or not
-    shown = pivot.drop(columns=list(same)).map(lambda v: _escape(plain(v))).rename(columns=_escape)
+    cells = shown.drop(columns=list(same)).map(lambda v: _escape(plain(v))).rename(columns=_escape)
     everywhere = "; ".join(f"{c}: {text}" for c, text in same.items() if text not in ("–", ""))
-    caption = ". ".join(part for part in (title, everywhere, footer) if part)
-    wide = len(shown.columns) > WIDE
-    parts = [shown[i : i + ROWS[wide]] for i in range(0, len(shown), ROWS[wide])]
+    sentences = (title, caption.removesuffix("."), everywhere, footer)
+    whole = ". ".join(part for part in sentences if part)
+    wide = len(cells.columns) > WIDE
+    parts = [cells[i : i + ROWS[wide]] for i in range(0, len(cells), ROWS[wide])]
     tables = [
-        _tabular(part, _escape(caption) if i == 0 else f"{_escape(title.split(' ')[0])}, continued")
+        _tabular(part, _escape(whole) if i == 0 else f"{_escape(title.split(' ')[0])}, continued")
         for i, part in enumerate(parts)
     ]
     body = "\\clearpage\n".join(tables)

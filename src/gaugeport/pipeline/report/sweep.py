@@ -1,9 +1,10 @@
-"""The table of a sweep that belongs to no experiment: what each of its tasks measured, by what was swept."""
+"""Write the table of a sweep that belongs to no experiment: what each task measured, by what was swept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,13 +12,23 @@ from gaugeport.pipeline.report.render import interval, markdown, write_table
 from gaugeport.pipeline.report.tidy import KEYS, aggregate, select, tidy
 from gaugeport.pipeline.store.records import Found
 
+MOST_VALUES_SHOWN = 6
+"""A number that takes more values than this within a job is the axis of a curve, which only the csv has."""
+
+_MEASURED = ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict", "record")
+_FOOTER = "Means over n training seeds at the last step; brackets: 95 % t-interval."
+
 
 def write_sweep(folder: Path, found: Found, swept: Mapping[str, str]) -> str:
-    """Write ``<task>.csv``, ``.md`` and ``.tex`` of every task among the records found, and return them as Markdown.
+    """Write ``<task>.csv``, ``.md`` and ``.tex`` of every task among the records, and return them as Markdown.
 
-    ``swept`` maps what to call a swept value to its config path (``{"lr": "training.run.lr"}``). The csv has every
-    measurement and its mean over seeds; md and tex the means at the last step, a row per combination; curves
-    are left to the csv.
+    The csv has every measurement and its mean over seeds. md and tex have the means at the last step, a row per
+    combination, without curves.
+
+    Args:
+        folder: Where the files go.
+        found: The records, and how many jobs have none.
+        swept: What to call a swept value -> its config path (``{"lr": "training.run.lr"}``).
     """
     texts, footer = [], _FOOTER + (f" Of {found.jobs} jobs: {found.lacking}." if found.lacking else "")
     for task in dict.fromkeys(r.task for r in found.records):
@@ -33,27 +44,21 @@ def write_sweep(folder: Path, found: Found, swept: Mapping[str, str]) -> str:
     return "\n".join(texts)
 
 
-_MEASURED = ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict", "record")
-MANY = 6
-"""A number that takes more values than this within a job is the axis of a curve: the csv has it, the page has not."""
-
-_FOOTER = "Means over n training seeds at the last step; brackets: 95 % t-interval."
-
-
 def _pivot(rows: pd.DataFrame, own: Sequence[str], measured: Sequence[str]) -> pd.DataFrame:
     """Means at each record's last step. Of the table's own columns, ``measured`` are those that jobs vary themselves."""
     final = rows[rows["step"].isna() | (rows["step"] == rows.groupby("record")["step"].transform("max"))]
-    for curve in [
-        c for c in measured if pd.api.types.is_numeric_dtype(final[c]) and final[c].nunique() > MANY
-    ]:
-        final = final[final[curve].isna()]
+    for column in measured:
+        if pd.api.types.is_numeric_dtype(final[column]) and final[column].nunique() > MOST_VALUES_SHOWN:
+            final = final[final[column].isna()]
     last = aggregate(final.assign(step=None), own)
     by = [c for c in (*KEYS, *own) if c not in ("table", "step", "metric") and last[c].notna().any()]
     lines = []
     for key, part in last.groupby(by, sort=False, dropna=False):
-        line = {c: "–" if v is None or v != v else v for c, v in zip(by, key, strict=True)} | {
-            "n": int(part["n"].max())
+        line: dict[str, Any] = {
+            column: "–" if value is None or value != value else value
+            for column, value in zip(by, key, strict=True)
         }
+        line["n"] = int(part["n"].max())
         for metric in part["metric"].unique():
             line[metric] = interval(*select(part, {"metric": metric})[["value", "ci_low", "ci_high"]].iloc[0])
         lines.append(line)

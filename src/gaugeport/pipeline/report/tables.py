@@ -11,45 +11,98 @@ import pandas as pd
 
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.report import figures
-from gaugeport.pipeline.report.claims import load_claims
+from gaugeport.pipeline.report.claims import Claim, load_claims
+from gaugeport.pipeline.report.narrow import Narrow, shorten
 from gaugeport.pipeline.report.render import interval, markdown, write_table
 from gaugeport.pipeline.report.tidy import COLUMNS
 from gaugeport.pipeline.store.records import Found
 
-INTERVALS = "Brackets: 95 % t-interval over n seeds, not clipped to what a share can be; of no width where no seed varied."
+INTERVALS = (
+    "Brackets: 95 % t-intervals over n training seeds, not clipped to what a share can be. No brackets: one seed, or "
+    "all alike."
+)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of an experiment: its tidy rows, what of them is shown (``pivot``) under its ``title``, and a ``footer``."""
+    """One table of an experiment.
+
+    Attributes:
+        id: ``a5``. ``name``: its module in ``experiments/`` and its file in ``conf/experiment/``.
+        title: One line. ``caption``: sentences that explain the narrow form; ``details``: those that only the wide
+            form needs; ``footer``: what stands below both.
+        tidy: Every measurement, the means over seeds and the judged claims, one a row: the csv.
+        pivot: The wide form, text: everything that was measured.
+        summary: The narrow form, text: the paper's rows and columns, its figure beside ours.
+    """
 
     id: str
     name: str
     title: str
     tidy: pd.DataFrame
     pivot: pd.DataFrame
+    summary: pd.DataFrame
     footer: str
+    caption: str = ""
+    details: str = ""
 
     def files(self, outputs: Path, variant: str) -> list[Path]:
-        """Where :func:`write` puts it: csv, md, tex and figure. ``variant`` is a folder for anything but the default, so
-        that a smaller run never replaces it."""
+        """Return where :func:`write` puts the csv, md, tex and figure.
+
+        ``variant`` is a folder for anything but the default profile, so that a smaller run never replaces it.
+        """
         tables = [outputs / "tables" / variant / f"{self.id}.{kind}" for kind in ("csv", "md", "tex")]
         return [*tables, outputs / "figures" / variant / f"{self.id}.png"]
 
 
 def make(table_id: str, name: str, found: Found, options: str = "") -> Table:
-    """The table of an experiment, from its records. ``options`` are those of the command that runs what is missing."""
+    """Make the table of an experiment from its records.
+
+    Args:
+        table_id: The table's id.
+        name: Its module in ``experiments/``, which defines ``TITLE``, ``tabulate``, ``pivot`` and ``plot``, and may
+            define ``CAPTION``, ``DETAILS`` and the narrow form as ``summary`` or ``SUMMARY``.
+        found: Its records, and how many jobs have none.
+        options: Options of the command that runs the missing jobs.
+    """
     module = experiment_module(name)
     tidy = module.tabulate(found.records)
-    return Table(table_id, name, module.TITLE, tidy, module.pivot(tidy), footer_of(table_id, found, options))
+    pivot = module.pivot(tidy)
+    if hasattr(module, "summary"):
+        summary = shorten(module.summary(pivot))
+    else:
+        summary = getattr(module, "SUMMARY", Narrow())(pivot)
+    caption, details = getattr(module, "CAPTION", ""), getattr(module, "DETAILS", "")
+    summary, seeds = without_constant_n(summary)
+    footer = f"{seeds}{footer_of(table_id, found, options)}"
+    return Table(table_id, name, module.TITLE, tidy, pivot, summary, footer, caption, details)
+
+
+def without_constant_n(summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return a narrow table without its column n where that never varies, and a sentence that says n instead."""
+    if "n" not in summary or len(summary) < 2:
+        return summary, ""
+    counts = sorted(set(summary["n"]) - {"–"})
+    return (summary.drop(columns="n"), f"n = {counts[0]}. ") if len(counts) == 1 else (summary, "")
+
+
+def narrow_text(table: Table) -> str:
+    """Return the narrow form as Markdown: what the md file has and ``gaugeport tables`` prints."""
+    return markdown(table.title, table.summary, table.footer, table.caption)
+
+
+def wide_text(table: Table) -> str:
+    """Return the wide form as Markdown: everything that was measured."""
+    caption = " ".join(part for part in (table.caption, table.details) if part)
+    return markdown(table.title, table.pivot, table.footer, caption)
 
 
 def write(table: Table, outputs: Path, variant: str) -> str:
-    """Write a table's csv, md, tex and figure, and return it as Markdown."""
+    """Write a table's csv, md, tex and figure, and return its narrow form as Markdown."""
     csv, *_, figure = table.files(outputs, variant)
-    write_table(csv.parent, table.id, table.title, table.tidy, table.pivot, table.footer)
+    write_table(csv.parent, table.id, table.title, table.tidy, table.summary, table.footer, table.caption)
     figures.save(experiment_module(table.name).plot(table.tidy), figure)
-    return markdown(table.title, table.pivot, table.footer)
+    return narrow_text(table)
 
 
 def footer_of(table_id: str, found: Found, options: str = "") -> str:
@@ -63,41 +116,85 @@ def footer_of(table_id: str, found: Found, options: str = "") -> str:
 
 
 def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
-    """The ``claims`` table, a row per declared claim, the paper's figure beside ours.
+    """Return the ``claims`` table: a row per declared claim, the paper's figure beside ours.
 
-    ``tables`` are those there are, by id; a claim of a table that is not there was not run.
+    Args:
+        tables: Tables by id; a claim of a table that is not among them was not run.
+        profile: The profile of those tables.
     """
     lines, rows = [], []
     for claim in load_claims():
         tidy = tables[claim.table].tidy if claim.table in tables else pd.DataFrame(columns=["metric"])
         mine = tidy[tidy["metric"] == claim.id].to_dict("records")
-        found: dict[str, Any] = {**_NOT_RUN, "profile": profile, **(mine[0] if mine else {})}  # type: ignore[dict-item]
-        rows.append({**found, "table": claim.table, "metric": claim.id, "claim": claim.claim})
-        sides = f"{found['left']:.3g}" + ("" if claim.right is None else f" vs {found['right']:.3g}")
+        judged: dict[str, Any] = {**_NOT_RUN, "profile": profile, **(mine[0] if mine else {})}  # type: ignore[dict-item]
+        rows.append({**judged, "table": claim.table, "metric": claim.id, "claim": claim.claim})
         lines.append(
             {
                 "table": claim.table,
                 "claim": claim.claim,
                 "paper": claim.quote,
                 "paper's difference": "–" if claim.paper is None else f"{claim.paper:.3f}",
-                "ours": "–" if pd.isna(found["left"]) else sides,
-                "difference": interval(found["value"], found["ci_low"], found["ci_high"]),
-                "n": int(found["n"]),
-                "verdict": found["verdict"],
+                "ours": _sides(claim, judged),
+                "difference": interval(judged["value"], judged["ci_low"], judged["ci_high"]),
+                "n": int(judged["n"]),
+                "verdict": judged["verdict"],
             }
         )
-    title = f"claims at the {profile} profile. Ours: means over n training seeds, and their paired difference"
     frame = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "claim", "left", "right"])
-    return Table("claims", "claims", title, frame, pd.DataFrame(lines), INTERVALS)
+    pivot = pd.DataFrame(lines)
+    title = f"Claims at the {profile} profile"
+    return Table(
+        "claims",
+        "claims",
+        title,
+        frame,
+        pivot,
+        _short_claims(pivot),
+        INTERVALS,
+        CLAIMS_CAPTION,
+        CLAIMS_DETAILS,
+    )
+
+
+CLAIMS_CAPTION = (
+    "Ours: means over training seeds. Reproduced: the 95 % interval of the paired difference excludes the null in the "
+    "claimed direction. Direction only: fewer than five seeds."
+)
+CLAIMS_DETAILS = "Difference: paired by training seed, left minus right."
+
+
+def claims_text(claims: Table, shown: Sequence[str]) -> str:
+    """Return the short claims of the tables ``shown`` (ids) as Markdown, at most 100 columns; "" without any."""
+    rows = claims.summary[claims.summary["claim"].str.split().str[0].isin(shown)]
+    rows = rows[rows["verdict"] != "not run"]
+    return markdown(claims.title, rows, caption=claims.caption) if len(rows) else ""
 
 
 def write_claims(claims: Table, outputs: Path, variant: str, shown: Sequence[str]) -> str:
-    """Write the ``claims`` table; return its rows of the tables ``shown``, by id, as Markdown: nothing where there are none."""
-    write_table(
-        outputs / "tables" / variant, claims.id, claims.title, claims.tidy, claims.pivot, claims.footer
-    )
-    rows = claims.pivot[claims.pivot["table"].isin(shown)]
-    return markdown(claims.title, rows, claims.footer) if len(rows) else ""
+    """Write every claim in full, and return the short ones of the tables ``shown`` (ids) as Markdown."""
+    caption = f"{claims.caption} {claims.details}"
+    folder = outputs / "tables" / variant
+    write_table(folder, claims.id, claims.title, claims.tidy, claims.pivot, claims.footer, caption)
+    return claims_text(claims, shown)
+
+
+def _short_claims(pivot: pd.DataFrame) -> pd.DataFrame:
+    """Return ``claim | paper | ours | verdict`` of the claims that have a short form."""
+    by_sentence = pivot.set_index("claim")
+    lines = []
+    for claim in (c for c in load_claims() if c.short):
+        row = by_sentence.loc[claim.claim]
+        paper = claim.short_quote or claim.quote.replace("not in the papers", "not in papers")
+        verdict = str(row["verdict"]).partition(" (")[0]
+        line = {"claim": f"{claim.table} {claim.short}", "paper": paper, "ours": row["ours"]}
+        lines.append({**line, "verdict": verdict})
+    return pd.DataFrame(lines, columns=["claim", "paper", "ours", "verdict"])
+
+
+def _sides(claim: Claim, judged: Mapping[str, Any]) -> str:
+    if pd.isna(judged["left"]):
+        return "–"
+    return f"{judged['left']:.3g}" + ("" if claim.right is None else f" vs {judged['right']:.3g}")
 
 
 _NOT_RUN = {
