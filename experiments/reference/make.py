@@ -1,8 +1,8 @@
 """Keep the results of a full mini run: python experiments/reference/make.py, after ./run.sh all.
 
-Writes beside itself, into ``mini/``: every record (``records.jsonl.xz``), of every table its means and verdicts (csv), its
-page (md) and figure, the claims, how long things take (``timings.json``), and what made all that (``README.md``); and the
-claims into the project's README.
+Writes into ``mini/``: every record (``records.jsonl.xz``); of every table its means and verdicts (csv), its narrow
+form (md) and its figure; the claims; how long things take (``timings.json``); what made all that (``README.md``). It
+also writes the claims into the project's README. ``make.py render`` writes the texts once more, from the kept records.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import lzma
 import re
 import shutil
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,7 +26,7 @@ from gaugeport.pipeline.commands.tables import Chosen, choose, made, write_table
 from gaugeport.pipeline.execution.timings import Timings, clock, shapes
 from gaugeport.pipeline.report.claims import load_claims
 from gaugeport.pipeline.report.render import FLOAT
-from gaugeport.pipeline.report.tables import Table, claims_table, claims_text
+from gaugeport.pipeline.report.tables import Table, claims_table, claims_text, narrow_text, wide_text
 from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.store.records import Record, write_record
 from gaugeport.pipeline.store.store import digest
@@ -37,34 +39,51 @@ PROJECT_README = HERE.parent.parent / "README.md"
 MARKS = "<!-- claims: written by experiments/reference/make.py -->\n", "<!-- end of claims -->"
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    """Keep the outputs of this checkout, or only ``render`` what is kept once more."""
+    if arguments not in ([], ["render"]):
+        raise SystemExit(f"expected no argument or 'render', got {' '.join(arguments)}")
+    if arguments:
+        with tempfile.TemporaryDirectory() as folder:
+            unpack(FOLDER / "records.jsonl.xz", Path(folder))
+            render(made(choose([], "mini", False, ["tracker=none", f"paths.outputs={folder}"])))
+    else:
+        keep()
+
+
+def keep() -> None:
     """Make the reference from the outputs of this checkout. Raises ``ValueError`` where jobs are missing."""
     chosen = choose([], "mini", False, ["tracker=none"])
     records = {r.id: r for i in chosen.jobs for r in complete(chosen, i)}
-    tables, timings = (
-        made(chosen),
-        Timings.recorded(chosen.outputs),
-    )  # those kept are read before they are replaced
+    tables = made(chosen)
+    timings = Timings.recorded(chosen.outputs)  # the kept ones are read before they are replaced
     for _ in write_tables(chosen, tables, ()):
         pass
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     write_archive(FOLDER / "records.jsonl.xz", list(records.values()))
-    for table in [*tables.values(), claims_table(tables, "mini")]:
-        csv, md, _, figure = table.files(chosen.outputs, chosen.variant)
-        write_means(FOLDER / csv.name, table.tidy)
-        for file in (md, figure):
-            if file.exists():
-                shutil.copy(file, FOLDER)
+    for table in tables.values():
+        shutil.copy(table.files(chosen.outputs, chosen.variant)[-1], FOLDER)
+    render(tables)
     stages = stages_of(chosen)
     write_timings(timings, [*stages, *(r.config for r in records.values())])
     took = sum(timings.of(stage) or 0.0 for stage in stages)
     write_text(FOLDER / "README.md", about(list(records.values()), len(chosen.jobs), len(stages), took))
-    write_readme(tables)
+
+
+def render(tables: Mapping[str, Table]) -> None:
+    """Write what is text: csv and md of every table, the claims, and those in the project's README."""
+    claims = claims_table(tables, "mini")
+    for table in tables.values():
+        write_means(FOLDER / f"{table.id}.csv", table.tidy)
+        write_text(FOLDER / f"{table.id}.md", narrow_text(table))
+    write_means(FOLDER / "claims.csv", claims.tidy)
+    write_text(FOLDER / "claims.md", wide_text(claims))
+    write_readme(claims)
 
 
 def complete(chosen: Chosen, table_id: str) -> list[Record]:
-    """The records of a table, all of them."""
+    """Return the records of a table. Raises ``ValueError`` where one is missing."""
     found = chosen.found(table_id)
     if found.lacking:
         raise ValueError(f"{table_id} lacks records ({found.lacking}): `./run.sh all` first")
@@ -72,7 +91,7 @@ def complete(chosen: Chosen, table_id: str) -> list[Record]:
 
 
 def write_archive(path: Path, records: Sequence[Record]) -> None:
-    """All records, one a line, in the order of their ids; the same records give the same bytes."""
+    """Write all records, one a line, in the order of their ids; the same records give the same bytes."""
     lines = [json.dumps(asdict(r), sort_keys=True) for r in sorted(records, key=lambda r: r.id)]
     path.write_bytes(lzma.compress("\n".join(lines).encode(), preset=9))
 
@@ -84,17 +103,17 @@ def unpack(path: Path, outputs: Path) -> None:
 
 
 def means(tidy: pd.DataFrame) -> pd.DataFrame:
-    """What the reference keeps of a table's rows: means over seeds, and verdicts. (The others are in the records.)"""
+    """Return the rows that the reference keeps: means over seeds, and verdicts. The others are in the records."""
     return tidy[tidy["seed"].isna()].drop(columns=["seed", "record"], errors="ignore").reset_index(drop=True)
 
 
 def write_means(path: Path, tidy: pd.DataFrame) -> None:
-    """The means and verdicts of a table as csv."""
+    """Write the means and verdicts of a table as csv."""
     means(tidy).to_csv(path, index=False, float_format=FLOAT, lineterminator="\n")
 
 
 def stages_of(chosen: Chosen) -> list[dict[str, Any]]:
-    """The stages that some tables stand on, each once, by what decides them."""
+    """Return the configs of the stages that some tables require, each once."""
     found = {}
     for c in (c for jobs in chosen.jobs.values() for c in jobs):
         for stage, config in stage_keys(c.job).items():
@@ -104,9 +123,9 @@ def stages_of(chosen: Chosen) -> list[dict[str, Any]]:
 
 
 def write_timings(timings: Timings, configs: Sequence[Mapping[str, Any]]) -> None:
-    """The median seconds of stages and jobs by what decides them, for estimates on machines that recorded none.
+    """Write the median seconds of stages and jobs by what decides them, for estimates on other machines.
 
-    Of what was not run here, those that were kept before; of what no table has any more, none.
+    What was not run here has the seconds that were kept before; what no table requires any more has none.
     """
     wanted = sorted({shape for config in configs for shape in shapes(config)})
     found = {shape: timings.seconds.get(shape) or timings.reference.get(shape) for shape in wanted}
@@ -115,7 +134,14 @@ def write_timings(timings: Timings, configs: Sequence[Mapping[str, Any]]) -> Non
 
 
 def about(records: Sequence[Record], tables: int, stages: int, took: float) -> str:
-    """What made the reference: machine, versions, commits, and how long its jobs and its ``stages`` took, in seconds."""
+    """Say what made the reference.
+
+    Args:
+        records: All of them.
+        tables: How many tables they make.
+        stages: How many stages they share.
+        took: Seconds that those stages took.
+    """
 
     def counted(what: str) -> str:
         found = Counter(r.versions[what] for r in records)
@@ -140,13 +166,13 @@ def readme_claims(claims: Table) -> str:
     return claims_text(claims, [claim.table for claim in load_claims()])
 
 
-def write_readme(tables: Mapping[str, Table]) -> None:
-    """Put the claims between their marks in the project's README."""
+def write_readme(claims: Table) -> None:
+    """Put the claims between their marks in the project's README, whatever stands around them."""
     begin, end = map(re.escape, MARKS)
-    block = MARKS[0] + readme_claims(claims_table(tables, "mini")) + MARKS[1]
+    block = MARKS[0] + readme_claims(claims) + MARKS[1]
     text = PROJECT_README.read_text()
     write_text(PROJECT_README, re.sub(f"{begin}.*{end}", lambda _: block, text, flags=re.DOTALL))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

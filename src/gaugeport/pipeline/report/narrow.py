@@ -91,7 +91,7 @@ def _as_fits(table: pd.DataFrame) -> pd.DataFrame:
     """Keep the first columns that fit, and n."""
     last = ["n"] if "n" in table else []
     shown: list[str] = []
-    for column in (c for c in table if c != "n"):
+    for column in (str(c) for c in table if c != "n"):
         if shown and width_of(table[[*shown, column, *last]]) > WIDTH:
             break
         shown.append(column)
