@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# One door: sets up .venv if need be, then
-#   ./run.sh            the headline: the papers' claims on the mini profile, as tables and figures
-#   ./run.sh test       lint, types, the whole test suite
-#   ./run.sh all        every table, every seed
-#   ./run.sh ARGS...    gaugeport ARGS... (./run.sh --help)
+# Set up .venv if need be, then
+#   ./run.sh            make the headline: the papers' claims on the mini profile, as tables and figures
+#   ./run.sh test       check style, types and imports, and run the whole test suite
+#   ./run.sh all        make every table, every seed
+#   ./run.sh ARGS...    run gaugeport ARGS... (./run.sh --help)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+say() { echo "run.sh: $*" >&2; }
 
 venv=.venv
 stamp=$venv/.installed
 wanted=$(cat pyproject.toml constraints.txt | sha256sum)
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-  echo "setting up $venv (once)" >&2
+  say "installing into $venv, about 3 minutes, once"
   [ -x $venv/bin/python ] || python3 -m venv $venv
   # torch first and by itself: a range would fetch the CUDA build where an index offers both
   $venv/bin/pip install --quiet "$(grep '^torch==' constraints.txt)"
@@ -21,14 +23,23 @@ fi
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
 case "${1:-}" in
-  "") exec $venv/bin/gaugeport tables --headline ;;
-  all) shift; exec $venv/bin/gaugeport tables "$@" ;;
+  "")
+    say "the headline: one model and seed a claim; about 25 minutes on two cores, seconds once it is stored"
+    exec $venv/bin/gaugeport tables --headline
+    ;;
+  all)
+    shift
+    say "every table and seed; about 5 hours on two cores; stop it at any time, the same command goes on"
+    exec $venv/bin/gaugeport tables "$@"
+    ;;
   test)
     shift
+    say "style, types, imports and tests; several minutes on two cores"
     $venv/bin/ruff check .
     $venv/bin/ruff format --check .
     $venv/bin/mypy
-    # tiny models: a worker per core on one thread each is faster than one on all
+    $venv/bin/lint-imports --no-logo --no-cache
+    # models in tests are tiny: a worker per core on one thread each is faster than one worker on all cores
     OMP_NUM_THREADS=1 exec $venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
     ;;
   *) exec $venv/bin/gaugeport "$@" ;;

@@ -28,3 +28,8 @@ def experiment_module(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def by_number(table_id: str) -> tuple[str, int]:
+    """Return the sort key of a table id: a2 before a10."""
+    return table_id[0], int(table_id[1:])

@@ -12,9 +12,9 @@ from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.config.sweeps import Experiment, experiment, experiment_names, jobs_of, variant_of
 from gaugeport.pipeline.execution.tracking import track_table
 from gaugeport.pipeline.job import job_id
+from gaugeport.pipeline.paths import by_number
 from gaugeport.pipeline.report.claims import load_claims
 from gaugeport.pipeline.report.tables import Table, claims_table, make, write, write_claims
-from gaugeport.pipeline.report.tidy import by_number
 from gaugeport.pipeline.store.records import Found, read_records
 
 

@@ -18,8 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gaugeport.pipeline.config.compose import JobSpec, compose_config, from_config
-from gaugeport.pipeline.paths import data_dir
-from gaugeport.pipeline.report.tidy import by_number
+from gaugeport.pipeline.paths import by_number, data_dir
 from gaugeport.pipeline.store.store import digest
 
 

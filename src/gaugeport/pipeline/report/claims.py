@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from gaugeport.pipeline.paths import data_dir
-from gaugeport.pipeline.report.tidy import by_number, middle_site, select, t_interval
+from gaugeport.pipeline.paths import by_number, data_dir
+from gaugeport.pipeline.report.tidy import middle_site, select, t_interval
 
 DECLARED_UNITS = 5
 """Training seeds below which only a direction is reported."""

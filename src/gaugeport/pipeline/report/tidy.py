@@ -110,11 +110,6 @@ def middle_site(sites: Sequence[str]) -> str:
     return f"block{depth // 2}"
 
 
-def by_number(table_id: str) -> tuple[str, int]:
-    """Sort key of table ids: a2 before a10."""
-    return table_id[0], int(table_id[1:])
-
-
 def by_depth(sites: pd.Series) -> pd.Series:
     """Sort key of a site column: embed, then blocks by number; or a layer's resid_pre, resid_mid, resid_post, by layer."""
     return sites.map(_depth)
