@@ -183,7 +183,7 @@ def test_along_a_walk_is_the_composition_of_its_links(evidence):
         [lambda k=k: opened.append(k) or models[k] for k in range(4)], batches, evidence=evidence
     )
     assert lazy.gauge == gauge and opened == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="a walk needs at least two checkpoints, found 1"):
+    with pytest.raises(ValueError, match=r"at least two checkpoints.*got 1"):
         align_along(models[:1], batches)
 
 
@@ -287,7 +287,7 @@ class Words:
 def test_tokenizers_that_differ():
     model = model_of(LLAMA)
     align(model, model, evidence="weights", tokenizers=(Words("a", "b"), Words("a", "b")))
-    with pytest.raises(ValueError, match=r"share a tokenizer .*2 entries differ, the first \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"share a tokenizer.*2 entries differ, the first \['a', 'b'\]"):
         align(model, model, evidence="weights", tokenizers=(Words("a", "b"), Words("b", "a")))
 
 
@@ -308,7 +308,7 @@ def test_names_that_are_unknown():
     ):
         align(model, model, batches, group="permutation", matcher="procrustes")
     for evidence in ("activations", "both"):
-        with pytest.raises(ValueError, match="needs batches of tokens; allowed without: evidence='weights'"):
+        with pytest.raises(ValueError, match=r"needs batches.*allowed.*evidence='weights'"):
             align(model, model, evidence=evidence)
 
 

@@ -97,8 +97,8 @@ def test_errors():
     with pytest.raises(ValueError, match="unknown route 'direct'; allowed: endpoint, via_base, trajectory"):
         walk("direct", 100, 10)
     for spacing in (0, -5):
-        with pytest.raises(ValueError, match=f"spacing must be a positive number of steps, found {spacing}"):
+        with pytest.raises(ValueError, match=f"positive checkpoint spacing in steps, got {spacing}"):
             walk("trajectory", 100, spacing)
     for nodes in ([], [BASE]):
-        with pytest.raises(ValueError, match="a walk needs at least two checkpoints"):
+        with pytest.raises(ValueError, match="at least two checkpoints in a walk"):
             compose_along(nodes, lambda a, b: Permutation.identity(2))

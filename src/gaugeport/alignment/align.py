@@ -1,11 +1,12 @@
-"""``align(A, B)``: the gauge g with ``g·x_A ≈ x_B``, from activations, weights or both; and along a run's checkpoints."""
+"""Recover the gauge between two models (``align``), or along the checkpoints of two runs
+(``align_along``)."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -32,46 +33,55 @@ from gaugeport.streams.activations import check_sites
 
 EVIDENCE = ("activations", "weights", "both")
 
-UNRELATED = 1e-3
-"""A median margin below this says so in a warning."""
+WARN_BELOW_MEDIAN_MARGIN = 1e-3
+"""``align`` warns below this median margin (in units of the evidence): the models look unrelated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """A recovered ``gauge`` with ``margin`` float64[d] per coordinate of B, the ``objective``, and how it was found.
+    """A recovered gauge, how clearly each coordinate was placed, and how it was found.
 
-    ``abstain`` is the margin below which a coordinate is left out; ``dataclasses.replace(found, abstain=x)`` tries
-    another without matching again.
+    To try another threshold without matching again, use ``dataclasses.replace(alignment, abstain=x)``.
     """
 
     gauge: Element
+    """The element g with ``g·x_A ≈ x_B``."""
     margin: Tensor
+    """float64[d], one margin per coordinate of B."""
     objective: float
+    """The value that the matcher maximised."""
     group: str
     matcher: str
     evidence: str
+    """One of :data:`EVIDENCE`."""
     sites: tuple[str, ...]
+    """The sites whose activations were used; empty for weight evidence."""
     abstain: float | None = None
+    """Coordinates with a margin below this are left out of ``kept``."""
 
     @property
     def kept(self) -> Tensor:
-        """bool[d]: the coordinates *of B* whose margin is at least ``abstain``; all of them without a threshold.
+        """Return bool[d]: which coordinates *of B* have a margin of at least ``abstain``.
 
-        What ``transport_direction(v, g, kept=…)`` and ``transport_indices(list, g, kept=…)`` take. What that costs:
-        a direction loses the share ``lost_share(v, g, kept)`` of its squared length, a list the entries it names in
-        ``dropped``. A model, SAE or optimizer state can only be moved whole, by the complete ``gauge``.
+        Without a threshold all of them are kept.
+
+        Pass this to ``transport_direction(v, g, kept=...)`` and ``transport_indices(indices, g, kept=...)``.
+        A direction then loses the share ``lost_share(v, g, kept)`` of its squared length; an index list loses
+        the entries that it reports as ``dropped``. Models, SAEs and optimizer states can only be moved as a
+        whole, by the complete ``gauge``.
         """
-        return (
-            torch.ones_like(self.margin, dtype=torch.bool)
-            if self.abstain is None
-            else self.margin >= self.abstain
-        )
+        if self.abstain is None:
+            return torch.ones_like(self.margin, dtype=torch.bool)
+        return self.margin >= self.abstain
 
     def provenance(self) -> dict[str, Any]:
-        """What to keep beside a saved gauge: ``alignment.gauge.save(path, alignment.provenance())``."""
-        names = ("group", "matcher", "evidence", "objective", "abstain")
+        """Return what to store with the gauge: ``alignment.gauge.save(path, alignment.provenance())``."""
         return {
-            **{k: getattr(self, k) for k in names},
+            "group": self.group,
+            "matcher": self.matcher,
+            "evidence": self.evidence,
+            "objective": self.objective,
+            "abstain": self.abstain,
             "sites": list(self.sites),
             "kept": int(self.kept.sum()),
         }
@@ -94,78 +104,107 @@ def align(
 ) -> Alignment:
     """Recover the gauge that carries A's residual coordinates to B's.
 
-    Args:
-        model_a, model_b: causal language models of one architecture, width and vocabulary (for activations of both that
-            have the ids of the batches).
-        batches: ``{"input_ids": [b, t], "attention_mask": [b, t]}`` tensors; needed unless ``evidence="weights"``.
-        group: name of the gauge group; the charts' exact group when omitted (the smaller where they differ).
-        evidence: ``activations``, ``weights`` (same-base runs only: head and neuron axes must correspond) or ``both``.
-        sites: ``"all"`` (pooled) or a list of ``embed``, ``block0`` …; activation evidence only.
-        matcher: as configs name it; the group's own when omitted.
-        skip_first: tokens left out at the start of each row (BOS carries massive activations).
-        token_ids: vocabulary rows that count as weight evidence (those seen in training).
-        tokenizers: those of A and of B, to have checked that one text gives both the same ids.
-        allow_larger: accept a group that is larger than the chart's symmetry, e.g. O(d) between independent models.
-        abstain: leave coordinates with a smaller margin out of ``kept``; the gauge stays complete. The margin of a
-            permutation is in units of the evidence (a correlation or cosine, their sum for ``both``), negative where
-            another partner scored higher; of a rotation, the gap between its two largest |Q_ij|. Table c3 measures
-            what accuracy which threshold buys: margins sort, but how much is enough depends on how far the models drifted.
+    Models run in their own precision: an autocast context around the call has no effect.
 
-    Raises ``ValueError`` on unknown names, a matcher that is not the group's, incomparable models, a group larger than the
-    chart's (unless allowed), ``token_ids`` without weight evidence, constant coordinates, activations that are not finite,
-    token ids without an embedding, and an ``abstain`` that is no finite number or leaves no coordinate; ``TypeError`` on
-    batches that are none. Autocast does not reach it: models run in their own precision.
+    Args:
+        model_a: causal language model A.
+        model_b: causal language model B, of the same architecture and width. The vocabularies must be equal
+            for weight evidence without ``token_ids``; for activations both models must know the ids in the
+            batches.
+        batches: dicts of ``input_ids`` int64[b, t] and optionally ``attention_mask`` int64[b, t]. Required
+            unless ``evidence="weights"``.
+        group: name of the gauge group. Default: the charts' exact group, the smaller one if A's and B's
+            differ.
+        evidence: ``"activations"``, ``"weights"`` or ``"both"``. Weights require runs from one base, because
+            their head and neuron axes must correspond.
+        sites: ``"all"`` (averaged) or a list of ``embed``, ``block0``, ...; used by activation evidence only.
+        matcher: name of the matcher. Default: the group's own.
+        skip_first: number of tokens to leave out at the start of each row (BOS carries massive activations).
+        token_ids: int64[n], the vocabulary rows that count as weight evidence, e.g. those seen in training.
+        tokenizers: A's and B's tokenizers, to check that they map every string to the same id.
+        allow_larger: accept a group larger than the chart's symmetry, e.g. O(d) between independent models.
+        abstain: leave coordinates with a smaller margin out of ``kept``. The gauge stays complete. The margin
+            of a permutation is in units of the evidence (a correlation or cosine; their sum for ``"both"``)
+            and negative where another partner scored higher. The margin of a rotation is the gap between the
+            two largest |Q_ij| in its row. Larger margins are more often right, but how large is large enough
+            depends on how far the models drifted.
+
+    Returns:
+        The recovered gauge with its margins.
+
+    Raises:
+        ValueError: for an unknown name, a matcher that does not recover elements of the group, models that
+            cannot be compared, a group larger than the chart's (unless ``allow_larger``), ``token_ids``
+            without weight evidence, a coordinate that is constant at every site, activations that are not
+            finite, a token id without an embedding, or an ``abstain`` that is not finite or leaves no
+            coordinate.
+        TypeError: for batches that are not dicts of tensors.
     """
+    # 1) check the arguments, before a batch is read
     if evidence not in EVIDENCE:
         raise ValueError(f"unknown evidence {evidence!r}; allowed: {', '.join(EVIDENCE)}")
-    number = isinstance(abstain, int | float) and not isinstance(abstain, bool)
-    if abstain is not None and not (number and math.isfinite(abstain)):
-        raise ValueError(
-            f"abstain={abstain!r}; allowed: None, or a finite margin below which coordinates are left out"
-        )
-    chart, chart_b = check_comparable(
+    _check_abstain(abstain)
+    chart_a, chart_b = check_comparable(
         model_a, model_b, vocabulary=evidence != "activations" and token_ids is None
     )
     if tokenizers is not None:
         check_tokenizers(*tokenizers)
-    # one of the two may have unit gains (a fresh base), hence the larger group: what they share is the smaller one
-    exact = chart.group if contains(chart_b.group, GROUPS[chart.group]) else chart_b.group
+    # A model with unit gains (a fresh base) has a larger group; what both models share is the smaller one.
+    exact = chart_a.group if contains(chart_b.group, GROUPS[chart_a.group]) else chart_b.group
     group = group or exact
     _check_group(group, exact, allow_larger)
-    matcher = matcher or default_matchers()[group]
-    check_combination(group, matcher)
-    record = MATCHERS[matcher]
+    matcher_name = matcher or default_matchers()[group]
+    check_combination(group, matcher_name)
+    chosen = MATCHERS[matcher_name]
     if token_ids is not None and evidence == "activations":
-        raise ValueError("token_ids are rows of weight evidence; allowed: evidence='weights' or 'both'")
-    used: list[str] = []
+        raise ValueError("token_ids select rows of weight evidence; allowed: evidence='weights' or 'both'")
+
+    # 2) collect evidence
+    used_sites: list[str] = []
     parts: list[Tensor] = []
     if evidence in ("activations", "both"):
         if batches is None:
             raise ValueError(
-                f"evidence={evidence!r} needs batches of tokens; allowed without: evidence='weights'"
+                f"evidence={evidence!r} needs batches of tokens; allowed without batches: evidence='weights'"
             )
-        used = check_sites(sites, len(chart.blocks(model_a)))
-        # rotations that fix the all-ones direction have a sign along it, to be read off the means
-        mean_free = group != "mean_preserving_orthogonal"
-        models = {"A": model_a, "B": model_b}
-        moments = pair_moments(models, [("A", "B")], batches, used, skip_first, mean_free=mean_free)["A", "B"]
-        if record.reads_cross_moments:
-            parts.append(torch.stack([cross_moment(moments[s]) for s in used]).mean(0))
+        used_sites = check_sites(sites, len(chart_a.blocks(model_a)))
+        moments = pair_moments(
+            {"A": model_a, "B": model_b},
+            [("A", "B")],
+            batches,
+            used_sites,
+            skip_first,
+            # Elements that fix the all-ones direction have a sign along it, which only the token means show.
+            mean_free=group != "mean_preserving_orthogonal",
+        )["A", "B"]
+        if chosen.reads_cross_moments:
+            parts.append(torch.stack([cross_moment(moments[site]) for site in used_sites]).mean(0))
         else:
-            parts.append(activation_evidence(moments, used))
+            parts.append(activation_evidence(moments, used_sites))
     if evidence in ("weights", "both"):
-        parts.append(weight_evidence(model_a, model_b, token_ids, cross=record.reads_cross_moments))
-    found = match(reduce(both, parts), group, matcher)
-    if record.margins_are_scores and float(found.margin.median()) < UNRELATED:
+        parts.append(weight_evidence(model_a, model_b, token_ids, cross=chosen.reads_cross_moments))
+
+    # 3) match
+    result = match(reduce(both, parts), group, matcher_name)
+    if chosen.margins_are_scores and float(result.margin.median()) < WARN_BELOW_MEDIAN_MARGIN:
         warnings.warn(
-            f"half of the coordinates have a margin below {UNRELATED}: their partners are hardly ahead of the runners-up. "
-            "Two models that share no base have no permutation gauge between them; runs that drifted far want align_along "
-            "their checkpoints",
+            f"half of the coordinates have a margin below {WARN_BELOW_MEDIAN_MARGIN}: their partner scores "
+            "hardly more than the next candidate. Models without a common base have no permutation gauge "
+            "between them; for runs that drifted far, use align_along on their checkpoints",
             stacklevel=2,
         )
-    return _some_kept(
-        Alignment(found.gauge, found.margin, found.objective, group, matcher, evidence, tuple(used), abstain)
+    alignment = Alignment(
+        result.gauge,
+        result.margin,
+        result.objective,
+        group,
+        matcher_name,
+        evidence,
+        tuple(used_sites),
+        abstain,
     )
+    _check_some_kept(alignment)
+    return alignment
 
 
 def align_along(
@@ -176,58 +215,81 @@ def align_along(
     sites: str | Sequence[str] = "all",
     **options: Any,
 ) -> Alignment:
-    """Compose the local gauges along a walk of checkpoints (paper A's trajectory route), first model to last.
+    """Compose the local gauges along a walk of checkpoints (paper A's trajectory route).
 
-    ``models`` are the checkpoints in walking order, e.g. A_K … A_1, base, B_1 … B_K; give functions that load them to
-    hold only two at a time. The margin of a coordinate is the smallest on its way, so that with ``abstain`` it is kept
-    where every link keeps it; the objective is the last link's.
-    Other arguments and errors as :func:`align`.
+    The margin of a coordinate is the smallest one on its way, so that ``abstain`` keeps it only where every
+    link does. The objective is that of the last link.
+
+    Args:
+        models: checkpoints in walking order, e.g. A_K, ..., A_1, base, B_1, ..., B_K; or functions that load
+            them, so that only two are in memory at a time.
+        batches: as in :func:`align`; the same batches serve every link.
+        group: as in :func:`align`.
+        evidence: as in :func:`align`.
+        sites: as in :func:`align`.
+        **options: further arguments of :func:`align`.
+
+    Returns:
+        The alignment of the first model with the last.
+
+    Raises:
+        ValueError: for fewer than two models, and as :func:`align`.
     """
     if len(models) < 2:
-        raise ValueError(f"a walk needs at least two checkpoints, found {len(models)}")
-    batches = None if batches is None else list(batches)  # read once for every link
+        raise ValueError(f"expected at least two checkpoints in a walk, got {len(models)}")
+    batches = None if batches is None else list(batches)  # an iterator would be used up by the first link
     here = _loaded(models[0])
     total: Alignment | None = None
-    for step in models[1:]:
-        there = _loaded(step)
-        local = align(here, there, batches, group, evidence, sites, **options)
-        total = local if total is None else _then(total, local)
+    for next_model in models[1:]:
+        there = _loaded(next_model)
+        link = align(here, there, batches, group, evidence, sites, **options)
+        total = link if total is None else _compose_alignments(total, link)
         here = there
     assert total is not None
-    return _some_kept(total)
+    _check_some_kept(total)
+    return total
 
 
-def _then(first: Alignment, second: Alignment) -> Alignment:
-    gauge = compose(second.gauge, first.gauge)
+def _compose_alignments(first: Alignment, second: Alignment) -> Alignment:
+    # The margins of `first` belong to the middle model's coordinates: permute them to those of the last
+    # model.
     perm = getattr(second.gauge, "perm", None)
-    before = first.margin if perm is None else first.margin[perm]
-    return Alignment(
-        gauge,
-        torch.minimum(before, second.margin),
-        second.objective,
-        *(getattr(second, k) for k in ("group", "matcher", "evidence", "sites", "abstain")),
+    first_margin = first.margin if perm is None else first.margin[perm]
+    return replace(
+        second,
+        gauge=compose(second.gauge, first.gauge),
+        margin=torch.minimum(first_margin, second.margin),
     )
 
 
-def _some_kept(found: Alignment) -> Alignment:
-    if not bool(found.kept.any()):
+def _check_some_kept(alignment: Alignment) -> None:
+    if not bool(alignment.kept.any()):
         raise ValueError(
-            f"abstain={found.abstain} leaves no coordinate: the largest margin is {float(found.margin.max()):.4g}"
+            f"abstain={alignment.abstain} leaves no coordinate: "
+            f"the largest margin is {float(alignment.margin.max()):.4g}"
         )
-    return found
 
 
 def _loaded(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
     return model if isinstance(model, nn.Module) else model()
 
 
+def _check_abstain(abstain: float | None) -> None:
+    number = isinstance(abstain, int | float) and not isinstance(abstain, bool)
+    if abstain is not None and not (number and math.isfinite(abstain)):
+        raise ValueError(
+            f"abstain={abstain!r}; allowed: None, or a finite margin below which coordinates are left out"
+        )
+
+
 def _check_group(group: str, exact: str, allow_larger: bool) -> None:
     groups = list(default_matchers())
     if group not in groups:
         raise ValueError(f"unknown gauge group {group!r}; allowed: {', '.join(groups)}")
-    if not allow_larger and not contains(exact, GROUPS[group]):
+    allowed = [g for g in groups if contains(exact, GROUPS[g])]
+    if not allow_larger and group not in allowed:
         raise ValueError(
-            f"{group} is larger than this chart's exact gauge group {exact}: its other elements change what the model "
-            f"computes. Allowed here: {', '.join(g for g in groups if contains(exact, GROUPS[g]))}; pass "
-            "allow_larger=True to fit it all the same (rotations between independently trained models)"
+            f"{group} is larger than this chart's exact gauge group {exact}: its further elements change "
+            f"what the model computes. Allowed here: {', '.join(allowed)}; pass allow_larger=True to fit it "
+            "anyway (rotations between independently trained models)"
         )

@@ -1,9 +1,12 @@
-"""Evidence for a gauge: d×d matrices C with ``C[i, j]`` = similarity of coordinate i of **B** with coordinate j of **A**.
+"""Collect evidence for a gauge: float[d, d] matrices C of similarities between coordinates of B and of A.
 
-Activation evidence is the centred correlation over the same tokens at one site, or summed over sites (the residual
-gauge is one element for the whole model). Weight evidence is the cosine between the columns of matrices that read
-from or write to the stream; it needs no data, and assumes that the head and neuron axes of A and B correspond, as
-they do for two runs from one base.
+``C[i, j]`` says how similar coordinate i of **B** is to coordinate j of **A**.
+
+- Activation evidence is the centred correlation over the same tokens at one site, or its mean over several
+  sites, because the residual gauge is one element for the whole model.
+- Weight evidence is the cosine between the columns of matrices that read from the stream or write to it. It
+  needs no data, but requires that the head and neuron axes of A and B correspond, as they do for two runs
+  from one base.
 """
 
 from __future__ import annotations
@@ -21,35 +24,50 @@ from gaugeport.charts.chart import check_movable
 from gaugeport.streams.activations import check_sites, streams_at
 
 Pair = tuple[str, str]
+"""Names of the models A and B."""
 
 
 def check_comparable(model_a: nn.Module, model_b: nn.Module, vocabulary: bool = True) -> tuple[Chart, Chart]:
-    """The charts of two models whose residual streams can be compared coordinate by coordinate.
+    """Check that the residual streams of two models can be compared coordinate by coordinate.
 
-    Raises ``ValueError`` naming what differs: family, width, number of blocks, or (``vocabulary``) vocabulary size.
+    Args:
+        model_a: model A.
+        model_b: model B.
+        vocabulary: also require equal vocabulary sizes.
+
+    Returns:
+        The charts of A and of B.
+
+    Raises:
+        ValueError: if family, width, number of blocks or vocabulary size differ; the message names both
+            values.
     """
-    a, b = chart_of(model_a), chart_of(model_b)
-    facts: dict[str, list[Any]] = {
-        "architecture": [c.model_type for c in (a, b)],
-        "residual width": [c.width for c in (a, b)],
-        "number of blocks": [len(c.blocks(m)) for c, m in ((a, model_a), (b, model_b))],
+    chart_a, chart_b = chart_of(model_a), chart_of(model_b)
+    facts: dict[str, tuple[Any, Any]] = {
+        "architecture": (chart_a.model_type, chart_b.model_type),
+        "residual width": (chart_a.width, chart_b.width),
+        "number of blocks": (len(chart_a.blocks(model_a)), len(chart_b.blocks(model_b))),
     }
     if vocabulary:
-        facts["vocabulary size"] = [m.get_input_embeddings().weight.shape[0] for m in (model_a, model_b)]  # type: ignore[operator]
+        facts["vocabulary size"] = (_vocabulary_size(model_a), _vocabulary_size(model_b))
     for name, (of_a, of_b) in facts.items():
         if of_a != of_b:
             raise ValueError(f"A and B must have the same {name}: A has {of_a}, B has {of_b}")
-    return a, b
+    return chart_a, chart_b
+
+
+def _vocabulary_size(model: nn.Module) -> int:
+    return model.get_input_embeddings().weight.shape[0]  # type: ignore[operator, no-any-return]
 
 
 def check_tokenizers(tokenizer_a: object, tokenizer_b: object) -> None:
-    """Raises ``ValueError`` unless both tokenizers map the same strings to the same ids."""
+    """Raise ``ValueError`` unless both tokenizers map the same strings to the same ids."""
     vocab_a, vocab_b = (t.get_vocab() for t in (tokenizer_a, tokenizer_b))  # type: ignore[attr-defined]
     differing = sorted(t for t in vocab_a.keys() | vocab_b.keys() if vocab_a.get(t) != vocab_b.get(t))
     if differing:
         raise ValueError(
-            f"A and B must share a tokenizer (their activations are compared token by token); {len(differing)} entries "
-            f"differ, the first {differing[:3]}"
+            "A and B must share a tokenizer, because activations are compared token by token; "
+            f"{len(differing)} entries differ, the first {differing[:3]}"
         )
 
 
@@ -62,73 +80,115 @@ def pair_moments(
     whiten: bool = False,
     mean_free: bool = True,
 ) -> dict[Pair, dict[str, Moments]]:
-    """Moments of each pair ``(a, b)`` of named models over the same batches, by site.
+    """Measure the moments of pairs of models over the same batches.
 
-    ``whiten`` gives those of activations that are ZCA-whitened on each side: correlations between coordinates that are
-    decorrelated within their own model. Whitening commutes with signed permutations.
+    Each model runs once per batch, however many pairs it is in. Memory is O(pairs · sites · d²). Warns about
+    coordinates that are constant at a site, and about having fewer tokens than coordinates.
 
-    Models may differ in vocabulary where the batches use what they share. ``mean_free``: see
-    :func:`gaugeport.streams.activations.streams_at`.
+    Args:
+        models: models by name. Vocabularies may differ if all models know the ids in the batches.
+        pairs: names ``(a, b)`` of the models to compare.
+        batches: dicts of ``input_ids`` int64[b, t] and optionally ``attention_mask`` int64[b, t].
+        sites: ``"all"`` or a list of ``embed``, ``block0``, ...
+        skip_first: number of tokens to leave out at the start of each row.
+        whiten: ZCA-whiten the activations on each side, so that coordinates are decorrelated within their own
+            model. Whitening commutes with signed permutations.
+        mean_free: remove the mean over coordinates on LayerNorm models; see
+            :func:`gaugeport.streams.activations.streams_at`.
 
-    One forward pass per model and batch, however many pairs share it. Memory O(pairs · sites · d²). Warns when there
-    are fewer tokens than coordinates; raises ``ValueError`` on incomparable models and on activations that are not finite.
+    Returns:
+        Pair -> site -> moments.
+
+    Raises:
+        ValueError: for models that cannot be compared, and for activations that are not finite.
     """
-    asked, names = pairs, sorted({name for pair in pairs for name in pair})
-    pairs = [*asked, *((name, name) for name in names)] if whiten else asked
+    # 1) check the models; whitening also needs each model's moments with itself
+    names = sorted({name for pair in pairs for name in pair})
+    measured_pairs = [*pairs, *((name, name) for name in names)] if whiten else list(pairs)
     charts = {name: chart_of(models[name]) for name in names}
-    for a, b in pairs:
+    for a, b in measured_pairs:
         check_comparable(models[a], models[b], vocabulary=False)
-    wanted = check_sites(sites, len(charts[names[0]].blocks(models[names[0]])))
-    streams = {(p, s): MomentStream(f"{p[0]} at {s}", f"{p[1]} at {s}") for p in pairs for s in wanted}
+    chosen_sites = check_sites(sites, len(charts[names[0]].blocks(models[names[0]])))
+
+    # 2) run every model on every batch
+    streams = {
+        (pair, site): MomentStream(f"{pair[0]} at {site}", f"{pair[1]} at {site}")
+        for pair in measured_pairs
+        for site in chosen_sites
+    }
     for batch in batches:
         rows = {
-            name: streams_at(models[name], charts[name], batch, wanted, skip_first, mean_free)
+            name: streams_at(models[name], charts[name], batch, chosen_sites, skip_first, mean_free)
             for name in names
         }
         for (a, b), site in streams:
             streams[(a, b), site].update(rows[a][site], rows[b][site])
-    found = {pair: {site: streams[pair, site].result() for site in wanted} for pair in pairs}
-    _warn_of_constants(found)
-    tokens, width = next(iter(found[pairs[0]].values())).n, charts[names[0]].width
+    moments = {pair: {site: streams[pair, site].result() for site in chosen_sites} for pair in measured_pairs}
+
+    # 3) warn about evidence that is weak
+    _warn_of_constants(moments)
+    tokens, width = next(iter(moments[measured_pairs[0]].values())).n, charts[names[0]].width
     if tokens < width:
         warnings.warn(
             f"only {tokens} tokens for {width} coordinates: correlations are noisy and margins unreliable",
             stacklevel=2,
         )
     if not whiten:
-        return found
+        return moments
     return {
-        (a, b): {site: m.whitened(found[a, a][site], found[b, b][site]) for site, m in found[a, b].items()}
-        for a, b in asked
+        (a, b): {
+            site: m.whitened(moments[a, a][site], moments[b, b][site]) for site, m in moments[a, b].items()
+        }
+        for a, b in pairs
     }
 
 
-def _warn_of_constants(found: Mapping[Pair, Mapping[str, Moments]]) -> None:
-    for (a, b), by_site in found.items():
-        for site, moments in by_site.items():
-            for name, dead in zip((a, b), moments.constant(), strict=True):
-                if dead:
+def _warn_of_constants(moments: Mapping[Pair, Mapping[str, Moments]]) -> None:
+    for pair, by_site in moments.items():
+        for site, at_site in by_site.items():
+            for name, constant in zip(pair, at_site.constant(), strict=True):
+                if constant:
                     warnings.warn(
-                        f"{len(dead)} coordinate(s) of {name}, the first {dead[:5]}, are constant at {site}: "
-                        "that site cannot place them",
+                        f"{len(constant)} coordinate(s) of {name}, the first {constant[:5]}, are constant at "
+                        f"{site}: that site cannot place them",
                         stacklevel=3,
                     )
 
 
 def check_no_constant(moments: Mapping[str, Moments], sites: Sequence[str]) -> None:
-    """Raises ``ValueError`` naming a coordinate that is constant at *every* given site: nothing there can place it."""
-    dead_a = set.intersection(*(set(moments[s].constant()[0]) for s in sites))
-    dead_b = set.intersection(*(set(moments[s].constant()[1]) for s in sites))
-    for name, dead in (("A", dead_a), ("B", dead_b)):
-        if dead:
+    """Raise ``ValueError`` if a coordinate is constant at *every* given site, so that nothing can place it.
+
+    Args:
+        moments: site -> moments of A and B.
+        sites: the sites whose evidence will be pooled.
+
+    Raises:
+        ValueError: naming the model and the coordinates.
+    """
+    constant_at = [moments[site].constant() for site in sites]
+    for name, side in (("A", 0), ("B", 1)):
+        everywhere = sorted(set.intersection(*(set(constant[side]) for constant in constant_at)))
+        if everywhere:
             raise ValueError(
-                f"coordinates {sorted(dead)[:5]} of {name} ({len(dead)} in all) are constant at {', '.join(sites)}: "
-                "activations cannot place them; allowed: other sites, more varied batches, or evidence='weights'"
+                f"coordinates {everywhere[:5]} of {name} ({len(everywhere)} in all) are constant at "
+                f"{', '.join(sites)}: activations cannot place them; allowed: other sites, more varied "
+                "batches, or evidence='weights'"
             )
 
 
 def activation_evidence(moments: Mapping[str, Moments], sites: Sequence[str]) -> Tensor:
-    """Correlation pooled over ``sites`` (their mean), float64[d, d]. Raises on coordinates constant at all of them."""
+    """Return the mean correlation over sites.
+
+    Args:
+        moments: site -> moments of A and B.
+        sites: the sites to average over.
+
+    Returns:
+        float64[d, d], indexed [B, A].
+
+    Raises:
+        ValueError: for a coordinate that is constant at every site.
+    """
     check_no_constant(moments, sites)
     return torch.stack([moments[s].correlation() for s in sites]).mean(0)
 
@@ -136,53 +196,71 @@ def activation_evidence(moments: Mapping[str, Moments], sites: Sequence[str]) ->
 def weight_evidence(
     model_a: nn.Module, model_b: nn.Module, token_ids: Tensor | None = None, cross: bool = False
 ) -> Tensor:
-    """Mean over the stream's matrices of the cosine between their columns, float64[d, d].
+    """Return the mean cosine between columns of A's and B's matrices.
 
-    Reads, writes, embedding and unembedding count alike. ``token_ids`` restricts the (un)embedding to those rows:
-    rows of tokens that neither run was trained on are exact fingerprints of a common base, so an honest measurement
-    of recovery leaves them out. ``cross`` divides by the norms of whole matrices, not of columns: what Procrustes
-    wants, since normalised columns do not rotate along.
+    Every matrix that reads from the stream or writes to it counts alike, the embedding and unembedding
+    included. Warns about coordinates that are zero in every matrix.
 
-    Warns of coordinates that no matrix reads or writes. Raises ``ValueError`` on incomparable models, on offloaded or
-    quantized ones, and on matrices that are missing, of another shape or not finite.
+    Args:
+        model_a: model A.
+        model_b: model B; its head and neuron axes must correspond to A's, as in two runs from one base.
+        token_ids: int64[n], the rows of the embedding and unembedding that count; default all. Rows of tokens
+            that neither run was trained on still equal those of the common base and give the answer away: a
+                measurement
+            of recovery must leave them out.
+        cross: divide each matrix by its norm instead of dividing each column. Procrustes needs this, because
+            normalised columns do not turn with a rotation.
+
+    Returns:
+        float64[d, d], indexed [B, A].
+
+    Raises:
+        ValueError: for models that cannot be compared, are offloaded or quantized, or have matrices that are
+            missing, of different shapes, or not finite.
     """
-    chart, chart_b = check_comparable(model_a, model_b, vocabulary=token_ids is None)
-    check_movable(chart, model_a)
+    # 1) check that both models have the same matrices
+    chart_a, chart_b = check_comparable(model_a, model_b, vocabulary=token_ids is None)
+    check_movable(chart_a, model_a)
     check_movable(chart_b, model_b)
-    if chart.tied != chart_b.tied:
+    if chart_a.tied != chart_b.tied:
         raise ValueError(
-            f"A and B must both tie their embeddings or neither: A {chart.tied}, B {chart_b.tied}"
+            f"A and B must both tie their embeddings or neither: A {chart_a.tied}, B {chart_b.tied}"
         )
+
+    # 2) sum the cosines over matrices, each with the stream on its last axis
     weights_a, weights_b = dict(model_a.named_parameters()), dict(model_b.named_parameters())
-    total, count = torch.zeros(chart.width, chart.width, dtype=torch.float64), 0
-    used = {side: torch.zeros(chart.width, dtype=torch.bool) for side in "AB"}
-    for name, role, axis in chart.matrices():
+    total, count = torch.zeros(chart_a.width, chart_a.width, dtype=torch.float64), 0
+    is_used = {side: torch.zeros(chart_a.width, dtype=torch.bool) for side in "AB"}
+    for name, role, axis in chart_a.matrices():
         a, b = (w[name].detach().movedim(axis, -1).to(torch.float32) for w in (weights_a, weights_b))
         if role in ("embed", "unembed") and token_ids is not None:
             a, b = a[token_ids], b[token_ids]
         if a.shape != b.shape:
             raise ValueError(
-                f"{name} has shape {tuple(weights_a[name].shape)} in A and {tuple(weights_b[name].shape)} in B: weight "
-                "evidence compares two models of one base; allowed otherwise: evidence='activations'"
+                f"{name} has shape {tuple(weights_a[name].shape)} in A and {tuple(weights_b[name].shape)} in "
+                "B: weight evidence compares models of one base; allowed otherwise: evidence='activations'"
             )
         for side, w in (("A", a), ("B", b)):
             if not bool(torch.isfinite(w).all()):
                 raise ValueError(f"{name} of {side} is not finite: only finite weights can be matched")
-            used[side] |= (w != 0).any(0).cpu()
+            is_used[side] |= (w != 0).any(0).cpu()
         a, b = (w / w.norm() if cross else torch.nn.functional.normalize(w, dim=0) for w in (a, b))
         with torch.autocast(a.device.type, enabled=False):
             total += (b.T @ a).cpu().to(torch.float64)
         count += 1
-    for side, here in used.items():
-        if not bool(here.all()):
-            dead = (~here).nonzero().flatten().tolist()
+
+    # 3) warn about coordinates that no matrix uses
+    for side, used in is_used.items():
+        unused = (~used).nonzero().flatten().tolist()
+        if unused:
             warnings.warn(
-                f"{len(dead)} coordinate(s) of {side}, the first {dead[:5]}, are 0 in every matrix: weights cannot place them",
+                f"{len(unused)} coordinate(s) of {side}, the first {unused[:5]}, are 0 in every matrix: "
+                "weights cannot place them",
                 stacklevel=2,
             )
     return total / count
 
 
 def both(activations: Tensor, weights: Tensor) -> Tensor:
-    """Activation and weight evidence together: their plain sum, since both are cosines."""
+    """Return the sum of activation and weight evidence, float64[d, d] each: both are cosines."""
     return activations + weights

@@ -1,11 +1,11 @@
 """Recover a gauge element from evidence: one function per algorithm, and one ``Matcher`` record per name.
 
-Evidence is a matrix ``C`` float[d, d]: ``C[i, j]`` says how similar coordinate i of B is to coordinate j of A. The
-partner of i is therefore ``perm[i]`` of the gauge g with ``g·x_A ≈ x_B``. Assignments are solved exactly
-(:mod:`gaugeport.alignment.assignment`).
+Evidence is a matrix ``C`` float[d, d]: ``C[i, j]`` says how similar coordinate i of B is to coordinate j of
+A. The partner of i is therefore ``perm[i]`` of the gauge g with ``g·x_A ≈ x_B``. Assignments are solved
+exactly (:mod:`gaugeport.alignment.assignment`).
 
-To add a matcher, write its function and add its record to :data:`MATCHERS`; every other part of the library and of
-the pipeline reads the records.
+To add a matcher, write its function and add its record to :data:`MATCHERS`; every other part of the library
+and of the pipeline reads the records.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gaugeport.groups import (
 )
 
 MIN_SHARE_ALONG_ONES = 1e-6
-"""A component along the all-ones direction below this share of the total is float32 rounding, not evidence."""
+"""A component along the all-ones direction below this share of the total is float32 rounding."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,23 @@ class Matcher:
     default_for: tuple[str, ...] = ()
     """Groups whose default matcher this is."""
     reads_cross_moments: bool = False
-    """True: evidence is cross moments, which turn with a rotation. False: correlations (or cosines of weights)."""
+    """True: the evidence is cross moments, which turn with a rotation. False: correlations or cosines."""
     depends_on_signs: tuple[str, ...] = ()
-    """Groups in which the match does not follow sign flips of single coordinates, so that its accuracy depends on
-    the signs that were planted. In the others, matching is equivariant and the accuracy does not."""
+    """Groups in which the match does not follow sign flips of single coordinates, so that its accuracy
+    depends on the signs that were planted. In the others, matching is equivariant and the accuracy does
+    not."""
     margins_are_scores: bool = True
     """True: a margin is the partner's score minus the best other score, in units of the evidence, so that a
-    small margin means doubt. False: it says something else, such as how much a rotation mixes a coordinate."""
+    small margin means doubt. False: it says something else, such as how much a rotation mixes a
+    coordinate."""
 
     def __post_init__(self) -> None:
         for field in ("default_for", "depends_on_signs"):
             unknown = [group for group in getattr(self, field) if group not in self.recover]
             if unknown:
                 raise ValueError(
-                    f"matcher {self.name!r}: {field} names {', '.join(unknown)}; allowed: {', '.join(self.recover)}"
+                    f"matcher {self.name!r}: {field} names {', '.join(unknown)}; "
+                    f"allowed: {', '.join(self.recover)}"
                 )
 
 
@@ -109,7 +112,7 @@ def default_matchers() -> dict[str, str]:
 
 
 def check_combination(group: str, matcher: str) -> None:
-    """Raise ``ValueError`` unless the matcher recovers elements of the group; the message lists the valid pairs."""
+    """Raise ``ValueError``, listing the valid pairs, unless the matcher recovers elements of the group."""
     if (group, matcher) not in combinations():
         allowed = "; ".join(f"{g} with {m}" for g, m in combinations())
         raise ValueError(f"matcher {matcher!r} does not recover an element of {group!r}; allowed: {allowed}")
@@ -142,7 +145,10 @@ def hungarian_global_sign(c: Tensor) -> Match:
 
 
 def hungarian_abs(c: Tensor) -> Match:
-    """Maximise ``sum_i |C[i, π(i)]|`` over B_d, then set ``s_i = sign(C[i, π(i)])`` (paper A, sign-marginalized)."""
+    """Maximise ``sum_i |C[i, π(i)]|``, then set ``s_i = sign(C[i, π(i)])``: an element of B_d.
+
+    This is paper A's sign-marginalized matching.
+    """
     columns, objective = _assign(c.abs())
     return Match(SignedPermutation(columns, _matched_signs(c, columns)), objective, _margin(c.abs(), columns))
 
@@ -160,8 +166,8 @@ def procrustes(cross: Tensor) -> Match:
         cross: cross moment float[d, d], indexed [B, A].
 
     Returns:
-        The rotation. The margin of a coordinate is the gap between the two largest |Q_ij| in its row: near 1 where
-        the rotation is a signed permutation, near 0 where it mixes coordinates.
+        The rotation. The margin of a coordinate is the gap between the two largest |Q_ij| in its row: near 1
+        where the rotation is a signed permutation, near 0 where it mixes coordinates.
     """
     u, s, vh = torch.linalg.svd(cross.to(torch.float64))
     q = u @ vh
@@ -171,8 +177,8 @@ def procrustes(cross: Tensor) -> Match:
 def procrustes_mean_preserving(cross: Tensor) -> Match:
     """Solve Procrustes over the rotations that fix the all-ones direction up to sign.
 
-    The rotation is found in a basis of the complement of that direction. The sign along it is that of the evidence
-    there, and +1 where there is none (activations are mean-free; weights have some).
+    The rotation is found in a basis of the complement of that direction. The sign along it is that of the
+    evidence there, and +1 where there is none (activations are mean-free; weights have some).
 
     Args:
         cross: cross moment float[d, d], indexed [B, A].
@@ -207,7 +213,7 @@ def _matched_signs(c: Tensor, columns: Tensor) -> Tensor:
 
 
 def _margin(score: Tensor, columns: Tensor) -> Tensor:
-    """Return each row's matched score minus its best other one: negative where the row did not get its best."""
+    """Return each row's matched score minus its best other score (negative if another score is larger)."""
     rows = torch.arange(len(score))
     others = score.clone()
     others[rows, columns] = -torch.inf

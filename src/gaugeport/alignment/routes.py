@@ -1,7 +1,8 @@
-"""Routes: which local gauges, composed in which order, lead from the coordinates of A to those of B.
+"""List the checkpoints on the way from run A to run B, and compose the gauges between them.
 
-Nodes are saved checkpoints, ``("A", 1500)``, ``("B", 100)``, and the common base ``BASE``. A route is a walk from
-A's checkpoint to B's; the gauge of a walk is the composition of the local gauges of its links.
+A node is a saved checkpoint: ``("A", 1500)``, ``("B", 100)``, or ``BASE``, the base that both runs started
+from. A route is a walk from A's checkpoint to B's. The gauge of a walk is the composition of the local gauges
+of its links.
 """
 
 from __future__ import annotations
@@ -12,42 +13,65 @@ from itertools import pairwise
 from gaugeport.groups import Element, compose
 
 Node = tuple[str, int]
+"""Run (``"A"``, ``"B"`` or ``"base"``) and training step."""
+
 BASE: Node = ("base", 0)
 ROUTES = ("endpoint", "via_base", "trajectory")
 
 
 def walk(route: str, step: int, spacing: int) -> list[Node]:
-    """The nodes from A's checkpoint at ``step`` to B's.
+    """Return the nodes on the way from A's checkpoint to B's.
 
-    ``endpoint`` A→B directly; ``via_base`` A→base→B; ``trajectory`` back along A's checkpoints every ``spacing``
-    steps to the base and out along B's (paper A's composition of local gauges). Raises ``ValueError`` on an unknown
-    route or a spacing that is not positive.
+    Args:
+        route: ``"endpoint"`` (A to B directly), ``"via_base"`` (A, base, B) or ``"trajectory"`` (back along
+            A's checkpoints to the base, then forward along B's; paper A's composition of local gauges).
+        step: training step of both end checkpoints.
+        spacing: number of steps between the checkpoints of a trajectory.
+
+    Returns:
+        The nodes in walking order.
+
+    Raises:
+        ValueError: for an unknown route, or a spacing that is not positive.
     """
     if route not in ROUTES:
         raise ValueError(f"unknown route {route!r}; allowed: {', '.join(ROUTES)}")
     if spacing <= 0:
-        raise ValueError(f"checkpoint spacing must be a positive number of steps, found {spacing}")
+        raise ValueError(f"expected a positive checkpoint spacing in steps, got {spacing}")
     if route == "endpoint":
         return [("A", step), ("B", step)]
     between = list(range(spacing, step, spacing)) if route == "trajectory" else []
     steps = [*between, step]
-    return [*(("A", s) for s in reversed(steps)), BASE, *(("B", s) for s in steps)]
+    back_along_a = [("A", s) for s in reversed(steps)]
+    forward_along_b = [("B", s) for s in steps]
+    return [*back_along_a, BASE, *forward_along_b]
 
 
 def links(walks: Sequence[Sequence[Node]]) -> list[tuple[Node, Node]]:
-    """The distinct links of some walks, each in the direction in which its evidence is stored (:func:`stored`)."""
+    """Return the distinct links of some walks, sorted, each in its storage order (:func:`stored`)."""
     return sorted({stored(a, b) for nodes in walks for a, b in pairwise(nodes)})
 
 
 def stored(a: Node, b: Node) -> tuple[Node, Node]:
-    """A link's two nodes in the one order its evidence is kept in; the other direction is the transpose."""
+    """Return a link's nodes in the order of its stored evidence; the other direction is the transpose."""
     return (a, b) if a <= b else (b, a)
 
 
 def compose_along(nodes: Sequence[Node], local: Callable[[Node, Node], Element]) -> Element:
-    """The gauge of a walk: ``local(a, b)`` must give the g with ``g·x_a ≈ x_b``. Raises on a walk of one node."""
+    """Return the gauge of a walk.
+
+    Args:
+        nodes: the walk, at least two nodes.
+        local: function of a link's two nodes that returns the g with ``g·x_a ≈ x_b``.
+
+    Returns:
+        The composition of the local gauges, from the first node to the last.
+
+    Raises:
+        ValueError: for fewer than two nodes.
+    """
     if len(nodes) < 2:
-        raise ValueError(f"a walk needs at least two checkpoints, found {list(nodes)}")
+        raise ValueError(f"expected at least two checkpoints in a walk, got {list(nodes)}")
     gauge: Element | None = None
     for a, b in pairwise(nodes):
         step = local(a, b)
@@ -57,11 +81,18 @@ def compose_along(nodes: Sequence[Node], local: Callable[[Node, Node], Element])
 
 
 def loop(step: int, spacing: int) -> list[Node]:
-    """The closed walk base→…→A→B→…→base, crossing from A to B by the direct link.
+    """Return the closed walk base, ..., A, B, ..., base, which crosses from A to B by the direct link.
 
-    The gauge of a closed walk is the identity wherever recovery is consistent: a check that needs no ground truth.
+    Its gauge is the identity wherever recovery is consistent, a check that needs no ground truth.
+
+    Args:
+        step: training step of the checkpoints between which it crosses.
+        spacing: number of steps between checkpoints.
+
+    Returns:
+        The nodes in walking order; the base is first and last.
     """
-    back_and_out = walk("trajectory", step, spacing)
-    middle = back_and_out.index(BASE)
-    to_a, to_b = back_and_out[middle::-1], back_and_out[middle:]
-    return [*to_a, *reversed(to_b)]
+    nodes = walk("trajectory", step, spacing)
+    middle = nodes.index(BASE)
+    base_to_a, base_to_b = nodes[middle::-1], nodes[middle:]
+    return [*base_to_a, *reversed(base_to_b)]
