@@ -1,4 +1,4 @@
-"""What a job is, as plain dataclasses: training and measurement see these, never Hydra or OmegaConf."""
+"""Jobs as plain dataclasses: training and measurement see these, never Hydra or OmegaConf."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from typing import Any
 from gaugeport.pipeline.store.store import digest, digest_files
 
 TASK_FILES = ("reviews", "harmful", "harmless")
-"""Keys of tasks that name local files: their content counts in a job's hash, their paths do not."""
+"""Task keys that name local files: their contents count in a job's hash, their paths do not."""
 
 UNCOUNTED_DEFAULTS = {"whiten": False, "dtype": "float32", "richness": 1.0}
-"""Options that came after the first results: at these values they do not count, so that what is stored keeps its key."""
+"""Options added after the first results. At these values they do not count, so that stored results keep their keys."""
 
 
 def counted(part: Mapping[str, Any], ignored: str) -> dict[str, Any]:
-    """What of one part of a job's configuration decides results: all but ``ignored`` and later options not used."""
+    """Return the keys of a part of a configuration that decide results.
+
+    Args:
+        part: The part, e.g. the job's model.
+        ignored: A key that never counts: where a local file lies, or how much memory may be used.
+    """
     return {
         k: v
         for k, v in part.items()
@@ -26,7 +31,7 @@ def counted(part: Mapping[str, Any], ignored: str) -> dict[str, Any]:
 
 @dataclass(kw_only=True)
 class Model:
-    """Where a base model comes from: ``path`` (a local folder), else ``hub_id`` where ``from_hub``, else trained here."""
+    """Where a base model comes from: a local folder (``path``), the hub (``from_hub``), or training here."""
 
     name: str
     path: str | None = None
@@ -38,7 +43,7 @@ class Model:
 
 @dataclass(kw_only=True)
 class Data:
-    """Texts: ``mini`` (made here), ``text`` (a local file at ``path``) or ``hub``; packed into rows of ``length`` tokens.
+    """Texts, packed into rows of ``length`` tokens: ``mini`` (generated), ``text`` (a local ``path``) or ``hub``.
 
     ``richness`` is the share of its words that the mini grammar uses.
     """
@@ -57,7 +62,7 @@ class Data:
 
 @dataclass(kw_only=True)
 class Schedule:
-    """How a run is optimised (AdamW): ``steps`` of ``batch_size`` rows at peak learning rate ``lr``."""
+    """How a run is optimised with AdamW: ``steps`` of ``batch_size`` rows at the peak learning rate ``lr``."""
 
     steps: int
     batch_size: int
@@ -71,7 +76,7 @@ class Schedule:
 
 @dataclass(kw_only=True)
 class Training:
-    """The base model's schedule and that of the two fine-tuning runs A and B."""
+    """The schedules of the base model and of the fine-tuning runs A and B."""
 
     base: Schedule
     run: Schedule
@@ -79,9 +84,9 @@ class Training:
 
 @dataclass(kw_only=True)
 class Measurement:
-    """What recovery is measured on: calibration ``tokens``, at ``sites``, with a gauge planted on every checkpoint.
+    """What gauge recovery is measured on: calibration ``tokens`` at ``sites``, a gauge planted on every checkpoint.
 
-    Models run in ``dtype``; ``whiten`` decorrelates the coordinates of each side before they are correlated.
+    Models run in ``dtype``. ``whiten`` decorrelates the coordinates of each side before they are correlated.
     """
 
     tokens: int
@@ -111,7 +116,7 @@ class Job:
     task: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> dict[str, Any]:
-        """The configuration that decides the result: not where local files lie (their content counts), nor memory."""
+        """Return the configuration that decides the result: neither paths of local files nor memory limits count."""
         plain = asdict(self)
         for part, ignored in (("model", "path"), ("data", "path"), ("measurement", "models_in_memory")):
             plain[part] = counted(plain[part], ignored)
@@ -119,13 +124,17 @@ class Job:
         return plain
 
     def files(self) -> dict[str, str]:
-        """The local files and folders that the job reads, by config key."""
+        """Return the local files and folders that the job reads, by config key."""
         named = {"model.path": self.model.path, "data.path": self.data.path}
         named |= {f"task.{k}": self.task.get(k) for k in TASK_FILES}
         return {key: path for key, path in named.items() if path is not None}
 
     def hash(self, contents: dict[str, str]) -> str:
-        """The job's id. ``contents`` are digests of the local files it reads; what a local model is called does not count."""
+        """Return the job's id.
+
+        Args:
+            contents: Digests of the local files the job reads, by config key. A local model's name does not count.
+        """
         key = self.key()
         if self.model.path is not None:
             key["model"].pop("name")

@@ -118,8 +118,8 @@ def test_what_launches_is_given_up_where_it_fails_twice_running(tmp_path):
 def test_an_outdated_record_is_no_sign_that_its_job_is_done(tmp_path):
     found = jobs(tmp_path, SYNTHETIC + "0")
     (step,) = plan(found).steps.values()
-    step.made.parent.mkdir(parents=True)
-    step.made.write_text('{"schema": 0}')
+    step.result.parent.mkdir(parents=True)
+    step.result.write_text('{"schema": 0}')
     (step,) = plan(found).steps.values()
     assert not step.done
     assert len(run_all(found, lambda steps: (_ for _ in ()).throw(RuntimeError("worker killed")))) == 1

@@ -19,9 +19,9 @@ def build(step, seconds=2.0):
     if step.stage is not None:
         config = {k: v for k, v in step.shape.items() if k != "kind"}
         Store(step.composed.outputs / "store").ensure(step.shape["kind"], config, lambda folder: None)
-    found = json.loads(step.made.read_text()) if step.made.exists() else {"config": step.shape}
-    step.made.parent.mkdir(parents=True, exist_ok=True)
-    step.made.write_text(json.dumps({**found, "seconds": seconds}))
+    found = json.loads(step.result.read_text()) if step.result.exists() else {"config": step.shape}
+    step.result.parent.mkdir(parents=True, exist_ok=True)
+    step.result.write_text(json.dumps({**found, "seconds": seconds}))
 
 
 def test_shared_stages_are_there_once_in_the_order_in_which_they_build_on_one_another(tmp_path):

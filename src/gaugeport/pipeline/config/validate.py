@@ -1,4 +1,4 @@
-"""A composed config -> a job, or an error that names the bad key or value and the allowed ones."""
+"""Turn a composed config into a job, or raise an error that names the bad key or value and the allowed ones."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ from gaugeport.streams.activations import check_sites
 NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
 """Config nodes that are not part of a job's result."""
 
-COUNTS = ("steps", "batch_size", "save_every")
+POSITIVE_COUNTS = ("steps", "batch_size", "save_every")
 
 
 def job_from(config: DictConfig) -> Job:
-    """The job of a composed config. Raises ``ValueError`` naming the bad key or value and what is allowed, and
-    ``FileNotFoundError`` for a local path that is not there."""
+    """Return the job of a composed config.
+
+    Raises:
+        ValueError: A key or value is not allowed; the message names it and what is allowed.
+        FileNotFoundError: A local path does not exist.
+    """
     try:
         resolved = OmegaConf.to_container(config, resolve=True)
         assert isinstance(resolved, dict)
         _known("config key", resolved, [*Job.__dataclass_fields__, *NOT_THE_JOB])
-        wanted: dict[Any, Any] = {k: v for k, v in resolved.items() if k not in NOT_THE_JOB}
-        wanted |= {k: resolved[k]["name"] for k in ("gauge", "matcher", "route", "profile")}
-        job = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Job), wanted))
+        values: dict[Any, Any] = {k: v for k, v in resolved.items() if k not in NOT_THE_JOB}
+        values |= {k: resolved[k]["name"] for k in ("gauge", "matcher", "route", "profile")}
+        job = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Job), values))
     except OmegaConfBaseException as e:
         where = getattr(e, "full_key", None)
         fields = getattr(getattr(e, "object_type", None), "__dataclass_fields__", {})
@@ -49,24 +53,28 @@ def job_from(config: DictConfig) -> Job:
     for key, path in job.files().items():
         if not Path(path).exists():
             kind = "a Hugging Face folder" if key == "model.path" else "a .jsonl, .csv, .txt or .parquet file"
-            raise FileNotFoundError(f"{key}={path}: nothing there; {key} wants {kind}")
+            raise FileNotFoundError(f"{key}={path}: path does not exist; expected {kind}")
     if job.model.path is not None:
         job.model = _local(job.model.path)
         if job.data.name == "mini":
             warnings.warn(
-                f"model.path={job.model.path} is fine-tuned and measured on the synthetic mini corpus; its own kind of "
-                "text: data=text data.path=FILE",
+                f"model.path={job.model.path} is fine-tuned and measured on the synthetic mini corpus; "
+                "to use text of your own: data=text data.path=FILE",
                 stacklevel=2,
             )
     return job
 
 
 def _local(path: str) -> Model:
-    """A model of the user's own: of the config group's only its folder is left to say what it is."""
+    """Return a user's own model, which its folder alone describes.
+
+    Raises:
+        FileNotFoundError: The folder has no ``config.json``.
+    """
     folder = Path(path)
     if not (folder / "config.json").exists():
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "a file"
-        raise FileNotFoundError(f"model.path={path}: no config.json there, found {found or 'nothing'}")
+        content = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "a file"
+        raise FileNotFoundError(f"model.path={path}: expected a folder with config.json, got {content or 'an empty one'}")
     return Model(name=folder.resolve().name, path=path, hub_id="")
 
 
@@ -78,7 +86,7 @@ def _check_names(job: Job) -> None:
     _one_of("route", job.route, ROUTES)
     if (job.gauge, job.matcher) not in allowed_pairs():
         pairs = "; ".join(f"{g} with {m}" for g, m in allowed_pairs())
-        raise ValueError(f"gauge={job.gauge} with matcher={job.matcher} recovers nothing; allowed: {pairs}")
+        raise ValueError(f"gauge={job.gauge} with matcher={job.matcher} is an invalid pair; allowed: {pairs}")
     if job.data.name != "mini" and job.data.richness != UNCOUNTED_DEFAULTS["richness"]:
         raise ValueError(
             f"data.richness={job.data.richness} with data={job.data.name}; allowed: 1.0, or data=mini"
@@ -94,7 +102,7 @@ def _check_names(job: Job) -> None:
 
 
 def allowed_pairs() -> list[tuple[str, str]]:
-    """The (gauge, matcher) pairs a job may ask for: real matchers, weights in every group, and the two controls."""
+    """Return the (gauge, matcher) pairs a job may ask for: matchers, weights in every group, and the two controls."""
     weights = [(group, "weights") for group in default_matchers()]
     oracles = [("signed_permutation", "oracle"), ("global_sign_permutation", "oracle")]
     return [*combinations(), *weights, *oracles, ("identity", "none")]
@@ -109,13 +117,13 @@ def _check_numbers(job: Job) -> None:
         "data.length": job.data.length - job.measurement.skip_first,
     }
     for run, schedule in (("base", job.training.base), ("run", job.training.run)):
-        positive |= {f"training.{run}.{k}": getattr(schedule, k) for k in (*COUNTS, "lr")}
+        positive |= {f"training.{run}.{k}": getattr(schedule, k) for k in (*POSITIVE_COUNTS, "lr")}
     for name, value in positive.items():
         if not value > 0:
             extra = " beyond measurement.skip_first" if name == "data.length" else ""
-            raise ValueError(f"{name}={value} must be positive{extra}")
+            raise ValueError(f"{name}={value}; allowed: a positive number{extra}")
     if job.measurement.skip_first < 0:
-        raise ValueError(f"measurement.skip_first={job.measurement.skip_first} must be at least 0")
+        raise ValueError(f"measurement.skip_first={job.measurement.skip_first}; allowed: 0 or more")
 
 
 def _check_evidence(job: Job) -> None:
@@ -126,15 +134,15 @@ def _check_evidence(job: Job) -> None:
     }
     if used and "evidence" not in task_of(job).stages(job):
         target = f" with task.target={job.task['target']}" if "target" in job.task else ""
-        said = ", ".join(f"measurement.{k}={v}" for k, v in used.items())
+        settings = ", ".join(f"measurement.{k}={v}" for k, v in used.items())
         raise ValueError(
-            f"{said}: task {job.task['name']}{target} measures no evidence between runs; allowed: recovery, confidence"
+            f"{settings}: task {job.task['name']}{target} measures no evidence between runs; allowed: recovery, confidence"
         )
 
 
 @functools.cache
 def _task_keys(folder: Path, task: str) -> list[str]:
-    """The keys of a task's file, and of those it takes over from other tasks (its defaults)."""
+    """Return the keys of a task's file, and of the task files it inherits from (its defaults)."""
     node = OmegaConf.to_container(OmegaConf.load(folder / f"{task}.yaml"))
     assert isinstance(node, dict)
     others = [d for d in node.pop("defaults", []) if d != "_self_"]

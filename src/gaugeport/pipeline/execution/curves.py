@@ -1,4 +1,4 @@
-"""The training curves behind a job: what Trainer logged of the base model and the runs it stands on."""
+"""The training curves behind a job: what the Trainer logged of the models it requires."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.registry import stage_keys
 from gaugeport.pipeline.training.trainer import checkpoints
 
-TRAINED = ("base", "A", "B", "anchor", "replica")
+TRAINED_STAGES = ("base", "A", "B", "anchor", "replica")
 
 
 def training_curves(job: Job, store: Store) -> dict[str, list[dict[str, float]]]:
-    """Stage -> Trainer's log, ``{"step", "loss", "learning_rate", "grad_norm"}`` a line; only stages trained here."""
+    """Return the Trainer's log of each stage trained here: lines of step, loss, learning_rate and grad_norm."""
     found = {}
     for stage, config in stage_keys(job).items():
         folder = store.path(STAGES[stage].kind, config)
         saved = [*checkpoints(folder).values(), *checkpoints(folder / "training").values()]
-        if stage in TRAINED and saved:
+        if stage in TRAINED_STAGES and saved:
             log = json.loads((saved[-1] / "trainer_state.json").read_text())["log_history"]
             found[stage] = [line for line in log if "loss" in line]
     return found

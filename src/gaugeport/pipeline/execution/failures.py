@@ -1,4 +1,4 @@
-"""What failed, kept beside the records until it succeeds: which step, why, and the command that tries it again."""
+"""Failures, kept beside the records until the step succeeds: which step, why, and the command to run again."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ import shutil
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from gaugeport.pipeline.execution.plan import Step
 from gaugeport.utils.files import write_json
 
-if TYPE_CHECKING:
-    from gaugeport.pipeline.execution.plan import Step
-
-NO_ROOM = 2**16
-"""Bytes: with less left, a disk is full."""
+FULL_DISK_BYTES = 2**16
+"""With less free space than this, a disk counts as full."""
 
 
 @dataclass(frozen=True)
 class Error:
-    """What an exception was, in plain text that can cross from one process to another."""
+    """An exception as plain text, which can be passed between processes."""
 
     message: str
     traceback: str
@@ -29,13 +26,16 @@ class Error:
 
     @classmethod
     def of(cls, e: BaseException, outputs: Path | None = None) -> Error:
-        """The error of a caught exception. A full disk is told by the exception, or by having no room at ``outputs``:
-        some writers say no more than that they failed."""
+        """Describe a caught exception.
+
+        A full disk is recognised by the exception or by the free space at ``outputs``: some writers only report that
+        they failed.
+        """
         full = any(getattr(cause, "errno", None) == errno.ENOSPC for cause in _causes(e)) or _is_full(outputs)
-        said = f"{type(e).__name__}: {e}"
+        message = f"{type(e).__name__}: {e}"
         if full:
-            said += "\n  the disk is full: free some of it and give the same command; what is stored is kept"
-        return cls(said, "".join(traceback.format_exception(e)), full)
+            message += "\n  the disk is full: free some space and run the same command; what is stored is kept"
+        return cls(message, "".join(traceback.format_exception(e)), full)
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,24 @@ class Failure:
 
 
 def note_path(outputs: Path, job_id: str) -> Path:
-    """Where it is noted that a job failed, or would be."""
+    """Return the path of the note that a job failed, whether it exists or not."""
     return outputs / "failures" / f"{job_id}.json"
 
 
 def note(job: Step, failure: Failure) -> None:
-    """Note that a job failed, or that a stage did which it stands on."""
+    """Write a note that a job failed, or that a stage it requires did."""
     path = note_path(job.composed.outputs, job.key)
     with contextlib.suppress(OSError):  # a full disk; the failure is printed all the same
         path.parent.mkdir(parents=True, exist_ok=True)
-        failed, error = failure.step.label, failure.error
-        said = {"job": job.label, "command": job.command, "failed": failed, "error": error.message}
-        write_json(path, {**said, "traceback": error.traceback})
+        error = failure.error
+        content = {
+            "job": job.label,
+            "command": job.command,
+            "failed": failure.step.label,
+            "error": error.message,
+            "traceback": error.traceback,
+        }
+        write_json(path, content)
 
 
 def _causes(e: BaseException | None) -> list[BaseException]:
@@ -69,4 +75,4 @@ def _causes(e: BaseException | None) -> list[BaseException]:
 
 
 def _is_full(outputs: Path | None) -> bool:
-    return outputs is not None and outputs.exists() and shutil.disk_usage(outputs).free < NO_ROOM
+    return outputs is not None and outputs.exists() and shutil.disk_usage(outputs).free < FULL_DISK_BYTES

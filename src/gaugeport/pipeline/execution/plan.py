@@ -1,4 +1,4 @@
-"""What a set of jobs still needs: the stages they share, each once, then the jobs; in waves that build on one another."""
+"""Plan what a set of jobs still needs: the stages they share, each once, then the jobs, in waves."""
 
 from __future__ import annotations
 
@@ -20,51 +20,57 @@ JOBS = "jobs"
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: build a ``stage`` (of the first job that wants it), or run a job where ``stage`` is None.
+    """One step: build a stage (for the first job that requires it), or run a job.
 
-    ``made`` is the file that is there once it is done, and was as ``before`` when this was planned; ``shape`` is what
-    decides how long it takes.
+    Attributes:
+        key: The step's identity.
+        wave: The wave it belongs to.
+        stage: The stage's name, or None for a job.
+        composed: The job.
+        result: The file that exists once the step is done.
+        shape: The configuration that decides how long it takes.
+        before: The inode and time of ``result`` when this was planned: a damaged or outdated file may have been there.
     """
 
     key: str
     wave: str
     stage: str | None
     composed: JobSpec
-    made: Path
+    result: Path
     shape: dict[str, Any] = field(repr=False)
     before: tuple[int, int] | None = None
 
     @property
     def done(self) -> bool:
-        """Whether what it makes is there now and was not when it was planned (a damaged or outdated one may have been)."""
-        return stamp(self.made) not in (None, self.before)
+        """Whether its result was written since it was planned."""
+        return stamp(self.result) not in (None, self.before)
 
     @property
     def label(self) -> str:
-        """What it is, in a few words."""
+        """A few words that identify the step."""
         job = self.composed.job
         cohort = f", cohort {job.task['cohort']}" if "cohort" in job.task else ""
-        arm = f" {job.gauge}/{job.matcher}/{job.route}" if self.stage is None and not cohort else ""
+        condition = f" {job.gauge}/{job.matcher}/{job.route}" if self.stage is None and not cohort else ""
         what = job.task["name"] if self.stage is None else STAGES[self.stage].label
         setting = "" if job.setting == "default" else f", {job.setting}"
-        return f"{what} of {job.model.name}{arm}{cohort}, seed {job.seed}{setting}"
+        return f"{what} of {job.model.name}{condition}{cohort}, seed {job.seed}{setting}"
 
     @property
     def command(self) -> str:
-        """The command that does this and nothing else."""
+        """The command that runs this step alone."""
         stage = [] if self.stage is None else [f"stage={self.stage}"]
         return shlex.join(["gaugeport", "run", *self.composed.overrides, *stage])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Missing ``steps`` by key, in the order of their waves; ``needs`` maps each missing job's key to its stages' keys."""
+    """Missing steps by key, in the order of their waves; ``needs`` maps each missing job to the keys of its stages."""
 
     steps: dict[str, Step]
     needs: dict[str, tuple[str, ...]]
 
     def without(self, failed: Iterable[str]) -> Plan:
-        """What is left to do when some steps failed: not them, not the jobs that stand on them, not their other stages."""
+        """Return what can still be done after some steps failed: neither jobs that need them nor those jobs' other stages."""
         lost = set(failed)
         needs = {
             job: stages for job, stages in self.needs.items() if job not in lost and not lost & set(stages)
@@ -73,31 +79,33 @@ class Plan:
         return Plan({key: step for key, step in self.steps.items() if key in wanted}, needs)
 
     def wave(self, name: str) -> list[Step]:
-        """The steps of one wave."""
+        """Return the steps of one wave."""
         return [s for s in self.steps.values() if s.wave == name]
 
 
 def plan(jobs: Sequence[JobSpec]) -> Plan:
-    """What the jobs need that is not there yet. Jobs with one id are one job."""
+    """Plan what the jobs need that is not there yet. Jobs with one id are one job."""
     steps: dict[str, Step] = {}
     needs: dict[str, tuple[str, ...]] = {}
     for c in jobs:
         job = job_id(c.job)
         if job in needs or is_done(c.job, c.outputs):
             continue
+        # 1) the stages the job requires; those not built yet become steps, once
         store, stages = Store(c.outputs / "store"), []
         for stage, config in stage_keys(c.job).items():
             kind = STAGES[stage].kind
             key = digest([kind, config, str(store.root)])
             stages.append(key)
             if key not in steps and not store.has(kind, config):
-                made = store.manifest_path(kind, config)
+                result = store.manifest_path(kind, config)
                 steps[key] = Step(
-                    key, STAGES[stage].wave, stage, c, made, {"kind": kind, **config}, stamp(made)
+                    key, STAGES[stage].wave, stage, c, result, {"kind": kind, **config}, stamp(result)
                 )
+        # 2) the job itself
         needs[job] = tuple(stages)
-        made = record_path(c.outputs / "records", job)
-        steps[job] = Step(job, JOBS, None, c, made, c.job.key(), stamp(made))
+        result = record_path(c.outputs / "records", job)
+        steps[job] = Step(job, JOBS, None, c, result, c.job.key(), stamp(result))
     order = [*STAGES, None]  # wave by wave, jobs last
     return Plan(dict(sorted(steps.items(), key=lambda item: order.index(item[1].stage))), needs)
 
@@ -109,7 +117,7 @@ def is_done(job: Job, outputs: Path) -> bool:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another under its name; None where there is none."""
+    """Return what distinguishes a file from a later one of the same name; None if there is none."""
     try:
         about = path.stat()
     except FileNotFoundError:

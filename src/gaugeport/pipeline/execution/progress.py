@@ -74,7 +74,7 @@ class Progress:
                 if step.done:
                     del pending[key]
                     self.waiting.pop(key, None)
-                    took = taken(step.made)
+                    took = taken(step.result)
                     self.timings.add(step.shape, took)
                     self.estimated += self.timings.of(step.shape) or 0.0
                     done = len(steps) - len(pending)

@@ -1,4 +1,4 @@
-"""Running many jobs: their shared stages first, each once, then the jobs; surviving failures, and saying what failed."""
+"""Run many jobs: their shared stages first, each once, then the jobs. A failure stops only what depends on it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from gaugeport.pipeline.stages.stage import WAVES
 def run_all(
     jobs: Sequence[JobSpec], launch: Launch | None = None, processes: int | None = None
 ) -> list[Failure]:
-    """Run the jobs whose records are missing. Returns what failed; everything that does not stand on it is done.
+    """Run the jobs whose records are missing.
 
-    Stages go first, in waves, each distinct one once. A full disk ends it all after its wave: nothing could be written.
-    ``launch`` is what runs the steps, by default ``processes`` of this machine.
+    Stages come first, in waves, each distinct one once. A full disk ends the run after its wave.
+
+    Args:
+        jobs: The jobs; those with a readable record are skipped.
+        launch: What runs the steps, by default ``processes`` of this machine.
+        processes: How many steps run at a time, by default one per core.
+
+    Returns:
+        What failed. Everything that does not depend on it is done.
     """
     left = plan(jobs)
     progress = Progress(left, processes or cores())
@@ -42,8 +49,11 @@ def run_all(
 
 
 def _failed(steps: Sequence[Step], launch: Launch) -> Iterator[Failure]:
-    """What failed of some steps. Where it is not a step that fails but what runs them (a killed worker, a job out of its
-    time), the steps that are left are launched one by one; where that fails twice running, they are given up."""
+    """Run some steps and yield those that failed.
+
+    If the launcher itself fails (a worker was killed, a cluster job ran out of time), the remaining steps are launched
+    one by one; if that fails twice in a row, they count as failed.
+    """
     left, lost = list(steps), 0
     try:
         for step, error in zip(steps, launch(steps), strict=True):

@@ -1,4 +1,7 @@
-"""Experiment tracking with wandb: a run per job and per table, grouped by experiment. Offline runs wait for ``wandb sync``."""
+"""Experiment tracking with wandb: one run per job and per table, grouped by experiment.
+
+Offline runs wait for ``wandb sync``.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from gaugeport.pipeline.store.store import digest, digest_files
 
 TRACKERS = ("none", "offline", "online")
 
-NOT_A_NAME = ("value", "step", "theory", "yardstick")
-"""What a row measured, and when; its other entries tell it from the job's others, and together name its wandb series."""
+NOT_IN_SERIES_NAME = ("value", "step", "theory", "yardstick")
+"""Entries of a row that say what was measured and when. The others identify the row and name its wandb series."""
 
 
 def track_job(
@@ -25,12 +28,21 @@ def track_job(
     folder: Path,
     tracker: str,
 ) -> None:
-    """Log a record: its config, every row under what tells it from the others (``site/block2/signed_accuracy``) against
-    ``step``, the last in the summary, and the training curves of the stages it stands on, as ``train/<stage>/loss``
-    against ``train/step``.
+    """Log a record as one wandb run: its config, its rows, and the training curves of its stages.
 
-    ``tracker`` is ``none``, ``offline`` (files below ``folder``/wandb) or ``online``. The run's id is the job's hash, so a
-    job that runs again continues its run instead of adding one.
+    Each row is logged under a name that identifies it (``site/block2/signed_accuracy``) against ``step``; curves as
+    ``train/<stage>/loss`` against ``train/step``. The run's id is the job's hash, so a job that runs again continues
+    its run instead of adding one.
+
+    Args:
+        record: The record.
+        group: The name of the experiment.
+        curves: Stage -> the Trainer's log.
+        folder: Offline runs are written below ``folder/wandb``.
+        tracker: ``none``, ``offline`` or ``online``.
+
+    Raises:
+        ValueError: The tracker is unknown.
     """
     with _run(record.id, f"{record.task}-{record.id}", group, "job", record.config, folder, tracker) as run:
         if run is None:
@@ -43,7 +55,7 @@ def track_job(
                 run.log({"train/step": line["step"], **named})
         by_step: dict[int, dict[str, float]] = {}
         for row in record.rows:
-            parts = {k: v for k, v in row.items() if k not in NOT_A_NAME and v not in (None, "")}
+            parts = {k: v for k, v in row.items() if k not in NOT_IN_SERIES_NAME and v not in (None, "")}
             name = "/".join(str(parts[k]) for k in sorted(parts, key=lambda k: (k == "metric", k)))
             by_step.setdefault(int(row.get("step") or 0), {})[name] = row["value"]
         for step in sorted(by_step):
@@ -51,8 +63,10 @@ def track_job(
 
 
 def track_table(name: str, files: Sequence[Path], folder: Path, tracker: str) -> None:
-    """Log a table's files and figure as one artifact of its experiment. The run's id is that of the files' contents: what
-    was logged already is not logged again."""
+    """Log a table's files and figure as one artifact of its experiment.
+
+    The run's id is a hash of the files' contents, so unchanged files are not logged twice.
+    """
     run_id = f"table-{name}-{digest([digest_files(f) for f in files])}"
     logged = folder / "wandb" / "tables" / run_id
     if logged.exists():
@@ -67,7 +81,7 @@ def track_table(name: str, files: Sequence[Path], folder: Path, tracker: str) ->
             artifact.add_file(str(file))
         run.log_artifact(artifact)
     logged.parent.mkdir(parents=True, exist_ok=True)
-    logged.touch()  # after the run has ended: an interrupted one is logged anew
+    logged.touch()  # only after the run has ended: an interrupted one is logged again
 
 
 @contextmanager
@@ -79,7 +93,7 @@ def _run(
     if tracker == "none":
         yield None
         return
-    import wandb  # imported here: it is slow, and the library half never needs it
+    import wandb  # imported here because it is slow
 
     for stale in (folder / "wandb").glob(f"offline-run-*-{run_id}"):
         shutil.rmtree(stale)  # an interrupted run of the same id

@@ -1,4 +1,4 @@
-"""One JSON record per job: its config, its rows, and what made it. Tables are functions of records only."""
+"""One JSON record per job: its config, its rows, and the versions that made it. Tables are functions of records."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SCHEMA = {
     "haar_power": 3,
     "independence": 3,
 }
-"""By task, 2 for the others. Raised when what a task measures changes; records of another schema are measured anew,
-never read into tables."""
+"""Version of each task's measurements, 2 for the others. Raise it when a task measures something else: records of another
+version are re-measured, and never read into tables."""
 
 
 @dataclass(frozen=True)
@@ -49,34 +49,34 @@ class Record:
 
 
 def schema_of(task: str) -> int:
-    """The version of a task's measurements that tables are made of."""
+    """Return the version of a task's measurements that tables are made of."""
     return SCHEMA.get(task, 2)
 
 
 def record_path(folder: Path, job_id: str) -> Path:
-    """Where the record of a job lies, or would."""
+    """Return the path of a job's record, whether it exists or not."""
     return folder / f"{job_id}.json"
 
 
 def write_record(folder: Path, record: Record) -> Path:
-    """Write a record aside and rename it. A record is only ever replaced by one of the same job."""
+    """Write a record atomically. A record is only ever replaced by one of the same job."""
     path = record_path(folder, record.id)
     write_json(path, asdict(record))
     return path
 
 
 def read_record(path: Path) -> Record | None:
-    """A record, or None with a warning naming the file when it is damaged or of another schema."""
-    found = _parsed(path)
-    if isinstance(found, Record):
-        return found
-    warnings.warn(f"record {path} {found}: left out", stacklevel=2)
+    """Read a record; return None, with a warning naming the file, if it is damaged or of another version."""
+    record = _parsed(path)
+    if isinstance(record, Record):
+        return record
+    warnings.warn(f"record {path} {record}: left out", stacklevel=2)
     return None
 
 
 @dataclass(frozen=True)
 class Found:
-    """The records of some jobs, and how many of the jobs have none that can be read, by reason."""
+    """The records of some jobs, and how many jobs have no readable record, by reason."""
 
     records: list[Record]
     damaged: int
@@ -90,33 +90,36 @@ class Found:
 
     @property
     def lacking(self) -> str:
-        """What is lacking, in words; empty where nothing is."""
+        """Say which records are missing and why; an empty text where none is."""
         reasons = {"damaged": self.damaged, "of another version": self.outdated, "not run": self.missing}
         return ", ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
 
 
 def read_records(folder: Path, ids: Iterable[str]) -> Found:
-    """The records of some jobs, in the order of ``ids``. Damaged ones and those of another schema are warned of by name,
-    counted, and left out."""
+    """Read the records of some jobs, in the order of ``ids``.
+
+    Damaged records and those of another version are counted and left out, with a warning that names them.
+    """
     records, reasons = [], []
     for job_id in dict.fromkeys(ids):
         path = record_path(folder, job_id)
-        found = _parsed(path) if path.exists() else "missing"
-        if isinstance(found, Record):
-            records.append(found)
+        record = _parsed(path) if path.exists() else "missing"
+        if isinstance(record, Record):
+            records.append(record)
             continue
-        if found != "missing":
-            warnings.warn(f"record {path} {found}: left out", stacklevel=2)
-        reasons.append(found.split()[1] if found != "missing" else found)
+        if record != "missing":
+            warnings.warn(f"record {path} {record}: left out", stacklevel=2)
+        reasons.append(record.split()[1] if record != "missing" else record)
     return Found(records, reasons.count("damaged"), reasons.count("outdated"), reasons.count("missing"))
 
 
 def _parsed(path: Path) -> Record | str:
+    """Return a record, or what is wrong with it: ``is damaged (…)`` or ``is outdated (…)``."""
     try:
         record = Record(**json.loads(path.read_text()))
-        wanted = schema_of(record.task)
+        expected = schema_of(record.task)
     except (ValueError, TypeError, OSError) as e:
         return f"is damaged ({e})"
-    if record.schema != wanted:
-        return f"is outdated (schema {record.schema}, this version reads {wanted})"
+    if record.schema != expected:
+        return f"is outdated (schema {record.schema}, this version reads {expected})"
     return record

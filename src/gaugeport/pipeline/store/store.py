@@ -1,8 +1,8 @@
-"""Content-addressed artifacts: a stage is built once, whoever asks, and survives being killed.
+"""Content-addressed artifacts: each stage is built once, whichever job asks first, and a killed build loses nothing.
 
-A stage is keyed by the hash of its configuration (contents, never paths or loggers). It is built in a
-``.partial`` folder under a file lock, its manifest is written last, and the folder is renamed into place: what
-exists under its final name is whole.
+A stage is keyed by the hash of its configuration (contents of files, never paths or loggers). It is built in a
+``.partial`` folder under a file lock, its manifest is written last, and the folder is then renamed: a folder under its
+final name is complete.
 """
 
 from __future__ import annotations
@@ -24,27 +24,29 @@ from gaugeport.utils.files import write_json
 
 MANIFEST = "manifest.json"
 MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt")
-"""Which files of a model folder decide what is loaded from it: weights, configs, tokenizers."""
+"""Suffixes of the files of a model folder that decide what is loaded: weights, configs, tokenizers."""
 
 SCHEMA = {"data": 1, "base": 1, "run": 1, "sae": 1, "evidence": 3, "lists": 2, "dyck": 2}
-"""Raised for a kind of stage when its code changes what it builds: older artifacts are then no longer found."""
+"""Version of each kind of stage, 1 for the others. Raise it when the code builds something else: older artifacts are
+then no longer found."""
 
 
 def digest(config: Any) -> str:
-    """A stable 16-digit hash of plain data (dicts in any order, lists, strings, numbers, booleans, None)."""
+    """Return a stable 16-digit hash of plain data: dicts in any order, lists, strings, numbers, booleans, None."""
     text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digest_files(path: str | Path) -> str:
-    """A hash of a file's content, or of every model, tokenizer and config file directly in a folder.
+    """Return a hash of a file's contents, or of every model, tokenizer and config file directly in a folder.
 
-    Raises ``FileNotFoundError`` when there is nothing there.
+    Raises:
+        FileNotFoundError: The path does not exist, or the folder has no such file.
     """
     path = Path(path)
     files = [path] if path.is_file() else [f for f in sorted(path.glob("*")) if f.suffix in MODEL_FILES]
     if not files:
-        raise FileNotFoundError(f"nothing to read at {path}")
+        raise FileNotFoundError(f"{path}: no file, or no folder with model files ({', '.join(MODEL_FILES)})")
     total = hashlib.sha256()
     for file in files:
         total.update(file.name.encode() if path.is_dir() else b"")
@@ -54,7 +56,7 @@ def digest_files(path: str | Path) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _digest_file(path: Path, size: int, mtime_ns: int) -> bytes:
-    # size and time are in the cache's key: weights of gigabytes are read once a process, not once a stage
+    # size and time are part of the cache key, so gigabytes of weights are read once per process, not once per stage
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").digest()
 
@@ -66,25 +68,30 @@ class Store:
         self.root = Path(root).resolve()
 
     def path(self, kind: str, config: dict[str, Any]) -> Path:
-        """Where a stage lies, or would."""
+        """Return the folder of a stage, whether it exists or not."""
         return self.root / f"{kind}-v{SCHEMA.get(kind, 1)}" / digest(config)
 
     def manifest_path(self, kind: str, config: dict[str, Any]) -> Path:
-        """The file that is there once a stage is built."""
+        """Return the file that exists once a stage is built."""
         return self.path(kind, config) / MANIFEST
 
     def has(self, kind: str, config: dict[str, Any]) -> bool:
-        """Whether a stage is built and whole."""
+        """Return whether a stage is built and complete."""
         return _is_whole(self.path(kind, config))
 
     def ensure(
         self, kind: str, config: dict[str, Any], build: Callable[[Path], None], resumable: bool = False
     ) -> Path:
-        """The folder of a stage, built by ``build(folder)`` if it is not there.
+        """Return the folder of a stage, and build it first if it does not exist.
 
-        Two processes that want the same stage: one builds, the other waits. ``resumable`` stages find in ``folder``
-        what an interrupted build left and go on from it; others start empty. A stage whose files were damaged since
-        is rebuilt. ``build`` raising leaves nothing under the final name.
+        When two processes need the same stage, one builds it and the other waits. A stage whose files were damaged
+        is rebuilt. If ``build`` raises, nothing is left under the final name.
+
+        Args:
+            kind: The kind of stage.
+            config: What decides its contents, as plain data.
+            build: Write the stage into the folder it is given.
+            resumable: Whether ``build`` finds what an interrupted build left, rather than an empty folder.
         """
         final = self.path(kind, config)
         if _is_whole(final):
@@ -116,7 +123,7 @@ class Store:
 
 
 def manifest(stage: Path) -> dict[str, Any]:
-    """The manifest of a finished stage."""
+    """Read the manifest of a finished stage."""
     return json.loads((stage / MANIFEST).read_text())
 
 

@@ -1,4 +1,4 @@
-"""What made an artifact: package versions, the commit and the machine, for manifests and records."""
+"""Package versions, the commit and the machine that made an artifact, for manifests and records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGES = (
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result, the checkout's commit where there is one, the machine."""
+    """Return the versions of Python and of the packages that decide a result, the commit (if any) and the machine."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), "machine": _machine(), "commit": _commit(), **found}
 

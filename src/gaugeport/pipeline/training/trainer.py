@@ -1,4 +1,4 @@
-"""One training run through ``transformers.Trainer``, resumable from whatever checkpoint an interruption left whole."""
+"""Training runs through ``transformers.Trainer``, resumable from the last complete checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gaugeport.utils.seeds import derive
 
 
 class Rows(Dataset):
-    """Packed rows [n, length] as causal language modelling examples, in order."""
+    """Packed rows int64[n, length] as causal language modelling examples, in order."""
 
     def __init__(self, rows: Tensor):
         self.rows = rows
@@ -51,20 +51,30 @@ def train(
     tokenizer: PreTrainedTokenizerBase | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
-    """Train ``model`` on ``rows`` [steps · batch_size, length] in the given order; checkpoints land in ``folder``.
+    """Train a model in place on rows in the given order.
 
-    ``rows`` may also be a dataset of examples as the model takes them. A run that was killed goes on from its last whole
-    checkpoint and ends at the same weights. ``keep`` limits how many checkpoints stay (None: all); each holds the
-    ``tokenizer`` too, where one is given. ``callbacks`` watch and may stop it. Training runs on one CPU thread (results
-    then do not depend on the machine's load, and two runs share two cores) or on the GPU where there is one.
+    A run that was killed continues from its last complete checkpoint and ends at the same weights. Training runs on
+    one CPU thread, so that results do not depend on the machine's load and two runs can share two cores, or on the GPU
+    if there is one.
 
-    Raises ``ValueError`` when there are fewer rows than the schedule reads.
+    Args:
+        model: The model.
+        rows: int64[steps · batch_size, length], or a dataset of examples as the model takes them.
+        folder: Where checkpoints are written.
+        schedule: Steps, batch size, learning rate and so on.
+        seed: Seed of the Trainer.
+        keep: How many checkpoints are kept; None keeps all.
+        tokenizer: Saved with every checkpoint if given.
+        callbacks: Watch the run and may stop it.
+
+    Raises:
+        ValueError: There are fewer rows than the schedule reads.
     """
     drop_broken_checkpoints(folder)
     arguments, saved = _arguments(folder, schedule, seed, keep), checkpoints(folder)
     if saved:
-        # Trainer matches names in the file with those of the model, which differ where transformers has renamed a layer
-        # (GPT-NeoX: embed_out is lm_head), and leaves what it does not find as it is
+        # Trainer matches names in the file with those of the model and silently skips the others, but transformers
+        # renamed some layers (GPT-NeoX: embed_out is lm_head), so the weights are loaded here
         model.load_state_dict(load_model(saved[max(saved)], dtype=torch.float32).state_dict())
     _run(model, rows, schedule, arguments, bool(saved), callbacks, tokenizer)
 
@@ -78,13 +88,19 @@ def resume(
     callbacks: Sequence[TrainerCallback],
     scratch: Path,
 ) -> None:
-    """Go on from a ``checkpoint`` folder as the run of :func:`train` that wrote it would have.
+    """Continue from a checkpoint as the run of :func:`train` that wrote it would have; save nothing.
 
-    ``model`` has the checkpoint's weights, and is trained in place. ``rows`` are all rows of that run, those of the
-    steps before the checkpoint included. ``callbacks`` watch and may stop it; nothing is saved. ``scratch`` is a folder
-    for what Trainer may leave.
+    Args:
+        model: A model with the checkpoint's weights, trained in place.
+        rows: All rows of that run, int64[steps · batch_size, length], including those before the checkpoint.
+        checkpoint: A folder as the Trainer writes it.
+        schedule: The run's schedule.
+        seed: The run's seed.
+        callbacks: Watch the run and may stop it.
+        scratch: A folder for what the Trainer may leave.
 
-    Raises ``ValueError`` when there are fewer rows than the schedule reads.
+    Raises:
+        ValueError: There are fewer rows than the schedule reads.
     """
     arguments = _arguments(scratch, schedule, seed, None, save_strategy="no")
     _run(model, rows, schedule, arguments, str(checkpoint), callbacks)
@@ -102,7 +118,7 @@ def _run(
     examples: Any = Rows(rows) if isinstance(rows, Tensor) else rows
     if len(examples) < schedule.steps * schedule.batch_size:
         raise ValueError(
-            f"{schedule.steps} steps of {schedule.batch_size} rows need more than the {len(examples)} given"
+            f"{schedule.steps} steps of {schedule.batch_size} rows require {schedule.steps * schedule.batch_size} examples, got {len(examples)}"
         )
     # Trainer seeds the global generators: keep the caller's state
     with one_thread(), torch.random.fork_rng():
@@ -119,9 +135,9 @@ def _run(
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """The checkpoints of a run, step -> folder, in order of step."""
-    found = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if p.is_dir()}
-    return dict(sorted(found.items()))
+    """Return the checkpoints of a run, step -> folder, in order of step."""
+    saved = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if p.is_dir()}
+    return dict(sorted(saved.items()))
 
 
 def drop_broken_checkpoints(folder: Path) -> None:
@@ -143,7 +159,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 MIN_LR_RATE = 0.02
-"""What ``cosine_with_min_lr`` ends at, over the peak learning rate (paper B, section 4.3)."""
+"""The final learning rate of ``cosine_with_min_lr`` over the peak one (paper B, section 4.3)."""
 
 
 def _arguments(
