@@ -45,7 +45,8 @@ def test_a_model_agrees_with_itself_and_not_with_its_heads_swapped(job, anchor, 
     assert other["bar_c_any_order"] == pytest.approx(same["bar_c_any_order"]), "it knows no order"
     assert same["bar_c_any_order"] < same["bar_c_pearson"]
     assert same["bar_c_heads_any_order"] < same["bar_c_heads_pearson"] == pytest.approx(1, abs=1e-3)
-    assert other["bar_c_heads_any_order"] == pytest.approx(same["bar_c_heads_any_order"])
+    # effects are float32 losses: a Pearson correlation of them is rounded at about 1e-6
+    assert other["bar_c_heads_any_order"] == pytest.approx(same["bar_c_heads_any_order"], abs=1e-5)
 
 
 def test_the_anchor_predicts_and_the_model_is_measured(job, anchor):

@@ -74,7 +74,9 @@ def _local(path: str) -> Model:
     folder = Path(path)
     if not (folder / "config.json").exists():
         content = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "a file"
-        raise FileNotFoundError(f"model.path={path}: expected a folder with config.json, got {content or 'an empty one'}")
+        raise FileNotFoundError(
+            f"model.path={path}: expected a folder with config.json, got {content or 'an empty one'}"
+        )
     return Model(name=folder.resolve().name, path=path, hub_id="")
 
 

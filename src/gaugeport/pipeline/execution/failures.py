@@ -34,7 +34,9 @@ class Error:
         full = any(getattr(cause, "errno", None) == errno.ENOSPC for cause in _causes(e)) or _is_full(outputs)
         message = f"{type(e).__name__}: {e}"
         if full:
-            message += "\n  the disk is full: free some space and run the same command; what is stored is kept"
+            message += (
+                "\n  the disk is full: free some space and run the same command; what is stored is kept"
+            )
         return cls(message, "".join(traceback.format_exception(e)), full)
 
 
