@@ -35,7 +35,7 @@ def test_an_error_says_its_type_and_message_and_crosses_processes():
 )
 def test_a_full_disk_is_told_from_other_errors(error, cause):
     found = raised(error, cause)
-    assert found.full_disk and "free some of it and give the same command" in found.message
+    assert found.full_disk and "free some space and run the same command" in found.message
     assert not raised(OSError(errno.EACCES, "Permission denied")).full_disk
 
 

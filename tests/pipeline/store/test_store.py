@@ -108,7 +108,7 @@ def test_digest_of_files_follows_content_and_misses_loudly(tmp_path):
     assert digest_files(tmp_path / "b.txt") == before, "the name of a data file does not count"
     (tmp_path / "a.txt").write_text("two")
     assert digest_files(tmp_path / "a.txt") != before
-    with pytest.raises(FileNotFoundError, match="nothing to read"):
+    with pytest.raises(FileNotFoundError, match="no file, or no folder with model files"):
         digest_files(tmp_path / "none.txt")
 
 
