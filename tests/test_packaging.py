@@ -1,14 +1,20 @@
-"""The wheel carries conf/ and experiments/, and works without the checkout."""
+"""What is installed: the wheel's data, the library without the pipeline's dependencies, and quick imports."""
 
 import importlib
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
+import torch
+from packaging.requirements import Requirement
 
 import gaugeport
+from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from places import ROOT
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "hydra", "omegaconf", "wandb", "sae_lens", "scipy")
@@ -90,3 +96,132 @@ def test_the_wheel_composes_and_lists_its_tables(unpacked, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "7"
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def required_distributions(requirements):
+    """Return the names of the distributions that pip installs for some requirements, from those installed here."""
+    required, left = set(), [Requirement(text) for text in requirements]
+    while left:
+        requirement = left.pop()
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if name in required:
+            continue
+        required.add(name)
+        try:
+            own = map(Requirement, importlib.metadata.requires(name) or [])
+        except importlib.metadata.PackageNotFoundError:
+            continue  # not needed on this platform, or part of another distribution
+        left += [r for r in own if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return required
+
+
+@pytest.fixture(scope="module")
+def without_extras(unpacked, tmp_path_factory):
+    """A folder of links to the wheel and to what its dependencies without extras bring, and nothing else."""
+    site = tmp_path_factory.mktemp("without-extras")
+    (site / "gaugeport").symlink_to(unpacked / "gaugeport")
+    for name in required_distributions(PROJECT["dependencies"]):
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            link = site / top
+            if not link.exists():
+                link.symlink_to(distribution.locate_file(top))
+    return site
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders that the README's lines load: a base model, and two runs from it."""
+    folder = tmp_path_factory.mktemp("runs")
+    model = tiny_model("llama", torch.Generator().manual_seed(0))
+    for name in ("base", "runs/a/checkpoint-1500", "runs/b/checkpoint-1500"):
+        model.save_pretrained(folder / name)
+    return folder
+
+
+LIBRARY = """
+import sys
+sys.path[:0] = [SITE]
+import torch
+generator = torch.Generator().manual_seed(0)
+batches = [{"input_ids": torch.randint(3, 64, (4, 16), generator=generator)} for _ in range(4)]
+README_LINES
+for name in gp.__all__:
+    getattr(gp, name)
+g = gp.align(a, b, evidence="weights").gauge
+vector = torch.randn(32, generator=generator)
+assert torch.equal(gp.transport_direction(vector, g), g.act(vector))
+gp.transport_magnitude(vector.abs(), g)
+assert gp.transport_indices([3, 17], g)
+gp.merge([b, a], [None, g])
+gp.fold_gains(a)
+unwanted = [m for m in EXTRAS if m in sys.modules or __import__("importlib.util").util.find_spec(m)]
+assert not unwanted, unwanted
+"""
+
+
+def readme_lines():
+    """Return the README's first lines of library code."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if block.startswith("import gaugeport as gp"))
+
+
+def isolated(site, *arguments, cwd):
+    """Run Python with the standard library and one folder of packages alone."""
+    start = f"import sys; sys.path[:0] = [{str(site)!r}]; import runpy; sys.argv = {['gaugeport', *arguments]!r}; "
+    command = [sys.executable, "-I", "-S", "-c", f"{start}runpy.run_module('gaugeport', run_name='__main__')"]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=250)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_library_runs_without_the_pipeline_s_dependencies(without_extras, runs):
+    extras = (
+        "accelerate",
+        "datasets",
+        "hydra",
+        "joblib",
+        "matplotlib",
+        "omegaconf",
+        "pandas",
+        "sae_lens",
+        "wandb",
+    )
+    script = LIBRARY.replace("SITE", repr(str(without_extras))).replace("EXTRAS", repr(extras))
+    script = script.replace("README_LINES", readme_lines())
+    command = [sys.executable, "-I", "-S", "-c", script]
+    done = subprocess.run(command, cwd=runs, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_the_pipeline_extra_its_commands_say_what_to_install(without_extras, runs):
+    code, text = isolated(without_extras, "certify", "base", cwd=runs)
+    assert code == 0 and "group    signed_permutation" in text, text
+    for command in (["tables", "a1"], ["run", "seed=1"], ["status"], ["report"]):
+        code, text = isolated(without_extras, *command, cwd=runs)
+        assert code == 2 and "pip install 'gaugeport[pipeline]'" in text and "Traceback" not in text, text
+    code, text = isolated(without_extras, "run", "--help", cwd=runs)
+    assert code == 0 and "tinyllama" in text
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_wheel_installs_without_extras_in_an_empty_environment(unpacked, runs, tmp_path):
+    """Needs a package index."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    (wheel,) = unpacked.parent.glob("*.whl")
+    python, constraints = tmp_path / "venv" / "bin" / "python", ROOT / "constraints.txt"
+    (torch_version,) = [line for line in constraints.read_text().split() if line.startswith("torch==")]
+    for what in ([torch_version], ["-c", str(constraints), str(wheel)]):
+        subprocess.run([python, "-m", "pip", "install", "-q", *what], check=True)
+    script = LIBRARY.replace("SITE", repr(str(runs))).replace("EXTRAS", "('hydra', 'pandas', 'wandb')")
+    subprocess.run([python, "-c", script.replace("README_LINES", readme_lines())], check=True, cwd=runs)
+    done = subprocess.run(
+        [tmp_path / "venv" / "bin" / "gaugeport", "tables", "a1"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "gaugeport[pipeline]" in done.stdout
