@@ -1,4 +1,4 @@
-"""Certificates: the group holds, the next one breaks, degenerate gains are counted, the model is untouched."""
+"""Check certificates: the chart's group is exact, the next one is not, and the model is left unchanged."""
 
 import copy
 import dataclasses
@@ -16,14 +16,14 @@ def tiny(family, **config):
 
 
 @pytest.mark.parametrize("family", MODEL_TYPES)
-def test_raw_models(family):
+def test_group_is_exact_with_gains_in_place(family):
     c = certify(tiny(family))
     assert isinstance(c, Certificate)
     assert c.exact and c.outside_breaks and c.degenerate == ()
     assert c.outside_kind == ("half_signs_flipped" if c.norm == "layer" else "haar_rotation")
 
 
-def test_autocast_makes_nothing_exact_and_exact_nothing_less():
+def test_autocast_does_not_change_the_verdict():
     good, bad = tiny("llama"), tiny("llama")
     shift = 3 * torch.randn(32, generator=torch.Generator().manual_seed(8))
     bad.model.layers[0].register_forward_hook(lambda module, args, output: output + shift)
@@ -34,13 +34,13 @@ def test_autocast_makes_nothing_exact_and_exact_nothing_less():
     assert certify(good).exact
 
 
-def test_a_large_change_is_not_exact_whatever_the_yardstick():
-    found = certify(tiny("llama"))
-    assert not dataclasses.replace(found, inside=5.0, yardstick=50.0).exact
+def test_large_change_is_not_exact_whatever_the_yardstick():
+    certificate = certify(tiny("llama"))
+    assert not dataclasses.replace(certificate, inside=5.0, yardstick=50.0).exact
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
-def test_folded_models(family):
+def test_larger_group_is_exact_with_gains_folded(family):
     c = certify(fold_gains(tiny(family)))
     assert c.exact and c.folded
     if c.norm == "layer":
@@ -49,7 +49,7 @@ def test_folded_models(family):
         assert c.outside is None and c.outside_breaks is None and "no larger linear group" in str(c)
 
 
-def test_the_model_is_left_as_it_was_and_dropout_is_off():
+def test_model_is_unchanged_and_dropout_is_off():
     model = tiny("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
     model.train()
     model.transformer.h[0].eval()
@@ -61,7 +61,7 @@ def test_the_model_is_left_as_it_was_and_dropout_is_off():
     assert c == certify(model, torch.Generator().manual_seed(3))
 
 
-def test_degenerate_gains_are_counted():
+def test_coordinates_of_equal_gain_are_counted():
     model = tiny("llama")
     chart = chart_of(model)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_degenerate_gains_are_counted():
     assert "2 set(s) of coordinates, 5 of 32 in all" in str(c) and "larger than signed_permutation" in str(c)
 
 
-def test_opposite_gains_are_not_degenerate():
+def test_coordinates_of_opposite_gain_are_not_counted():
     model = tiny("llama")
     with torch.no_grad():
         for name in chart_of(model).names("gain"):
@@ -85,26 +85,26 @@ def test_opposite_gains_are_not_degenerate():
     assert certify(model).degenerate == ()
 
 
-def test_unit_gains_of_a_post_norm_family_are_said_to_allow_more():
+def test_note_says_that_unit_gains_of_a_post_norm_family_allow_more():
     c = certify(with_unit_gains(tiny("gemma2")))
     assert c.group == "signed_permutation" and c.outside_breaks is False
     assert c.degenerate == (tuple(range(32)),) and "see the note" in str(c)
 
 
-def test_elements_below_one_are_refused():
-    with pytest.raises(ValueError, match="at least 1"):
+def test_fewer_than_one_element_raises():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         certify(tiny("llama"), elements=0)
 
 
-def test_bfloat16_models_certify():
+def test_bfloat16_models_are_measured_in_float32():
     model = tiny("qwen2").bfloat16()
     c = certify(model)
     assert c == certify(tiny("qwen2").bfloat16().float()) and c.dtype == "float32"
     assert c.exact and c.outside_breaks and c.yardstick > 0
-    assert next(model.parameters()).dtype == torch.bfloat16, "the model given is left as it is"
+    assert next(model.parameters()).dtype == torch.bfloat16, "the model itself stays in bfloat16"
 
 
-def test_importing_the_package_gives_functions():
+def test_package_exports_functions():
     import gaugeport.charts as charts
 
     assert callable(charts.certify) and callable(charts.fold_gains) and callable(charts.chart_of)

@@ -1,4 +1,4 @@
-"""``certify``: measure on one model that its chart's group is exact, and that the next larger one is not."""
+"""Measure on one model that its chart's gauge group is exact and that the next larger group is not."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from torch import Tensor, nn
 
 from gaugeport.charts.chart import Chart, chart_of, check_movable
 from gaugeport.charts.logit_change import change_under, random_tokens, yardstick_for
-from gaugeport.groups import GROUPS, Orthogonal, SignedPermutation
+from gaugeport.groups import GROUPS, LinearGauge, Orthogonal, SignedPermutation
 
-BREAKS = 0.1
-"""A change of the logits by more than this share of their spread is no rounding."""
+BROKEN_LOGIT_CHANGE = 0.1
+"""A change of the logits by more than this share of their standard deviation is not rounding."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What ``certify`` found. Logit changes are the largest absolute difference over the logits' standard deviation.
+    """The result of :func:`certify`. Logit changes are relative: largest difference over standard deviation.
 
-    ``inside`` is the largest change under random elements of ``group``, to be held against ``yardstick``; ``outside``
-    the smallest change under random elements of ``outside_kind``, None where no larger group was left to try.
-    ``degenerate`` lists the sets of coordinates that have one signed gain in *every* norm.
+    Attributes:
+        model_type, width, norm, folded, group: The chart's.
+        dtype: The precision of the measurement, e.g. ``"float32"``.
+        inside: The largest logit change under random elements of ``group``.
+        yardstick: The largest change that still counts as rounding.
+        outside_kind: What the elements outside the group are; None if no larger group exists.
+        outside: The smallest logit change under those elements, or None.
+        degenerate: The sets of coordinates that share one signed gain in *every* norm, largest first.
+        elements: How many elements were drawn inside, and as many outside.
     """
 
     model_type: str
@@ -41,31 +47,29 @@ class Certificate:
 
     @property
     def exact(self) -> bool:
-        """Whether elements of the group change no more than summation order does, and little (NaN: no)."""
-        return self.inside <= self.yardstick and self.inside <= BREAKS
+        """Whether elements of the group change the logits by rounding only (False for NaN)."""
+        return self.inside <= self.yardstick and self.inside <= BROKEN_LOGIT_CHANGE
 
     @property
     def outside_breaks(self) -> bool | None:
-        """Whether elements from outside change the logits by more than a tenth of their spread; None if none exist."""
-        return None if self.outside is None else self.outside > BREAKS
+        """Whether elements outside the group change the function; None if there are none to try."""
+        return None if self.outside is None else self.outside > BROKEN_LOGIT_CHANGE
 
     @property
     def degenerate_note(self) -> str:
-        """In words: what coordinates of equal gain add to the group; empty where gains are generic."""
+        """A sentence on what coordinates of equal gain add to the group; empty if gains are generic."""
         if not self.degenerate:
             return ""
-        many = sum(len(s) for s in self.degenerate)
+        coordinates = sum(len(s) for s in self.degenerate)
         counts = (
-            f"{len(self.degenerate)} set(s) of coordinates, {many} of {self.width} in all, the largest of "
+            f"{len(self.degenerate)} set(s) of coordinates, {coordinates} of {self.width} in all, "
+            f"the largest of {len(self.degenerate[0])}, have the same signed gain in every norm"
         )
-        counts += f"{len(self.degenerate[0])}, have the same signed gain in every norm"
         if self.group in ("orthogonal", "mean_preserving_orthogonal"):
-            return f"{counts}: all gains are 1, which is what the group {self.group} says already"
+            return f"{counts}: all gains are 1, and the group {self.group} already includes this"
         if self.norm == "layer":
-            return f"{counts}: the group also holds the rotations within a set that fix its sum (sets of 3 or more)"
-        return (
-            f"{counts}: the group is larger than {self.group}, every rotation within a set is exact as well"
-        )
+            return f"{counts}: rotations within a set of 3 or more that fix its sum are exact as well"
+        return f"{counts}: the group is larger than {self.group}, as every rotation within a set is exact too"
 
     def __str__(self) -> str:
         gains = "gains all 1" if self.folded else "gains in place"
@@ -77,11 +81,12 @@ class Certificate:
             f"(yardstick {self.yardstick:.2g})",
         ]
         if self.outside is None:
-            lines.append("outside  nothing to try: no larger linear group preserves the norm")
+            lines.append("outside  not measured: no larger linear group preserves the norm")
         else:
-            broken = "broken, as it should be" if self.outside_breaks else "NOT broken"
-            broken += ", see the note" if self.degenerate and not self.outside_breaks else ""
-            lines.append(f"outside  {self.outside:.2g} under {self.outside_kind}: {broken}")
+            verdict = "not exact, as expected" if self.outside_breaks else "EXACT, against expectation"
+            if self.degenerate and not self.outside_breaks:
+                verdict = "exact too, see the note"
+            lines.append(f"outside  {self.outside:.2g} under {self.outside_kind}: {verdict}")
         if self.degenerate:
             lines.append(f"note     {self.degenerate_note}")
         return "\n".join(lines)
@@ -93,20 +98,28 @@ def certify(
     elements: int = 3,
     tokens: Tensor | None = None,
 ) -> Certificate:
-    """Measure the chart's group on ``model``, which is left untouched (a working copy is made, dropout is off).
+    """Measure whether the chart's gauge group is exact for a model, and whether larger ones are not.
 
-    Models in 16 bits are measured in float32: the group is that of the function, not of how sums are rounded.
+    Elements inside the group must change the logits by rounding only. Elements outside must change them
+    clearly: Haar rotations for B_d, half of the signs flipped for LayerNorm, rotations that move the
+    all-ones direction for folded LayerNorm. For O(d) there is nothing outside. Models in 16 bits are
+    measured in float32, because the group belongs to the function and not to its rounding.
 
-    ``generator`` draws elements and tokens (seed 0 if None); ``tokens`` int64[batch, length] replaces the random ones.
-    Inside: ``elements`` random members of the group. Outside: Haar rotations for B_d, half of the signs flipped under
-    LayerNorm, rotations that move the all-ones direction for folded LayerNorm, nothing for O(d). The yardstick is
-    :func:`gaugeport.charts.logit_change.yardstick_for`.
+    Args:
+        model: A causal LM. It is not changed (a copy is made), and dropout is off.
+        generator: Draws elements and tokens; None for seed 0.
+        elements: How many elements to draw inside and outside.
+        tokens: int64[batch, length], instead of random ones.
 
-    Raises ``ValueError`` where :func:`chart_of` does, for a model that is offloaded or quantized, and for ``elements``
-    below 1. Source: DESIGN §1.
+    Returns:
+        The certificate. ``print`` it for a summary.
+
+    Raises:
+        ValueError: If :func:`chart_of` raises, if the model is offloaded or quantized, or if ``elements`` <
+        1.
     """
     if elements < 1:
-        raise ValueError(f"elements must be at least 1, found {elements}")
+        raise ValueError(f"elements must be at least 1, got {elements}")
     generator = generator or torch.Generator().manual_seed(0)
     check_movable(chart_of(model), model)
     if chart_of(model).embedding(model).weight.dtype in (torch.float16, torch.bfloat16):
@@ -114,8 +127,9 @@ def certify(
     chart = chart_of(model)
     tokens = random_tokens(model, generator) if tokens is None else tokens
     work = copy.deepcopy(model)
+    # the order of the draws is fixed: members, elements outside, then the yardstick's permutations
     members: list[Any] = [GROUPS[chart.group].random(chart.width, generator) for _ in range(elements)]
-    kind, strangers = outside_elements(chart, generator, elements)
+    kind, outsiders = outside_elements(chart, generator, elements)
     rotation = members[0] if isinstance(members[0], Orthogonal) else None
     return Certificate(
         model_type=chart.model_type,
@@ -127,7 +141,7 @@ def certify(
         inside=max(change_under(chart, model, work, tokens, g) for g in members),
         yardstick=yardstick_for(chart, model, work, tokens, generator, rotation),
         outside_kind=kind,
-        outside=min((change_under(chart, model, work, tokens, g) for g in strangers), default=None),
+        outside=min((change_under(chart, model, work, tokens, g) for g in outsiders), default=None),
         degenerate=degenerate_sets(chart, model),
         elements=elements,
     )
@@ -135,8 +149,8 @@ def certify(
 
 def outside_elements(
     chart: Chart, generator: torch.Generator, n: int
-) -> tuple[str | None, list[SignedPermutation | Orthogonal]]:
-    """``n`` random elements just outside the chart's group, and what they are; none for O(d)."""
+) -> tuple[str | None, list[LinearGauge]]:
+    """Draw ``n`` elements just outside the chart's group, and name their kind; (None, []) for O(d)."""
     d = chart.width
     if chart.group == "orthogonal":
         return None, []
@@ -153,9 +167,10 @@ def _half_flipped(d: int, generator: torch.Generator) -> SignedPermutation:
 
 
 def degenerate_sets(chart: Chart, model: nn.Module) -> tuple[tuple[int, ...], ...]:
-    """The sets of two or more coordinates that share one signed gain in every norm, largest first."""
+    """Return the sets of two or more coordinates that share one signed gain in every norm, largest first."""
     parameters = dict(model.named_parameters())
     gains = torch.stack([parameters[name].detach().cpu() for name in chart.names("gain")])
     _, which, counts = torch.unique(gains, dim=1, return_inverse=True, return_counts=True)
-    sets = [tuple(torch.nonzero(which == k).flatten().tolist()) for k in torch.nonzero(counts > 1).flatten()]
+    repeated = torch.nonzero(counts > 1).flatten()
+    sets = [tuple(torch.nonzero(which == k).flatten().tolist()) for k in repeated]
     return tuple(sorted(sets, key=lambda s: (-len(s), s)))

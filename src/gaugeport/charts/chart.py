@@ -1,4 +1,4 @@
-"""``chart_of``: match every parameter and buffer of a model to one rule of its family, or say which do not match."""
+"""Match every parameter and buffer of a model to one rule of its architecture family."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ FAMILIES: tuple[Family, ...] = (
     gpt2.FAMILY,
     dyck.FAMILY,
 )
-"""The architectures known here. A new one is a new file in ``charts/`` and a line in this tuple."""
+"""All known architectures. To add one, write a new file in ``charts/`` and add a line here."""
 
 
 @dataclass(frozen=True)
 class Chart:
     """Where the residual stream lives in one model.
 
-    ``width`` is d; ``norm`` is ``"rms"`` or ``"layer"``; ``tied`` says that embedding and unembedding are one tensor;
-    ``rules`` maps every parameter and buffer name (a tied tensor under its first name only) to its rule.
-
-    ``folded`` is read off the parameters: every gain is exactly 1 (for Gemma: every weight exactly 0). A model just
-    initialised looks folded for that reason, and rightly so: with unit gains its exact group *is* the larger one,
-    until the first training step moves a gain.
+    Attributes:
+        family: The declaration of the architecture family.
+        model_type: The model's ``config.model_type``.
+        width: The width d of the stream.
+        folded: Whether every gain is exactly 1 (in Gemma: every norm weight is 0). A new model looks
+            folded, and its exact group is indeed the larger one, until the first training step moves a
+            gain.
+        tied: Whether embedding and unembedding are one tensor.
+        rules: The rule of every parameter and buffer. A tied tensor appears under its first name only.
     """
 
     family: Family
@@ -46,14 +49,15 @@ class Chart:
 
     @property
     def norm(self) -> str:
+        """The kind of norm: ``"rms"`` or ``"layer"``."""
         return self.family.norm
 
     @property
     def group(self) -> str:
-        """Name of the exact gauge group for generic gains (DESIGN §1, second table).
+        """The name of the exact gauge group for generic gains (the table in :mod:`gaugeport.charts`).
 
-        For post-norm families this is B_d even where every gain happens to be 1: those gains cannot be folded away,
-        so nothing larger survives training. ``certify`` reports what unit gains allow at the moment.
+        For post-norm families it is B_d even if every gain is 1: these gains cannot be folded, so no larger
+        group survives training. ``certify`` reports what unit gains allow at the moment.
         """
         if self.norm == "layer":
             return "mean_preserving_orthogonal" if self.folded else "global_sign_permutation"
@@ -61,28 +65,28 @@ class Chart:
 
     @property
     def foldable(self) -> bool:
-        """Whether ``fold_gains`` applies: no gained norm stands between a writer and the stream."""
+        """Whether ``fold_gains`` applies: no norm with a gain stands between a writer and the stream."""
         return not self.family.post_norm
 
     def rule(self, name: str) -> Rule:
-        """The rule of a parameter or buffer. Raises ``KeyError`` naming it if the model has none of that name."""
+        """Return the rule of a parameter or buffer. Raises ``KeyError`` for an unknown name."""
         if name not in self.rules:
-            raise KeyError(f"{name!r} is no parameter or buffer of this {self.model_type} chart")
+            raise KeyError(f"this {self.model_type} chart has no parameter or buffer {name!r}")
         return self.rules[name]
 
     def axes(self, name: str) -> tuple[str, ...]:
-        """What each axis of a parameter or buffer is: ``"vector"``, ``"gain"`` or ``"none"``."""
+        """Return the action on each axis of a parameter or buffer: ``"vector"``, ``"gain"`` or ``"none"``."""
         return self.rule(name).axes
 
     def names(self, role: str) -> list[str]:
-        """The parameters of one role, in the model's order."""
+        """Return the names of the parameters of one role, in the model's order."""
         return [name for name, rule in self.rules.items() if rule.role == role]
 
     def matrices(self) -> Iterator[tuple[str, str, int]]:
-        """``(name, role, stream_axis)`` of every matrix that reads from or writes to the stream, embeddings included.
+        """Yield ``(name, role, stream_axis)`` of every matrix that reads from or writes to the stream.
 
-        Roles are ``embed``, ``read``, ``write``, ``unembed``; a tied unembedding appears once, as ``embed``. Learned
-        positions are left out.
+        Roles are ``embed``, ``read``, ``write`` and ``unembed``. A tied unembedding appears once, as
+        ``embed``. Position embeddings are left out.
         """
         for name, rule in self.rules.items():
             if rule.role in STREAM_MATRICES:
@@ -91,53 +95,55 @@ class Chart:
                 yield name, rule.role, axis
 
     def embedding(self, model: nn.Module) -> nn.Module:
-        """The token embedding. The stream before the first block is the *input* of ``blocks(model)[0]``."""
+        """Return the token embedding. The stream before block 0 is the *input* of ``blocks(model)[0]``."""
         return model.get_submodule(self.family.embedding)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
-        """The residual blocks in order. Their outputs are tensors (or tuples headed by one) of stream vectors."""
-        found = model.get_submodule(self.family.blocks)
-        assert isinstance(found, nn.ModuleList)
-        return list(found)
+        """Return the residual blocks in order. Each outputs the stream, as a tensor or first in a tuple."""
+        blocks = model.get_submodule(self.family.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        return list(blocks)
 
     def final_norm(self, model: nn.Module) -> nn.Module:
-        """The norm between the last block and the unembedding."""
+        """Return the norm between the last block and the unembedding."""
         return model.get_submodule(self.family.final_norm)
 
     def unembedding(self, model: nn.Module) -> nn.Module:
-        """The output matrix (weight [vocabulary, d])."""
+        """Return the unembedding, with ``weight`` [vocabulary, d]."""
         return model.get_submodule(self.family.unembedding)
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a ``config.model_type``. Raises ``ValueError`` naming the known ones and how to add another."""
+    """Return the family of a ``config.model_type``. Raises ``ValueError`` for an unknown one."""
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
     known = ", ".join(t for f in FAMILIES for t in f.model_types)
     raise ValueError(
-        f"unknown architecture {model_type!r}; known model types: {known}. To add one, write a Family of rules in a "
-        "new file in gaugeport/charts/ (llama.py is the pattern) and list it in FAMILIES of charts/chart.py"
+        f"unknown architecture {model_type!r}; known model types: {known}. To add one, write a Family of "
+        "rules in a new file in gaugeport/charts/ (see llama.py) and list it in FAMILIES of charts/chart.py"
     )
 
 
 def chart_of(model: nn.Module) -> Chart:
-    """The chart of a Hugging Face causal language model.
+    """Return the chart of a Hugging Face causal language model.
 
-    Every parameter (``named_parameters``: a tied one once) and every buffer has to match exactly one rule of the
-    family, with that rule's number of axes and length d on the residual ones.
+    Every parameter (a tied one once) and every buffer must match exactly one rule of the family, and must
+    have that rule's number of axes, with length d on the residual ones.
 
-    Raises ``ValueError`` for an unknown architecture, and for a model some of whose tensors match no rule, match
-    several, or have another shape: all of them are named, with what was expected.
+    Raises:
+        ValueError: If the architecture is unknown, or if tensors match no rule, match several or have another
+            shape. The message names all of them and what was expected.
     """
     config: Any = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     if model_type is None:
         raise ValueError(
-            f"{type(model).__name__} has no config.model_type; a transformers causal LM is wanted"
+            f"{type(model).__name__} has no config.model_type; expected a transformers causal LM"
         )
     family = family_of(model_type)
     width = int(config.hidden_size)
+    # 1) match every tensor once, and check its shape
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     aliases = [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in tensors]
     problems: list[str] = []
@@ -145,6 +151,7 @@ def chart_of(model: nn.Module) -> Chart:
     for name, rule in rules.items():
         if rule is not None:
             _check_shape(name, rule, tuple(tensors[name].shape), width, problems)
+    # 2) a tensor with two names must have the same axes under both
     for alias in aliases:
         rule = _only_rule(family, alias, problems)
         first = next(n for n, p in model.named_parameters() if p is model.get_parameter(alias))
@@ -156,8 +163,8 @@ def chart_of(model: nn.Module) -> Chart:
     if problems:
         lines = "\n  ".join(problems)
         raise ValueError(
-            f"{type(model).__name__} does not fit the rules of family {family.name!r} (charts/{family.name}.py):\n  "
-            f"{lines}\nA causal LM without adapters or extra heads is wanted"
+            f"{type(model).__name__} does not fit the rules of family {family.name!r} "
+            f"(charts/{family.name}.py):\n  {lines}\nExpected a causal LM without adapters or extra heads"
         )
     matched = {name: rule for name, rule in rules.items() if rule is not None}
     return Chart(
@@ -171,44 +178,48 @@ def chart_of(model: nn.Module) -> Chart:
 
 
 def check_movable(chart: Chart, model: nn.Module) -> None:
-    """Raise ``ValueError`` unless every tensor with a stream axis is in memory and holds floats of 16 bits or more.
+    """Raise ``ValueError`` unless every tensor with a stream axis is in memory, in floats of 16 bits or more.
 
-    An offloaded parameter is a placeholder (``device_map="auto"`` leaves such), a quantized one a code beside a scale: a
-    gauge that acts on either acts on nothing, or on the wrong thing.
+    An offloaded parameter is a placeholder (``device_map="auto"`` leaves some), and a quantized one holds
+    codes that belong to a scale. A gauge cannot act on either.
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    moving = [(name, t) for name, t in tensors if set(chart.axes(name)) != {"none"}]
-    offloaded = [name for name, t in moving if t.is_meta]
+    on_stream = [(name, t) for name, t in tensors if set(chart.axes(name)) != {"none"}]
+    offloaded = [name for name, t in on_stream if t.is_meta]
     if offloaded:
         raise ValueError(
             f"{len(offloaded)} parameters are offloaded, the first {offloaded[:3]}: load the model whole "
             "(without device_map='auto' or offloading)"
         )
-    coded = [f"{name} ({t.dtype})" for name, t in moving if not t.is_floating_point() or t.element_size() < 2]
-    if coded:
+    quantized = [
+        f"{name} ({t.dtype})" for name, t in on_stream if not t.is_floating_point() or t.element_size() < 2
+    ]
+    if quantized:
         raise ValueError(
-            f"{len(coded)} parameters are quantized, the first {coded[:3]}: a gauge acts on the weights themselves; "
-            "dequantize, or load in float32, float16 or bfloat16"
+            f"{len(quantized)} parameters are quantized, the first {quantized[:3]}: a gauge acts on the "
+            "weights themselves; dequantize, or load in float32, float16 or bfloat16"
         )
 
 
 def check_no_shared_memory(model: nn.Module) -> None:
-    """Raise ``ValueError`` where two parameters share memory without being tied: what changes in place would change twice."""
-    seen: dict[int, str] = {}
+    """Raise ``ValueError`` if two untied parameters share memory: an in-place change would be made twice."""
+    first_at: dict[int, str] = {}
     for name, p in model.named_parameters():
-        first = seen.setdefault(p.data_ptr(), name) if p.numel() else name
+        first = first_at.setdefault(p.data_ptr(), name) if p.numel() else name
         if first != name:
             raise ValueError(
-                f"{first} and {name} share memory, but are two parameters: clone one or tie them, or leave out inplace=True"
+                f"{first} and {name} share memory but are two parameters: clone one, tie them, "
+                "or leave out inplace=True"
             )
 
 
 def _only_rule(family: Family, name: str, problems: list[str]) -> Rule | None:
-    found = [rule for rule in family.rules if rule.match(name) is not None]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        problems.append(f"{name} matches {len(found)} rules: {', '.join(r.pattern for r in found)}")
+    """Return the one rule that matches, or None after adding a line to ``problems``."""
+    matching = [rule for rule in family.rules if rule.match(name) is not None]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        problems.append(f"{name} matches {len(matching)} rules: {', '.join(r.pattern for r in matching)}")
     else:
         problems.append(f"{name} matches no rule")
     return None
@@ -220,7 +231,7 @@ def _check_shape(name: str, rule: Rule, shape: tuple[int, ...], width: int, prob
     )
     if not fits:
         problems.append(
-            f"{name} has shape {shape}, expected axes {rule.axes} with every vector and gain axis {width}"
+            f"{name} has shape {shape}, expected axes {rule.axes} and length {width} on vector and gain axes"
         )
 
 

@@ -1,4 +1,4 @@
-"""Paper B's Dyck-3 model: pre-norm RMSNorm, a ReLU MLP, three unembeddings, fixed position features in the stream."""
+"""Declare paper B's Dyck-3 model: pre-norm RMSNorm, ReLU MLP, three unembeddings, fixed position features."""
 
 from gaugeport.charts.rules import Family, Rule
 

@@ -1,4 +1,4 @@
-"""``fold_gains``: move every norm's gain into the matrices that read it, so that rotations become exact."""
+"""Fold every norm's gain into the matrices that read the norm, so that rotations become exact gauges."""
 
 from __future__ import annotations
 
@@ -16,23 +16,31 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def fold_gains(model: Model, inplace: bool = False) -> Model:
-    """The same function with every gain equal to 1, for pre-norm RMSNorm and LayerNorm families.
+    """Return a model that computes the same function with every gain equal to 1.
 
-    A reader's in-axis is multiplied by the gain γ of the norm that feeds it; a LayerNorm bias becomes β' = β/γ and
-    stays on the norm. Tied embeddings are untied first (the unembedding reads a norm, the embedding does not), and the
-    config says so. Products are taken in float32 or wider and rounded once to each parameter's dtype; the change of
-    the logits is that rounding. Afterwards the group is O(d) (RMSNorm) or the rotations that fix the all-ones
-    direction (LayerNorm). A model whose gains are 1 already is returned as it is, tied or not.
+    Each reader is multiplied, along its in-axis, by the gain γ of the norm that feeds it. A LayerNorm bias
+    becomes β' = β/γ and stays on the norm. Tied embeddings are untied first, also in the config: the
+    unembedding reads a norm, the embedding does not. Afterwards the exact gauge group is O(d) for RMSNorm,
+    and the rotations that fix the all-ones direction up to sign for LayerNorm.
 
-    Raises ``ValueError`` for post-norm families (a gain on a writer's output has no reader to move into), for a LayerNorm
-    gain of exactly 0 (β/0), for products beyond what float16 holds, and for a model that is offloaded or quantized or
-    (``inplace``) whose parameters share memory without being tied, before anything is changed. Source: DESIGN §1.
+    Products are taken in float32 or wider and rounded once to each parameter's dtype. This rounding is the
+    only change of the logits. A model whose gains are already 1 is returned unchanged, tied or not.
+
+    Args:
+        model: A causal LM of a pre-norm family.
+        inplace: Change ``model`` itself instead of a copy.
+
+    Raises:
+        ValueError: Before anything is changed, if the family has post-norms (the gain on a writer's output
+            has no reader to move into), if a LayerNorm gain is 0 (β/0), if a product overflows float16, if
+            the model is offloaded or quantized, or, with ``inplace``, if untied parameters share memory.
     """
     chart = chart_of(model)
     if not chart.foldable:
         raise ValueError(
-            f"the gains of {chart.model_type} cannot be folded: a gained norm stands between each writer and the "
-            "residual stream (post-norm), and a gain on a writer's output commutes with no rotation"
+            f"the gains of {chart.model_type} cannot be folded: a norm with a gain stands between each "
+            "writer and the residual stream (post-norm), and a gain on a writer's output commutes with "
+            "no rotation"
         )
     check_movable(chart, model)
     if inplace:
@@ -43,12 +51,15 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
     if chart.folded:
         return folded
     with torch.no_grad():
+        # 1) give the unembedding a tensor of its own
         if chart.tied:
             _untie(chart, folded)
             chart = chart_of(folded)
+        # 2) multiply the readers, divide the norm biases
         parameters = dict(folded.named_parameters())
         for name, product in _products(chart, chart.rules, parameters):
             parameters[name].copy_(product)
+        # 3) set the gains to 1, and drop gradients of the old weights
         for name in chart.names("gain"):
             parameters[name].fill_(1.0 - chart.family.gain_offset)
         for p in parameters.values():
@@ -59,7 +70,7 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
 def _products(
     chart: Chart, rules: Mapping[str, Rule], parameters: dict[str, nn.Parameter]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter that takes up a gain, and what it becomes, in float32 or wider."""
+    """Yield every parameter that takes up a gain, and its new value in float32 or wider."""
     for name, rule in rules.items():
         norm = rule.norm_of(name)
         if norm is None or rule.role == "gain":
@@ -82,35 +93,36 @@ def _gain(chart: Chart, parameters: dict[str, nn.Parameter], norm: str) -> Tenso
 
 
 def _refuse_zero_gains(chart: Chart, model: nn.Module) -> None:
-    """β' = β/γ has no value at γ = 0; an RMSNorm gain of 0 folds without loss."""
+    """Raise ``ValueError`` for LayerNorm gains of 0: β/γ has no value. RMSNorm gains of 0 are fine."""
     if chart.norm != "layer":
         return
     parameters = dict(model.named_parameters())
     zeros = {name: int((parameters[name] == 0).sum()) for name in chart.names("gain")}
-    found = ", ".join(f"{name} ({n})" for name, n in zeros.items() if n)
-    if found:
+    counts = ", ".join(f"{name} ({n})" for name, n in zeros.items() if n)
+    if counts:
         raise ValueError(
-            f"LayerNorm gains of exactly 0 cannot be folded, since the bias becomes β/γ; coordinates at 0: {found}"
+            f"LayerNorm gains of exactly 0 cannot be folded: the bias becomes β/γ. Coordinates at 0: {counts}"
         )
 
 
 @torch.no_grad()
 def _refuse_overflow(chart: Chart, model: nn.Module) -> None:
-    """float16 ends at 65504; bfloat16 reaches as far as float32."""
+    """Raise ``ValueError`` for products beyond float16's 65504. bfloat16 has the range of float32."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if chart.folded or all(p.dtype != torch.float16 for p in parameters.values()):
         return
     rules, head = dict(chart.rules), f"{chart.family.unembedding}.weight"
-    if chart.tied:  # until it is untied, the chart has it as the embedding
+    if chart.tied:  # the chart lists a tied unembedding as the embedding
         rules[head] = next(rule for rule in chart.family.rules if rule.match(head) is not None)
-    lost = {
-        name: int((torch.isfinite(product) & ~torch.isfinite(product.to(parameters[name].dtype))).sum())
-        for name, product in _products(chart, rules, parameters)
-    }
-    found = ", ".join(f"{name} ({n})" for name, n in lost.items() if n)
-    if found:
+    overflows: list[str] = []
+    for name, product in _products(chart, rules, parameters):
+        lost = torch.isfinite(product) & ~torch.isfinite(product.to(parameters[name].dtype))
+        if lost.any():
+            overflows.append(f"{name} ({int(lost.sum())})")
+    if overflows:
         raise ValueError(
-            f"folded, these are beyond what float16 holds (entries): {found}; load the model in float32"
+            f"folding overflows float16 in these parameters (entries): {', '.join(overflows)}; "
+            "load the model in float32"
         )
 
 
@@ -121,5 +133,5 @@ def _untie(chart: Chart, model: Any) -> None:
     model.config.tie_word_embeddings = False
     target = f"{chart.family.unembedding}.weight"
     if isinstance(getattr(model, "all_tied_weights_keys", None), dict):
-        # transformers' own note of what is tied, which saving and loading go by; a copy, it may be shared
+        # saving and loading follow this record of transformers; replace it, as models may share the dict
         model.all_tied_weights_keys = {k: v for k, v in model.all_tied_weights_keys.items() if k != target}

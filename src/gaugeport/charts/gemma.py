@@ -1,7 +1,7 @@
-"""Gemma2 and Gemma3 (text): the gain is 1 + weight, and both what is read and what is written pass a gained norm.
+"""Declare Gemma2 and Gemma3 (text): the gain is 1 + weight, and norms stand before readers and after writers.
 
-The √d embedding scale (a scalar buffer) and the soft-capping of logits are the same number in every coordinate, hence
-harmless.
+The √d embedding scale (a scalar buffer) and the soft-capping of logits treat all coordinates alike, so they
+do not change the group.
 """
 
 from gaugeport.charts.rules import Family, Rule

@@ -1,4 +1,4 @@
-"""GPT-2: LayerNorm, learned positions in the stream, Conv1D matrices stored as [in, out], embeddings usually tied."""
+"""Declare GPT-2: LayerNorm, learned positions, Conv1D matrices stored as [in, out], tied embeddings."""
 
 from gaugeport.charts.rules import Family, Rule
 
@@ -32,7 +32,7 @@ FAMILY = Family(
         Rule("transformer.ln_f.weight", ("gain",), "gain", norm=FINAL_NORM),
         Rule("transformer.ln_f.bias", ("vector",), "norm_bias", norm=FINAL_NORM),
         Rule("lm_head.weight", ("none", "vector"), "unembed", norm=FINAL_NORM),
-        # the causal mask, a buffer in transformers before 5.2
+        # the causal mask: a buffer in transformers before 5.2
         Rule("transformer.h.*.attn.bias", ("none", "none", "none", "none"), "invariant"),
     ),
     neurons=(

@@ -1,4 +1,7 @@
-"""GPT-NeoX (Pythia): LayerNorm with bias; with a parallel residual both norms of a block read the same stream."""
+"""Declare GPT-NeoX (Pythia): LayerNorm with biases.
+
+With a parallel residual both norms of a block read the same stream, which changes no rule.
+"""
 
 from gaugeport.charts.rules import Family, Rule
 

@@ -1,4 +1,4 @@
-"""Llama and Mistral: pre-norm RMSNorm, rotary positions, gated MLP, optional biases."""
+"""Declare Llama and Mistral: pre-norm RMSNorm, rotary positions, gated MLP, optional biases."""
 
 from gaugeport.charts.rules import Family, Rule
 

@@ -1,4 +1,4 @@
-"""What certificates and table a1 measure with: logits, their relative change, and the yardstick of summation order."""
+"""Measure how much a change of the weights changes the logits, and how much of that is rounding."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from torch import Tensor, nn
 
 from gaugeport.charts.chart import Chart
 from gaugeport.charts.rules import matches
-from gaugeport.groups import Orthogonal, SignedPermutation
+from gaugeport.groups import LinearGauge, Orthogonal, SignedPermutation
 
 YARDSTICK_FACTOR = 10.0
+"""A logit change up to this many times that of reordering sums still counts as rounding."""
 
 
 @torch.no_grad()
 def logits_of(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Logits [batch, position, vocabulary] in evaluation mode and in the model's own precision, whatever autocast is on;
-    every submodule's mode is put back."""
+    """Return the logits [batch, position, vocabulary] in evaluation mode and in the model's own precision.
+
+    An enclosing autocast is ignored. The mode of every submodule is restored.
+    """
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
@@ -31,13 +34,13 @@ def logits_of(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:
-    """Largest absolute difference of two logit tensors, in units of the standard deviation of the first."""
+    """Return the largest absolute difference between logits, over the standard deviation of ``before``."""
     before, after = before.double(), after.double()
     return float((after - before).abs().max() / before.std())
 
 
 def random_tokens(model: Any, generator: torch.Generator, batch: int = 4, length: int = 16) -> Tensor:
-    """Uniform token ids [batch, length] on the model's device."""
+    """Draw uniform token ids, int64[batch, length], on the model's device."""
     rows = model.get_input_embeddings().weight.shape[0]
     tokens = torch.randint(0, rows, (batch, length), generator=generator)
     return tokens.to(model.get_input_embeddings().weight.device)
@@ -45,28 +48,29 @@ def random_tokens(model: Any, generator: torch.Generator, batch: int = 4, length
 
 @torch.no_grad()
 def permute_neurons(chart: Chart, model: nn.Module, generator: torch.Generator) -> None:
-    """Reorder the MLP neurons of every block in place: the same function, summed in another order.
+    """Reorder the MLP neurons of every block in place. The function stays the same, but sums are reordered.
 
-    One permutation serves all blocks. A fused gate/up axis holds the neurons twice and is permuted in both halves.
+    One permutation serves all blocks. A fused gate/up axis holds the neurons twice: both halves are permuted.
     """
-    found = [
+    neuron_axes = [
         (p, axis)
         for name, p in model.named_parameters()
         for pattern, axis in chart.family.neurons
         if matches(pattern, name)
     ]
-    n = min(p.shape[axis] for p, axis in found)
+    n = min(p.shape[axis] for p, axis in neuron_axes)
     perm = torch.randperm(n, generator=generator)
-    for p, axis in found:
+    for p, axis in neuron_axes:
         order = torch.cat([perm + k * n for k in range(p.shape[axis] // n)])
         p.copy_(p.index_select(axis, order.to(p.device)))
 
 
 @torch.no_grad()
-def apply_to_weights(chart: Chart, model: nn.Module, g: SignedPermutation | Orthogonal) -> None:
-    """``g`` on every parameter and buffer, in place, by ``g.act`` alone, in or outside the chart's group.
+def apply_to_weights(chart: Chart, model: nn.Module, g: LinearGauge) -> None:
+    """Act with ``g`` on every parameter and buffer in place, whether or not ``g`` is in the chart's group.
 
-    What ``transport_model`` does fast; certificates use this so that they do not rest on its kernels.
+    ``transport_model`` does the same faster. Certificates use this function, so that they test the group
+    and not the kernels of ``transport_model``. A rotation leaves gains as they are.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         for axis, kind in enumerate(chart.axes(name)):
@@ -79,18 +83,28 @@ def apply_to_weights(chart: Chart, model: nn.Module, g: SignedPermutation | Orth
 @torch.no_grad()
 def restore(work: nn.Module, model: nn.Module) -> None:
     """Copy every parameter and buffer of ``model`` back into its copy ``work``."""
-    for mine, theirs in zip(_tensors(work), _tensors(model), strict=True):
-        mine.copy_(theirs)
+    for copied, original in zip(_tensors(work), _tensors(model), strict=True):
+        copied.copy_(original)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def change_under(
-    chart: Chart, model: nn.Module, work: nn.Module, tokens: Tensor, g: SignedPermutation | Orthogonal
-) -> float:
-    """Relative logit change of ``model`` under ``g``; ``work`` is a copy of it to work in, put back afterwards."""
+def change_under(chart: Chart, model: nn.Module, work: nn.Module, tokens: Tensor, g: LinearGauge) -> float:
+    """Return the relative logit change of a model under a gauge element.
+
+    Args:
+        chart: The chart of ``model``.
+        model: The model to compare with. It is not changed.
+        work: A copy of ``model``, or a model that computes the same function. ``g`` acts on it in place;
+            afterwards it holds the weights of ``model``.
+        tokens: int64[batch, length].
+        g: Any linear element of the model's width.
+
+    Returns:
+        The largest absolute logit difference, over the standard deviation of the logits.
+    """
     apply_to_weights(chart, work, g)
     try:
         return relative_change(logits_of(model, tokens), logits_of(work, tokens))
@@ -106,10 +120,18 @@ def yardstick_for(
     generator: torch.Generator,
     rotation: Orthogonal | None = None,
 ) -> float:
-    """How much the logits may change where theory says that the function stays the same.
+    """Return how much the logits may change if the function stays the same, as a relative logit change.
 
-    Ten times the change that reordering MLP neurons makes; for a rotation, which rounds every weight anew, ten times
-    the change under the rotation followed by its inverse (the same function again) where that is more.
+    This is ten times the change that reordering MLP neurons makes. A rotation also rounds every weight: for
+    a rotation it is at least ten times the change under the rotation followed by its inverse.
+
+    Args:
+        chart: The chart of ``model``.
+        model: The model. It is not changed.
+        work: A copy of ``model`` to work in, restored afterwards.
+        tokens: int64[batch, length].
+        generator: Draws the neuron permutations.
+        rotation: The rotation that is compared with the yardstick, or None for a permutation.
     """
     yardstick = neuron_yardstick(chart, model, work, tokens, generator)
     if rotation is None:
@@ -121,9 +143,9 @@ def yardstick_for(
 def neuron_yardstick(
     chart: Chart, model: nn.Module, work: nn.Module, tokens: Tensor, generator: torch.Generator, n: int = 3
 ) -> float:
-    """Ten times the largest relative logit change under ``n`` neuron permutations: what reordering sums may cost.
+    """Return ten times the largest relative logit change under ``n`` random neuron permutations.
 
-    Source: DESIGN §1, the exactness ladder.
+    ``work`` is a copy of ``model`` to work in, restored afterwards.
     """
     before, worst = logits_of(model, tokens), 0.0
     for _ in range(n):
@@ -135,10 +157,10 @@ def neuron_yardstick(
 
 @contextmanager
 def norms_in_float64(model: nn.Module) -> Iterator[None]:
-    """Let a float64 model's RMSNorms really compute in float64.
+    """While open, let the RMSNorms of a float64 model compute in float64.
 
-    Hugging Face's go through float32 whatever the model's dtype, which floors float64 comparisons at about 4e-7.
-    (The softmax of eager attention does too, but its sums run over positions, which no gauge reorders.)
+    Those of Hugging Face compute in float32 in every model, which limits float64 comparisons to about 4e-7.
+    (So does the softmax of eager attention, but no gauge reorders its sums.)
     """
     patched = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm")]
     for m in patched:

@@ -1,6 +1,6 @@
-"""OLMo2: no norm before a reader, a gained norm after every writer.
+"""Declare OLMo2: no norm before a reader, and a norm with a gain after every writer.
 
-Its q/k norms span all heads; their width equals d by accident and they are no stream coordinate, so names decide.
+Its q/k norms span all heads. Their width happens to be d, but they are not stream coordinates: names decide.
 """
 
 from gaugeport.charts.rules import Family, Rule

@@ -1,4 +1,4 @@
-"""Phi3: as Llama with qkv in one matrix and gate/up in another (their out-axes are no stream coordinates)."""
+"""Declare Phi3: like Llama, but with q, k, v in one matrix and gate, up in another."""
 
 from gaugeport.charts.rules import Family, Rule
 

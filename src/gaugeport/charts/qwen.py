@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen3: as Llama, with qkv biases (2) or per-head q/k norms of width head_dim (3). Small ones are tied."""
+"""Declare Qwen2 and Qwen3: like Llama, with qkv biases (Qwen2) or q/k norms per head (Qwen3)."""
 
 from gaugeport.charts.rules import Family, Rule
 

@@ -1,7 +1,7 @@
-"""The vocabulary in which an architecture family says where its residual stream lives.
+"""Define the vocabulary in which an architecture family declares where its residual stream lives.
 
-A family is data: which axis of which parameter is the stream, what a parameter does there, and which norm feeds a
-reader. Matching, folding and transport read these declarations; they know no architecture by name.
+A family is data: which axis of which parameter is the stream, what the parameter does there, and which norm
+feeds a reader. Matching, folding and transport read these declarations and know no architecture by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from typing import Literal
 
 Axis = Literal["vector", "gain", "none"]
-"""What a gauge does to an axis: ``vector`` permute and sign, ``gain`` permute only, ``none`` nothing."""
+"""What a gauge does to an axis: ``vector``: permute and sign; ``gain``: permute only; ``none``: nothing."""
 
 Role = Literal[
     "embed",  # token embedding: its rows are stream vectors
@@ -23,20 +23,23 @@ Role = Literal[
     "write_bias",  # bias added to the stream
     "gain",  # weight of a norm on the stream (or on what is written to it)
     "norm_bias",  # bias of such a norm
-    "invariant",  # in no stream coordinate: qkv and neuron biases, q/k norms, rotary buffers
+    "invariant",  # without a stream axis: qkv and neuron biases, q/k norms, rotary buffers
 ]
 
 STREAM_MATRICES = ("embed", "read", "write", "unembed")
-"""Roles of the matrices that carry weight evidence: they have one stream axis and one that no gauge touches."""
+"""Roles of the matrices with one stream axis and one that no gauge touches. Weights are evidence in these."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What the axes of all parameters or buffers of one name pattern are.
+    """Declare the axes of all parameters and buffers whose names fit one pattern.
 
-    In ``pattern``, ``*`` stands for a block number and ``{a,b}`` for either text. ``axes`` names every axis in order.
-    ``norm`` is the pattern of the norm *module* concerned: the one feeding a reader, or the one a gain or norm bias
-    belongs to; its ``*`` is the same block number.
+    Attributes:
+        pattern: ``*`` stands for a block number and ``{a,b}`` for either text.
+        axes: The action on every axis, in order.
+        role: What the parameter is to the stream.
+        norm: The pattern of the norm *module* that feeds a reader, or that a gain or norm bias belongs to.
+            Its ``*`` is the same block number.
     """
 
     pattern: str
@@ -45,31 +48,37 @@ class Rule:
     norm: str | None = None
 
     def match(self, name: str) -> str | None:
-        """The block number in ``name`` (empty text if the pattern has none), or None where the name does not match."""
-        found = _compiled(self.pattern).fullmatch(name)
-        if found is None:
+        """Return the block number in ``name`` ("" if the pattern has none), or None if it does not match."""
+        match = _compiled(self.pattern).fullmatch(name)
+        if match is None:
             return None
-        return found.group(1) if "*" in self.pattern else ""
+        return match.group(1) if "*" in self.pattern else ""
 
     def norm_of(self, name: str) -> str | None:
-        """The norm module that ``name`` belongs to or is fed by, block number filled in."""
+        """Return the norm module that ``name`` belongs to or reads from, with the block number filled in."""
         block = self.match(name)
         return None if self.norm is None or block is None else self.norm.replace("*", block)
 
     @property
     def stream_axis(self) -> int | None:
-        """Index of the residual axis, None where there is none."""
+        """The index of the residual axis, or None if there is none."""
         return next((i for i, kind in enumerate(self.axes) if kind != "none"), None)
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture family: its names in ``config.model_type``, its norms, where its parts are, and its rules.
+    """Declare one architecture family.
 
-    ``gain_offset`` is added to a norm's weight before it multiplies (1 in Gemma). ``post_norm`` says that a gained
-    norm sits between a writer and the stream. ``neurons`` lists (pattern, axis) of every parameter with a neuron axis,
-    the axis that ``charts.certify`` permutes to measure what mere summation order does; a fused gate/up axis holds
-    the neurons twice.
+    Attributes:
+        name: The name of the family and of its file in ``charts/``.
+        model_types: Its names in ``config.model_type``.
+        norm: The kind of its norms.
+        embedding, blocks, final_norm, unembedding: The names of these modules. rules: One rule for every
+        parameter and buffer. neurons: The (pattern, axis) of every parameter with an MLP-neuron axis.
+        Permuting the neurons changes only
+            the order of summation, which ``certify`` measures. A fused gate/up axis holds the neurons twice.
+        gain_offset: What is added to a norm's weight before it multiplies (1 in Gemma).
+        post_norm: Whether a norm with a gain stands between a writer and the stream.
     """
 
     name: str
@@ -86,21 +95,21 @@ class Family:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a parameter name fits a pattern of the form used in :class:`Rule`."""
+    """Return whether a parameter name fits a pattern, written as in :class:`Rule`."""
     return _compiled(pattern).fullmatch(name) is not None
 
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
     if pattern.count("*") > 1:
-        raise ValueError(f"a pattern holds at most one block number '*', found {pattern!r}")
-    out, inside = [], False
+        raise ValueError(f"a pattern has at most one block number '*', got {pattern!r}")
+    parts, in_braces = [], False
     for c in pattern:
         if c in "{}":
-            inside = c == "{"
-            out.append("(?:" if inside else ")")
+            in_braces = c == "{"
+            parts.append("(?:" if in_braces else ")")
         elif c == "*":
-            out.append(r"(\d+)")
+            parts.append(r"(\d+)")
         else:
-            out.append("|" if c == "," and inside else re.escape(c))
-    return re.compile("".join(out))
+            parts.append("|" if c == "," and in_braces else re.escape(c))
+    return re.compile("".join(parts))

@@ -20,7 +20,7 @@ def tiny(tmp_path_factory):
 
 def test_certify_measures_the_group_and_folding_enlarges_it(tiny, tmp_path):
     plain, folded = printed(["certify", tiny], tmp_path), printed(["certify", tiny, "--fold"], tmp_path)
-    assert "group    signed_permutation" in plain and "haar_rotation: broken, as it should be" in plain
+    assert "group    signed_permutation" in plain and "haar_rotation: not exact, as expected" in plain
     assert "group    orthogonal" in folded and "gains all 1" in folded
     assert "no model folder at /nope/model" in printed(["certify", "/nope/model"], tmp_path, code=2)
 
