@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from gaugeport.alignment.assignment import optimality_gap, solve
+from gaugeport.alignment.assignment import solve
+from gaugeport.alignment.optimality import optimality_gap
 
 
 def planted(n: int, strength: torch.Tensor, noise: float, cap: float, rng: torch.Generator) -> torch.Tensor:

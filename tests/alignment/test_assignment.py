@@ -8,7 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from gaugeport.alignment import assignment
-from gaugeport.alignment.assignment import optimality_gap, solve
+from gaugeport.alignment.assignment import solve
+from gaugeport.alignment.optimality import optimality_gap
 
 
 def planted(n: int, rng: np.random.Generator, strength: np.ndarray) -> np.ndarray:
@@ -71,8 +72,8 @@ def test_same_objective_as_scipy(kind: str, seed: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sinkhorn_path_on_small_scores(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assignment, "SINKHORN_FROM", 2)
-    monkeypatch.setattr(assignment, "BLOCK", 7)
+    monkeypatch.setattr(assignment, "SINKHORN_MIN_ROWS", 2)
+    monkeypatch.setattr(assignment, "BLOCK_ROWS", 7)
     rng = np.random.default_rng(7)
     for n in (2, 3, 5, 8, 13, 64, 120):
         same_as_scipy(KINDS[kind](n, rng))
@@ -134,7 +135,7 @@ def denormals_survive() -> bool:
 
 def test_denormal_mode_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     # Trap d: torch.set_flush_denormal is process-wide.
-    monkeypatch.setattr(assignment, "SINKHORN_FROM", 2)
+    monkeypatch.setattr(assignment, "SINKHORN_MIN_ROWS", 2)
     for flush in (True, False):
         if not torch.set_flush_denormal(flush):
             pytest.skip("this processor has no flush mode")

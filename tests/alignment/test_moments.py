@@ -244,7 +244,7 @@ def test_a_refused_chunk_leaves_the_stream_as_it_was():
 
 @pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4,), (4, 3)), ((2, 4, 3), (2, 4, 3))])
 def test_rows_that_do_not_pair(shapes):
-    with pytest.raises(ValueError, match=r"paired rows must be \[n, d\] with one n"):
+    with pytest.raises(ValueError, match=r"paired rows \[n, d_a\] and \[n, d_b\], got"):
         MomentStream().update(*(torch.ones(s) for s in shapes))
 
 

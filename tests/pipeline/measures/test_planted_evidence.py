@@ -8,7 +8,7 @@ import torch
 
 from gaugeport.alignment.evidence import pair_moments, weight_evidence
 from gaugeport.alignment.matchers import cross_moment, hungarian_abs
-from gaugeport.alignment.moments import VARIES
+from gaugeport.alignment.moments import MIN_VARIANCE_SHARE
 from gaugeport.alignment.routes import BASE, ROUTES, links, loop, walk
 from gaugeport.charts import fold_gains
 from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation, compose
@@ -281,7 +281,7 @@ def test_whitened_evidence_is_that_of_decorrelated_coordinates(planted, tmp_path
     identity = torch.eye(D, dtype=torch.float64) - rank_one_less / D
     identity = identity / identity.diagonal().mean()
     found, before = (m["m", "m"]["block1"].correlation() for m in (streams, plain))
-    rounding = 1e-7 / VARIES  # float32 products, against the least variance that counts
+    rounding = 1e-7 / MIN_VARIANCE_SHARE  # float32 products, against the least variance that counts
     assert (found - identity).abs().max() < rounding < 0.3 < (before - identity).abs().max()
     a, b = NODES[0]
     whitened = write(tmp_path / "white", family, whiten=True).between(a, b, "block1")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gaugeport.alignment.matchers import match
-from gaugeport.alignment.moments import CONSTANT
+from gaugeport.alignment.moments import CONSTANT_VARIANCE_SHARE
 from gaugeport.pipeline.rotation.haar.statistics import check_orthogonal
 
 SUPPORT_VARIANCE_SHARE = 0.99
@@ -66,7 +66,7 @@ def spectrum(x: Tensor) -> Spectrum:
         raise ValueError(f"rows of shape {tuple(x.shape)}; allowed: [tokens, d] with two tokens or more")
     centred = x.double() - x.double().mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
-    if not float(values[-1]) > CONSTANT * float(x.double().square().mean()):
+    if not float(values[-1]) > CONSTANT_VARIANCE_SHARE * float(x.double().square().mean()):
         raise ValueError("all rows are the same; allowed: rows that vary")
     return Spectrum(values.clamp_min(0).flip(0), vectors.flip(1))
 
