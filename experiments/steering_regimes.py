@@ -9,7 +9,8 @@ from gaugeport.pipeline.report.model_pairs import COHORTS, GROUPS, by_site, pair
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy
-from gaugeport.pipeline.rotation.features.regimes import FEWEST_POINTS, REGIMES, share_test
+from gaugeport.pipeline.rotation.features.predictors import FEWEST_POINTS, share_test
+from gaugeport.pipeline.rotation.features.regimes import REGIMES
 
 TITLE = "b8 Steering regimes: effect of seed 0's vectors on other seeds, over that on seed 0"
 CAPTION = (

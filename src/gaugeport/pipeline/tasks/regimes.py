@@ -21,7 +21,7 @@ from gaugeport.pipeline.measures.answer_slot import (
 )
 from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP, fit_map
 from gaugeport.pipeline.measures.steering_effects import random_directions
-from gaugeport.pipeline.rotation.features import regimes
+from gaugeport.pipeline.rotation.features import predictors, regimes
 from gaugeport.pipeline.rotation.features.regimes import Measure
 from gaugeport.pipeline.rotation.models import contrasts
 from gaugeport.pipeline.rotation.toy import steering_vectors
@@ -98,10 +98,10 @@ def measure(job: Job, built: Built) -> list[Row]:
     fit_a, fit_b = (s.streams("fit", max(job.task["tokens"])) for s in (a, b))
     rows = measured(job, found, fit_a, fit_b, shared)
     if theirs:
-        basis = regimes.reader_span(theirs)
+        basis = predictors.reader_span(theirs)
         for s in found:
             where = {"site": s.site, "vector": s.name, "metric": "pinned_share_other"}
-            rows.append({**where, "value": regimes.share_in(s.v, basis)})
+            rows.append({**where, "value": predictors.share_in(s.v, basis)})
     return [{"cohort": job.task["cohort"], "group": "", **row} for row in rows]
 
 
@@ -122,7 +122,9 @@ def measured(
         tuple[str, float, float, float | None]
     ] = []  # arm, share, cosine, ratio of what was added unchanged
     maps = {s.site: {g: fit_map(g, fit_a[s.site], fit_b[s.site]) for g in MATCHER_OF_GROUP} for s in found}
-    pinned = regimes.reader_span(shared) if shared else torch.zeros(len(found[0].v), 0, dtype=torch.float64)
+    pinned = (
+        predictors.reader_span(shared) if shared else torch.zeros(len(found[0].v), 0, dtype=torch.float64)
+    )
     for s in found:
         length = float(s.v.norm())  # one dose for all: the affine map shrinks
         moved = {group: _as_long(m.direction(s.v), length) for group, m in maps[s.site].items()}
@@ -136,9 +138,9 @@ def measured(
         here += regimes.regime_rows(points)
         known = {
             **s.known,
-            "pinned_share": regimes.share_in(s.v, pinned),
-            "rotation_cosine": regimes.cosine(s.v, moved["orthogonal"]),
-            "native_cosine": regimes.cosine(moved["orthogonal"], s.native),
+            "pinned_share": predictors.share_in(s.v, pinned),
+            "rotation_cosine": predictors.cosine(s.v, moved["orthogonal"]),
+            "native_cosine": predictors.cosine(moved["orthogonal"], s.native),
             "length_ratio": matched,
         }
         here += [{"metric": name, "value": value} for name, value in known.items()]
@@ -148,8 +150,8 @@ def measured(
     rows.append({"metric": "pinned_share_random", "value": pinned.shape[1] / len(pinned)})
     for arm, prefix in (("cross", ""), ("matched", "matched_")):
         shares, cosines, ratios = zip(*(x for a, *x in seen if a == arm), strict=True)
-        rows += regimes.predictor_rows(f"{prefix}share", shares, ratios)
-        rows += regimes.predictor_rows(f"{prefix}cosine", cosines, ratios)
+        rows += predictors.predictor_rows(f"{prefix}share", shares, ratios)
+        rows += predictors.predictor_rows(f"{prefix}cosine", cosines, ratios)
     return rows
 
 

@@ -46,7 +46,7 @@ def test_p_values_count_draws():
 
 
 def likely(rejected, level, tail, n, size):
-    """Return whether so many false positives of n tests are likely, given that a null of ``size`` is random."""
+    """Return whether so many false positives of n tests are likely; a null of ``size`` is random too."""
     tails = 2 if tail == "both" else 1
     spacings = tails * math.floor(level / tails * (size + 1))
     low, high = betabinom(n, spacings, size + 1 - spacings).interval(0.9999)

@@ -108,7 +108,7 @@ def test_support_tells_identity_on_low_rank_data_from_another_basis(group):
 
 
 def test_directions_that_the_rank_leaves_open_are_haar():
-    """The trace of a Haar matrix has mean 0, variance 1; a cross moment in float32 gave several times that."""
+    """The trace of a Haar matrix has mean 0, variance 1; cross moments in float32 gave several times that."""
     x, noise = stream(tokens=500), gen(9)
     support = spectrum(x).directions[:, :RANK]
     fits = [fit_rotation(*low_rank_copies(x, support, noise)) for _ in range(40)]

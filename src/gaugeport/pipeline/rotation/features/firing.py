@@ -1,4 +1,4 @@
-"""Whether the latents of one model's SAE fire on the same tokens of another model (section 8.5)."""
+"""Compare when an SAE's latents fire on one model and on another (paper B, section 8.5)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ Row = dict[str, Any]
 
 @torch.no_grad()
 def latents(sae: Any, x: Tensor) -> Tensor:
-    """Firing magnitudes of every latent on tokens ``x`` [tokens, d]: float32[tokens, latents] on the CPU."""
+    """Return magnitudes of all latents on tokens ``x`` [tokens, d], float32[tokens, latents] on the CPU."""
     return torch.cat([sae.encode(part.to(sae.device)).float().cpu() for part in x.split(SAE_CHUNK_TOKENS)])
 
 
 def pearson_by_latent(a: Tensor, b: Tensor) -> Tensor:
-    """Correlation over tokens of each latent's magnitudes ``a``, ``b`` [tokens, latents]: float64[latents].
+    """Return the correlation over tokens of each latent's magnitudes.
 
-    A latent that never changes on one side says nothing of the other: 0. Rounding takes none out of [-1, 1].
+    Args:
+        a: Magnitudes on one stream, float[tokens, latents].
+        b: Magnitudes on another stream, float[tokens, latents].
+
+    Returns:
+        Correlations in [-1, 1], float64[latents]; 0 for a latent that is constant on one side.
     """
     a, b = (x.double() - x.double().mean(0) for x in (a, b))
     norms = a.norm(dim=0) * b.norm(dim=0)
@@ -34,14 +39,21 @@ def pearson_by_latent(a: Tensor, b: Tensor) -> Tensor:
 def firing_rows(
     sae: Any, test_a: Tensor, test_b: Tensor, maps: Mapping[str, Map], recovered: float
 ) -> Iterator[Row]:
-    """Mean correlation per latent of A's SAE on A with itself on B, through every map, and the share above ``recovered``.
+    """Yield ``firing_pearson``, the mean correlation per latent, and ``recovered_share``, by map.
 
-    ``test_a``, ``test_b`` [tokens, d] are streams of the same tokens. All latents count, those that never fire on A as 0:
-    the correlation of A with itself (``self``) is then the share of latents that are alive, the paper's 0.96–1.00.
+    All latents count, those that never fire on A as 0: the correlation of A with itself (group ``self``) is
+    then the share of latents that are alive, the paper's 0.96–1.00.
+
+    Args:
+        sae: An SAE of model A.
+        test_a: A's stream, float[tokens, d].
+        test_b: B's stream on the same tokens, float[tokens, d].
+        maps: Group -> the map from A to B.
+        recovered: Latents with a larger correlation count as recovered.
     """
-    here = latents(sae, test_a)
-    carried = {"self": here} | {group: latents(sae, m.backward(test_b)) for group, m in maps.items()}
-    for group, there in carried.items():
-        r = pearson_by_latent(here, there)
+    on_a = latents(sae, test_a)
+    carried = {"self": on_a} | {group: latents(sae, m.backward(test_b)) for group, m in maps.items()}
+    for group, on_b in carried.items():
+        r = pearson_by_latent(on_a, on_b)
         yield {"metric": "firing_pearson", "group": group, "value": float(r.mean())}
         yield {"metric": "recovered_share", "group": group, "value": float((r > recovered).double().mean())}

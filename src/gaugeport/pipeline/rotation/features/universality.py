@@ -1,8 +1,8 @@
-"""How much of one model's stream another model's SAE explains, by the map that carries the stream over (sections 7.1, 8.1).
+"""Measure how much of a model's stream another model's SAE explains, by map (paper B, sections 7.1 and 8.1).
 
-``A`` is the model whose SAE it is. A map ``x_B ≈ mean_B + M (x_A − mean_A)`` is fitted on one set of tokens, and B's stream
-on others goes back through it, through the SAE, and forth again. The paper's rotation is centred Procrustes, without a
-scale; the maps of the other groups are fitted and carry means likewise.
+``A`` is the model whose SAE it is. A map ``x_B ≈ mean_B + M (x_A − mean_A)`` is fitted on one set of tokens.
+B's stream on other tokens goes back through it, through the SAE, and forth again. The paper's rotation is
+centred Procrustes without a scale; the maps of the other groups are fitted and carry means in the same way.
 """
 
 from __future__ import annotations
@@ -22,36 +22,56 @@ from gaugeport.utils.seeds import generator
 
 Row = dict[str, Any]
 
-RAW, TRANSLATION, SCALED = "identity", "translation", "orthogonal_scaled"
-"""No map at all (the paper's raw transfer), one that carries the means alone, and the paper's rotation with a scale: what
-RMSNorm forgets of a stream, its length, a seed may well have otherwise."""
+RAW = "identity"
+"""No map at all: the paper's raw transfer."""
+TRANSLATION = "translation"
+"""A map that carries the means alone."""
+SCALED = "orthogonal_scaled"
+"""The paper's rotation with a scale: RMSNorm forgets the length of a stream, so seeds may differ in it."""
 
 UNPAIRED_CONTROL = "principal_axes"
-"""The control that knows of no token's partner: :func:`principal_axes`."""
+"""A control that pairs no tokens: :func:`principal_axes`."""
 SIGN_DRAWS = 8
-"""Draws of its signs that it is averaged over."""
+"""Draws of the control's signs that it is averaged over."""
 
 
 def fit_maps(a: Tensor, b: Tensor, groups: Sequence[str] = tuple(MATCHER_OF_GROUP)) -> dict[str, Map]:
-    """Group -> its map from A to B, fitted on streams ``a``, ``b`` [tokens, d] of the same tokens; RAW and TRANSLATION too.
+    """Fit a map from A to B for every group, and add :data:`RAW` and :data:`TRANSLATION`.
 
-    None has a scale of its own but the affine one and, with the rotation, :data:`SCALED`. Raises as
-    :func:`~gaugeport.pipeline.measures.maps.fit_map`.
+    No map has a scale of its own but the affine one and :data:`SCALED`, which comes with the rotation.
+
+    Args:
+        a: A's stream, float[tokens, d].
+        b: B's stream on the same tokens, float[tokens, d].
+        groups: Groups to fit.
+
+    Raises:
+        ValueError: As :func:`~gaugeport.pipeline.measures.maps.fit_map`.
     """
     same = torch.eye(a.shape[1], dtype=torch.float64)
     zero, means = torch.zeros(a.shape[1], dtype=torch.float64), (a.double().mean(0), b.double().mean(0))
-    found = {RAW: Map(same, same, zero, zero, None), TRANSLATION: Map(same, same, *means, None)}
+    maps = {RAW: Map(same, same, zero, zero, None), TRANSLATION: Map(same, same, *means, None)}
     fitted = {group: fit_map(group, a, b) for group in groups}
-    found |= {group: replace(m, scale=1.0) for group, m in fitted.items()}
-    return found | ({SCALED: fitted["orthogonal"]} if "orthogonal" in fitted else {})
+    maps |= {group: replace(m, scale=1.0) for group, m in fitted.items()}
+    if "orthogonal" in fitted:
+        maps[SCALED] = fitted["orthogonal"]
+    return maps
 
 
 def principal_axes(a: Tensor, b: Tensor, seed: int) -> list[Map]:
-    """Rotations that take the principal axes of ``a`` [tokens, d] to those of ``b`` in order of variance, signs at random.
+    """Return rotations that take the principal axes of A's stream to those of B's, in order of variance.
 
-    An SAE's explained variance asks only whether the stream looks like A's when it arrives, never which token it belongs
-    to; this control makes the second moments alike and pairs nothing, so what a fitted rotation explains beyond it comes
-    of the pairing. :data:`SIGN_DRAWS` maps, one a draw of the signs; no table of the papers has them.
+    The explained variance of an SAE depends only on what the stream looks like when it arrives, never on
+    which token it belongs to. This control makes the second moments alike and pairs nothing, so what a fitted
+    rotation explains beyond it comes from the pairing. It is not in the papers.
+
+    Args:
+        a: A's stream, float[tokens, d].
+        b: B's stream, float[tokens, d].
+        seed: Seed of the axes' signs.
+
+    Returns:
+        :data:`SIGN_DRAWS` maps, one for each draw of the signs.
     """
     means, axes = [], []
     for x in (a.double(), b.double()):
@@ -59,19 +79,22 @@ def principal_axes(a: Tensor, b: Tensor, seed: int) -> list[Map]:
         axes.append(torch.linalg.eigh((x - means[-1]).T @ (x - means[-1]))[1])
     maps = []
     for n in range(SIGN_DRAWS):
-        signs = (
-            torch.randint(2, (len(means[0]),), generator=generator(seed, UNPAIRED_CONTROL, n)).double() * 2
-            - 1
-        )
-        r = (axes[1] * signs) @ axes[0].T
+        bits = torch.randint(2, (len(means[0]),), generator=generator(seed, UNPAIRED_CONTROL, n))
+        r = (axes[1] * (bits.double() * 2 - 1)) @ axes[0].T
         maps.append(Map(r, r.T, means[0], means[1], None))
     return maps
 
 
 def explained_variance(sae: Any, x: Tensor, through: Map | None = None) -> float:
-    """Explained variance (1 − NMSE) of ``x`` [tokens, d] by an SAE of A: of A's own stream, or of B's ``through`` a map.
+    """Return the explained variance (1 − NMSE) of a stream by an SAE of A.
 
-    Errors are measured in the coordinates of ``x``. Raises ``ValueError`` for tokens that are all alike.
+    Args:
+        sae: An SAE of A.
+        x: A's own stream, or B's ``through`` a map, float[tokens, d]. Errors are measured in its coordinates.
+        through: A map from A to B.
+
+    Raises:
+        ValueError: All tokens are alike.
     """
     if through is None:
         return 1 - nmse(x, reconstruct(sae, x[None], 0)[0][0])
@@ -79,19 +102,28 @@ def explained_variance(sae: Any, x: Tensor, through: Map | None = None) -> float
 
 
 def gaussian_like(x: Tensor, seed: int) -> Tensor:
-    """As many draws from a Gaussian with the mean and covariance of ``x`` [tokens, d]: the paper's noise baseline."""
-    wide = x.double()
-    _, s, vh = torch.linalg.svd(wide - wide.mean(0), full_matrices=False)
+    """Draw Gaussian rows with the mean and covariance of ``x`` [tokens, d]: the paper's noise baseline."""
+    rows = x.double()
+    _, s, vh = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
     noise = torch.randn(len(x), len(s), generator=generator(seed, "noise"), dtype=torch.float64)
-    return (wide.mean(0) + noise * (s / len(x) ** 0.5) @ vh).to(x.dtype)
+    return (rows.mean(0) + noise * (s / len(x) ** 0.5) @ vh).to(x.dtype)
 
 
 def transfer_rows(
     sae: Any, maps: Mapping[str, Map], unpaired: Sequence[Map], test_a: Tensor, test_b: Tensor, seed: int
 ) -> Iterator[Row]:
-    """``explained_variance`` of A's SAE on A (``self``), on B through every map and, as their mean, the ``unpaired`` ones,
-    and on Gaussian noise with the moments of A's stream (``noise``) and of B's through the rotation (``noise_rotated``);
-    ``round_trip``, what each map keeps without an SAE.
+    """Yield ``explained_variance`` of A's SAE by group, and ``round_trip``: what a map keeps without an SAE.
+
+    Groups are ``self`` (A's own stream), every map, :data:`UNPAIRED_CONTROL`, ``noise`` (Gaussian with the
+    moments of A's stream) and ``noise_rotated`` (with those of B's, through the rotation).
+
+    Args:
+        sae: An SAE of A.
+        maps: Group -> map from A to B, as :func:`fit_maps` returns them.
+        unpaired: Maps of the control, whose mean counts.
+        test_a: A's stream on tokens that no map was fitted on, float[tokens, d].
+        test_b: B's stream on the same tokens, float[tokens, d].
+        seed: Seed of the noise.
     """
     yield _ev("self", explained_variance(sae, test_a))
     yield _ev("noise", explained_variance(sae, gaussian_like(test_a, seed)))
@@ -110,9 +142,18 @@ def token_rows(
     tokens: Sequence[int],
     groups: Sequence[str] = tuple(MATCHER_OF_GROUP),
 ) -> Iterator[Row]:
-    """``explained_variance_by_tokens``: the same with maps fitted on the first so many tokens.
+    """Yield ``explained_variance_by_tokens``: maps fitted on more and more tokens.
 
-    Raises ``ValueError`` where ``tokens`` asks for more than there are, or for fewer than two.
+    Args:
+        sae: An SAE of A.
+        fit_a: A's stream on the tokens to fit on, float[tokens, d].
+        fit_b: B's stream on the same tokens, float[tokens, d].
+        test_b: B's stream on other tokens, float[tokens, d].
+        tokens: Numbers of tokens to fit on; the first so many are used.
+        groups: Groups to fit.
+
+    Raises:
+        ValueError: ``tokens`` is empty, or asks for fewer than two tokens or for more than there are.
     """
     if not tokens or min(tokens) < 2 or max(tokens) > len(fit_a):
         raise ValueError(f"tokens={list(tokens)} of {len(fit_a)} to fit on; allowed: 2 to {len(fit_a)}")
@@ -124,12 +165,20 @@ def token_rows(
 
 
 def decoder_rows(a: Tensor, b: Tensor, maps: Mapping[str, Map], threshold: float, init: str) -> Iterator[Row]:
-    """How alike decoders ``a``, ``b`` [latents, d] look once B's is carried back by each map (section 7.1's metric).
+    """Yield how alike two decoders look once B's is carried back by each map (the metric of section 7.1).
 
-    ``init`` says whether they were trained from one initialisation. Raises ``ValueError`` for a threshold that is no cosine.
+    Args:
+        a: A's decoder, float[latents, d].
+        b: B's decoder, float[latents, d].
+        maps: Group -> map from A to B.
+        threshold: Cosine above which decoder rows count as matched.
+        init: Whether both were trained from one initialisation; a column of the rows.
+
+    Raises:
+        ValueError: The threshold is no cosine.
     """
     for group, m in maps.items():
-        if group in (TRANSLATION, SCALED):  # directions see neither
+        if group in (TRANSLATION, SCALED):  # neither changes a direction
             continue
         carried = (b.double() @ m.to_a.T).to(b.dtype)
         for metric, value in match_decoders(a, carried).values(threshold).items():
