@@ -1,4 +1,4 @@
-"""Optimizer states move as theory says: bit-equal under signs, as if they had been accumulated in the new coordinates."""
+"""Test that optimizer states move as theory says: bit-equal under signs, else as if accumulated moved."""
 
 import copy
 
@@ -12,7 +12,7 @@ from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, Lion, build_optimizers, split_parameters
 from gaugeport.transport import transport_model
 from gaugeport.transport.optimizer import transport_optimizer
-from gaugeport.transport.optimizer_rules import OPTIMIZERS, infer, state_axes, state_shapes
+from gaugeport.transport.optimizer_rules import OPTIMIZERS, infer_optimizer, state_axes, state_shapes
 
 D = 32
 NO_DROPOUT = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
@@ -26,7 +26,7 @@ def setting(family="llama", dtype=torch.float32, seed=0):
 
 
 def fresh(recipe, model):
-    """The recipe's optimizers over ``model`` and the names of what each trains."""
+    """Return the recipe's optimizers over ``model``, and the names of the parameters that each trains."""
     parts = split_parameters(RECIPES[recipe], chart_of(model), model)
     return build_optimizers(RECIPES[recipe], parts, model), parts
 
@@ -70,7 +70,10 @@ def signs_only(model, generator):
 
 
 def five_steps(recipe, family="llama", dtype=torch.float32, **options):
-    """A reference run of five steps, one moved by signs, one moved with a state that forgot them; all in A's coordinates."""
+    """Run five steps as they are, moved by signs, and moved with a state without signs.
+
+    All three end models are returned in the coordinates of A.
+    """
     model, batches, generator = setting(family, dtype)
     optimizers, parts = fresh(recipe, model)
     train(model, optimizers, batches[:3])
@@ -84,7 +87,7 @@ def five_steps(recipe, family="llama", dtype=torch.float32, **options):
     return ends
 
 
-# signs are exact
+# under signs everything is exact
 
 
 @each_recipe
@@ -93,7 +96,7 @@ def test_signs_leave_five_steps_bit_equal(recipe):
     assert differing(reference, moved) == []
     assert (
         bool(differing(reference, unsigned)) == RECIPES[recipe].momentum
-    )  # control; no signed state, no difference
+    )  # control: only momentum has signs
 
 
 @pytest.mark.parametrize("family", [t for t in MODEL_TYPES if t != "llama"])
@@ -107,11 +110,11 @@ def test_signs_leave_five_steps_bit_equal_in_bfloat16():
     assert differing(reference, moved) == [] and differing(reference, unsigned) != []
 
 
-# moving the state is what accumulating it in the moved coordinates gives
+# moving a state gives the state that is accumulated in the moved coordinates
 
 
 def accumulated(recipe, model, batches):
-    """States after a few steps from scratch, with everything in float64."""
+    """Return the states after a few steps from scratch, with everything in float64."""
     optimizers, parts = fresh(recipe, model)
     with norms_in_float64(model):
         for tokens in batches:
@@ -128,11 +131,11 @@ def worst_difference(a, b):
     for rule, state in a.items():
         assert state["param_groups"] == b[rule]["param_groups"]
         assert state["state"].keys() == b[rule]["state"].keys()
-        for index, held in state["state"].items():
-            theirs = b[rule]["state"][index]
-            assert held.keys() == theirs.keys()
-            for key, x in held.items():
-                y = torch.as_tensor(theirs[key]).double()
+        for index, entries in state["state"].items():
+            other_entries = b[rule]["state"][index]
+            assert entries.keys() == other_entries.keys()
+            for key, x in entries.items():
+                y = torch.as_tensor(other_entries[key]).double()
                 x = torch.as_tensor(x).double()
                 assert x.shape == y.shape
                 worst = max(worst, float((x - y).norm() / (y.norm() + 1e-300)))
@@ -140,49 +143,49 @@ def worst_difference(a, b):
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if not r.startswith("muon")])
-def test_a_moved_state_is_the_one_accumulated_in_the_moved_coordinates(recipe):
+def test_moved_states_equal_those_accumulated_in_the_moved_coordinates(recipe):
     model, batches, generator = setting(dtype=torch.float64)
     g = SignedPermutation.random(D, generator)
-    wanted, _ = accumulated(recipe, transport_model(model, g), batches[:3])
+    expected, _ = accumulated(recipe, transport_model(model, g), batches[:3])
     states, parts = accumulated(recipe, copy.deepcopy(model), batches[:3])
-    assert worst_difference(carry(states, g, model, parts), wanted) <= 1e-10
+    assert worst_difference(carry(states, g, model, parts), expected) <= 1e-10
     other = SignedPermutation.random(D, generator)
-    assert worst_difference(carry(states, other, model, parts), wanted) > 1e-1
+    assert worst_difference(carry(states, other, model, parts), expected) > 1e-1
 
 
-def test_sgd_momentum_rotates_where_gains_are_frozen():
+def test_sgd_momentum_rotates_if_gains_are_frozen():
     model, batches, generator = setting(dtype=torch.float64)
     model = fold_gains(model)
     for name in chart_of(model).names("gain"):
         model.get_parameter(name).requires_grad_(False)
     g = Orthogonal.random(D, generator)
-    wanted, _ = accumulated("sgd", transport_model(model, g), batches[:3])
+    expected, _ = accumulated("sgd", transport_model(model, g), batches[:3])
     states, parts = accumulated("sgd", copy.deepcopy(model), batches[:3])
-    assert worst_difference(carry(states, g, model, parts), wanted) <= 1e-10
+    assert worst_difference(carry(states, g, model, parts), expected) <= 1e-10
 
 
-# there and back, and what is left alone
+# round trips, and what stays the same
 
 
 @each_recipe
-def test_there_and_back_is_bit_equal_and_the_input_is_untouched(recipe):
+def test_round_trips_are_bit_equal_and_the_input_is_unchanged(recipe):
     model, batches, generator = setting()
     optimizers, parts = fresh(recipe, model)
     train(model, optimizers, batches[:2])
     states, g = states_of(optimizers), SignedPermutation.random(D, generator)
-    kept = copy.deepcopy(states)
+    original = copy.deepcopy(states)
     moved = carry(states, g, model, parts)
-    assert worst_difference(states, kept) == 0.0 and worst_difference(moved, kept) > 1e-1
-    assert worst_difference(carry(moved, g.inverse(), transport_model(model, g), parts), kept) == 0.0
+    assert worst_difference(states, original) == 0.0 and worst_difference(moved, original) > 1e-1
+    assert worst_difference(carry(moved, g.inverse(), transport_model(model, g), parts), original) == 0.0
     for rule, state in moved.items():
-        for index, held in state["state"].items():
-            for key, x in held.items():
+        for index, entries in state["state"].items():
+            for key, x in entries.items():
                 if torch.is_tensor(x) and x.dim():
                     x.fill_(7.0)  # nothing is shared with the input
                     assert not torch.equal(x, states[rule]["state"][index][key])
 
 
-def test_steps_and_options_are_carried_over():
+def test_steps_and_options_stay_the_same():
     model, batches, generator = setting()
     optimizer = torch.optim.Adam(
         [{"params": list(model.parameters()), "lr": 1e-3}], betas=(0.8, 0.9), fused=True
@@ -190,7 +193,7 @@ def test_steps_and_options_are_carried_over():
     train(model, {"adam": optimizer}, batches[:2])
     moved = transport_optimizer(optimizer.state_dict(), SignedPermutation.random(D, generator), model)
     assert moved["param_groups"] == optimizer.state_dict()["param_groups"]
-    assert all(held["step"] == 2.0 for held in moved["state"].values())
+    assert all(entries["step"] == 2.0 for entries in moved["state"].values())
     torch.optim.Adam(model.parameters()).load_state_dict(moved)
 
 
@@ -200,19 +203,18 @@ def test_an_empty_state_moves_to_an_empty_state():
     assert transport_optimizer(state, SignedPermutation.random(D, generator), model) == state
 
 
-# names
+# which state belongs to which parameter
 
 
 def as_its_parameter(g, model, name, optimizer):
-    """The first moment of a parameter, moved axis by axis as the chart says of its name."""
+    """Return the first moment of a parameter, moved axis by axis as the chart says."""
     moved = optimizer.state[dict(model.named_parameters())[name]]["exp_avg"]
     for axis, kind in enumerate(chart_of(model).axes(name)):
         moved = {"vector": g.act, "gain": g.act_gain}.get(kind, lambda x, _: x)(moved, axis)
     return moved
 
 
-def test_parameter_names_in_the_state_decide_over_the_models_order():
-    """A state whose parameters come in another order is moved by its own ``param_names``, whatever their shapes."""
+def test_parameter_names_in_the_state_override_the_models_order():
     model, batches, generator = setting()
     pairs = list(model.named_parameters())[::-1]
     optimizer = torch.optim.AdamW(pairs, lr=1e-2)
@@ -220,12 +222,11 @@ def test_parameter_names_in_the_state_decide_over_the_models_order():
     g = SignedPermutation.random(D, generator)
     moved = transport_optimizer(optimizer.state_dict(), g, model)
     for index, (name, _) in enumerate(pairs):
-        assert torch.equal(moved["state"][index]["exp_avg"], as_its_parameter(g, model, name, optimizer)), (
-            name
-        )
+        first_moment = moved["state"][index]["exp_avg"]
+        assert torch.equal(first_moment, as_its_parameter(g, model, name, optimizer)), name
 
 
-def test_frozen_parameters_are_skipped_in_the_default_order():
+def test_default_order_skips_frozen_parameters():
     model, batches, generator = setting()
     model.get_input_embeddings().weight.requires_grad_(False)
     named = dict(model.named_parameters())
@@ -235,14 +236,13 @@ def test_frozen_parameters_are_skipped_in_the_default_order():
         g = SignedPermutation.random(D, generator)
         moved = transport_optimizer(optimizer.state_dict(), g, model)["state"]
         assert moved.keys() == optimizer.state_dict()["state"].keys()
-        for index, held in moved.items():
-            assert torch.equal(held["exp_avg"], as_its_parameter(g, model, names[index], optimizer)), names[
-                index
-            ]
+        for index, entries in moved.items():
+            name = names[index]
+            assert torch.equal(entries["exp_avg"], as_its_parameter(g, model, name, optimizer)), name
 
 
 def test_one_optimizer_may_join_muon_and_adam():
-    """As in Keller Jordan's MuonWithAuxAdam: what a param_group's states hold decides group by group."""
+    """The keys of each param_group's states tell its optimizer, as in Keller Jordan's MuonWithAuxAdam."""
     model, batches, generator = setting()
     optimizers, parts = fresh("muon_adam", model)
     train(model, optimizers, batches[:2])
@@ -250,33 +250,33 @@ def test_one_optimizer_may_join_muon_and_adam():
     n = len(parts["muon"])
     adam["param_groups"][0]["params"] = [i + n for i in adam["param_groups"][0]["params"]]
     joined = {
-        "state": muon["state"] | {i + n: held for i, held in adam["state"].items()},
+        "state": muon["state"] | {i + n: entries for i, entries in adam["state"].items()},
         "param_groups": [*muon["param_groups"], *adam["param_groups"]],
     }
     g, names = SignedPermutation.random(D, generator), parts["muon"] + parts["adam"]
     moved = transport_optimizer(joined, g, model, names=names)
-    apart = carry(states_of(optimizers), g, model, parts)
-    for index, held in moved["state"].items():
-        theirs = apart["muon"]["state"][index] if index < n else apart["adam"]["state"][index - n]
-        assert all(torch.equal(held[k], theirs[k]) for k in held)
+    separate = carry(states_of(optimizers), g, model, parts)
+    for index, entries in moved["state"].items():
+        expected = separate["muon"]["state"][index] if index < n else separate["adam"]["state"][index - n]
+        assert all(torch.equal(entries[k], expected[k]) for k in entries)
 
 
 # the rules
 
 
-def test_optimizers_are_told_from_what_they_keep():
+def test_optimizers_are_inferred_from_their_states():
     for name, recipe in RECIPES.items():
         model, batches, _ = setting()
         optimizers, parts = fresh(name, model)
         train(model, optimizers, batches[:1])
         for rule, state in states_of(optimizers).items():
             group = state["param_groups"][0]
-            keys = {k for held in state["state"].values() for k in held}
-            found = infer(group, keys, [model.get_parameter(n).dim() for n in parts[rule]])
-            assert OPTIMIZERS[found] is OPTIMIZERS[rule], (name, recipe)
+            keys = {k for entries in state["state"].values() for k in entries}
+            inferred = infer_optimizer(group, keys, [model.get_parameter(n).dim() for n in parts[rule]])
+            assert OPTIMIZERS[inferred] is OPTIMIZERS[rule], (name, recipe)
 
 
-def test_axes_of_factored_states():
+def test_axes_and_shapes_of_factored_states():
     axes = ("none", "vector")
     assert state_axes("vector", axes, 2) == axes and state_axes("gain", axes, 2) == ("none", "gain")
     assert state_axes("row", axes, 1) == ("none",) and state_axes("col", axes, 1) == ("gain",)
@@ -288,8 +288,8 @@ def test_axes_of_factored_states():
     assert state_shapes("none", (3,)) == [] and state_shapes("gain", (3,)) == [(3,)]
 
 
-def test_lion_is_the_papers():
-    """Algorithm 2 of arXiv 2302.06675 by hand, two steps on two weights."""
+def test_lion_follows_its_paper():
+    """Two steps on two weights, computed by hand from Algorithm 2 of arXiv 2302.06675."""
     p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer = Lion([p], lr=0.1, betas=(0.9, 0.5), weight_decay=0.2)
     p.grad = torch.tensor([3.0, -1.0])
@@ -301,7 +301,7 @@ def test_lion_is_the_papers():
     assert torch.allclose(optimizer.state[p]["exp_avg"], torch.tensor([-6.25, 0.25]))
 
 
-def test_permutations_need_no_signs():
+def test_permutations_move_both_moments_alike():
     model, batches, generator = setting()
     optimizers, parts = fresh("adamw", model)
     train(model, optimizers, batches[:2])

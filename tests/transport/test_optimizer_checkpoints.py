@@ -1,4 +1,4 @@
-"""A real Trainer checkpoint, moved, is resumed by Trainer and follows the reference run."""
+"""Test that Trainer resumes a moved checkpoint of its own and follows the reference run."""
 
 import copy
 import json
@@ -16,17 +16,21 @@ from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.pipeline.training.trainer import Rows
 from gaugeport.transport import transport_model
 from gaugeport.transport.optimizer import transport_optimizer
-from gaugeport.transport.optimizer_files import trainer_names
+from gaugeport.transport.optimizer_checkpoint import trainer_names
 
-D, STEPS, SAVED = 32, 8, 3
+D, STEPS, SAVED_STEP = 32, 8, 3
 
 
 def fit(model, folder, resume=None, **options):
-    """Eight steps of AdamW with weight decay, schedule and norm clipping, by Trainer; a checkpoint after three."""
+    """Train eight steps with Trainer (weight decay, schedule, clipping), with a checkpoint after three."""
     rows = torch.randint(0, 64, (STEPS * 4, 16), generator=torch.Generator().manual_seed(1))
     with torch.random.fork_rng():
-        trainer = Trainer(model=model, args=arguments(folder, **options), train_dataset=Rows(rows),
-                          data_collator=default_data_collator)  # fmt: skip
+        trainer = Trainer(
+            model=model,
+            args=arguments(folder, **options),
+            train_dataset=Rows(rows),
+            data_collator=default_data_collator,
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     return trainer.model
@@ -35,18 +39,27 @@ def fit(model, folder, resume=None, **options):
 def arguments(folder, **options):
     fixed = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False}
     return TrainingArguments(
-        output_dir=str(folder), max_steps=STEPS, save_steps=SAVED, per_device_train_batch_size=4, learning_rate=1e-2,
-        weight_decay=0.1, max_grad_norm=0.5, lr_scheduler_type="cosine", seed=0, **fixed, **options,
-    )  # fmt: skip
+        output_dir=str(folder),
+        max_steps=STEPS,
+        save_steps=SAVED_STEP,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        weight_decay=0.1,
+        max_grad_norm=0.5,
+        lr_scheduler_type="cosine",
+        seed=0,
+        **fixed,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A reference run: its folder, with a checkpoint after three steps, and its final model."""
+    """Train a reference run; return its checkpoint after three steps and its final model."""
     folder = tmp_path_factory.mktemp("run")
     final = fit(tiny_model("llama", torch.Generator().manual_seed(0)), folder)
-    (folder / f"checkpoint-{SAVED}" / "tokenizer.json").write_text('{"version": "1.0"}\n')
-    return folder / f"checkpoint-{SAVED}", final
+    (folder / f"checkpoint-{SAVED_STEP}" / "tokenizer.json").write_text('{"version": "1.0"}\n')
+    return folder / f"checkpoint-{SAVED_STEP}", final
 
 
 def signs(generator):
@@ -67,15 +80,13 @@ def test_trainer_resumes_a_moved_checkpoint_and_follows_the_reference(run, tmp_p
     source, final = run
     g = signs(torch.Generator().manual_seed(2))
     transport_optimizer(source, g, out=tmp_path / "moved")
-    start = tiny_model(
-        "llama", torch.Generator().manual_seed(9)
-    )  # other weights: Trainer has to load the folder's
+    start = tiny_model("llama", torch.Generator().manual_seed(9))  # Trainer has to load the folder's weights
     resumed = transport_model(fit(start, tmp_path / "run", tmp_path / "moved"), g.inverse())
     assert all(torch.equal(p, q) for p, q in zip(resumed.parameters(), final.parameters(), strict=True))
 
 
-def test_a_state_that_forgot_the_signs_leaves_the_reference(run, tmp_path):
-    """Control: the same weights with the state permuted only."""
+def test_a_state_without_signs_drifts_from_the_reference(run, tmp_path):
+    """Control: the weights are moved, but the state is only permuted."""
     source, final = run
     g = signs(torch.Generator().manual_seed(2))
     transport_optimizer(source, g, out=tmp_path / "moved")
@@ -85,8 +96,8 @@ def test_a_state_that_forgot_the_signs_leaves_the_reference(run, tmp_path):
     assert distance(resumed, final) / distance(final, load_model(source)) > 1e-1
 
 
-def test_weights_in_several_files_are_read_and_written_as_one(run, tmp_path):
-    """Sharded *weights* are an ordinary Hugging Face folder: read, moved, and left behind."""
+def test_weights_in_several_files_are_written_as_one(run, tmp_path):
+    """Sharded *weights* are an ordinary Hugging Face folder; their shards are not copied."""
     source = copied(run, tmp_path)
     model = load_model(source)
     (source / "model.safetensors").unlink()
@@ -98,7 +109,7 @@ def test_weights_in_several_files_are_read_and_written_as_one(run, tmp_path):
     assert distance(load_model(tmp_path / "out"), transport_model(model, g)) == 0.0
 
 
-def test_everything_else_in_the_folder_is_copied_as_it_is(run, tmp_path):
+def test_all_other_files_of_the_folder_are_copied(run, tmp_path):
     source, _ = run
     g = SignedPermutation.random(D, torch.Generator().manual_seed(4))
     state = transport_optimizer(source, g, out=tmp_path / "moved")
@@ -107,32 +118,28 @@ def test_everything_else_in_the_folder_is_copied_as_it_is(run, tmp_path):
     assert {"tokenizer.json", "scheduler.pt", "rng_state.pth", "trainer_state.json", "config.json"} <= names
     for name in names - {"optimizer.pt", "model.safetensors"}:
         assert (source / name).read_bytes() == (tmp_path / "moved" / name).read_bytes(), name
-    wanted = transport_model(load_model(source), g)
-    for p, q in zip(load_model(tmp_path / "moved").parameters(), wanted.parameters(), strict=True):
+    expected = transport_model(load_model(source), g)
+    for p, q in zip(load_model(tmp_path / "moved").parameters(), expected.parameters(), strict=True):
         assert torch.equal(p, q)
     written = torch.load(tmp_path / "moved" / "optimizer.pt", weights_only=True)
-    assert written["param_groups"] == state["param_groups"] and [
-        len(x["params"]) for x in written["param_groups"]
-    ] == [
-        16,
-        5,
-    ]
-    assert [p.name for p in tmp_path.iterdir()] == ["moved"]  # nothing half-written beside it
+    assert written["param_groups"] == state["param_groups"]
+    assert [len(group["params"]) for group in written["param_groups"]] == [16, 5]
+    assert [p.name for p in tmp_path.iterdir()] == ["moved"]  # no temporary folder is left
 
 
-def test_there_and_back_is_the_checkpoint_again(run, tmp_path):
+def test_round_trips_return_the_checkpoint(run, tmp_path):
     source, _ = run
     g = SignedPermutation.random(D, torch.Generator().manual_seed(5))
     transport_optimizer(source, g, out=tmp_path / "there")
     back = transport_optimizer(tmp_path / "there", g.inverse(), out=tmp_path / "back")
     original = torch.load(source / "optimizer.pt", weights_only=True)
-    for index, held in original["state"].items():
-        assert all(torch.equal(held[k], back["state"][index][k]) for k in held)
+    for index, entries in original["state"].items():
+        assert all(torch.equal(entries[k], back["state"][index][k]) for k in entries)
     assert distance(load_model(tmp_path / "back"), load_model(source)) == 0.0
 
 
-def test_states_are_given_to_the_parameters_trainer_gave_them_to(run):
-    """Independent of the order of names: the moved state of each parameter, found through Trainer's own optimizer."""
+def test_states_belong_to_the_parameters_of_trainers_own_optimizer(run):
+    """The expected states are found through Trainer's own optimizer, not through the order of names."""
     source, _ = run
     g = SignedPermutation.random(D, torch.Generator().manual_seed(6))
     model, moved = load_model(source), transport_optimizer(source, g)
@@ -143,15 +150,15 @@ def test_states_are_given_to_the_parameters_trainer_gave_them_to(run):
     optimizer.load_state_dict(moved)
     for name, p in model.named_parameters():
         for key, signed in (("exp_avg", True), ("exp_avg_sq", False)):
-            wanted = before[name][key]
+            expected = before[name][key]
             for axis, kind in enumerate(chart_of(model).axes(name)):
                 if kind != "none":
-                    wanted = (g.act if signed and kind == "vector" else g.act_gain)(wanted, axis)
-            assert torch.equal(optimizer.state[p][key], wanted), (name, key)
+                    expected = (g.act if signed and kind == "vector" else g.act_gain)(expected, axis)
+            assert torch.equal(optimizer.state[p][key], expected), (name, key)
 
 
 @pytest.mark.parametrize("family", MODEL_TYPES)
-def test_names_are_in_trainers_order(family, tmp_path):
+def test_trainer_names_are_in_trainers_order(family, tmp_path):
     model = tiny_model(family, torch.Generator().manual_seed(0))
     model.get_input_embeddings().weight.requires_grad_(False)
     optimizer = Trainer(model=model, args=arguments(tmp_path)).create_optimizer()
@@ -162,7 +169,7 @@ def test_names_are_in_trainers_order(family, tmp_path):
     ]
 
 
-def test_an_optimizer_given_to_trainer_with_one_group_is_in_the_models_order(run, tmp_path):
+def test_a_state_with_one_group_is_in_the_models_order(run, tmp_path):
     source = copied(run, tmp_path)
     model = load_model(source)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -170,37 +177,36 @@ def test_an_optimizer_given_to_trainer_with_one_group_is_in_the_models_order(run
     optimizer.step()
     torch.save(optimizer.state_dict(), source / "optimizer.pt")
     g = SignedPermutation.random(D, torch.Generator().manual_seed(4))
-    moved, plain = transport_optimizer(source, g), transport_optimizer(optimizer.state_dict(), g, model)
-    for index, held in plain["state"].items():
-        assert all(torch.equal(held[k], moved["state"][index][k]) for k in held)
+    moved, expected = transport_optimizer(source, g), transport_optimizer(optimizer.state_dict(), g, model)
+    for index, entries in expected["state"].items():
+        assert all(torch.equal(entries[k], moved["state"][index][k]) for k in entries)
 
 
-def test_frozen_gains_are_told_by_the_model_given(tmp_path):
-    """SGD with the gains frozen: the folder does not say what was frozen, the model does; rotations are then allowed."""
+def test_the_given_model_says_what_was_frozen(tmp_path):
+    """The folder does not say what was frozen. With frozen gains, SGD allows rotations."""
     model = tiny_model("llama", torch.Generator().manual_seed(0))
     gains = chart_of(model).names("gain")
     with torch.no_grad():
         for name in gains:
             model.get_parameter(name).fill_(1.0).requires_grad_(False)
     fit(model, tmp_path / "run", optim="sgd", optim_args="momentum=0.9")
-    source, frozen = tmp_path / "run" / f"checkpoint-{SAVED}", copy.deepcopy(model)
+    source, frozen = tmp_path / "run" / f"checkpoint-{SAVED_STEP}", copy.deepcopy(model)
     g = Orthogonal.random(D, torch.Generator().manual_seed(7))
-    with pytest.raises(
-        ValueError, match=r"16 parameters, 21 are expected .* Pass model= with the same parameters frozen"
-    ):
+    with pytest.raises(ValueError, match=r"expected 21 parameters .*holds 16: .*Pass model= .*frozen"):
         transport_optimizer(source, g, out=tmp_path / "moved")
     assert not (tmp_path / "moved").exists()
     moved = transport_optimizer(source, g, frozen, out=tmp_path / "moved")
     before = torch.load(source / "optimizer.pt", weights_only=True)
     index = trainer_names(frozen).index("model.layers.1.mlp.down_proj.weight")
-    wanted = g.act(before["state"][index]["momentum_buffer"], 0)
-    assert torch.equal(moved["state"][index]["momentum_buffer"], wanted)
+    expected = g.act(before["state"][index]["momentum_buffer"], 0)
+    assert torch.equal(moved["state"][index]["momentum_buffer"], expected)
 
 
-# refusals: nothing is written
+# errors write nothing
 
 
 def refused(source, tmp_path, error, match, **options):
+    """Check that the move raises an error and leaves no file."""
     g = SignedPermutation.random(D, torch.Generator().manual_seed(8))
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(error, match=match):
@@ -215,22 +221,21 @@ def test_an_existing_folder_is_never_overwritten(run, tmp_path):
 
 
 @pytest.mark.parametrize("shard", ["pytorch_model_fsdp_0", "optimizer_0", "global_step3"])
-def test_sharded_states_are_named(run, tmp_path, shard):
+def test_sharded_states_are_refused(run, tmp_path, shard):
     source = copied(run, tmp_path)
     (source / "optimizer.pt").unlink()
     (source / shard).mkdir()
     refused(source, tmp_path, ValueError, f"sharded or flattened \\({shard}\\), as FSDP or DeepSpeed")
 
 
-def test_missing_and_damaged_files(run, tmp_path):
+def test_missing_and_damaged_files_are_refused(run, tmp_path):
     refused(tmp_path / "nowhere", tmp_path, FileNotFoundError, "no checkpoint folder at .*nowhere")
     source = copied(run, tmp_path)
     state = (source / "optimizer.pt").read_bytes()
     (source / "optimizer.pt").write_bytes(state[: len(state) // 2])
     refused(source, tmp_path, ValueError, "cannot be read as plain tensors")
-    torch.save(
-        {"state": {0: {"exp_avg": Rows}}, "param_groups": []}, source / "optimizer.pt"
-    )  # a class: code, not data
+    class_as_state = {"state": {0: {"exp_avg": Rows}}, "param_groups": []}  # a class is code, not data
+    torch.save(class_as_state, source / "optimizer.pt")
     refused(source, tmp_path, ValueError, "cannot be read as plain tensors")
     (source / "optimizer.pt").unlink()
     refused(source, tmp_path, FileNotFoundError, r"no optimizer.pt in .*config.json")
@@ -239,7 +244,7 @@ def test_missing_and_damaged_files(run, tmp_path):
     refused(source, tmp_path, FileNotFoundError, "no weights")
 
 
-def test_adapter_half_and_dropout_checkpoints(run, tmp_path):
+def test_checkpoints_with_adapters_16_bits_or_dropout_are_refused(run, tmp_path):
     source = copied(run, tmp_path)
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))

@@ -1,4 +1,4 @@
-"""What cannot be moved is refused with the reason, before anything happens."""
+"""Test that optimizer states that cannot be moved are refused with the reason."""
 
 import copy
 
@@ -17,7 +17,7 @@ Q = Orthogonal.random(D, torch.Generator().manual_seed(0))
 
 
 def trained(recipe="adamw", folded=False, frozen=False, steps=1):
-    """A tiny Llama after a step (or none), the states of its optimizers, and the names of what each trains."""
+    """Train a tiny Llama; return it, its optimizers' states, and the names of the parameters each trains."""
     generator = torch.Generator().manual_seed(1)
     model = tiny_model("llama", generator)
     model = fold_gains(model) if folded else model
@@ -35,6 +35,7 @@ def trained(recipe="adamw", folded=False, frozen=False, steps=1):
 
 
 def one(recipe="adamw", **options):
+    """Return a trained model and the state of its first optimizer."""
     model, states, _ = trained(recipe, **options)
     return model, next(iter(states.values()))
 
@@ -43,20 +44,20 @@ def one(recipe="adamw", **options):
 
 
 @pytest.mark.parametrize("recipe", ["adam", "adamw", "lion", "adafactor_torch", "adafactor_transformers"])
-def test_rotations_are_refused_with_the_optimizers_reason(recipe):
+def test_rotations_are_refused_for_entrywise_optimizers(recipe):
     model, state = one(recipe, folded=True, frozen=True)
     rule = next(iter(RECIPES[recipe].parts))
     rule = "adam" if rule == "adamw" else rule
     with pytest.raises(
-        ValueError, match=rf"{rule} is covariant under 'signed_permutation' .* found .*'orthogonal': .*rotat"
+        ValueError, match=rf"{rule} is covariant under 'signed_permutation' .*got .*'orthogonal': .*rotat"
     ):
         transport_optimizer(state, Q, model)
-    transport_optimizer(state, G, model)  # the control: a signed permutation goes
+    transport_optimizer(state, G, model)  # control
     transport_optimizer(state, Q, model, strict=False)
 
 
 @pytest.mark.parametrize("recipe", ["sgd", "muon_sgd"])
-def test_rotations_want_frozen_gains(recipe):
+def test_rotations_need_frozen_gains(recipe):
     model, states, parts = trained(recipe, folded=True)
     for rule, state in states.items():
         with pytest.raises(ValueError, match=r"no norm gain is trained.*input_layernorm.weight.*Freeze them"):
@@ -66,13 +67,13 @@ def test_rotations_want_frozen_gains(recipe):
         transport_optimizer(state, Q, model, names=parts[rule])
 
 
-def test_the_chart_and_the_width_are_checked():
+def test_gauges_that_do_not_fit_the_chart_are_refused():
     model, state = one("sgd", frozen=True)
     with pytest.raises(ValueError, match="not in the exact group of this llama chart, 'signed_permutation'"):
         transport_optimizer(state, Q, model)
-    with pytest.raises(ValueError, match="width 8; the residual stream of this llama 32"):
+    with pytest.raises(ValueError, match=r"width 8; expected 32, .*llama"):
         transport_optimizer(state, SignedPermutation.identity(8), model, strict=False)
-    with pytest.raises(ValueError, match="moved by linear gauges only"):
+    with pytest.raises(ValueError, match=r"linear gauge, got .*'affine'"):
         transport_optimizer(state, AffineGauge.identity(D), model, strict=False)
     layer = tiny_model("gpt_neox", torch.Generator().manual_seed(0))
     empty = torch.optim.SGD(layer.parameters(), lr=0.1).state_dict()
@@ -87,7 +88,7 @@ def test_the_chart_and_the_width_are_checked():
 @pytest.mark.parametrize(
     "cls", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adamax, torch.optim.Adadelta]
 )
-def test_other_optimizers_are_refused_with_the_list_of_known_ones(cls):
+def test_unknown_optimizers_are_refused(cls):
     model = tiny_model("llama", torch.Generator().manual_seed(0))
     optimizer = cls(model.parameters(), lr=1e-3)
     tokens = torch.randint(0, 64, (2, 8), generator=torch.Generator().manual_seed(0))
@@ -99,7 +100,7 @@ def test_other_optimizers_are_refused_with_the_list_of_known_ones(cls):
         transport_optimizer(optimizer.state_dict(), G, model)
 
 
-def test_an_ambiguous_state_wants_a_name():
+def test_ambiguous_states_need_the_optimizers_name():
     model, states, parts = trained("muon_sgd")
     state = copy.deepcopy(states["muon"])
     state["param_groups"] = [{"params": state["param_groups"][0]["params"], "lr": 0.1}]
@@ -112,7 +113,7 @@ def test_an_ambiguous_state_wants_a_name():
         transport_optimizer(state, G, model)
 
 
-def test_a_wrong_name_is_refused():
+def test_wrong_optimizer_names_are_refused():
     model, state = one("adamw")
     with pytest.raises(ValueError, match="no rule for optimizer 'rmsprop'; allowed: adam, adamw, sgd"):
         transport_optimizer(state, G, model, optimizer="rmsprop")
@@ -123,7 +124,7 @@ def test_a_wrong_name_is_refused():
 # which parameter
 
 
-def test_reordered_parameters():
+def test_reordered_parameters_are_refused():
     model, state = one("adamw")
     names = [n for n, _ in model.named_parameters()]
     with pytest.raises(ValueError, match=r"do not fit the named parameters: exp_avg of .* another order"):
@@ -134,19 +135,19 @@ def test_reordered_parameters():
     transport_optimizer(state, G, model, names=names)
 
 
-def test_another_number_of_parameters():
+def test_another_number_of_parameters_is_refused():
     model, state = one("adamw")
     names = [n for n, _ in model.named_parameters()]
-    with pytest.raises(ValueError, match="holds 21 parameters, 20 are expected"):
+    with pytest.raises(ValueError, match=r"expected 20 parameters .*holds 21"):
         transport_optimizer(state, G, model, names=names[:-1])
     state["param_groups"][0]["params"].pop()
-    with pytest.raises(ValueError, match="holds 20 parameters, 21 are expected"):
+    with pytest.raises(ValueError, match=r"expected 21 parameters .*holds 20"):
         transport_optimizer(state, G, model)
-    with pytest.raises(ValueError, match=r"holds parameters \[20\], which none of its param_groups lists"):
+    with pytest.raises(ValueError, match=r"holds parameters \[20\], .*none of its param_groups"):
         transport_optimizer(state, G, model, names=names[:-1])
 
 
-def test_a_missing_state():
+def test_missing_states_are_refused():
     model, state = one("adamw")
     del state["state"][3]
     with pytest.raises(
@@ -157,7 +158,7 @@ def test_a_missing_state():
     transport_optimizer(state, G, model, names=[n for n, _ in model.named_parameters()])
 
 
-def test_names_that_do_not_exist_or_come_twice():
+def test_unknown_and_repeated_names_are_refused():
     model, state = one("adamw")
     names = [n for n, _ in model.named_parameters()]
     with pytest.raises(
@@ -168,7 +169,7 @@ def test_names_that_do_not_exist_or_come_twice():
         transport_optimizer(state, G, model, names=[*names[1:], "lm_head.weight"])
 
 
-def test_several_groups_without_names():
+def test_several_groups_without_names_are_refused():
     model, state = one("adamw")
     group = state["param_groups"][0]
     state["param_groups"] = [
@@ -179,21 +180,21 @@ def test_several_groups_without_names():
         transport_optimizer(state, G, model)
 
 
-def test_a_model_is_wanted():
+def test_a_state_dict_needs_a_model_and_takes_no_out():
     _, state = one("adamw")
-    with pytest.raises(ValueError, match="model= is wanted"):
+    with pytest.raises(ValueError, match="needs model="):
         transport_optimizer(state, G)
-    with pytest.raises(ValueError, match="out= wants a checkpoint folder"):
+    with pytest.raises(ValueError, match="out= needs a checkpoint folder"):
         transport_optimizer(state, G, out="somewhere")
 
 
 # layouts
 
 
-def test_quantized_states():
+def test_quantized_states_are_refused():
     model, state = one("adamw")
-    for held in state["state"].values():
-        held["exp_avg"] = held["exp_avg"].to(torch.uint8)
+    for entries in state["state"].values():
+        entries["exp_avg"] = entries["exp_avg"].to(torch.uint8)
     with pytest.raises(ValueError, match=r"exp_avg of parameter 0 is torch.uint8: an 8-bit optimizer state"):
         transport_optimizer(state, G, model)
     _, state = one("adamw")
@@ -211,29 +212,32 @@ def test_quantized_states():
         {"state": {0: {"flat_exp_avg": torch.zeros(9)}}, "param_groups": [{"params": [0]}]},
     ],
 )
-def test_flattened_and_sharded_states(state):
+def test_flattened_and_sharded_states_are_refused(state):
     model, _ = one("adamw", steps=0)
     with pytest.raises(ValueError, match="flattened or sharded"):
         transport_optimizer(state, G, model)
 
 
-def test_tensor_subclasses_and_other_objects():
+def test_tensor_subclasses_and_other_objects_are_refused():
     class Shard(torch.Tensor):
         pass
 
     model, state = one("adamw")
     state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"].as_subclass(Shard)
-    with pytest.raises(ValueError, match="is a Shard, sharded or quantized"):
+    with pytest.raises(ValueError, match=r"plain tensor, got a Shard"):
         transport_optimizer(state, G, model)
     for other in ({"model": 1}, [1]):
-        with pytest.raises(ValueError, match=r"no torch.optim state dict: its keys are (model|list)"):
+        with pytest.raises(
+            ValueError,
+            match=r"not a torch.optim state dict: expected .*state and param_groups, got (model|list)",
+        ):
             transport_optimizer(other, G, model)
 
 
-def test_sixteen_bits():
+def test_16_bits_are_refused_unless_allowed():
     model, state = one("adamw")
-    for held in state["state"].values():
-        held["exp_avg"] = held["exp_avg"].bfloat16()
+    for entries in state["state"].values():
+        entries["exp_avg"] = entries["exp_avg"].bfloat16()
     with pytest.raises(
         ValueError, match=r"16-bit .*exp_avg of parameter 0 \(torch.bfloat16\).*allow_half=True"
     ):
@@ -264,7 +268,7 @@ def test_dropout_is_refused_in_every_family(family):
     transport_optimizer(state, g, tiny_model(family, generator, **off))
 
 
-def test_adapters():
+def test_adapters_are_refused():
     from peft import LoraConfig, get_peft_model
 
     model, state = one("adamw")

@@ -20,7 +20,7 @@ from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import adamw_resume as workflow
 from gaugeport.pipeline.training.trainer import checkpoints, resume, train
 from gaugeport.transport.neurons import NeuronGauge
-from gaugeport.transport.optimizer_files import read_checkpoint, trainer_names
+from gaugeport.transport.optimizer_checkpoint import read_checkpoint, trainer_names
 
 SCHEDULE = Schedule(
     steps=20, batch_size=4, lr=1e-3, scheduler="cosine", warmup_steps=2, weight_decay=0.1, save_every=5

@@ -32,8 +32,8 @@ from gaugeport.streams.activations import middle_site
 from gaugeport.transport.model import transport_model
 from gaugeport.transport.neurons import NeuronGauge
 from gaugeport.transport.optimizer import transport_optimizer
+from gaugeport.transport.optimizer_checkpoint import read_checkpoint, trainer_names, write_checkpoint
 from gaugeport.transport.optimizer_checks import refuse_dropout
-from gaugeport.transport.optimizer_files import read_checkpoint, trainer_names, write_checkpoint
 from gaugeport.utils.seeds import generator
 
 Row = dict[str, Any]
