@@ -11,6 +11,7 @@ import json
 import lzma
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -72,7 +73,7 @@ def keep() -> None:
 
 
 def render(tables: Mapping[str, Table]) -> None:
-    """Write what is text: csv and md of every table, the claims, and those in the project's README."""
+    """Write what is text: csv and md of every table, the claims, those in the project's README, and FINDINGS.md."""
     claims = claims_table(tables, "mini")
     for table in tables.values():
         write_means(FOLDER / f"{table.id}.csv", table.tidy)
@@ -80,6 +81,7 @@ def render(tables: Mapping[str, Table]) -> None:
     write_means(FOLDER / "claims.csv", claims.tidy)
     write_text(FOLDER / "claims.md", wide_text(claims))
     write_readme(claims)
+    subprocess.run([sys.executable, str(HERE.parent / "findings.py")], check=True)
 
 
 def complete(chosen: Chosen, table_id: str) -> list[Record]:

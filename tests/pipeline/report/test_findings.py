@@ -1,309 +1,205 @@
-"""experiments/FINDINGS.md and the README's summary of it say what the kept tables say: sentences made again from the csv."""
+"""experiments/FINDINGS.md is its template with the figures of the kept tables, and what it concludes holds there."""
 
-import functools
+import importlib.util
 import re
 
-import pandas as pd
 import pytest
 
 from gaugeport.pipeline.paths import data_dir
-from gaugeport.pipeline.report.tidy import select
 
 EXPERIMENTS = data_dir("experiments")
-
-LAST = {"metric": "signed_accuracy", "step": 1500, "model": "tinyllama"}
-SITE = {**LAST, "site": "block2", "evidence": "site", "lr": 0.015, "spacing": 100, "tokens": 16384}
-RATE, WIDTH, TOKENS = "fine-tuning learning rate", "width of the model", "calibration tokens"
-WHITENED = "whitened before matching"
-B_D, S_D = {"group": "signed_permutation"}, {"group": "permutation"}
-STEERED = {"model": "tinyllama", "target": "identical", **S_D}
-DRIFTED = {"model": "tinyllama", "target": "finetuned", "setting": "default"}
-MERGED = {"model": "tinyllama", "target": "finetuned", "planted": "none", "matched": "none"}
-NEOX = {"metric": "explained_variance", "model": "pythia", "site": "block2", "setting": "default"}
-FIRING = {"metric": "firing_pearson", "model": "pythia", "site": "block2", "setting": "default"}
-BY_TOKENS = {**NEOX, "metric": "explained_variance_by_tokens"}
-PREDICTED = {"metric": "predictor_pearson", "predictor": "attribution_patching"}
-BAR_C = {"cohort": "A", "alignment": "cayley"}
-TOY = {"metric": "explained_variance", "model": "dyck3", "cohort": "A"}
-ANCESTOR = {"setting": "checkpoints", "model": "dyck3", "cohort": "B", "step": 3000}
-LENGTHS = ("orthogonal", "orthogonal_scaled", "self")
-MAPS = ("self", "identity", "permutation", "signed_permutation", "orthogonal", "principal_axes")
-
-LISTS = ("activation", "integrated_gradients", "gradient_activation", "mean_gradient")
-AUDITED = {"model": "tinyllama", "target": "finetuned", "matcher": "oracle"}
-BACK = {**DRIFTED, "target": "finetuned_back", "matcher": "oracle", "metric": "retention_native"}
-FITTED, MAY = {"tokens": 4096, "metric": "heldout_fit"}, {"tokens": 4096, "metric": "heldout_fit_shrunk"}
-
-SENTENCES = [
-    (
-        "at 3e-2 the endpoint recovers {}, via base {}, the trajectory {}.",
-        "d5",
-        [{**LAST, RATE: 0.03, "route": r} for r in ("endpoint", "via_base", "trajectory")],
-    ),
-    (
-        "On tinyllama it takes the endpoint's {} to {}, and",
-        "a3",
-        [{**SITE, **B_D, "matcher": "hungarian_abs", "route": r} for r in ("endpoint", "via_base")],
-    ),
-    (
-        "by {} (activation), {} (integrated gradients), {} (gradient × activation) and {} (mean gradient",
-        "a9",
-        [{**AUDITED, "metric": "jaccard", "list": name} for name in LISTS],
-    ),
-    (
-        "on the other overlap by {}, {}, {} and {}; two models' on different halves by {}, {}, {} and {}.",
-        "a9",
-        [
-            {**AUDITED, "metric": f"jaccard_{m}_model", "list": name}
-            for m in ("same", "other")
-            for name in LISTS
-        ],
-    ),
-    ("The direction of that run does {:ci} (sentiment, B to A)", "a5", [BACK]),
-    ("the other's {:ci} and", "a5", [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}]),
-    ("and {:ci} of its.", "a6", [BACK]),
-    (
-        "explains {} of the stream, {} once it may shrink; B_d matched at the endpoint {} and {}, O(d) {} and {}, a ridge "
-        "regression {}.",
-        "c1",
-        [
-            {"target": "finetuned", "group": g, **metric}
-            for g in ("identity", "signed_permutation", "orthogonal")
-            for metric in (FITTED, MAY)
-        ]
-        + [{"target": "finetuned", "group": "affine", **FITTED}],
-    ),
-    (
-        "both may shrink ({} and {}).",
-        "c1",
-        [{"target": "independent", "group": g, **MAY} for g in ("orthogonal", "signed_permutation")],
-    ),
-    (
-        "saturated after 50 steps: {}, against {} with signs and {} without",
-        "a8",
-        [
-            {"model": "tinyllama", "setting": "default", "metric": "divergence", "step": 50, "arm": arm}
-            for arm in ("neuron_permuted", "signed", "permutation_only")
-        ],
-    ),
-    (
-        "no barrier ({}, below both",
-        "a7",
-        [{**MERGED, "setting": "default", "matcher": "oracle", "metric": "loss_average"}],
-    ),
-    (
-        "again ({} with no gauge, {} under the true one)",
-        "a7",
-        [
-            {**MERGED, "setting": "folded", "matcher": m, "metric": "loss_task_arithmetic", "scaling": 1.0}
-            for m in ("none", "oracle")
-        ],
-    ),
-    (
-        "of what B's own direction does that is {} in sentiment (a5)",
-        "a5",
-        [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
-    ),
-    (
-        "and {:ci} (refusal, A to B)",
-        "a6",
-        [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
-    ),
-    (
-        "and {:ci} in refusal (a6)",
-        "a6",
-        [{**DRIFTED, "metric": "retention_native", "matcher": "oracle"}],
-    ),
-    (
-        "an SAE of A leaves {} of B's variance unexplained where it leaves {} of A's, and recovers {} of the loss",
-        "a4",
-        [
-            {**DRIFTED, "architecture": "topk", "metric": m, "matcher": "oracle"}
-            for m in ("nmse", "nmse_native", "ce_recovered")
-        ],
-    ),
-    (
-        "64 wide keeps {} at the endpoint and every coordinate by the other routes, 128 wide the endpoint keeps {}.",
-        "d9",
-        [{**LAST, WIDTH: w, "route": "endpoint"} for w in (64, 128)],
-    ),
-    (
-        "whitening before matching {} for {}, and via base {} for {} (three",
-        "d7",
-        [{**LAST, WHITENED: w, "route": r} for r in ("endpoint", "via_base") for w in (True, False)],
-    ),
-    (
-        "256 calibration tokens give {} at the endpoint and {} along the trajectory",
-        "d2",
-        [{**LAST, TOKENS: 256, "route": r} for r in ("endpoint", "trajectory")],
-    ),
-    (
-        "gets {} (raw) to {} (signs dropped) where B_d gets {}.",
-        "a3",
-        [
-            {**SITE, **group, "matcher": f"hungarian_{m}", "route": "endpoint"}
-            for group, m in ((S_D, "raw"), (S_D, "abs"), (B_D, "abs"))
-        ],
-    ),
-    (
-        "B_d, {} (½) under raw S_d, {} (0) with the signs dropped",
-        "a5",
-        [{**STEERED, "metric": "retention", "matcher": f"hungarian_{m}"} for m in ("raw", "abs")],
-    ),
-    (
-        "with the signs dropped, which reverse it in {} (½) of the plants",
-        "a5",
-        [{**STEERED, "metric": "reversal_probability", "matcher": "hungarian_abs"}],
-    ),
-    (
-        "with the signs dropped reverses in {} of the plants",
-        "a6",
-        [{**STEERED, "metric": "reversal_probability", "matcher": "hungarian_abs"}],
-    ),
-    (
-        "a random direction does in {:ci},",
-        "a6",
-        [{**STEERED, "metric": "reversal_probability_random", "matcher": "hungarian_abs"}],
-    ),
-    (
-        "it is {:ci} (½)",
-        "a6",
-        [{**STEERED, "metric": "odd_reversal_probability", "matcher": "hungarian_abs"}],
-    ),
-    (
-        "dropping the signs leaves {} of it",
-        "a6",
-        [{**STEERED, "metric": "ablation_retention", "matcher": "hungarian_abs"}],
-    ),
-    ("| GPT-NeoX, TopK | {} | {} | {} | {} | {} | {} |", "b5", [{**NEOX, "group": g} for g in MAPS]),
-    (
-        "| GPT-NeoX, ReLU and L1 | {} | {} | {} | {} | {} | {} |",
-        "b5",
-        [{**NEOX, "setting": "relu_l1", "group": g} for g in MAPS],
-    ),
-    (
-        "mid-stack of the GPT-NeoX: {} raw, {} through B_d, {} rotated",
-        "b7",
-        [{**FIRING, "group": g} for g in ("identity", "signed_permutation", "orthogonal")],
-    ),
-    (
-        "From 256 tokens on it is ahead ({} and {}); at 16,384 it is at {} and {}.",
-        "b5",
-        [
-            {**BY_TOKENS, "tokens": n, "group": g}
-            for n in (256, 16384)
-            for g in ("orthogonal", "signed_permutation")
-        ],
-    ),
-    (
-        "a stream keeps {} of its variance with no SAE at all; that is the most that the affine column's {} could",
-        "b5",
-        [{**NEOX, "metric": m, "group": "affine"} for m in ("round_trip", "explained_variance")],
-    ),
-    (
-        "a ReLU-and-L1 SAE at resid_mid_1 goes from {} to {} of its {} at home, and behind the last block from {} to {} of {}:",
-        "b5",
-        [
-            {**TOY, "setting": "relu_l1", "site": s, "group": g}
-            for s in ("resid_mid_1", "resid_post_1")
-            for g in LENGTHS
-        ],
-    ),
-    (
-        "TopK hardly asks for it ({} and {}), and",
-        "b5",
-        [{**TOY, "setting": "default", "site": "resid_mid_1", "group": g} for g in LENGTHS[:2]],
-    ),
-    ("equally long ({} and {}).", "b5", [{**NEOX, "setting": "relu_l1", "group": g} for g in LENGTHS[:2]]),
-    (
-        "the identity ({:ci} of the √128 that random ones have), and {} on the support",
-        "b9",
-        [
-            {**ANCESTOR, "site": "resid_pre_0", "metric": m}
-            for m in ("distance_from_identity", "supported_distance")
-        ],
-    ),
-    (
-        "EV falls raw, but not catastrophically: GPT-NeoX {} to {}, rotated {}, means alone {}.",
-        "b9",
-        [
-            {**NEOX, "setting": "checkpoints", "group": g}
-            for g in ("self", "identity", "orthogonal", "translation")
-        ],
-    ),
-    (
-        "From 2 % on, the paper's share: {} at home, {} raw, {} rotated, {} means alone; the rotation is {} of √(2d)",
-        "b9",
-        [{**NEOX, "setting": "early", "group": g} for g in ("self", "identity", "orthogonal", "translation")]
-        + [{**NEOX, "setting": "early", "step": 1500, "metric": "distance_from_identity"}],
-    ),
-    (
-        "does not reproduce: {:ci} on the toy's cohort A, {:ci} on its cohort B, {:ci}",
-        "b3",
-        [{**PREDICTED, "cohort": c} for c in "AB"] + [{**PREDICTED, "model": "pythia", "ablated": "update"}],
-    ),
-    ("seed 0 against those of an aligned seed: r = {:ci}", "b2", [{**BAR_C, "metric": "bar_c_pearson"}]),
-    ("any order it is {} all the same", "b2", [{**BAR_C, "metric": "bar_c_any_order"}]),
-    (
-        "Over heads alone {:ci}, in any order {}; of cumulative ablation, which is no identity with C, {:ci}.",
-        "b2",
-        [{**BAR_C, "metric": m} for m in ("bar_c_heads_pearson", "bar_c_heads_any_order", "bar_pr_pearson")],
-    ),
-    (
-        "Their OV norms are {:ci} of those of the used heads beside them, QK {:ci}, and",
-        "b4",
-        [{"cohort": "A", "component": "model", "metric": f"unused_{x}_over_used"} for x in ("ov", "qk")],
-    ),
-    (
-        "Path patching keeps {} of 8 heads and ACDC {} (the paper's 6).",
-        "b4",
-        [
-            {"metric": "heads_kept", "cohort": "A", "component": "model", "lens": x}
-            for x in ("path_patching", "acdc")
-        ],
-    ),
-    (
-        "an SAE explains {} of another seed's variance as it is, {} through the best signed permutation, {} through the best rotation",
-        "b5",
-        [{**NEOX, "group": g} for g in ("identity", "signed_permutation", "orthogonal")],
-    ),
-    ("side by side, no token paired, give {} (b5;", "b5", [{**NEOX, "group": "principal_axes"}]),
-    (
-        "(b7: {} raw, {} B_d, {} rotated)",
-        "b7",
-        [{**FIRING, "group": g} for g in ("identity", "signed_permutation", "orthogonal")],
-    ),
-]
+EXPRESSION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+CODE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+FIGURE = re.compile(r"(?<![\w.,/-])[−-]?(?:\d*\.\d+(?:e-?\d+)?|\d+e-\d+|\d+ %)")
+SETTINGS = {"3e-3", "7e-3", "1.5e-2", "3e-2", "1e-4", ".99", "99 %", "95 %", "30 %", "20 %", "5 %", "2 %"}
+"""What a text may type: learning rates, thresholds, shares of a run and levels of intervals and tests."""
 
 
-@pytest.fixture(scope="module")
-def said():
-    files = (EXPERIMENTS / "FINDINGS.md", EXPERIMENTS.parent / "README.md")
-    return re.sub(r"\s+", " ", " ".join(f.read_text() for f in files))
+def load():
+    spec = importlib.util.spec_from_file_location("findings", EXPERIMENTS / "findings.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@functools.cache
-def kept(table):
-    return pd.read_csv(EXPERIMENTS / "reference" / "mini" / f"{table}.csv", low_memory=False)
+findings = load()
+claim = findings.claim
+MODELS = {
+    "tinyllama": {"group": "signed_permutation", "matcher": "hungarian_abs"},
+    "qwen": {"group": "signed_permutation", "matcher": "hungarian_abs"},
+    "pythia": {"group": "global_sign_permutation", "matcher": "hungarian_raw"},
+}
+SITE = {"metric": "signed_accuracy", "evidence": "site", "site": "block2", "step": 1500}
+RATE = "fine-tuning learning rate"
+UNSIGNED = {"model": "tinyllama", "group": "permutation", "matcher": "hungarian_abs", "target": "identical"}
+MERGED = {"model": "tinyllama", "target": "finetuned", "planted": "none", "matched": "none", "scaling": 1.0}
+NEOX = {"metric": "explained_variance", "model": "pythia", "site": "block2"}
 
 
-def two_digits(value):
-    return "1" if round(value, 2) == 1 else re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}").replace("-", "−")
+def value(table, **where):
+    return findings.selector(table)(where).value
 
 
-class Figure:
-    """A row of a table as sentences have it: ``{}`` its value, ``{:ci}`` with its interval."""
-
-    def __init__(self, row):
-        self.row = row
-
-    def __format__(self, spec):
-        value, low, high = (two_digits(self.row[c]) for c in ("value", "ci_low", "ci_high"))
-        return f"{value} [{low}, {high}]" if spec == "ci" else value
+def rows(table, **where):
+    return findings.selector(table)(where)
 
 
-@pytest.mark.parametrize(("sentence", "table", "rows"), SENTENCES)
-def test_a_sentence_has_the_figures_of_its_table(said, sentence, table, rows):
-    found = [select(kept(table), where) for where in rows]
-    assert [len(f) for f in found] == [1] * len(rows)
-    assert sentence.format(*(Figure(f.iloc[0]) for f in found)) in said
+def holds_zero(figure):
+    return figure.low < 0 < figure.high
+
+
+def recovered(model, route):
+    return value("a3", model=model, setting="default", route=route, **SITE, **MODELS[model])
+
+
+def explained(group, **where):
+    return value("b5", group=group, **{**NEOX, "setting": "default", **where})
+
+
+def between_checkpoints(group, setting):
+    return value("b9", group=group, setting=setting, **NEOX)
+
+
+def patching(**where):
+    return rows("b3", metric="predictor_pearson", predictor="attribution_patching", **where)
+
+
+def resumed(arm):
+    where = {"model": "tinyllama", "setting": "lr=0.003", "metric": "divergence", "step": 50}
+    return value("a8", arm=arm, **where)
+
+
+def rejected(statistic, alternative):
+    return rows("b6", metric="rejection_rate", statistic=statistic, alternative=alternative)
+
+
+CONCLUSIONS = {
+    "up to lr 7e-3 every route recovers all coordinates": lambda: all(
+        rows("d5", **{RATE: rate}, metric="signed_accuracy", step=1500).least > 0.995
+        for rate in (0.003, 0.007)
+    ),
+    "the gap grows with the learning rate": lambda: claim("d5.gap_is_drift").low > 0,
+    "the base explains most of the gap": lambda: all(
+        recovered(model, "via_base") - recovered(model, "endpoint")
+        > 0.5 * (recovered(model, "trajectory") - recovered(model, "endpoint"))
+        for model in MODELS
+    ),
+    "weights recover all coordinates": lambda: claim("c2.weights_recover").low > 0.99,
+    "margins sort": lambda: claim("c3.top_half").low > 0,
+    "a refusal direction without signs does not flip": lambda: holds_zero(
+        rows("a6", **UNSIGNED, route="endpoint", metric="odd_retention")
+    ),
+    "B_d does what the true gauge does": lambda: claim("a4.finetuned_bd_at_the_oracle").high < 0.01,
+    "B's own sentiment effect is not kept": lambda: claim("a5.bd_keeps_native").high < 0.9,
+    "gains reverse the order of task arithmetic": lambda: (
+        value("a7", **MERGED, setting="default", matcher="oracle", metric="loss_task_arithmetic")
+        > value("a7", **MERGED, setting="default", matcher="none", metric="loss_task_arithmetic")
+    ),
+    "folded gains restore the order": lambda: (
+        value("a7", **MERGED, setting="folded", matcher="oracle", metric="loss_task_arithmetic")
+        < value("a7", **MERGED, setting="folded", matcher="none", metric="loss_task_arithmetic")
+    ),
+    "a resumed run needs signs": lambda: (
+        resumed("signed") < 10 * resumed("neuron_permuted") < 0.1 < resumed("permutation_only")
+    ),
+    "between seeds O(d) fits better than B_d": lambda: claim("c1.rotations_between_seeds").low > 0,
+    "an affine fit is better than the true gauge": lambda: claim("c1.few_tokens").high < 0,
+    "the decoy is told apart": lambda: claim("b1.decoy").low > 0.1,
+    "no pair passes Bar P": lambda: rows("b2", metric="bar_p_floor").least > 1e-4,
+    "Bar C is not told from its threshold": lambda: claim("b2.bar_c_fails").high > 0.99,
+    "no barrier joins the optima": lambda: rows("b10", metric="barrier").most < 1e-6,
+    "no fall with length is resolved": lambda: holds_zero(claim("b11.long_strings")),
+    "unused heads are quieter": lambda: all(
+        rows("b4", cohort="A", component="model", metric=f"unused_{circuit}_over_used").high < 1
+        for circuit in ("ov", "qk")
+    ),
+    "a rotation raises EV": lambda: claim("b5.rotation_restores").low > 0,
+    "a rotation does not restore EV": lambda: claim("b5.rotation_level").high < 0.85,
+    "TopK keeps most of it on unpaired axes": lambda: (
+        explained("principal_axes") - explained("identity")
+        > 0.8 * (explained("orthogonal") - explained("identity"))
+    ),
+    "ReLU and L1 do not": lambda: (
+        explained("principal_axes", setting="relu_l1") < 0.5 * explained("orthogonal", setting="relu_l1")
+    ),
+    "O(d) is ahead of B_d on every number of tokens": lambda: all(
+        explained(group="orthogonal", metric="explained_variance_by_tokens", tokens=n)
+        > explained(group="signed_permutation", metric="explained_variance_by_tokens", tokens=n)
+        for n in (256, 1024, 4096, 16384)
+    ),
+    "no correlation of attribution patching differs from zero, and all lean below": lambda: all(
+        holds_zero(found) and found.value < 0
+        for found in (
+            patching(cohort="A"),
+            patching(cohort="B"),
+            patching(cohort="seeds", ablated="stream"),
+            patching(cohort="seeds", ablated="update"),
+        )
+    ),
+    "the models are independent": lambda: (
+        rows("b12", metric="independent", compared="models").least == 1
+        and rows("b12", metric="identical_share", compared="models").most == 0
+    ),
+    "the paper's test rejects neither Haar nor permutations": lambda: all(
+        rejected("naive_ks", kind).most == 0 for kind in ("haar", "permutation", "signed_permutation")
+    ),
+    "the tests here reject at their rate": lambda: all(
+        rejected(statistic, "haar").most < 0.08
+        for statistic in ("distance_from_identity", "ks_distance", "largest_entry")
+    ),
+    "and they reject signed permutations": lambda: all(
+        rejected(statistic, "signed_permutation").least == 1
+        for statistic in ("largest_entry", "distance_to_signed_permutation")
+    ),
+    "the distance at the input is rank": lambda: (
+        rows(
+            "b9",
+            setting="checkpoints",
+            cohort="B",
+            step=3000,
+            site="resid_pre_0",
+            metric="supported_distance",
+        ).high
+        < 0.05
+    ),
+    "half of early EV is lost, and a rotation brings back under a quarter": lambda: (
+        between_checkpoints("identity", "early") < 0.5 * between_checkpoints("self", "early")
+        and between_checkpoints("orthogonal", "early") - between_checkpoints("identity", "early")
+        < 0.25 * (between_checkpoints("self", "early") - between_checkpoints("identity", "early"))
+    ),
+    "there is no catastrophe": lambda: claim("b9.raw_is_catastrophic_early").low > 0,
+    "no point is reversed on the toy": lambda: rows("b8", metric="regime_reversed", model="dyck3").most == 0,
+}
+
+
+def test_findings_are_the_rendered_template():
+    assert findings.text_of(findings.TEMPLATE.read_text()) == findings.FINDINGS.read_text()
+
+
+def test_template_types_no_figure():
+    prose = CODE.sub("", findings.TEMPLATE.read_text())
+    assert set(FIGURE.findall(prose)) <= SETTINGS
+
+
+def test_every_figure_comes_from_a_table_or_is_marked():
+    for expression in EXPRESSION.findall(findings.TEMPLATE.read_text()):
+        marked = re.fullmatch(r' (?:paper|unkept)\("[^"]+"\) ', expression)
+        selected = re.search(r'\b[a-d]\d+\(|\bclaim\("|\bclaims \| length', expression)
+        assert marked or selected or expression.strip() == "name", expression
+
+
+@pytest.mark.parametrize("conclusion", CONCLUSIONS)
+def test_conclusion_holds_in_the_kept_tables(conclusion):
+    assert CONCLUSIONS[conclusion]()
+
+
+def test_a_selection_of_several_rows_is_refused():
+    with pytest.raises(ValueError, match=r"expected one row, got \d+: a3"):
+        str(findings.selector("a3")(metric="signed_accuracy"))
+
+
+def test_numbers_as_sentences_write_them():
+    assert [findings.short(x) for x in (0.623, 1.0, -0.2, 0.0, -1.31, 2.427)] == [
+        ".62", "1", "−.20", ".00", "−1.31", "2.43",
+    ]  # fmt: skip
+    assert findings.exponent(0.00293) == "2.9e-3" and findings.three(0.9956) == ".996"

@@ -1,0 +1,180 @@
+"""Render FINDINGS.md from findings.md.j2: python experiments/findings.py.
+
+Every figure of ours comes from a kept table (``reference/mini``), so that the text cannot disagree with it. In the
+template a table's id is a function that selects rows by their columns:
+
+- ``{{ a5(steered, metric="retention") }}`` is the value of the one row that matches, to two digits;
+- ``.ci`` adds the 95 % interval, ``.range`` is the least to the most of several rows, ``.exponent`` is ``2.9e-3``,
+  ``.value``, ``.low``, ``.high`` and ``.n`` are numbers; the filters ``short`` and ``three`` print a number to two and three digits;
+- ``claim("a5.bd_over_sd")`` is the judged claim; ``paper("...")`` and ``unkept("...")`` mark what no table has: a
+  figure of the papers, and one of a run whose records are not kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from gaugeport.pipeline.report.tidy import select
+from gaugeport.utils.files import write_text
+
+HERE = Path(__file__).resolve().parent
+KEPT = HERE / "reference" / "mini"
+TEMPLATE = HERE / "findings.md.j2"
+FINDINGS = HERE / "FINDINGS.md"
+LINE_LENGTH = 110
+
+
+def short(number: float) -> str:
+    """Return a number to two digits, without a leading zero: ``.62``, ``1``, ``−.20``."""
+    text = f"{number:.2f}"
+    if float(text).is_integer() and abs(number) >= 0.995:
+        return f"{number:.0f}".replace("-", "−")
+    return text.replace("-0.", "−.").replace("-", "−").removeprefix("0")
+
+
+def exponent(number: float) -> str:
+    """Return a number with an exponent: ``2.9e-3``."""
+    digits, _, power = f"{number:.1e}".partition("e")
+    return f"{digits}e{int(power)}"
+
+
+def three(number: float) -> str:
+    """Return a number to three digits, without a leading zero: ``.996``."""
+    return f"{number:.3f}".replace("-0.", "−.").removeprefix("0")
+
+
+class Figures:
+    """Rows of a kept table, as sentences print them."""
+
+    def __init__(self, rows: pd.DataFrame, selection: str) -> None:
+        self.rows = rows
+        self.selection = selection
+
+    def _number(self, column: str) -> float:
+        if len(self.rows) != 1:
+            raise ValueError(f"expected one row, got {len(self.rows)}: {self.selection}")
+        return float(self.rows[column].iloc[0])
+
+    @property
+    def value(self) -> float:
+        """The value of the one row."""
+        return self._number("value")
+
+    @property
+    def low(self) -> float:
+        """The lower end of its interval."""
+        return self._number("ci_low")
+
+    @property
+    def high(self) -> float:
+        """The upper end of its interval."""
+        return self._number("ci_high")
+
+    @property
+    def n(self) -> int:
+        """How many training seeds it is the mean of."""
+        return int(self._number("n"))
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of a claim."""
+        return str(self.rows["verdict"].iloc[0])
+
+    @property
+    def ci(self) -> str:
+        """The value with its interval: ``.58 [.44, .72]``."""
+        return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
+
+    @property
+    def exponent(self) -> str:
+        """The value with an exponent."""
+        return exponent(self.value)
+
+    @property
+    def range(self) -> str:
+        """The least and the most of several rows: ``.16 to .31``."""
+        return f"{short(self.least)} to {short(self.most)}"
+
+    @property
+    def least(self) -> float:
+        """The least value of several rows."""
+        return float(self.rows["value"].min())
+
+    @property
+    def most(self) -> float:
+        """The largest value of several rows."""
+        return float(self.rows["value"].max())
+
+    def __str__(self) -> str:
+        return short(self.value)
+
+
+@functools.cache
+def kept(table: str) -> pd.DataFrame:
+    """Return the kept rows of a table: means over seeds, and judged claims."""
+    return pd.read_csv(KEPT / f"{table}.csv", low_memory=False)
+
+
+def selector(table: str) -> Callable[..., Figures]:
+    """Return the function that selects means of a table by their columns."""
+
+    def choose(*wheres: Mapping[str, Any], **where: Any) -> Figures:
+        for part in wheres:
+            where = {**part, **where}
+        means = kept(table)
+        means = means[means["verdict"].isna()]
+        empty = [column for column, value in where.items() if value is None]
+        rows = select(
+            means[means[empty].isna().all(axis=1)], {k: v for k, v in where.items() if k not in empty}
+        )
+        return Figures(rows, f"{table} {where}")
+
+    return choose
+
+
+def claim(claim_id: str) -> Figures:
+    """Return a judged claim: its difference, interval and verdict."""
+    rows = kept(claim_id.partition(".")[0])
+    return Figures(rows[rows["metric"] == claim_id], claim_id)
+
+
+def text_of(template: str) -> str:
+    """Return the text of a template."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"short": short, "three": three}
+    environment.globals |= {path.stem: selector(path.stem) for path in KEPT.glob("[a-d][0-9]*.csv")}
+    environment.globals |= {"claim": claim, "claims": kept("claims"), "paper": str, "unkept": str}
+    paragraphs = environment.from_string(template).render().strip().split("\n\n")
+    return "\n\n".join(map(_wrapped, paragraphs)) + "\n"
+
+
+def _wrapped(paragraph: str) -> str:
+    """Break the lines of a paragraph or list at ``LINE_LENGTH``; tables and headings stay."""
+    if paragraph.startswith(("|", "#")):
+        return paragraph
+    items = re.split(r"\n(?=- )", paragraph)
+    return "\n".join(
+        textwrap.fill(
+            " ".join(item.split()),
+            LINE_LENGTH,
+            subsequent_indent="  " if item.startswith("- ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for item in items
+    )
+
+
+if __name__ == "__main__":
+    write_text(FINDINGS, text_of(TEMPLATE.read_text()))
