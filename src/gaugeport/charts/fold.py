@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gaugeport.charts.chart import Chart, chart_of, check_movable, check_no_shared_memory
 from gaugeport.charts.rules import Rule
+from gaugeport.utils.precision import at_least_float32
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -77,19 +78,15 @@ def _products(
             continue
         gain, p = _gain(chart, parameters, norm), parameters[name]
         if rule.role == "norm_bias":
-            yield name, _wide(p) / gain
+            yield name, at_least_float32(p) / gain
         else:
             shape = [1] * p.dim()
             shape[rule.axes.index("vector")] = chart.width
-            yield name, _wide(p) * gain.view(shape)
-
-
-def _wide(p: Tensor) -> Tensor:
-    return p.to(torch.promote_types(p.dtype, torch.float32))
+            yield name, at_least_float32(p) * gain.view(shape)
 
 
 def _gain(chart: Chart, parameters: dict[str, nn.Parameter], norm: str) -> Tensor:
-    return _wide(parameters[f"{norm}.weight"]) + chart.family.gain_offset
+    return at_least_float32(parameters[f"{norm}.weight"]) + chart.family.gain_offset
 
 
 def _refuse_zero_gains(chart: Chart, model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from gaugeport.groups.element import Element, describe
 from gaugeport.groups.permutations import SignedPermutation
 from gaugeport.groups.rotations import Orthogonal
+from gaugeport.utils.precision import at_least_float32
 
 LinearGauge = SignedPermutation | Orthogonal
 """The elements that a matrix describes: all but :class:`AffineGauge`."""
@@ -81,7 +82,7 @@ class AffineGauge(Element):
 
         Directions are moved by ``.linear.act``.
         """
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # 16-bit values are rounded once, at the end
+        wide = at_least_float32(x)
         moved = self.linear.act(wide, axis)
         shape = [1] * x.dim()
         shape[axis] = self.size

@@ -17,6 +17,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.utils import ModelOutput
 
+from gaugeport.utils.precision import at_least_float32
+
 VOCABULARY = 40
 """Size of the vocabulary; the first 9 ids have a meaning."""
 MAX_DEPTH = 8
@@ -74,16 +76,11 @@ def by_head(logits: Tensor) -> tuple[Tensor, ...]:
     return logits.split(list(CLASSES), -1)
 
 
-def wide(z: Tensor) -> Tensor:
-    """Logits in float32, or float64 where they are."""
-    return z.to(torch.promote_types(z.dtype, torch.float32))
-
-
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
     """−log p of the true labels in nats, float[b, t, 3]; 0 on padding. Logits [b, t, 51], labels int64[b, t, 3]."""
     parts = [
         functional.cross_entropy(
-            wide(z).movedim(-1, 1), labels[..., k], ignore_index=IGNORED, reduction="none"
+            at_least_float32(z).movedim(-1, 1), labels[..., k], ignore_index=IGNORED, reduction="none"
         )
         for k, z in enumerate(by_head(logits))
     ]

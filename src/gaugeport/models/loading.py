@@ -86,7 +86,7 @@ def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
     return _from_hub(AutoTokenizer, name, "the tokenizer", trust_remote_code=False, revision=revision)
 
 
-def quiet() -> None:
+def hide_progress_bars() -> None:
     """No bars for loading and saving models: in a pipeline of small ones they drown the bar that counts jobs."""
     transformers_logging.disable_progress_bar()
 

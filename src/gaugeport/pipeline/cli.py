@@ -123,9 +123,9 @@ def certify(
 
     from gaugeport.charts import certify as certify_model
     from gaugeport.charts import fold_gains
-    from gaugeport.models.loading import load_model, quiet
+    from gaugeport.models.loading import hide_progress_bars, load_model
 
-    quiet()
+    hide_progress_bars()
     loaded = load_model(model, dtype="float32")
     if fold:
         loaded = fold_gains(loaded)

@@ -39,7 +39,7 @@ def middle_site(model: nn.Module, chart: Chart) -> str:
 
 
 @contextmanager
-def record(model: nn.Module, chart: Chart, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def record_streams(model: nn.Module, chart: Chart, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """While open, every forward pass of ``model`` leaves its streams in the yielded dict, site -> [batch, time, d]."""
     streams: dict[str, Tensor] = {}
     blocks = chart.blocks(model)
@@ -94,7 +94,7 @@ def streams_at(
     training = [m for m in model.modules() if m.training]
     model.eval()  # dropout is no evidence
     try:
-        with record(model, chart, sites) as streams:
+        with record_streams(model, chart, sites) as streams:
             with torch.autocast(device.type, enabled=False):  # in the model's own precision
                 model.base_model(**inputs, use_cache=False)  # type: ignore[operator]  # the logits are not needed
     finally:

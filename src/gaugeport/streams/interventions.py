@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gaugeport.charts import Chart
 from gaugeport.streams.activations import check_sites
+from gaugeport.utils.precision import at_least_float32
 
 Edit = Callable[[Tensor], Tensor]
 """From a stream [batch, time, d] to the stream that takes its place."""
@@ -50,14 +51,14 @@ def adding(vector: Tensor) -> Edit:
 
 def ablating(direction: Tensor) -> Edit:
     """Project ``direction`` [d] (of any length but 0, else ``ValueError``) out of every position."""
-    wide = direction.to(torch.promote_types(direction.dtype, torch.float32))
+    wide = at_least_float32(direction)
     length = wide.norm()
     if not (bool(torch.isfinite(length)) and length > 0):
         raise ValueError(f"a direction to project out has a length, found {float(length)}")
     unit = wide / length
 
     def edit(x: Tensor) -> Tensor:
-        rows = x.to(torch.promote_types(x.dtype, torch.float32))  # 16 bits are rounded once, at the end
+        rows = at_least_float32(x)
         u = unit.to(rows.device, rows.dtype)
         return (rows - (rows @ u).unsqueeze(-1) * u).to(x.dtype)
 

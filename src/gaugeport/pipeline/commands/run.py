@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from gaugeport.models.loading import quiet
+from gaugeport.models.loading import hide_progress_bars
 from gaugeport.pipeline.config.compose import JobSpec, compose_config, from_config
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution.failures import Failure
@@ -55,7 +55,7 @@ def run_one(overrides: Sequence[str], dry_run: bool) -> str:
         if config.stage not in stage_keys(c.job):
             stands_on = ", ".join(stage_keys(c.job)) or "none"
             raise ValueError(f"stage={config.stage}: the job stands on no such stage; allowed: {stands_on}")
-        quiet()
+        hide_progress_bars()
         return f"{config.stage}: {build_stage(c.job, Store(c.outputs / 'store'), config.stage)}"
     for failure in run_all([c], local(1), 1):
         raise ValueError(failure.error.message)

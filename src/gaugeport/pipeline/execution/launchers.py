@@ -19,7 +19,7 @@ from hydra.types import HydraContext, RunMode
 from joblib import Parallel, delayed
 from omegaconf import DictConfig
 
-from gaugeport.models.loading import quiet
+from gaugeport.models.loading import hide_progress_bars
 from gaugeport.pipeline.config.compose import JobSpec, from_config
 from gaugeport.pipeline.execution.failures import Error
 from gaugeport.pipeline.execution.jobs import run_job
@@ -73,7 +73,7 @@ def by_hydra(overrides: Sequence[str]) -> Launch:
 
 def attempt(c: JobSpec, stage: str | None) -> Error | None:
     """Build a stage of a job, or run the job, on one thread. What goes wrong is returned: it must not stop other steps."""
-    quiet()
+    hide_progress_bars()
     _settle()
     use_one_thread()
     try:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from gaugeport.charts import Chart
-from gaugeport.streams.activations import check_sites, record
+from gaugeport.streams.activations import check_sites, record_streams
 from gaugeport.streams.interventions import Edit
 
 
@@ -159,7 +159,7 @@ def _streams(
         )
     for batch in batches:
         b = Prompts(*(t.to(model.device) for t in vars(batch).values()))
-        with record(model, chart, [site]) as streams:
+        with record_streams(model, chart, [site]) as streams:
             _run(model, b, logits_to_keep=1)
         yield b, streams[site]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gaugeport.charts import Chart, chart_of
 from gaugeport.charts.rules import matches
 from gaugeport.groups import Element
-from gaugeport.streams.activations import check_sites, record
+from gaugeport.streams.activations import check_sites, record_streams
 from gaugeport.streams.interventions import edited
 from gaugeport.transport.directions import transport_magnitude
 from gaugeport.transport.indices import transport_indices
@@ -96,7 +96,7 @@ def _activations(
     tokens = 0
     for batch in batches:
         inputs, counted = _inputs(model, batch, skip_first)
-        with record(model, chart, [site]) as streams, _neurons(model, chart, site) as neurons:
+        with record_streams(model, chart, [site]) as streams, _neurons(model, chart, site) as neurons:
             model.base_model(**inputs, use_cache=False)
         x, hidden = _observed(chart, streams[site])[counted].double(), neurons[0][counted].double()
         parts = {"activation": x.abs(), "mean_activation": x, "neuron_activation": hidden.abs()}

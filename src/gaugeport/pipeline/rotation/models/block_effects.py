@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gaugeport.charts import Chart
-from gaugeport.models.dyck import wide
 from gaugeport.pipeline.rotation.toy.effects import PATH_POINTS, midpoints
-from gaugeport.streams.activations import all_sites, record
+from gaugeport.streams.activations import all_sites, record_streams
 from gaugeport.streams.interventions import edited
+from gaugeport.utils.precision import at_least_float32
 
 ABLATED = ("stream", "update")
 """What of a block is clamped to its mean; the first is the paper's."""
@@ -143,7 +143,7 @@ def _along(
             streams, _ = _clean(model, chart, ids, mask)
         at_once = max(1, TOKENS_AT_ONCE // ids.numel())
         for block in slopes:
-            clean, clamped = wide(streams[block]), _clamped(streams, mask, mean, block, ablated)
+            clean, clamped = at_least_float32(streams[block]), _clamped(streams, mask, mean, block, ablated)
             towards = clamped - clean
             for part in (
                 torch.tensor(points).to(clean).split(at_once)
@@ -162,26 +162,26 @@ def _clamped(
     streams: Mapping[str, Tensor], mask: Tensor, mean: Mapping[str, Tensor], block: str, ablated: str
 ) -> Tensor:
     """What ``block`` hands on when ablated, [b, t, d] in float32 or wider; padding as it was."""
-    clean, sites = wide(streams[block]), list(streams)
+    clean, sites = at_least_float32(streams[block]), list(streams)
     if ablated == "stream":
         value = mean[block].to(clean).expand_as(clean)
     else:
         before = sites[sites.index(block) - 1]
-        value = wide(streams[before]) + (mean[block] - mean[before]).to(clean)
+        value = at_least_float32(streams[before]) + (mean[block] - mean[before]).to(clean)
     return torch.where(mask.unsqueeze(-1) > 0, value, clean)
 
 
 def _clean(model: nn.Module, chart: Chart, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Every site's stream in order of depth, and the summed loss."""
     sites = all_sites(len(chart.blocks(model)))
-    with record(model, chart, sites) as streams:
+    with record_streams(model, chart, sites) as streams:
         loss = _loss(model, ids, mask)
     return {site: streams[site] for site in sites}, loss
 
 
 def _loss(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """Next-token cross-entropy in nats, float64, summed over the targets that are no padding."""
-    logits = wide(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1])
+    logits = at_least_float32(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1])
     losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
     return losses.double()[_predicted(mask)].sum()
 

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaugeport.models.dyck import HEADS, IGNORED, DyckModel, by_head, losses, wide
+from gaugeport.models.dyck import HEADS, IGNORED, DyckModel, by_head, losses
 from gaugeport.pipeline.rotation.toy import strings
+from gaugeport.utils.precision import at_least_float32
 from gaugeport.utils.seeds import derive
 
 Row = dict[str, Any]
@@ -152,8 +153,8 @@ def divergence(first: DyckModel, second: DyckModel, batches: Batches) -> list[Ro
         logits = [by_head(model(rows["input_ids"]).logits) for model in (first, second)]
         parts = []
         for p, q in zip(*logits, strict=True):
-            log_p = wide(p).log_softmax(-1)
-            parts.append((log_p.exp() * (log_p - wide(q).log_softmax(-1))).sum(-1))
+            log_p = at_least_float32(p).log_softmax(-1)
+            parts.append((log_p.exp() * (log_p - at_least_float32(q).log_softmax(-1))).sum(-1))
         return {"real": torch.stack(parts, -1).masked_fill(rows["labels"] == IGNORED, 0.0)}
 
     return _running_means(("real",), kl_by_head, batches)

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaugeport.models.dyck import HEADS, MAX_DEPTH, DyckModel, by_head, wide
+from gaugeport.models.dyck import HEADS, MAX_DEPTH, DyckModel, by_head
 from gaugeport.pipeline.rotation.features.regimes import Measure
 from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.pipeline.rotation.toy.components import STRINGS_PER_PASS, run_graph
 from gaugeport.pipeline.rotation.toy.sites import run_from_site, value_at
+from gaugeport.utils.precision import at_least_float32
 
 MIDDLE_DEPTH = MAX_DEPTH // 2
 """The depth that belongs to neither class of ``depth_shift``."""
@@ -193,7 +194,7 @@ def _measure(model: DyckModel, site: str, v: DyckVector, x: Tensor, labels: Tens
 
     @torch.no_grad()
     def measured(added: Tensor) -> dict[str, Tensor]:
-        logits = wide(by_head(run_from_site(model, site, x + added))[k])
+        logits = at_least_float32(by_head(run_from_site(model, site, x + added))[k])
         right = logits.argmax(-1) == target
         return {"effect": mean_over_brackets(v.effect(logits)), "accuracy": mean_over_brackets(right)}
 
