@@ -1,4 +1,4 @@
-"""``align`` and ``align_along`` on tiny random models: planted gauges come back exactly, bad input is named."""
+"""``align`` and ``align_along`` on tiny random models: exact recovery of planted gauges, and bad input."""
 
 import copy
 import warnings
@@ -46,7 +46,7 @@ def planted(family, seed=1):
 
 
 def noisy(model, scale, seed=3):
-    """A neighbour in weight space: every parameter moved by ``scale`` of its own standard deviation."""
+    """Return a copy with noise of ``scale`` standard deviations added to every parameter."""
     moved, generator = copy.deepcopy(model), gen(seed)
     with torch.no_grad():
         for p in moved.parameters():
@@ -57,40 +57,39 @@ def noisy(model, scale, seed=3):
 @pytest.mark.parametrize("family", [LLAMA, NEOX])
 @pytest.mark.parametrize("evidence", EVIDENCE)
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_planted_gauge_comes_back(family, evidence, tied):
+def test_planted_gauge_is_recovered(family, evidence, tied):
     model = model_of(family, tie_word_embeddings=tied)
     for seed in range(3):
         g = planted(family, seed)
-        found = align(model, transport_model(model, g), batches_of(), evidence=evidence)
-        assert found.gauge == g and type(found.gauge) is type(g)
-        assert float(found.margin.min()) > 0 and found.margin.shape == (D,)
-        assert found.group == g.group == chart_of(model).group
-        assert found.sites == (() if evidence == "weights" else ("embed", "block0", "block1"))
-        assert found.objective == pytest.approx(
+        alignment = align(model, transport_model(model, g), batches_of(), evidence=evidence)
+        assert alignment.gauge == g and type(alignment.gauge) is type(g)
+        assert float(alignment.margin.min()) > 0 and alignment.margin.shape == (D,)
+        assert alignment.group == g.group == chart_of(model).group
+        assert alignment.sites == (() if evidence == "weights" else ("embed", "block0", "block1"))
+        assert alignment.objective == pytest.approx(
             D * (2 if evidence == "both" else 1), rel=1e-4
         )  # correlations of ±1
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("evidence", EVIDENCE)
-def test_layernorm_models_have_one_sign(sign, evidence):
+def test_global_sign_of_layernorm_models_is_recovered(sign, evidence):
     model, g = model_of(NEOX), GlobalSignPermutation(torch.randperm(D, generator=gen(9)), torch.tensor(sign))
     assert align(model, transport_model(model, g), batches_of(), evidence=evidence).gauge == g
 
 
 @pytest.mark.parametrize("family", [LLAMA, NEOX])
 @pytest.mark.parametrize("sites", ["embed", "block1", ["embed", "block1"], ["block0"], "all"])
-def test_any_subset_of_sites(family, sites):
+def test_any_subset_of_sites_recovers_the_gauge(family, sites):
     model, g = model_of(family), planted(family)
-    found = align(model, transport_model(model, g), batches_of(), sites=sites)
-    assert found.gauge == g
-    assert found.sites == tuple(
-        ["embed", "block0", "block1"] if sites == "all" else [sites] if isinstance(sites, str) else sites
-    )
+    alignment = align(model, transport_model(model, g), batches_of(), sites=sites)
+    assert alignment.gauge == g
+    one_or_more = [sites] if isinstance(sites, str) else sites
+    assert alignment.sites == tuple(["embed", "block0", "block1"] if sites == "all" else one_or_more)
 
 
 @pytest.mark.parametrize("family", [LLAMA, NEOX])
-def test_a_noisy_neighbour_is_aligned_too(family):
+def test_gauge_of_a_noisy_copy_is_recovered(family):
     model, g = model_of(family), planted(family)
     other = transport_model(noisy(model, 0.05), g)
     for evidence in EVIDENCE:
@@ -102,25 +101,25 @@ def test_a_noisy_neighbour_is_aligned_too(family):
 @pytest.mark.parametrize("evidence", EVIDENCE)
 @pytest.mark.parametrize("family", [LLAMA, NEOX])
 @pytest.mark.parametrize("seed", range(2))
-def test_folded_models_rotate(family, evidence, seed):
+def test_rotation_between_folded_models_is_recovered(family, evidence, seed):
     model = fold_gains(model_of(family))
     cls = Orthogonal if family == LLAMA else MeanPreservingOrthogonal
     g = cls.random(D, gen(seed))
     if family == NEOX and evidence == "activations" and float(g.matrix.sum()) < 0:
         g = cls(g.matrix + 2 / D)  # the sign on the all-ones direction cannot be seen in activations
-    found = align(model, transport_model(model, g), batches_of(), evidence=evidence)
-    assert type(found.gauge) is cls and found.matcher == "procrustes"
-    assert float((found.gauge.matrix - g.matrix).abs().max()) < 1e-4  # float32 models
+    alignment = align(model, transport_model(model, g), batches_of(), evidence=evidence)
+    assert type(alignment.gauge) is cls and alignment.matcher == "procrustes"
+    assert float((alignment.gauge.matrix - g.matrix).abs().max()) < 1e-4  # float32 models
 
 
-def test_charts_that_differ_share_the_smaller_group():
-    """A fresh base has unit gains and hence O(d); what it shares with a trained run is B_d."""
+def test_models_with_different_groups_use_the_smaller_one():
+    """A fresh base has unit gains, hence the group O(d); with a trained run it shares only B_d."""
     run = model_of(LLAMA)
     fresh, g = with_unit_gains(run), planted(LLAMA)
     assert chart_of(fresh).group == "orthogonal" != chart_of(run).group
     for a, b, truth in ((fresh, transport_model(run, g), g), (transport_model(run, g), fresh, g.inverse())):
-        found = align(a, b, evidence="weights")
-        assert found.group == "signed_permutation" and found.gauge == truth
+        alignment = align(a, b, evidence="weights")
+        assert alignment.group == "signed_permutation" and alignment.gauge == truth
         with pytest.raises(
             ValueError, match="orthogonal is larger than this chart's exact gauge group signed_permutation"
         ):
@@ -128,7 +127,7 @@ def test_charts_that_differ_share_the_smaller_group():
 
 
 def test_padding_changes_nothing():
-    """The same rows, once alone and once padded on the right: the same tokens count, and the same streams."""
+    """Rows padded on the right give the same evidence as the same rows one by one."""
     model, g = noisy(model_of(LLAMA), 0.0), planted(LLAMA)
     other = transport_model(noisy(model, 0.2), g)
     rows = [row for b in batches_of() for row in b["input_ids"]]
@@ -149,13 +148,13 @@ def test_padding_changes_nothing():
 
 
 def test_token_ids_restrict_the_rows_that_count():
-    """B's unseen rows are a fingerprint of another gauge: with them B aligns to it, without them to the truth."""
+    """B's unseen rows carry another gauge, which wins if they count; without them the true one wins."""
     model, truth, trap = model_of(LLAMA), planted(LLAMA, 1), planted(LLAMA, 2)
     seen = torch.arange(0, 16)
     other = transport_model(model, truth)
     with torch.no_grad():
         for p in other.model.layers.parameters():
-            p.zero_()  # the blocks say nothing: their cosines are 0
+            p.zero_()  # cosines of 0: the blocks give no evidence
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
             other.get_parameter(name)[16:] = trap.act(model.get_parameter(name)[16:])
     assert align(model, other, evidence="weights").gauge == trap
@@ -163,7 +162,7 @@ def test_token_ids_restrict_the_rows_that_count():
 
 
 @pytest.mark.parametrize("evidence", EVIDENCE)
-def test_along_a_walk_is_the_composition_of_its_links(evidence):
+def test_align_along_composes_its_links(evidence):
     base = model_of(LLAMA)
     plants = [SignedPermutation.random(D, gen(s)) for s in range(4)]
     models = [transport_model(noisy(base, 0.1 * k, seed=k), g) for k, g in enumerate(plants)]
@@ -173,9 +172,7 @@ def test_along_a_walk_is_the_composition_of_its_links(evidence):
     gauge, margin = links[0].gauge, links[0].margin
     for link in links[1:]:
         gauge = compose(link.gauge, gauge)
-        margin = torch.minimum(
-            margin[link.gauge.perm], link.margin
-        )  # carried to the next model's coordinates
+        margin = torch.minimum(margin[link.gauge.perm], link.margin)  # in the next model's coordinates
     assert whole.gauge == gauge and torch.equal(whole.margin, margin)
     assert whole.gauge == compose(plants[3], plants[0].inverse())
     opened = []
@@ -187,10 +184,10 @@ def test_along_a_walk_is_the_composition_of_its_links(evidence):
         align_along(models[:1], batches)
 
 
-def test_what_is_saved_says_how_it_was_found(tmp_path):
+def test_saved_gauge_records_how_it_was_recovered(tmp_path):
     model, g = model_of(LLAMA), planted(LLAMA)
-    found = align(model, transport_model(model, g), batches_of(), sites=["block0"])
-    path = found.gauge.save(tmp_path / "g.safetensors", found.provenance())
+    alignment = align(model, transport_model(model, g), batches_of(), sites=["block0"])
+    path = alignment.gauge.save(tmp_path / "g.safetensors", alignment.provenance())
     assert load(path) == g
     kept = provenance(path)
     assert (kept["group"], kept["matcher"], kept["sites"]) == (
@@ -201,20 +198,17 @@ def test_what_is_saved_says_how_it_was_found(tmp_path):
     assert kept["evidence"] == "activations"
 
 
-# bad input
-
-
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("evidence", EVIDENCE)
-def test_the_sign_along_the_mean_of_a_folded_layer_norm_is_recovered(seed, evidence):
-    """No reader sees it, but directions and SAEs on the stream do: half of these rotations turn it round."""
+def test_sign_along_the_mean_of_folded_layernorm_is_recovered(seed, evidence):
+    """No reader sees this sign, but directions and SAEs do; half of these plants are negative."""
     a = fold_gains(model_of(NEOX))
     planted = MeanPreservingOrthogonal.random(D, gen(seed))
-    found = align(a, transport_model(a, planted), batches_of(n=12), evidence=evidence)
-    assert torch.allclose(found.gauge.matrix, planted.matrix, atol=1e-3)
+    alignment = align(a, transport_model(a, planted), batches_of(n=12), evidence=evidence)
+    assert torch.allclose(alignment.gauge.matrix, planted.matrix, atol=1e-3)
 
 
-def test_coordinates_that_no_matrix_reads_are_named():
+def test_coordinates_that_no_matrix_uses_cause_a_warning():
     model = model_of(LLAMA)
     with torch.no_grad():
         for name, _, axis in chart_of(model).matrices():
@@ -225,7 +219,7 @@ def test_coordinates_that_no_matrix_reads_are_named():
         align(model_of(LLAMA), model, evidence="weights")
 
 
-def test_autocast_does_not_reach_the_evidence():
+def test_autocast_does_not_change_the_evidence():
     a = model_of(LLAMA)
     b = transport_model(a, SignedPermutation.random(D, gen(1)))
     for evidence in EVIDENCE:
@@ -235,7 +229,7 @@ def test_autocast_does_not_reach_the_evidence():
         assert torch.equal(plain.margin, cast.margin) and plain.gauge == cast.gauge
 
 
-def test_models_that_cannot_be_compared():
+def test_incomparable_models_are_rejected():
     model = model_of(LLAMA)
     cases = {
         "residual width: A has 32, B has 40": tiny_model(LLAMA, gen(0), width=40),
@@ -249,7 +243,7 @@ def test_models_that_cannot_be_compared():
                 align(model, other, batches_of(), evidence=evidence)
 
 
-def test_tokens_added_to_one_vocabulary_do_not_keep_activations_or_chosen_rows_from_being_compared():
+def test_larger_vocabulary_is_allowed_for_activations_and_for_chosen_rows():
     model = model_of(LLAMA)
     g = SignedPermutation.random(D, gen(1))
     longer = transport_model(model, g)
@@ -260,14 +254,14 @@ def test_tokens_added_to_one_vocabulary_do_not_keep_activations_or_chosen_rows_f
         align(model, longer, [{"input_ids": torch.full((2, 4), 79)}])
 
 
-def test_weights_that_cannot_be_compared():
+def test_incomparable_weights_are_rejected():
     model = model_of(LLAMA)
     wider = model_of(LLAMA, intermediate_size=56)
     with pytest.raises(
         ValueError, match=r"mlp.gate_proj.weight has shape \(48, 32\) in A and \(56, 32\) in B"
     ):
         align(model, wider, evidence="weights")
-    align(model, wider, batches_of())  # activations need no such thing
+    align(model, wider, batches_of())  # activations do not need equal shapes
     for a, b in (
         (model, model_of(LLAMA, tie_word_embeddings=True)),
         (model_of(LLAMA, tie_word_embeddings=True), model),
@@ -284,14 +278,14 @@ class Words:
         return {w: i for i, w in enumerate(self.words)}
 
 
-def test_tokenizers_that_differ():
+def test_different_tokenizers_are_rejected():
     model = model_of(LLAMA)
     align(model, model, evidence="weights", tokenizers=(Words("a", "b"), Words("a", "b")))
     with pytest.raises(ValueError, match=r"share a tokenizer.*2 entries differ, the first \['a', 'b'\]"):
         align(model, model, evidence="weights", tokenizers=(Words("a", "b"), Words("b", "a")))
 
 
-def test_names_that_are_unknown():
+def test_unknown_names_are_rejected():
     model, batches = model_of(LLAMA), batches_of()
     for sites, named in (("block2", "block2"), (["embed", "final"], "final"), ([], r"\[\]")):
         with pytest.raises(ValueError, match=rf"unknown site .*{named}.*allowed: all, embed, block0, block1"):
@@ -322,23 +316,23 @@ def test_names_that_are_unknown():
         (LLAMA, "mean_preserving_orthogonal", "permutation, global_sign_permutation, signed_permutation;"),
     ],
 )
-def test_a_group_larger_than_the_charts(family, group, inside):
+def test_group_larger_than_the_charts_needs_permission(family, group, inside):
     model = model_of(family)
     other = transport_model(model, planted(family))
     with pytest.raises(
         ValueError, match=f"{group} is larger than this chart's exact gauge group .*Allowed here: {inside}"
     ):
         align(model, other, batches_of(), group=group)
-    found = align(model, other, batches_of(), group=group, allow_larger=True)
-    assert found.group == group == found.gauge.group
+    alignment = align(model, other, batches_of(), group=group, allow_larger=True)
+    assert alignment.group == group == alignment.gauge.group
 
 
-def test_a_larger_group_allowed_still_finds_the_smaller_truth():
+def test_larger_group_still_finds_the_true_element():
     model, g = model_of(NEOX), planted(NEOX)
-    found = align(
+    alignment = align(
         model, transport_model(model, g), batches_of(), group="signed_permutation", allow_larger=True
     )
-    assert torch.equal(found.gauge.perm, g.perm) and torch.equal(found.gauge.sign, g.sign)
+    assert torch.equal(alignment.gauge.perm, g.perm) and torch.equal(alignment.gauge.sign, g.sign)
     smaller = align(
         model, transport_model(model, g), batches_of(), group="permutation", matcher="hungarian_abs"
     )
@@ -346,7 +340,7 @@ def test_a_larger_group_allowed_still_finds_the_smaller_truth():
 
 
 @pytest.mark.parametrize("side", ["A", "B"])
-def test_weights_that_are_not_finite(side):
+def test_weights_and_activations_must_be_finite(side):
     models = {s: model_of(LLAMA) for s in "AB"}
     with torch.no_grad():
         models[side].model.layers[0].mlp.down_proj.weight[3, 5] = float("nan")
@@ -360,7 +354,7 @@ def test_weights_that_are_not_finite(side):
 
 
 def with_dead_coordinate(model, i):
-    """Coordinate ``i`` is never written to, at any site."""
+    """Return a copy in which coordinate ``i`` is constant at every site."""
     dead = copy.deepcopy(model)
     with torch.no_grad():
         dead.model.embed_tokens.weight[:, i] = 0.75
@@ -370,7 +364,7 @@ def with_dead_coordinate(model, i):
     return dead
 
 
-def test_a_coordinate_that_is_constant_everywhere():
+def test_coordinate_constant_at_every_site_is_rejected():
     model = model_of(LLAMA)
     dead = with_dead_coordinate(model, 13)
     for a, b, side in ((dead, model, "A"), (model, dead, "B")):
@@ -383,7 +377,7 @@ def test_a_coordinate_that_is_constant_everywhere():
     assert align(dead, transport_model(dead, g), evidence="weights").gauge == g
 
 
-def test_a_coordinate_that_is_constant_somewhere_is_placed_elsewhere():
+def test_coordinate_constant_at_one_site_is_placed_by_the_others():
     model, g = model_of(LLAMA), planted(LLAMA)
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 13] = 0.75
@@ -393,7 +387,7 @@ def test_a_coordinate_that_is_constant_somewhere_is_placed_elsewhere():
     assert align(model, other, batches_of()).gauge == g
 
 
-def test_too_few_tokens_are_warned_of():
+def test_too_few_tokens_cause_a_warning():
     model = model_of(LLAMA)
     with pytest.warns(UserWarning, match="only 30 tokens for 32 coordinates.*margins unreliable"):
         align(model, model, batches_of(n=2, rows=1))
@@ -402,7 +396,7 @@ def test_too_few_tokens_are_warned_of():
         align(model, model, batches_of(n=3, rows=1))
 
 
-def test_no_tokens():
+def test_batches_without_tokens_are_rejected():
     model = model_of(LLAMA)
     masked = {
         "input_ids": torch.ones(2, 4, dtype=torch.long),
@@ -415,7 +409,7 @@ def test_no_tokens():
             align(model, model, batches)
 
 
-def test_the_models_are_left_alone():
+def test_models_are_not_changed():
     model, other = model_of(LLAMA), model_of(LLAMA, 1)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     align(model, other, batches_of(), evidence="both")

@@ -1,4 +1,4 @@
-"""solve against scipy on every kind of score we could think of; optimality_gap against known losses."""
+"""``solve`` agrees with scipy on many kinds of scores; ``optimality_gap`` agrees with known losses."""
 
 from collections.abc import Callable
 
@@ -51,19 +51,21 @@ KINDS: dict[str, Maker] = {
 
 
 def same_as_scipy(score: np.ndarray) -> assignment.Assignment:
-    found = solve(score)
+    solution = solve(score)
     n, exact = len(score), np.asarray(score, np.float64)
-    assert found.columns.dtype == np.int64 and np.array_equal(np.sort(found.columns), np.arange(n))
+    assert solution.columns.dtype == np.int64 and np.array_equal(np.sort(solution.columns), np.arange(n))
     rows, columns = linear_sum_assignment(-exact)
     size = np.abs(exact).max()
-    assert found.objective == pytest.approx(exact[rows, found.columns].sum(), rel=0, abs=1e-14 * n * size)
-    assert found.objective == pytest.approx(exact[rows, columns].sum(), rel=0, abs=1e-14 * n * size)
-    return found
+    assert solution.objective == pytest.approx(
+        exact[rows, solution.columns].sum(), rel=0, abs=1e-14 * n * size
+    )
+    assert solution.objective == pytest.approx(exact[rows, columns].sum(), rel=0, abs=1e-14 * n * size)
+    return solution
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_same_objective_as_scipy(kind: str, seed: int) -> None:
+def test_objective_equals_scipys(kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for n in (1, 2, 3, 4, 5, 8, 13, 31, 64, 120):
         for _ in range(5 if n < 10 else 1):
@@ -71,7 +73,7 @@ def test_same_objective_as_scipy(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sinkhorn_path_on_small_scores(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sinkhorn_path_is_exact_on_small_scores(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignment, "SINKHORN_MIN_ROWS", 2)
     monkeypatch.setattr(assignment, "BLOCK_ROWS", 7)
     rng = np.random.default_rng(7)
@@ -96,23 +98,23 @@ def near_rank1(n: int, rng: np.random.Generator) -> np.ndarray:
         (KINDS["near"], 1100, "presolve"),
     ],
 )
-def test_large_scores(make: Maker, n: int, solver: str) -> None:
+def test_large_scores_are_solved_by_the_expected_step(make: Maker, n: int, solver: str) -> None:
     score = make(n, np.random.default_rng(3))
-    found = same_as_scipy(score)
-    assert found.solver == solver
-    assert optimality_gap(score, found.columns) <= 1e-9 * n * np.abs(score).max()
+    solution = same_as_scipy(score)
+    assert solution.solver == solver
+    assert optimality_gap(score, solution.columns) <= 1e-9 * n * np.abs(score).max()
 
 
 def test_mutual_best_pair_may_be_wrong() -> None:
-    found = solve(np.array([[10.0, 9.0], [9.0, 0.0]]))
-    assert found.objective == 18.0 and found.columns.tolist() == [1, 0]
+    solution = solve(np.array([[10.0, 9.0], [9.0, 0.0]]))
+    assert solution.objective == 18.0 and solution.columns.tolist() == [1, 0]
 
 
-def test_dominance_accepts_one_of_the_rows_tied_for_a_column() -> None:
-    # Trap a: both rows are best in column 0 and only one may count it; the other is the column's second.
+def test_presolve_accepts_one_of_the_rows_tied_for_a_column() -> None:
+    # Both rows are best in column 0 and only one may have it; the other is that column's second best.
     assert solve(np.array([[1.0, 0.5], [1.0, 0.0]])).objective == 1.5
     assert solve(np.array([[1.0, 0.0], [1.0, 0.5]])).objective == 1.5
-    # ... and both carry negative least entries, where W_lk >= 0 does not hold.
+    # The same with a negative smallest entry.
     assert solve(np.array([[3.0, 1.0], [1.0, -5.0]])).objective == 2.0
     for bits in range(3**9):  # every 3×3 score with entries 0, 1, 2
         score = np.array([bits // 3**k % 3 for k in range(9)], float).reshape(3, 3)
@@ -123,7 +125,7 @@ def test_dominance_accepts_one_of_the_rows_tied_for_a_column() -> None:
 
 
 def test_float32_scores_keep_their_last_bits() -> None:
-    # Trap b: 1 - W in float32 rounds entries of this size together.
+    # 1 - W in float32 would round entries of this size to one value.
     score = (1e-6 * np.random.default_rng(0).random((60, 60))).astype(np.float32)
     same_as_scipy(score)
     same_as_scipy(score + np.float32(1e-3))
@@ -133,8 +135,8 @@ def denormals_survive() -> bool:
     return bool((torch.tensor([1e-40]) * torch.ones(1) != 0).item())
 
 
-def test_denormal_mode_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Trap d: torch.set_flush_denormal is process-wide.
+def test_denormal_mode_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch.set_flush_denormal would change the whole process.
     monkeypatch.setattr(assignment, "SINKHORN_MIN_ROWS", 2)
     for flush in (True, False):
         if not torch.set_flush_denormal(flush):
@@ -145,7 +147,7 @@ def test_denormal_mode_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before
 
 
-def test_tensors_of_any_kind_and_no_side_effect() -> None:
+def test_tensors_of_any_dtype_are_solved_and_not_modified() -> None:
     score = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
     kept = score.clone()
     for same in (score, score.double(), score.T.contiguous().T, score.requires_grad_()):
@@ -180,7 +182,7 @@ def test_optimality_gap_bounds_a_matching_far_from_optimal() -> None:
         assert loss - 1e-12 <= optimality_gap(score, columns) < np.inf
 
 
-def test_optimality_gap_of_a_near_miss_is_the_loss() -> None:
+def test_optimality_gap_of_one_swap_is_its_loss() -> None:
     score = planted(80, np.random.default_rng(0), np.linspace(0.5, 0.9, 80))
     best = solve(score)
     worse = best.columns.copy()
@@ -202,7 +204,7 @@ def test_optimality_gap_of_a_near_miss_is_the_loss() -> None:
         (np.eye(2, dtype=complex), "complex128.*real"),
     ],
 )
-def test_bad_scores_are_named(score: np.ndarray | torch.Tensor, message: str) -> None:
+def test_bad_scores_are_rejected(score: np.ndarray | torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve(score)
     with pytest.raises(ValueError, match=message):
@@ -210,6 +212,6 @@ def test_bad_scores_are_named(score: np.ndarray | torch.Tensor, message: str) ->
 
 
 @pytest.mark.parametrize("columns", [[0, 0], [0, 1, 2], [0.0, 1.0], [1, 2], [-1, 0]])
-def test_optimality_gap_wants_a_permutation(columns: list) -> None:
+def test_optimality_gap_requires_a_permutation(columns: list) -> None:
     with pytest.raises(ValueError, match="permutation of range"):
         optimality_gap(np.eye(2), np.array(columns))

@@ -1,12 +1,15 @@
-"""Matchers: exact against scipy, and against planted gauges whose recovery theory guarantees."""
+"""Matchers are as good as scipy's solutions, and recover planted gauges where theory says so."""
 
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
 from gaugeport.alignment.matchers import (
+    MATCHERS,
+    Matcher,
     combinations,
     cross_moment,
+    default_matchers,
     hungarian_abs,
     hungarian_global_sign,
     hungarian_raw,
@@ -23,6 +26,7 @@ from gaugeport.groups import (
     SignedPermutation,
     compose,
 )
+from places import ROOT
 
 D = 40
 
@@ -32,7 +36,7 @@ def gen(seed):
 
 
 def evidence_for(g, noise, generator):
-    """C[i, j] = Q[i, j] plus noise: the correlation where A's coordinates are decorrelated and x_B = g·x_A."""
+    """Return Q plus noise: the correlations if A's coordinates are decorrelated and x_B = g·x_A."""
     d = g.size
     return g.dense() + noise * torch.randn(d, d, generator=generator, dtype=torch.float64)
 
@@ -44,16 +48,16 @@ def optimum(score):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("d", [1, 2, 3, 31])
-def test_objectives_are_scipys(d, seed):
+def test_objectives_equal_scipys(d, seed):
     c = torch.randn(d, d, generator=gen(seed), dtype=torch.float64)
     rows = torch.arange(d)
     raw, either, marginal = hungarian_raw(c), hungarian_global_sign(c), hungarian_abs(c)
     assert raw.objective == pytest.approx(optimum(c), abs=1e-12 * d)
     assert either.objective == pytest.approx(max(optimum(c), optimum(-c)), abs=1e-12 * d)
     assert marginal.objective == pytest.approx(optimum(c.abs()), abs=1e-12 * d)
-    for found in (raw, either, marginal):  # the objective is that of the gauge: sum_i s_i C[i, π(i)]
-        g = found.gauge
-        assert float((g.sign * c[rows, g.perm]).sum()) == pytest.approx(found.objective, abs=1e-12 * d)
+    for result in (raw, either, marginal):  # the objective is that of the gauge: sum_i s_i C[i, π(i)]
+        g = result.gauge
+        assert float((g.sign * c[rows, g.perm]).sum()) == pytest.approx(result.objective, abs=1e-12 * d)
     assert type(raw.gauge) is Permutation and type(either.gauge) is GlobalSignPermutation
     assert type(marginal.gauge) is SignedPermutation
 
@@ -69,7 +73,7 @@ RECOVERS = {
 }
 
 
-def test_every_combination_is_covered():
+def test_every_combination_is_tested():
     assert set(RECOVERS) == set(combinations())
 
 
@@ -78,19 +82,19 @@ def test_every_combination_is_covered():
 def test_planted_elements_are_recovered_from_noise(pair, seed):
     generator = gen(seed)
     g = RECOVERS[pair].random(D, generator)
-    found = match(evidence_for(g, 0.1, generator), *pair)
+    result = match(evidence_for(g, 0.1, generator), *pair)
     if pair[1] == "procrustes":
         # first order: the antisymmetric part of the noise, entries of 0.1/√2
-        assert float((found.gauge.matrix - g.matrix).norm()) < 0.1 * D
+        assert float((result.gauge.matrix - g.matrix).norm()) < 0.1 * D
         assert float((match(g.dense(), *pair).gauge.matrix - g.matrix).abs().max()) < 1e-12
     else:
-        assert torch.equal(found.gauge.perm, g.perm) and torch.equal(found.gauge.sign, g.sign)
-        assert found.objective > 0 and float(found.margin.min()) > 0
-    assert found.gauge.group == pair[0]
+        assert torch.equal(result.gauge.perm, g.perm) and torch.equal(result.gauge.sign, g.sign)
+        assert result.objective > 0 and float(result.margin.min()) > 0
+    assert result.gauge.group == pair[0]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_global_sign(sign):
+def test_global_sign_is_recovered_and_raw_matching_fails_on_a_negative_one(sign):
     g = GlobalSignPermutation(torch.randperm(D, generator=gen(1)), torch.tensor(sign))
     assert hungarian_global_sign(evidence_for(g, 0.1, gen(2))).gauge == g
     assert bool((hungarian_raw(evidence_for(g, 0.1, gen(2))).gauge.perm == g.perm).all()) is (sign == 1)
@@ -98,7 +102,7 @@ def test_the_global_sign(sign):
 
 @pytest.mark.parametrize("p", [0.0, 0.25, 0.5, 0.75, 1.0])
 def test_raw_matching_is_capped_at_the_share_of_positive_signs(p):
-    """Decorrelated: entries off the partner are noise, a negative partner is never worth it, a positive one always.
+    """On decorrelated coordinates only partners are not noise: positive ones are chosen, negative ones never.
 
     At most one negative row can be forced on its partner (a single row left with a single column).
     """
@@ -114,7 +118,7 @@ def test_raw_matching_is_capped_at_the_share_of_positive_signs(p):
     assert marginal.gauge == g
 
 
-def test_dropping_the_signs():
+def test_permutation_with_hungarian_abs_drops_the_signs():
     g = SignedPermutation.random(D, gen(3))
     c = evidence_for(g, 0.1, gen(4))
     dropped, kept = match(c, "permutation", "hungarian_abs"), match(c, "signed_permutation", "hungarian_abs")
@@ -122,12 +126,12 @@ def test_dropping_the_signs():
     assert torch.equal(dropped.margin, kept.margin) and dropped.objective == kept.objective
 
 
-def test_margins_are_the_lead_over_the_best_other_partner():
+def test_margins_are_partner_score_minus_best_other_score():
     c = torch.tensor([[0.9, -0.8, 0.0], [0.7, 0.1, 0.2], [0.0, 0.1, -0.5]])
-    found = hungarian_abs(c)
+    result = hungarian_abs(c)
     # |C|: 0→1, 1→0, 2→2 gives 2.0; 0→0, 1→1 would give 1.5
-    assert found.gauge.perm.tolist() == [1, 0, 2] and found.gauge.sign.tolist() == [-1, 1, -1]
-    assert found.margin.tolist() == pytest.approx([0.8 - 0.9, 0.7 - 0.2, 0.5 - 0.1], abs=1e-6)
+    assert result.gauge.perm.tolist() == [1, 0, 2] and result.gauge.sign.tolist() == [-1, 1, -1]
+    assert result.margin.tolist() == pytest.approx([0.8 - 0.9, 0.7 - 0.2, 0.5 - 0.1], abs=1e-6)
     raw = hungarian_raw(c)
     rows = torch.arange(3)
     for i, margin in enumerate(raw.margin.tolist()):
@@ -139,7 +143,7 @@ def test_margins_are_the_lead_over_the_best_other_partner():
     assert hungarian_abs(torch.tensor([[-0.3]])).margin.tolist() == pytest.approx([0.3])
 
 
-def test_rotation_margins_say_how_far_it_mixes():
+def test_rotation_margins_measure_mixing():
     assert torch.allclose(
         procrustes(SignedPermutation.random(6, gen(0)).dense()).margin, torch.ones(6).double()
     )
@@ -148,8 +152,8 @@ def test_rotation_margins_say_how_far_it_mixes():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_marginalized_matching_is_equivariant_under_plants(seed):
-    """match(h_B·C·h_A⁻¹) = h_B · match(C) · h_A⁻¹ exactly, right or wrong (no ties in continuous noise)."""
+def test_sign_marginalized_matching_is_equivariant_under_plants(seed):
+    """match(h_B·C·h_A⁻¹) = h_B · match(C) · h_A⁻¹ exactly, whether the match is right or wrong."""
     generator = gen(seed)
     c = evidence_for(SignedPermutation.random(D, generator), 0.5, generator)  # noise as large as errors need
     h_a, h_b = (SignedPermutation.random(D, generator) for _ in range(2))
@@ -168,7 +172,7 @@ def test_marginalized_matching_is_equivariant_under_plants(seed):
 
 
 def paired_rows(g, noise, generator, n=4000):
-    """Anisotropic, correlated rows of A, and g·x_A plus noise as B's."""
+    """Return the moments of anisotropic, correlated rows of A with g·x_A plus noise."""
     d = g.size
     a = (
         torch.randn(n, d, generator=generator)
@@ -200,28 +204,28 @@ def test_procrustes_recovers_a_planted_rotation_from_activations(cls):
 
 
 def test_procrustes_maximises_the_trace():
-    """No rotation drawn at random, nor a small turn of the optimum, does better; the objective is tr(Q X_Aᵀ X_B)."""
+    """The objective is tr(Q X_Aᵀ X_B); random rotations and small turns of the optimum are no better."""
     c = torch.randn(12, 12, generator=gen(0), dtype=torch.float64)
-    found = procrustes(c)
-    assert float((found.gauge.matrix @ c.T).trace()) == pytest.approx(found.objective, rel=1e-12)
+    result = procrustes(c)
+    assert float((result.gauge.matrix @ c.T).trace()) == pytest.approx(result.objective, rel=1e-12)
     generator = gen(1)
     for _ in range(50):
         skew = torch.randn(12, 12, generator=generator, dtype=torch.float64) * 0.05
-        near = found.gauge.matrix @ torch.linalg.matrix_exp(skew - skew.T)
+        near = result.gauge.matrix @ torch.linalg.matrix_exp(skew - skew.T)
         far = Orthogonal.random(12, generator).matrix
-        assert max(float((q @ c.T).trace()) for q in (near, far)) <= found.objective
+        assert max(float((q @ c.T).trace()) for q in (near, far)) <= result.objective
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_mean_preserving_procrustes_reads_the_sign_on_ones_where_evidence_has_it(sign):
+def test_mean_preserving_procrustes_reads_the_sign_along_ones(sign):
     g = MeanPreservingOrthogonal.random(10, gen(0))
     now = round(float(g.matrix.sum()) / 10)
     g = MeanPreservingOrthogonal(g.matrix + (sign - now) / 10)
     s = torch.randn(30, 10, generator=gen(1), dtype=torch.float64)
     c = g.matrix @ (s.T @ s)
-    found = procrustes_mean_preserving(g.matrix)
-    assert float((found.gauge.matrix - g.matrix).abs().max()) < 1e-12
-    assert found.objective == pytest.approx(float((found.gauge.matrix @ g.matrix.T).trace()))
+    result = procrustes_mean_preserving(g.matrix)
+    assert float((result.gauge.matrix - g.matrix).abs().max()) < 1e-12
+    assert result.objective == pytest.approx(float((result.gauge.matrix @ g.matrix.T).trace()))
     assert round(float(procrustes_mean_preserving(c).gauge.matrix.sum()) / 10) == sign
     blind = g.matrix - sign / 10 + sign * 1e-9
     assert round(float(procrustes_mean_preserving(blind).gauge.matrix.sum()) / 10) == 1
@@ -246,10 +250,16 @@ def test_cross_moments_are_scaled_by_the_total_variances():
 
 @pytest.mark.parametrize(
     "pair",
-    [("orthogonal", "hungarian_abs"), ("permutation", "procrustes"), ("affine", "procrustes"), ("signed_permutation", "weights"),
-     ("global_sign_permutation", "hungarian_abs"), ("B_d", "hungarian_abs")],
-)  # fmt: skip
-def test_a_pair_that_makes_no_sense(pair):
+    [
+        ("orthogonal", "hungarian_abs"),
+        ("permutation", "procrustes"),
+        ("affine", "procrustes"),
+        ("signed_permutation", "weights"),
+        ("global_sign_permutation", "hungarian_abs"),
+        ("B_d", "hungarian_abs"),
+    ],
+)
+def test_invalid_pairs_are_rejected(pair):
     with pytest.raises(
         ValueError,
         match=f"matcher '{pair[1]}' does not recover an element of '{pair[0]}'; allowed: permutation with",
@@ -257,8 +267,35 @@ def test_a_pair_that_makes_no_sense(pair):
         match(torch.eye(3), *pair)
 
 
+@pytest.mark.parametrize("pair", [p for p in combinations() if "orthogonal" not in p[0]])
+def test_match_follows_planted_signs_unless_its_record_says_otherwise(pair):
+    generator, (group, matcher) = gen(0), pair
+    c = evidence_for(SignedPermutation.random(D, generator), 0.5, generator)
+    signs = SignedPermutation(torch.arange(D), SignedPermutation.random(D, generator).sign)
+    before, after = match(c, group, matcher).gauge, match(signs.act(c, axis=0), group, matcher).gauge
+    follows = torch.equal(after.perm, before.perm) and torch.equal(after.sign, signs.sign * before.sign)
+    assert follows is (group not in MATCHERS[matcher].depends_on_signs)
+
+
+def test_every_group_has_one_default_matcher():
+    defaults = [group for m in MATCHERS.values() for group in m.default_for]
+    assert sorted(defaults) == sorted(default_matchers()) == sorted({group for group, _ in combinations()})
+    assert set(default_matchers().items()) <= set(combinations())
+
+
+def test_every_matcher_can_be_composed():
+    configs = {path.stem for path in (ROOT / "conf" / "matcher").glob("*.yaml")}
+    assert configs == {*MATCHERS, "weights", "oracle", "none"}
+
+
+@pytest.mark.parametrize("field", ["default_for", "depends_on_signs"])
+def test_record_may_only_name_groups_that_it_recovers(field):
+    with pytest.raises(ValueError, match=f"{field} names orthogonal; allowed: permutation"):
+        Matcher("new", {"permutation": hungarian_raw}, **{field: ("orthogonal",)})
+
+
 @pytest.mark.parametrize("bad", [torch.full((3, 3), float("nan")), torch.ones(2, 3)])
-def test_bad_evidence(bad):
+def test_bad_evidence_is_rejected(bad):
     for matcher in (hungarian_raw, hungarian_abs, hungarian_global_sign):
         with pytest.raises(ValueError):
             matcher(bad)

@@ -1,4 +1,4 @@
-"""Streaming moments against a float64 two-pass over the same rows (DESIGN §1, PERFORMANCE §3)."""
+"""Streaming moments agree with a float64 two-pass computation over the same rows."""
 
 import pytest
 import torch
@@ -6,18 +6,18 @@ import torch
 from gaugeport.alignment import moments as module
 from gaugeport.alignment.moments import Moments, MomentStream
 
-PROMISED = 1e-6  # issue 2: error of C against the float64 two-pass
+MAX_ERROR = 1e-6  # of a correlation, against the float64 two-pass computation
 D = 48
 
 
 def two_pass(a, b):
-    """C[i, j] = correlation of coordinate i of B with coordinate j of A, by the textbook in float64."""
+    """Return the correlation of each coordinate of B with each of A, by the textbook formula in float64."""
     x, y = (t.double() - t.double().mean(0) for t in (a, b))
     return (y / y.norm(dim=0)).T @ (x / x.norm(dim=0))
 
 
 def pair(n, seed=0, d=D):
-    """B is a noisy mixture of A, so that C has large entries of both signs off the diagonal."""
+    """Return rows of A and noisy mixtures of them as B, so that C has large entries of both signs."""
     g = torch.Generator().manual_seed(seed)
     a = torch.randn(n, d, generator=g) @ torch.randn(d, d, generator=g)
     b = a @ (torch.eye(d) + 0.3 * torch.randn(d, d, generator=g)) + torch.randn(n, d, generator=g)
@@ -25,7 +25,10 @@ def pair(n, seed=0, d=D):
 
 
 def massive(n, seed=0, ratio=3.0):
-    """Means of ``ratio`` standard deviations everywhere, two coordinates at 1000, two with spikes of 2000."""
+    """Return rows whose means are up to ``ratio`` standard deviations.
+
+    Two coordinates have means of ±1000, and two have spikes of ±2000.
+    """
     sides = []
     for k, x in enumerate(pair(n, seed)):
         x = x / x.std(0) + ratio * torch.linspace(-1, 1, D)
@@ -44,25 +47,26 @@ def stream(a, b, chunk=1024, **names):
     return s
 
 
-def error(found, a, b):
-    return float((found.result().correlation() - two_pass(a, b)).abs().max())
+def error(s, a, b):
+    """Return the largest error of the stream's correlations over all its rows ``a`` and ``b``."""
+    return float((s.result().correlation() - two_pass(a, b)).abs().max())
 
 
-def test_orientation_is_b_by_a():
+def test_rows_are_b_and_columns_are_a():
     a, b = torch.randn(200, 3), torch.randn(200, 5)
     b[:, 4] = -a[:, 1] * 2 + 7
     c = stream(a, b, 50).result().correlation()
     assert c.shape == (5, 3) and c.dtype == torch.float64
-    assert abs(float(c[4, 1]) + 1) < PROMISED and int(c[4].abs().argmax()) == 1
+    assert abs(float(c[4, 1]) + 1) < MAX_ERROR and int(c[4].abs().argmax()) == 1
 
 
 @pytest.mark.parametrize("ratio", [3.0, 300.0])
-def test_precision_with_massive_coordinates(ratio):
+def test_massive_coordinates_keep_precision(ratio):
     a, b = massive(40_000, ratio=ratio)
-    found = stream(a, b)
-    assert error(found, a, b) <= PROMISED
+    s = stream(a, b)
+    assert error(s, a, b) <= MAX_ERROR
     x = a.double()
-    result = found.result()
+    result = s.result()
     assert result.n == 40_000
     assert torch.allclose(result.mean_a, x.mean(0), rtol=1e-6, atol=1e-6)
     assert torch.allclose(result.square_a / result.n, x.var(0, correction=0), rtol=1e-5)
@@ -73,54 +77,54 @@ def test_precision_with_massive_coordinates(ratio):
 
 @pytest.mark.parametrize("offset", [1.0, 3.0, 5.0, 9.0, 30.0, 1000.0])
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_first_chunk_unlike_the_rest(offset, flat):
-    """The shift is the first chunk's mean: wrong by ``offset`` standard deviations for all that follows."""
+def test_first_chunk_may_differ_from_the_rest(offset, flat):
+    """The shift is the first chunk's mean, which is ``offset`` standard deviations off for all other rows."""
     a, b = massive(30_000, seed=1)
     for x in (a, b):
         x[:512] += offset * x[512:].std(0) * torch.where(torch.arange(D) % 3 > 0, 1.0, -1.0)
         if flat:
             x[:512, ::2] = x[0, ::2] + 1e-3 * (x[:512, ::2] - x[0, ::2])
-    assert error(stream(a, b, 512), a, b) <= PROMISED
+    assert error(stream(a, b, 512), a, b) <= MAX_ERROR
 
 
-def test_a_slow_drift():
+def test_slow_drift_keeps_precision():
     a, b = massive(30_000, seed=2)
     for x in (a, b):
         x += torch.linspace(0, 400, len(x))[:, None]
-    assert error(stream(a, b, 256), a, b) <= PROMISED
+    assert error(stream(a, b, 256), a, b) <= MAX_ERROR
 
 
-def test_the_chunks_do_not_matter():
+def test_chunk_size_does_not_matter():
     a, b = massive(5000, seed=3)
     whole = stream(a, b, 5000).result()
     for chunk in (1, 7, 640):
         other = stream(a, b, chunk).result()
         assert other.n == whole.n
-        assert float((other.correlation() - whole.correlation()).abs().max()) <= 2 * PROMISED
+        assert float((other.correlation() - whole.correlation()).abs().max()) <= 2 * MAX_ERROR
 
 
-def test_a_flush_changes_nothing(monkeypatch):
+def test_flushing_does_not_change_the_result(monkeypatch):
     a, b = pair(4000)
     late = stream(a, b, 500).result().correlation()
     monkeypatch.setattr(module, "FLUSH_ROWS", 1000)
-    assert float((stream(a, b, 500).result().correlation() - late).abs().max()) <= PROMISED
+    assert float((stream(a, b, 500).result().correlation() - late).abs().max()) <= MAX_ERROR
 
 
-def test_result_can_be_asked_for_midway():
+def test_result_is_available_midway():
     a, b = pair(2000)
     s = stream(a[:700], b[:700], 100)
-    assert error(s, a[:700], b[:700]) <= PROMISED
+    assert error(s, a[:700], b[:700]) <= MAX_ERROR
     for x, y in zip(a[700:].split(100), b[700:].split(100), strict=True):
         s.update(x, y)
-    assert error(s, a, b) <= PROMISED
+    assert error(s, a, b) <= MAX_ERROR
 
 
-def test_merging_is_seeing_both_samples():
+def test_merging_equals_one_stream_over_both_samples():
     a, b = massive(6000, seed=4)
     parts = [stream(a[s], b[s]).result() for s in (slice(0, 1000), slice(1000, 1001), slice(1001, None))]
     merged = parts[0].merge(parts[1]).merge(parts[2])
     assert merged.n == 6000
-    assert float((merged.correlation() - two_pass(a, b)).abs().max()) <= PROMISED
+    assert float((merged.correlation() - two_pass(a, b)).abs().max()) <= MAX_ERROR
     assert torch.allclose(
         merged.cross / merged.n, stream(a, b).result().cross / merged.n, rtol=1e-5, atol=1e-5
     )
@@ -128,13 +132,13 @@ def test_merging_is_seeing_both_samples():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_dtypes(dtype):
+def test_other_dtypes_keep_precision(dtype):
     a, b = (x.to(dtype) for x in massive(3000, seed=5))
-    assert error(stream(a, b, 300), a, b) <= PROMISED
+    assert error(stream(a, b, 300), a, b) <= MAX_ERROR
     assert a.dtype == dtype
 
 
-def test_rows_are_left_as_they_were():
+def test_rows_are_not_modified():
     a, b = pair(300)
     before = a.clone(), b.clone()
     stream(a.requires_grad_(), b, 100)
@@ -147,28 +151,28 @@ def constant_coordinates(n=3000):
     return a, b
 
 
-def test_constant_coordinates_are_named_and_zero():
+def test_constant_coordinates_are_listed_and_have_zero_correlation():
     a, b = constant_coordinates()
     result = stream(a, b, 100).result()
     assert result.constant() == ([0, 9], [5, 6])
     c = result.correlation()
     assert torch.isfinite(c).all()
     assert c[:, [0, 9]].abs().max() == 0 and c[[5, 6]].abs().max() == 0
-    live = [[i for i in range(D) if i not in dead] for dead in ([5, 6], [0, 9])]
-    assert float((c - two_pass(a, b))[live[0]][:, live[1]].abs().max()) <= PROMISED
+    live = [[i for i in range(D) if i not in constant] for constant in ([5, 6], [0, 9])]
+    assert float((c - two_pass(a, b))[live[0]][:, live[1]].abs().max()) <= MAX_ERROR
 
 
 def test_nearly_constant_is_not_constant():
-    """A mean of 10⁴ standard deviations still carries float32 digits: var / mean² = 1e-8."""
+    """With a mean of 10⁴ standard deviations float32 still has digits: var / mean² = 1e-8."""
     a, b = pair(2000, seed=7)
     a[:, 2] = 1e4 + a[:, 2] / a[:, 2].std()
     result = stream(a, b, 100).result()
     assert result.constant() == ([], [])
-    assert error(stream(a, b, 100), a, b) <= PROMISED
+    assert error(stream(a, b, 100), a, b) <= MAX_ERROR
 
 
-def test_a_constant_coordinate_costs_no_new_segments():
-    """Its mean is off by rounding, many of its (zero) standard deviations: merging d² at every chunk would be slow."""
+def test_constant_coordinate_starts_no_new_segment():
+    """Rounding of its mean must not look like drift: merging segments at every chunk would be slow."""
     a, b = constant_coordinates()
     a[:, 0], b[:, 5] = torch.tensor(1 / 3), torch.tensor(-777.77)
     s = stream(a, b, 100)
@@ -176,22 +180,19 @@ def test_a_constant_coordinate_costs_no_new_segments():
 
 
 def tensors_of(s):
-    found = [*s._buffers.values()]
+    """Return every tensor that the stream holds."""
+    tensors = list(s._buffers.values())
     for part in (s._segment, s._done):
-        if part is not None:
-            for v in vars(part).values():
-                found += (
-                    [v]
-                    if isinstance(v, torch.Tensor)
-                    else [t for p in v for t in p]
-                    if isinstance(v, list)
-                    else []
-                )
-    return found
+        for value in vars(part).values() if part is not None else ():
+            if isinstance(value, torch.Tensor):
+                tensors.append(value)
+            elif isinstance(value, list):  # pairs of column sums
+                tensors += [t for sums in value for t in sums]
+    return tensors
 
 
-def test_memory_does_not_grow_with_the_rows():
-    """d² in float32 and float64, one closed segment, and one chunk: nothing else, however many rows."""
+def test_memory_does_not_grow_with_the_number_of_rows():
+    """It holds d² numbers in float32 and float64, one closed segment and one chunk, however many rows."""
     d, chunk = 64, 128
     s, g = MomentStream(), torch.Generator().manual_seed(0)
     for k in range(300):
@@ -202,7 +203,7 @@ def test_memory_does_not_grow_with_the_rows():
     assert s.result().n == 300 * chunk and s._done is not None
 
 
-def test_tensors_round_trip():
+def test_tensors_restore_the_moments():
     a, b = massive(2000, seed=8)
     result = stream(a, b).result()
     tensors = result.tensors()
@@ -217,7 +218,7 @@ def test_tensors_round_trip():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("when", [0, 5])
-def test_what_is_not_finite_is_named_with_its_side_and_coordinate(bad, when):
+def test_values_that_are_not_finite_are_rejected_with_side_and_coordinates(bad, when):
     a, b = pair(600)
     b[when * 100 + 3, 17] = b[when * 100 + 4, 31] = bad
     with pytest.raises(
@@ -228,7 +229,7 @@ def test_what_is_not_finite_is_named_with_its_side_and_coordinate(bad, when):
         stream(b, a, 100)
 
 
-def test_a_refused_chunk_leaves_the_stream_as_it_was():
+def test_rejected_chunk_does_not_change_the_stream():
     a, b = pair(600)
     s = MomentStream()
     for broken in (True, False):
@@ -239,16 +240,16 @@ def test_a_refused_chunk_leaves_the_stream_as_it_was():
                 s.update(x, b)
         else:
             s.update(x, b)
-    assert error(s, a, b) <= PROMISED
+    assert error(s, a, b) <= MAX_ERROR
 
 
 @pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4,), (4, 3)), ((2, 4, 3), (2, 4, 3))])
-def test_rows_that_do_not_pair(shapes):
+def test_rows_that_do_not_pair_are_rejected(shapes):
     with pytest.raises(ValueError, match=r"paired rows \[n, d_a\] and \[n, d_b\], got"):
         MomentStream().update(*(torch.ones(s) for s in shapes))
 
 
-def test_nothing_seen():
+def test_result_without_rows_is_rejected():
     s = MomentStream()
     with pytest.raises(ValueError, match="no tokens were accumulated"):
         s.result()
@@ -258,7 +259,7 @@ def test_nothing_seen():
 
 
 @pytest.mark.parametrize("width, tokens", [(24, 400), (24, 16)])  # enough tokens, and fewer than coordinates
-def test_whitened_moments_are_those_of_whitened_rows_and_turn_with_signed_permutations(width, tokens):
+def test_whitened_moments_equal_those_of_whitened_rows_and_follow_signed_permutations(width, tokens):
     g = torch.Generator().manual_seed(0)
     mixing = torch.randn(width, width, generator=g)
     a = torch.randn(tokens, width, generator=g) @ mixing + 3
@@ -272,9 +273,9 @@ def test_whitened_moments_are_those_of_whitened_rows_and_turn_with_signed_permut
         kept = s > 1e-4 * s[0]
         return u[:, kept] @ vh[kept]
 
-    found, (x, y) = whitened(a, b), (zca(a), zca(b))
+    result, (x, y) = whitened(a, b), (zca(a), zca(b))
     norms = y.norm(dim=0)[:, None] * x.norm(dim=0)
-    assert torch.allclose(found.correlation(), y.T @ x / norms, atol=1e-4)
+    assert torch.allclose(result.correlation(), y.T @ x / norms, atol=1e-4)
     perm, sign = torch.randperm(width, generator=g), torch.randint(0, 2, (width,), generator=g) * 2 - 1
     turned = whitened(a, b[:, perm] * sign).correlation()
-    assert torch.allclose(turned, found.correlation()[perm] * sign[:, None], atol=1e-4)
+    assert torch.allclose(turned, result.correlation()[perm] * sign[:, None], atol=1e-4)

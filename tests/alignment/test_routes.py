@@ -1,4 +1,4 @@
-"""Walks between checkpoints, the links they need, and the order in which local gauges compose."""
+"""Walks between checkpoints, their links, and the order in which local gauges compose."""
 
 import itertools
 
@@ -16,7 +16,7 @@ from gaugeport.groups import (
 )
 
 
-def test_walks():
+def test_walks_visit_the_expected_nodes():
     assert walk("endpoint", 300, 100) == [("A", 300), ("B", 300)]
     assert walk("via_base", 300, 100) == [("A", 300), BASE, ("B", 300)]
     assert walk("trajectory", 300, 100) == [
@@ -24,7 +24,7 @@ def test_walks():
     ]  # fmt: skip
 
 
-def test_spacing_that_does_not_divide_the_last_step():
+def test_spacing_need_not_divide_the_last_step():
     assert walk("trajectory", 250, 100) == [
         ("A", 250),
         ("A", 200),
@@ -42,14 +42,14 @@ def test_spacing_that_does_not_divide_the_last_step():
         )
 
 
-def test_links_are_distinct_and_in_one_order():
+def test_links_are_distinct_and_in_storage_order():
     walks = [walk(r, s, 100) for r in ROUTES for s in (100, 200, 250)]
-    found = links(walks)
-    assert found == sorted(set(found)) and all(a < b for a, b in found)
+    distinct = links(walks)
+    assert distinct == sorted(set(distinct)) and all(a < b for a, b in distinct)
     crossed = {frozenset(p) for w in walks for p in itertools.pairwise(w)}
-    assert {frozenset(link) for link in found} == crossed and len(found) == len(crossed)
-    assert links([w[::-1] for w in walks]) == found
-    for a, b in found:
+    assert {frozenset(link) for link in distinct} == crossed and len(distinct) == len(crossed)
+    assert links([w[::-1] for w in walks]) == distinct
+    for a, b in distinct:
         assert stored(a, b) == stored(b, a) == (a, b)
 
 
@@ -57,8 +57,8 @@ def test_links_are_distinct_and_in_one_order():
     "cls", [Permutation, SignedPermutation, Orthogonal, MeanPreservingOrthogonal, AffineGauge]
 )
 @pytest.mark.parametrize("route", ROUTES)
-def test_the_gauge_of_a_walk_is_its_links_one_after_the_other(cls, route):
-    """Non-commuting elements: x is carried link by link, and the composition has to carry it in one go."""
+def test_gauge_of_a_walk_composes_its_links(cls, route):
+    """The composition moves x as all links do one after the other, also if the elements do not commute."""
     nodes = walk(route, 350, 100)
     generator = torch.Generator().manual_seed(0)
     local = {pair: cls.random(7, generator) for pair in itertools.pairwise(nodes)}
@@ -73,7 +73,7 @@ def test_the_gauge_of_a_walk_is_its_links_one_after_the_other(cls, route):
         assert not torch.allclose(backwards.act(x), moved, atol=1e-3)
 
 
-def test_a_loop_closes():
+def test_gauge_of_a_loop_is_the_identity_if_links_are_consistent():
     nodes = loop(250, 100)
     assert nodes == [
         BASE, ("A", 100), ("A", 200), ("A", 250), ("B", 250), ("B", 200), ("B", 100), BASE,
@@ -93,7 +93,7 @@ def test_a_loop_closes():
     assert compose_along(nodes, one_wrong) != SignedPermutation.identity(9)
 
 
-def test_errors():
+def test_bad_arguments_are_rejected():
     with pytest.raises(ValueError, match="unknown route 'direct'; allowed: endpoint, via_base, trajectory"):
         walk("direct", 100, 10)
     for spacing in (0, -5):

@@ -13,6 +13,12 @@ def test_derived_seeds_are_fixed_forever():
     assert 0 <= derive(7) < 2**31
 
 
+def test_derived_seeds_differ_between_purposes():
+    purposes = ((), ("run",), ("run", "A"), ("run", "B"), ("A", "run"), (0.1,), (1,))
+    seeds = {derive(seed, *purpose) for seed in range(20) for purpose in purposes}
+    assert len(seeds) == 20 * 7 and all(0 <= seed < 2**31 for seed in seeds)
+
+
 def test_generators_leave_the_global_state_alone():
     state = torch.get_rng_state()
     draws = [torch.rand(3, generator=generator(0, "a")) for _ in range(2)]

@@ -1,0 +1,99 @@
+"""Residual streams at sites: where they are read, which tokens count, and how a gauge changes them."""
+
+import pytest
+import torch
+
+from gaugeport.charts import chart_of
+from gaugeport.groups import GlobalSignPermutation, SignedPermutation
+from gaugeport.pipeline.measures.gauge_groups import tiny_model
+from gaugeport.streams.activations import all_sites, check_sites, streams_at
+from gaugeport.transport import transport_model
+
+D = 32
+
+
+def gen(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(rows=6, length=10, seed=0):
+    return {"input_ids": torch.randint(0, 64, (rows, length), generator=gen(seed))}
+
+
+def hidden_states(model, inputs):
+    with torch.no_grad():
+        return model(**inputs, output_hidden_states=True).hidden_states
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2", "gemma2"])
+def test_sites_are_the_inputs_and_outputs_of_blocks(family):
+    model = tiny_model(family, gen(0))
+    chart = chart_of(model)
+    streams = streams_at(model, chart, batch(), all_sites(2), skip_first=0)
+    states = hidden_states(model, batch())
+    for site, state in zip(("embed", "block0"), states, strict=False):
+        rows = state.flatten(0, 1)
+        if chart.norm == "layer":
+            rows = rows - rows.mean(1, keepdim=True)
+        assert torch.allclose(streams[site], rows, atol=1e-5)
+    last = streams["block1"]
+    assert not torch.allclose(
+        last, states[-1].flatten(0, 1), atol=1e-2
+    )  # transformers' last state is after the final norm
+    with torch.no_grad():
+        normed = chart.final_norm(model)(last)
+    assert torch.allclose(normed, states[-1].flatten(0, 1), atol=1e-4)
+
+
+def test_first_tokens_and_padding_are_left_out():
+    model = tiny_model("llama", gen(0))
+    ids, chart = batch(3, 8)["input_ids"], chart_of(model)
+    right = torch.tensor([[1] * 8, [1] * 5 + [0] * 3, [1] * 1 + [0] * 7])
+    left = right.flip(1)
+    for mask, kept in (
+        (None, [range(1, 8)] * 3),
+        (right, [range(1, 8), range(1, 5), []]),
+        (left, [range(1, 8), range(4, 8), []]),
+    ):
+        inputs = {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
+        rows = streams_at(model, chart, inputs, ["embed"])["embed"]
+        expected = torch.cat(
+            [model.model.embed_tokens(ids[i, list(k)]) for i, k in enumerate(kept) if len(k)]
+        )
+        assert torch.equal(rows, expected.detach())
+    assert len(streams_at(model, chart, {"input_ids": ids}, ["embed"], skip_first=3)["embed"]) == 3 * 5
+    assert len(streams_at(model, chart, {"input_ids": ids}, ["embed"], skip_first=0)["embed"]) == 3 * 8
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_streams_follow_a_gauge_of_the_model(family):
+    model = tiny_model(family, gen(0))
+    g = (SignedPermutation if family == "llama" else GlobalSignPermutation).random(D, gen(1))
+    moved, chart = transport_model(model, g), chart_of(model)
+    a, b = (streams_at(m, chart, batch(), all_sites(2)) for m in (model, moved))
+    for site in a:
+        assert torch.allclose(b[site], g.act(a[site]), atol=1e-4)
+
+
+def test_mean_over_coordinates_is_removed_on_layernorm_only():
+    neox, llama = (tiny_model(f, gen(0)) for f in ("gpt_neox", "llama"))
+    assert float(streams_at(neox, chart_of(neox), batch(), ["block0"])["block0"].mean(1).abs().max()) < 1e-6
+    assert float(streams_at(llama, chart_of(llama), batch(), ["block0"])["block0"].mean(1).abs().max()) > 1e-2
+
+
+def test_model_in_training_mode_is_measured_without_dropout():
+    model = tiny_model("gpt2", gen(0), resid_pdrop=0.5, embd_pdrop=0.5)
+    chart = chart_of(model)
+    quiet = streams_at(model, chart, batch(), ["block1"])["block1"]
+    model.train()
+    model.transformer.h[0].eval()
+    assert torch.equal(streams_at(model, chart, batch(), ["block1"])["block1"], quiet)
+    assert model.training and model.transformer.h[1].training and not model.transformer.h[0].training
+
+
+def test_sites_are_checked_by_name():
+    assert all_sites(2) == ["embed", "block0", "block1"]
+    assert check_sites("all", 2) == all_sites(2) and check_sites("block1", 2) == ["block1"]
+    assert check_sites(("block1", "embed"), 2) == ["block1", "embed"]
+    with pytest.raises(ValueError, match=r"unknown site \['block2'\]; allowed: all, embed, block0, block1"):
+        check_sites(["embed", "block2"], 2)
