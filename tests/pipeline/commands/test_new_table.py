@@ -1,63 +1,53 @@
-"""The README's worked example: a new table is the two files it shows."""
-
-import os
-import re
-import shutil
-import subprocess
-import sys
+"""Follow "Add a table" and "Add a task" in experiments/README.md on a copy of the tree."""
 
 import pandas as pd
 import pytest
 
-from places import ROOT
+import documented
 
-NEW = r"`((?:conf|experiments)/[\w/]+\.(?:yaml|py))`, [^\n]*:\n\n```\w+\n(.*?)```"
+SMOKE = ("--profile", "smoke", "--set", "tracker=none")
 
 
 @pytest.fixture
 def checkout(tmp_path):
-    for folder in ("conf", "experiments", "src"):
-        leave_out = shutil.ignore_patterns("reference", "benchmarks", "__pycache__")
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=leave_out)
-    return tmp_path
-
-
-def run(checkout, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(checkout / "src"), "CI": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "gaugeport.pipeline.cli",
-        *arguments,
-        "--profile",
-        "smoke",
-        "--set",
-        "tracker=none",
-    ]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=250)
-    return done.returncode, done.stdout + done.stderr
+    return documented.copy_tree(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_new_table_is_two_files(checkout):
-    new = re.findall(NEW, (ROOT / "README.md").read_text(), re.DOTALL)
-    assert [path for path, _ in new] == ["conf/experiment/margins.yaml", "experiments/margins.py"]
-    for path, text in new:
-        assert not (checkout / path).exists()
-        (checkout / path).write_text(text)
-    code, text = run(checkout, "tables", "e1", "--processes", "1")
-    assert code == 0 and "### e1 margins of coordinates" in text, text
+def test_new_table_is_two_files(checkout):
+    written = documented.write_new(checkout, "Add a table")
+    assert written == ["conf/experiment/margins.yaml", "experiments/margins.py"]
+    code, text = documented.run(checkout, "tables", "e1", "--processes", "1", *SMOKE)
+    assert code == 0 and "e1 margins of coordinates" in text, text
     frame = pd.read_csv(checkout / "outputs" / "tables" / "smoke" / "e1.csv")
     assert set(frame["metric"]) == {"margin_right", "margin_wrong"} and frame["record"].notna().any()
     assert (checkout / "outputs" / "figures" / "smoke" / "e1.png").stat().st_size > 1000
     for suffix in ("md", "tex"):
         assert (checkout / "outputs" / "tables" / "smoke" / f"e1.{suffix}").exists()
-    code, text = run(checkout, "status", "e1")
+    code, text = documented.run(checkout, "status", "e1", *SMOKE)
     assert code == 0 and "e1 margins" in text
+
+
+@pytest.mark.slow
+def test_new_task_is_its_settings_its_record_and_its_table(checkout):
+    written = documented.write_new(checkout, "Add a task")
+    assert written == [
+        "conf/task/stream_length.yaml",
+        "src/gaugeport/pipeline/tasks/stream_length.py",
+        "conf/experiment/stream_length.yaml",
+        "experiments/stream_length.py",
+    ]
+    code, text = documented.run(checkout, "tables", "e2", "--processes", "1", *SMOKE)
+    assert code == 0 and "e2 length of the residual stream" in text, text
+    frame = pd.read_csv(checkout / "outputs" / "tables" / "smoke" / "e2.csv")
+    means = frame[frame["seed"].isna()].set_index("site")["value"]
+    assert {"embed", "block0"} <= set(means.index) and (means > 0).all()
+    code, text = documented.run(checkout, "run", "task=stream_length", "task.tokens=0", "profile=smoke")
+    assert code != 0 and "task.tokens" in text
 
 
 def test_two_tables_may_not_share_an_id(checkout):
     file = checkout / "conf" / "experiment" / "evidence.yaml"
     file.write_text(file.read_text().replace("id: c2", "id: a3"))
-    code, text = run(checkout, "tables", "a3")
+    code, text = documented.run(checkout, "tables", "a3", *SMOKE)
     assert code == 2 and "id 'a3'; allowed: a letter and a number that no other table has" in text
