@@ -65,11 +65,11 @@ def test_numpy_s_integers_are_integers_and_alignments_compare():
 
 def test_swapped_arguments_are_named():
     a, g = tiny(), gp.SignedPermutation.identity(32)
-    with pytest.raises(TypeError, match="an SAE object is wanted, found SignedPermutation"):
+    with pytest.raises(TypeError, match="SAE object, got SignedPermutation"):
         gp.transport_sae(g, a)
-    with pytest.raises(TypeError, match=r"found str; sae_lens\.SAE\.load_from_disk"):
+    with pytest.raises(TypeError, match=r"got str; sae_lens\.SAE\.load_from_disk"):
         gp.transport_sae("folder", g)
-    with pytest.raises(TypeError, match="models are wanted first, then their gauges; found NoneType"):
+    with pytest.raises(TypeError, match="models: expected torch modules, got NoneType"):
         gp.merge([None, g], [a, a])
     with pytest.raises(TypeError, match="expected a gauge element, got str"):
         gp.transport_optimizer(g, "folder")

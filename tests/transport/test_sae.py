@@ -1,4 +1,4 @@
-"""transport_sae, for every architecture sae-lens registers: latents stay, reconstructions move."""
+"""Test that moved SAEs keep their latents and move their reconstructions, for all sae-lens architectures."""
 
 import copy
 import warnings
@@ -39,17 +39,17 @@ VARIANTS = {
     "matching_pursuit": {"apply_b_dec_to_input": False},
     "temporal": {"tied_weights": False, "sae_diff_type": "relu"},
 }
-BOTH = [(case, {}) for case in CASES] + list(VARIANTS.items())
+CASES_AND_VARIANTS = [(case, {}) for case in CASES] + list(VARIANTS.items())
 
 
 def build(case, dtype=torch.float64, **config):
-    """A small SAE of this architecture, every parameter and buffer random (thresholds positive)."""
+    """Return a small SAE of an architecture, with all parameters and buffers random (thresholds positive)."""
     name, _, training = case.partition("-")
     cls, config_class = (SAE_TRAINING_CLASS_REGISTRY if training else SAE_CLASS_REGISTRY)[name]
     if "transcoder" in name:
         config = {"d_out": config.get("d_in", D), "apply_b_dec_to_input": False, **config}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # matching pursuit's about its default decoder norm
+        warnings.simplefilter("ignore")  # matching pursuit warns about its default decoder norm
         sae = cls(config_class(**{"d_in": D, "d_sae": N, **EXTRA.get(name, {}), **config}))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def gap(a, b):
 
 
 def gaps(sae, moved, g, x):
-    """Relative displacement of the latents and of the reconstructions."""
+    """Return the larger of the relative changes of latents and reconstructions."""
     with torch.no_grad():
         return max(gap(latents(moved, g.act(x)), latents(sae, x)), gap(moved(g.act(x)), g.act(sae(x))))
 
@@ -91,13 +91,10 @@ def test_every_architecture_of_sae_lens_has_rules():
 
 
 @pytest.mark.parametrize("mode", ["none", "constant_norm_rescale"])
-@pytest.mark.parametrize(("case", "config"), BOTH)
-def test_signs_alone_change_no_bit(case, config, mode):
-    sae, g, x = (
-        build(case, torch.float32, normalize_activations=mode, **config),
-        signs_only(),
-        tokens(torch.float32),
-    )
+@pytest.mark.parametrize(("case", "config"), CASES_AND_VARIANTS)
+def test_sign_changes_are_bit_equal(case, config, mode):
+    sae = build(case, torch.float32, normalize_activations=mode, **config)
+    g, x = signs_only(), tokens(torch.float32)
     moved = transport_sae(sae, g)
     with torch.no_grad():
         assert bool(latents(sae, x).any())
@@ -107,35 +104,35 @@ def test_signs_alone_change_no_bit(case, config, mode):
 
 @pytest.mark.parametrize("group", [Permutation, SignedPermutation, Orthogonal])
 @pytest.mark.parametrize("mode", ["none", "expected_average_only_in", "constant_norm_rescale"])
-@pytest.mark.parametrize(("case", "config"), BOTH)
-def test_covariance_under_linear_gauges(case, config, mode, group):
+@pytest.mark.parametrize(("case", "config"), CASES_AND_VARIANTS)
+def test_linear_gauges_keep_latents_and_move_reconstructions(case, config, mode, group):
     sae, g = build(case, normalize_activations=mode, **config), element(group)
     assert gaps(sae, transport_sae(sae, g), g, tokens()) <= 1e-12
 
 
 @pytest.mark.parametrize("group", [SignedPermutation, Orthogonal])
-def test_covariance_of_the_temporal_scale(group):
+def test_constant_scale_of_temporal_saes_commutes_with_rotations(group):
     config = {"normalize_activations": "constant_scalar_rescale", "activation_normalization_factor": 0.3}
     sae, g = build("temporal", **config), element(group)
     assert gaps(sae, transport_sae(sae, g), g, tokens()) <= 1e-12
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_dropping_the_signs_makes_another_function(case):
+def test_dropping_the_signs_changes_the_function(case):
     sae, g = build(case), element(SignedPermutation)
     assert gaps(sae, transport_sae(sae, g.without_signs()), g, tokens()) > 1e-1
 
 
 @pytest.mark.parametrize("group", [Permutation, GlobalSignPermutation, MeanPreservingOrthogonal])
 @pytest.mark.parametrize("case", ["standard", "topk-training", "transcoder", "temporal"])
-def test_layer_norm_commutes_with_what_keeps_the_mean(case, group):
+def test_layer_norm_commutes_with_gauges_that_keep_the_mean(case, group):
     sae, g = build(case, normalize_activations="layer_norm"), element(group)
     assert gaps(sae, transport_sae(sae, g), g, tokens()) <= 1e-12
 
 
 @pytest.mark.parametrize("group", [SignedPermutation, Orthogonal])
-def test_layer_norm_does_not_commute_with_the_rest(group):
-    """Why those are refused: the same weights, moved without the normalisation and put back under it."""
+def test_layer_norm_does_not_commute_with_other_gauges(group):
+    """Control: the weights are moved without the normalisation, which is then switched on again."""
     sae, plain, g = build("standard", normalize_activations="layer_norm"), build("standard"), element(group)
     forced = build("standard", normalize_activations="layer_norm")
     forced.load_state_dict(transport_sae(plain, g).state_dict())
@@ -157,8 +154,8 @@ FOLDABLE = [c for c in CASES if not c.startswith(("matching_pursuit", "temporal"
 
 
 @pytest.mark.parametrize("case", FOLDABLE)
-def test_sae_lens_folding_a_rotation_as_a_whitening_agrees(case):
-    """``x = y Q`` for ``y = g·x``: an SAE that sees ``y`` through the whitening ``M = Q`` (mean 0) is the moved one."""
+def test_moving_by_a_rotation_equals_folding_it_as_a_whitening(case):
+    """For ``y = g·x`` is ``x = y Q``, so an SAE that sees ``y`` through the whitening Q is the moved one."""
     sae, g, x = build(case), element(Orthogonal), tokens()
     folded, y = copy.deepcopy(sae), g.act(x)
     folded.fold_activation_whitening(torch.zeros(D, dtype=torch.float64), g.dense(), g.dense().T)
@@ -171,7 +168,7 @@ def test_sae_lens_folding_a_rotation_as_a_whitening_agrees(case):
 
 
 @pytest.mark.parametrize("case", ["standard", "gated", "jumprelu", "batchtopk-training"])
-def test_sae_lens_folding_a_mean_agrees_with_an_affine_gauge(case):
+def test_moving_by_an_affine_gauge_equals_folding_a_mean(case):
     sae, g = build(case), element(AffineGauge)
     folded, y = copy.deepcopy(sae), g.act(tokens())
     folded.fold_activation_whitening(g.shift, g.linear.dense(), g.linear.dense().T)
@@ -181,22 +178,22 @@ def test_sae_lens_folding_a_mean_agrees_with_an_affine_gauge(case):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", CASES)
-def test_there_and_back(case, dtype):
+def test_round_trips_are_bit_equal_and_recorded(case, dtype):
     sae, g = build(case, dtype), element(SignedPermutation)
-    there = transport_sae(sae, g, {"step": 1})
-    back = transport_sae(there, g.inverse(), {"step": 2})
-    assert not torch.equal(there.W_dec, sae.W_dec)
+    moved = transport_sae(sae, g, {"step": 1})
+    back = transport_sae(moved, g.inverse(), {"step": 2})
+    assert not torch.equal(moved.W_dec, sae.W_dec)
     for key, value in sae.state_dict().items():
         assert torch.equal(back.state_dict()[key], value) and back.state_dict()[key].dtype == value.dtype
     records = back.cfg.metadata["gaugeport"]
     assert [r["provenance"]["step"] for r in records] == [1, 2]
     assert [r["digest"] for r in records] == [gauge_digest(g), gauge_digest(g.inverse())]
-    assert len(there.cfg.metadata["gaugeport"]) == 1
+    assert len(moved.cfg.metadata["gaugeport"]) == 1
     assert "gaugeport" not in sae.cfg.metadata
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_saves_and_loads_as_a_sae_lens_object(case, tmp_path):
+def test_sae_lens_saves_and_loads_the_moved_sae(case, tmp_path):
     sae, g, x = build(case, torch.float32), element(SignedPermutation), tokens(torch.float32)
     moved = transport_sae(sae, g, {"run": "A to B", "sites": [1, 2]})
     moved.save_model(tmp_path)
@@ -213,7 +210,7 @@ def test_saves_and_loads_as_a_sae_lens_object(case, tmp_path):
         assert torch.equal(loaded(x), moved(x))
 
 
-def test_the_record_survives_the_change_from_training_to_inference(tmp_path):
+def test_the_record_survives_saving_a_training_sae_for_inference(tmp_path):
     moved = transport_sae(build("batchtopk-training", torch.float32), element(SignedPermutation))
     moved.save_inference_model(tmp_path)
     assert SAE.load_from_disk(tmp_path).cfg.metadata["gaugeport"] == moved.cfg.metadata["gaugeport"]
@@ -221,7 +218,7 @@ def test_the_record_survives_the_change_from_training_to_inference(tmp_path):
 
 @pytest.mark.parametrize("group", [SignedPermutation, Permutation, Orthogonal])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_wide_tensors_take_the_fast_kernels_and_agree_with_act(dtype, group):
+def test_wide_tensors_through_the_kernels_equal_act(dtype, group):
     d, threads = 256, torch.get_num_threads()
     sae, g = build("skip_transcoder", dtype, d_in=d, d_sae=301), element(group, d=d)
     sae.W_enc.data[3] = 0.0
@@ -230,23 +227,27 @@ def test_wide_tensors_take_the_fast_kernels_and_agree_with_act(dtype, group):
         moved = transport_sae(sae, g)
     finally:
         torch.set_num_threads(threads)
-    acted = {
+    expected = {
         "W_enc": g.act(sae.W_enc, 0),
         "W_dec": g.act(sae.W_dec, 1),
         "b_dec": g.act(sae.b_dec, 0),
         "W_skip": g.act(g.act(sae.W_skip.double(), 0), 1).to(dtype),
         "b_enc": sae.b_enc,
     }
-    # rotations sum in float64, over two threads perhaps in another order than over one: where nothing is rounded, it shows
+    # rotations sum in float64, and two threads may sum in another order than one; only float64 shows it
     slack = d * torch.finfo(dtype).eps if group is Orthogonal and dtype == torch.float64 else 0.0
-    for name, wanted in acted.items():
+    for name, tensor in expected.items():
         assert_close(
-            getattr(moved, name), wanted, rtol=0, atol=slack, msg=lambda found, name=name: f"{name}: {found}"
+            getattr(moved, name),
+            tensor,
+            rtol=0,
+            atol=slack,
+            msg=lambda message, name=name: f"{name}: {message}",
         )
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_input_is_left_alone_and_its_flags_are_kept(case):
+def test_the_input_is_unchanged_and_its_flags_are_kept(case):
     sae = build(case)
     sae.W_dec.requires_grad_(False)
     sae.b_dec.grad = torch.ones(D, dtype=torch.float64)
@@ -266,17 +267,17 @@ def test_the_input_is_left_alone_and_its_flags_are_kept(case):
 
 
 @pytest.mark.parametrize("mode", ["constant_norm_rescale", "layer_norm"])
-def test_two_saes_do_not_share_their_run_time_norms(mode):
+def test_the_moved_sae_keeps_its_own_run_time_norms(mode):
     sae, x = build("standard", normalize_activations=mode), tokens()
     moved = transport_sae(sae, element(Permutation))
     with torch.no_grad():
-        wanted, acts = sae(x), sae.encode(x)
+        expected, acts = sae(x), sae.encode(x)
         moved(3 * x.flip(0) + 1)
-        assert torch.equal(sae.decode(acts), wanted)
+        assert torch.equal(sae.decode(acts), expected)
 
 
-def test_the_error_term_stays_on():
-    """With it an SAE returns its input: spliced into a model it must not start to change the stream."""
+def test_the_error_term_is_kept():
+    """With the error term an SAE returns its input, so that it does not change its model."""
     sae, g, x = build("standard"), element(SignedPermutation), tokens()
     sae.use_error_term = True
     with torch.no_grad():
@@ -294,16 +295,16 @@ def test_out_reuses_memory():
     assert second.cfg.metadata["gaugeport"] == fresh.cfg.metadata["gaugeport"]
 
 
-def test_meta_device():
+def test_saes_on_the_meta_device_are_moved():
     sae = StandardSAE(StandardSAEConfig(d_in=D, d_sae=N, device="meta", dtype="bfloat16"))
     moved = transport_sae(sae, element(SignedPermutation))
     assert {(p.is_meta, p.dtype) for p in moved.parameters()} == {(True, torch.bfloat16)}
     assert moved.cfg.metadata["gaugeport"][0]["moved"] == ["b_dec", "W_dec", "W_enc"]
 
 
-def test_other_layouts_than_contiguous():
+def test_tensors_that_share_memory_are_each_moved_once():
     sae, g = TopKSAE(TopKSAEConfig(d_in=256, d_sae=300, k=5)), element(SignedPermutation, d=256)
-    sae.W_enc.data = sae.W_dec.data.T  # the same memory: each is moved once
+    sae.W_enc.data = sae.W_dec.data.T  # the same memory
     moved = transport_sae(sae, g)
     assert torch.equal(moved.W_enc, g.act(sae.W_enc, 0)) and torch.equal(moved.W_dec.T, moved.W_enc)
     assert moved.W_enc.is_contiguous()

@@ -1,4 +1,4 @@
-"""transport_sae: what it refuses and names, and what a residual gauge does not concern."""
+"""Test what ``transport_sae`` refuses, and that it leaves SAEs on heads and neurons as they are."""
 
 import warnings
 
@@ -34,7 +34,7 @@ def standard(d=D, **config):
     return StandardSAE(StandardSAEConfig(d_in=d, d_sae=N, **config))
 
 
-def at(hook, d=D, **config):
+def on_hook(hook, d=D, **config):
     return standard(d, metadata=SAEMetadata(hook_name=hook), **config)
 
 
@@ -52,18 +52,18 @@ def transcoder(hook, hook_out, d_in=D, d_out=D):
 
 
 @pytest.mark.parametrize("g", [element(d=31), element(Orthogonal, d=31), element(AffineGauge, d=31)])
-def test_another_width(g):
+def test_gauges_of_another_width_are_refused(g):
     with pytest.raises(ValueError, match=r"width 31; this standard SAE has d_in=16"):
         transport_sae(standard(), g)
 
 
-def test_another_output_width():
+def test_another_output_width_is_refused():
     with pytest.raises(ValueError, match=r"width 16; this skip_transcoder SAE has d_out=20"):
         transport_sae(transcoder(None, None, d_out=20), element())
 
 
 @pytest.mark.parametrize("group", [SignedPermutation, Orthogonal, AffineGauge])
-def test_layer_norm_names_its_group(group):
+def test_layer_norm_refuses_gauges_outside_its_group(group):
     with pytest.raises(
         ValueError, match=rf"'layer_norm'.*'mean_preserving_orthogonal'.*'permutation'.*'{group.group}'"
     ):
@@ -80,7 +80,7 @@ def test_unfolded_whitening(group):
 
 
 @pytest.mark.parametrize("mode", ["expected_average_only_in", "constant_norm_rescale"])
-def test_a_shift_does_not_pass_a_rescaling(mode):
+def test_affine_gauges_do_not_commute_with_rescaling(mode):
     with pytest.raises(ValueError, match=rf"{mode}.*covariant under 'orthogonal'.*'affine'"):
         transport_sae(standard(normalize_activations=mode), element(AffineGauge))
     config = TemporalSAEConfig(
@@ -90,21 +90,21 @@ def test_a_shift_does_not_pass_a_rescaling(mode):
         transport_sae(TemporalSAE(config), element(AffineGauge))
 
 
-def test_a_shift_needs_an_encoder_that_subtracts_b_dec():
+def test_affine_gauges_need_an_encoder_that_subtracts_b_dec():
     with pytest.raises(ValueError, match=r"apply_b_dec_to_input=False"):
         transport_sae(standard(apply_b_dec_to_input=False), element(AffineGauge))
     with pytest.raises(ValueError, match=r"apply_b_dec_to_input=False"):
         transport_sae(transcoder(None, None), element(AffineGauge))
 
 
-def test_an_unknown_normalisation():
+def test_unknown_normalisations_are_refused():
     sae = standard()
     sae.cfg.normalize_activations = "batch_norm"
     with pytest.raises(ValueError, match="'batch_norm'; allowed: none, expected_average_only_in"):
         transport_sae(sae, element())
 
 
-def test_parameters_outside_the_rules():
+def test_parameters_outside_the_rules_are_refused():
     sae = standard()
     sae.W_extra = nn.Parameter(torch.zeros(D))
     with pytest.raises(
@@ -120,14 +120,14 @@ def test_parameters_outside_the_rules():
         transport_sae(sae, element())
 
 
-def test_a_parameter_of_another_shape():
+def test_parameters_of_another_shape_are_refused():
     sae = standard()
     sae.W_enc = nn.Parameter(sae.W_enc.T.clone())
     with pytest.raises(ValueError, match=r"W_enc has shape \(64, 16\); its axes are \('in', 'latent'\)"):
         transport_sae(sae, element())
 
 
-def test_an_unknown_architecture():
+def test_unknown_architectures_are_refused():
     class Config(StandardSAEConfig):
         @classmethod
         def architecture(cls):
@@ -137,19 +137,19 @@ def test_an_unknown_architecture():
         transport_sae(StandardSAE(Config(d_in=D, d_sae=N)), element())
 
 
-def test_quantised_weights():
+def test_quantised_weights_are_refused():
     sae = standard()
     sae.W_dec = nn.Parameter(torch.zeros(N, D, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ValueError, match=r"W_dec is torch.int8; a gauge moves float16"):
+    with pytest.raises(ValueError, match=r"W_dec is torch.int8; allowed: float16"):
         transport_sae(sae, element())
 
 
-def test_provenance_that_no_json_holds():
-    with pytest.raises(ValueError, match="provenance must be what JSON can hold"):
+def test_provenance_other_than_json_is_refused():
+    with pytest.raises(ValueError, match="provenance: expected JSON"):
         transport_sae(standard(), element(), {"gauge": torch.zeros(2)})
 
 
-def test_an_out_that_does_not_fit():
+def test_an_out_that_does_not_fit_is_refused():
     sae = standard()
     with pytest.raises(
         ValueError, match=r"out has no W_dec of shape \(64, 16\)|out has no b_dec of shape \(16,\)"
@@ -161,24 +161,26 @@ def test_an_out_that_does_not_fit():
         transport_sae(sae, element(), out=sae)
 
 
-ON = (
-    "blocks.3.hook_resid_post blocks.0.hook_resid_pre blocks.3.hook_mlp_out blocks.3.hook_attn_out blocks.1.hook_mlp_in "
-    "blocks.3.ln2.hook_normalized ln_final.hook_normalized blocks.3.mlp.hook_in blocks.2.hook_out hook_embed "
-    "blocks.2.attn.hook_result blocks.2.hook_q_input model.layers.5 model.layers.5.mlp transformer.h.3 model.norm "
-    "model.embed_tokens gpt_neox.layers.2.attention gpt_neox.layers.2.mlp.dense_4h_to_h transformer.h.3.attn.c_proj "
-    "model.layers.5.self_attn.o_proj model.layers.5.post_attention_layernorm embed block2"
+ON_STREAM_HOOKS = (
+    "blocks.3.hook_resid_post blocks.0.hook_resid_pre blocks.3.hook_mlp_out blocks.3.hook_attn_out "
+    "blocks.1.hook_mlp_in blocks.3.ln2.hook_normalized ln_final.hook_normalized blocks.3.mlp.hook_in "
+    "blocks.2.hook_out hook_embed blocks.2.attn.hook_result blocks.2.hook_q_input model.layers.5 "
+    "model.layers.5.mlp transformer.h.3 model.norm model.embed_tokens gpt_neox.layers.2.attention "
+    "gpt_neox.layers.2.mlp.dense_4h_to_h transformer.h.3.attn.c_proj model.layers.5.self_attn.o_proj "
+    "model.layers.5.post_attention_layernorm embed block2"
 ).split()
-OFF = (
-    "blocks.3.attn.hook_z blocks.3.attn.hook_q blocks.3.attn.hook_k blocks.3.attn.hook_v blocks.3.attn.hook_rot_q "
-    "blocks.3.mlp.hook_post blocks.3.mlp.hook_pre blocks.3.mlp.hook_pre_linear blocks.3.mlp.ln.hook_normalized "
-    "model.layers.5.self_attn.q_proj model.layers.5.mlp.up_proj model.layers.5.mlp.act_fn transformer.h.3.mlp.c_fc "
-    "gpt_neox.layers.2.attention.query_key_value model.layers.5.self_attn.q_norm"
+OFF_STREAM_HOOKS = (
+    "blocks.3.attn.hook_z blocks.3.attn.hook_q blocks.3.attn.hook_k blocks.3.attn.hook_v "
+    "blocks.3.attn.hook_rot_q blocks.3.mlp.hook_post blocks.3.mlp.hook_pre blocks.3.mlp.hook_pre_linear "
+    "blocks.3.mlp.ln.hook_normalized model.layers.5.self_attn.q_proj model.layers.5.mlp.up_proj "
+    "model.layers.5.mlp.act_fn transformer.h.3.mlp.c_fc gpt_neox.layers.2.attention.query_key_value "
+    "model.layers.5.self_attn.q_norm"
 ).split()
 
 
-@pytest.mark.parametrize("hook", [None, *ON])
+@pytest.mark.parametrize("hook", [None, *ON_STREAM_HOOKS])
 def test_hooks_on_the_residual_stream_are_moved(hook):
-    sae, g = at(hook), element()
+    sae, g = on_hook(hook), element()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         moved = transport_sae(sae, g)
@@ -187,9 +189,9 @@ def test_hooks_on_the_residual_stream_are_moved(hook):
 
 
 @pytest.mark.parametrize("d", [D, 24])
-@pytest.mark.parametrize("hook", OFF)
+@pytest.mark.parametrize("hook", OFF_STREAM_HOOKS)
 def test_hooks_on_heads_and_neurons_are_invariant(hook, d):
-    sae = at(hook, d, normalize_activations="layer_norm")
+    sae = on_hook(hook, d, normalize_activations="layer_norm")
     with pytest.warns(UserWarning, match="heads or neurons.*left as it is"):
         moved = transport_sae(sae, element(Orthogonal))
     assert moved is not sae and type(moved) is StandardSAE
@@ -205,7 +207,7 @@ def test_hooks_on_heads_and_neurons_are_invariant(hook, d):
 @pytest.mark.parametrize(
     "named", [{"reshape_activations": "hook_z"}, {"metadata": SAEMetadata(hook_head_index=1)}]
 )
-def test_head_spaces_without_a_hook_name(named, tmp_path):
+def test_heads_without_a_hook_name_are_invariant(named, tmp_path):
     sae, x = standard(**named), torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(0))
     with pytest.warns(UserWarning, match="heads or neurons"):
         moved = transport_sae(sae, element())
@@ -220,9 +222,9 @@ def test_head_spaces_without_a_hook_name(named, tmp_path):
 @pytest.mark.parametrize(
     "hook", ["blocks.3.hook_scale", "blocks.3.ln1.hook_scale", "my_hook", "blocks.1.attn.hook_resid"]
 )
-def test_an_unknown_hook_is_not_guessed(hook):
+def test_unknown_hooks_are_refused(hook):
     with pytest.raises(ValueError, match=rf"cannot tell whether hook_name '{hook}'.*metadata.hook_name"):
-        transport_sae(at(hook), element())
+        transport_sae(on_hook(hook), element())
     with pytest.raises(ValueError, match=rf"cannot tell whether hook_name_out '{hook}'"):
         transport_sae(transcoder("blocks.3.ln2.hook_normalized", hook), element())
 
@@ -235,7 +237,7 @@ def test_an_unknown_hook_is_not_guessed(hook):
         (("blocks.1.mlp.hook_pre", "blocks.1.hook_mlp_out"), {"W_dec": 1, "b_dec": 0}),
     ],
 )
-def test_transcoders_move_the_ends_on_the_stream(hooks, moved_axes):
+def test_transcoders_move_the_sides_on_the_stream(hooks, moved_axes):
     reads, writes = "W_enc" in moved_axes, "W_dec" in moved_axes
     sae, g = transcoder(*hooks, d_in=D if reads else 40, d_out=D if writes else 40), element()
     with warnings.catch_warnings(record=True) as caught:
@@ -243,17 +245,18 @@ def test_transcoders_move_the_ends_on_the_stream(hooks, moved_axes):
         moved = transport_sae(sae, g)
     assert len(caught) == (0 if reads and writes else 1)
     for name in ("W_enc", "W_dec", "b_dec", "b_enc"):
-        was = getattr(sae, name)
+        before = getattr(sae, name)
         assert torch.equal(
-            getattr(moved, name), g.act(was, moved_axes[name]) if name in moved_axes else was
+            getattr(moved, name), g.act(before, moved_axes[name]) if name in moved_axes else before
         ), name
     x = torch.randn(9, sae.cfg.d_in, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     with torch.no_grad():
-        there, wanted = moved(g.act(x) if reads else x), g.act(sae(x)) if writes else sae(x)
-    assert float((there - wanted).norm() / wanted.norm()) <= 1e-12
+        output = moved(g.act(x) if reads else x)
+        expected = g.act(sae(x)) if writes else sae(x)
+    assert float((output - expected).norm() / expected.norm()) <= 1e-12
 
 
-def test_digests_name_the_content(tmp_path):
+def test_digests_differ_exactly_where_the_content_differs(tmp_path):
     g = element(Orthogonal)
     assert gauge_digest(load_gauge(g.save(tmp_path / "g.safetensors"))) == gauge_digest(g)
     perm = torch.arange(4)

@@ -55,7 +55,7 @@ HEADS: dict[str, tuple[UnitAxis, ...]] = {
     ),
 }
 """Head axes by family. The kind names what lies along the axis, one after the other: ``q`` query heads (in
-o_proj: their outputs), ``kv`` key heads or value heads, ``qkv`` query heads that each hold query, key and value."""
+o_proj: their outputs), ``kv`` key heads or value heads, ``qkv`` query heads with query, key and value."""
 
 
 @dataclass(frozen=True)
