@@ -1,9 +1,9 @@
 """Recover gauges under one condition of an experiment: a group and a matcher on one kind of evidence.
 
-A random gauge q is planted on every checkpoint, so the true gauge between two checkpoints is known. The *residual*
-``r = q_B⁻¹ ∘ ĝ ∘ q_A`` is the error of the recovered gauge ĝ, in the coordinates that the two runs really share; it
-is the identity where ĝ is right. Moving an object from A to B by ĝ in planted coordinates is the same as moving it
-by r in shared coordinates.
+A random gauge q is planted on every checkpoint, so the true gauge between two checkpoints is known. The
+*residual* ``r = q_B⁻¹ ∘ ĝ ∘ q_A`` is the error of the recovered gauge ĝ, in the coordinates that the two runs
+really share; it is the identity where ĝ is right. Moving an object from A to B by ĝ in planted coordinates is
+the same as moving it by r in shared coordinates.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONTROLS = ("oracle", "none")
 
 
 class Evidence(Protocol):
-    """Evidence between planted checkpoints: ``PlantedEvidence`` (of a run pair) or ``SelfEvidence`` (of a copy)."""
+    """Evidence between planted checkpoints: ``PlantedEvidence`` (two runs) or ``SelfEvidence`` (a copy)."""
 
     plants: dict[str, Element]
     """Name of a checkpoint -> the gauge planted on it."""
@@ -44,8 +44,9 @@ class Evidence(Protocol):
 class Condition:
     """A (group, matcher) on one kind of evidence.
 
-    Each link is matched once; walks that cross it reuse the match. Every method takes a ``plant``: 0 is the gauge
-    planted on the checkpoints, other numbers plant an independent draw on top, by relabelling the evidence.
+    Each link is matched once; walks that cross it reuse the match. Every method takes a ``plant``: 0 is the
+    gauge planted on the checkpoints, other numbers plant an independent draw on top, by relabelling the
+    evidence.
     """
 
     def __init__(self, evidence: Evidence, group: str, matcher: str, kind: str, seed: int):
@@ -90,7 +91,7 @@ class Condition:
 
     @property
     def depends_on_plant(self) -> bool:
-        """Whether the result varies over plants: only where signs are not matched, else matching is equivariant."""
+        """Whether the result varies over plants: only where signs are not matched."""
         if self.group == "identity":
             return True
         name = "weights" if self.matcher in CONTROLS else self.matcher
@@ -112,8 +113,9 @@ def gauge_accuracy(gauge: Element, truth: Element) -> dict[str, float]:
         truth: the true gauge, of the same width.
 
     Returns:
-        metric -> value: ``index_accuracy``, ``signed_accuracy`` and ``sign_accuracy`` (shares of coordinates, see
-        ``recovery_rows``), where the truth is a signed permutation; ``rotation_error`` where either is a rotation.
+        metric -> value: ``index_accuracy``, ``signed_accuracy`` and ``sign_accuracy`` (shares of coordinates,
+        see ``recovery_rows``), where the truth is a signed permutation; ``rotation_error`` where either is a
+        rotation.
     """
     accuracy: dict[str, float] = {}
     if isinstance(gauge, Orthogonal) or isinstance(truth, Orthogonal):
@@ -137,7 +139,8 @@ def mean_over_plants(metrics: Sequence[dict[str, float]]) -> Iterator[tuple[str,
         metrics: metric -> value, one dictionary per plant. A metric may be missing from some of them.
 
     Yields:
-        ``(metric, mean)``, then ``(metric_plants_sd, standard deviation)`` where two plants or more have the metric.
+        ``(metric, mean)``, then ``(metric_plants_sd, standard deviation)`` where two plants or more have the
+        metric.
     """
     for metric in dict.fromkeys(name for of_plant in metrics for name in of_plant):
         values = [of_plant[metric] for of_plant in metrics if metric in of_plant]
@@ -184,7 +187,7 @@ def check_group(group: str, exact: str) -> None:
     if cls is not None and issubclass(cls, SignedPermutation) and not contains(exact, cls):
         permutations = [name for name in default_matchers() if contains(exact, GROUPS[name])]
         raise ValueError(
-            f"gauge={group} is larger than this model's exact gauge group {exact}; allowed: {', '.join(permutations)} "
-            "(each with a matcher of its own; hungarian_raw on a LayerNorm chart), identity, and orthogonal (fitted for "
-            "comparison; it is no gauge of this model)"
+            f"gauge={group} is larger than this model's exact gauge group {exact}; allowed: "
+            f"{', '.join(permutations)} (each with a matcher of its own; hungarian_raw on a LayerNorm chart), "
+            "identity, and orthogonal (fitted for comparison; it is no gauge of this model)"
         )

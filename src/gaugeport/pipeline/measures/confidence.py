@@ -1,4 +1,4 @@
-"""Measure whether margins are calibrated: accuracy among the coordinates with the largest margins (table c3)."""
+"""Measure whether margins are calibrated: accuracy among coordinates with the largest margins (table c3)."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def confidence_rows(
 ) -> list[Row]:
     """Measure how well margins sort right placements before wrong ones, for one (group, matcher, route).
 
-    The metrics are those of :func:`accuracy_by_share_kept` (in rows with ``kept``) and of :func:`calibration`. Where
-    the result depends on the signs of the plant, a metric is the mean over ``plants`` plants, and ``…_plants_sd`` is
-    its standard deviation.
+    The metrics are those of :func:`accuracy_by_share_kept` (in rows with ``kept``) and of
+    :func:`calibration`. Where the result depends on the signs of the plant, a metric is the mean over
+    ``plants`` plants, and ``…_plants_sd`` is its standard deviation.
 
     Args:
         evidence: evidence between the planted checkpoints.
@@ -61,15 +61,15 @@ def confidence_rows(
         Rows ``{evidence, site, step, metric, value}``, some with ``kept``, the share of coordinates kept.
 
     Raises:
-        ValueError: the matcher is a control (which matches nothing), the matcher or the group is one of rotations
-            (which place no coordinate), or the group is larger than the models' exact one.
+        ValueError: the matcher is a control (which matches nothing), the matcher or the group is one of
+            rotations (which place no coordinate), or the group is larger than the models' exact one.
     """
     check_group(group, plant_group(evidence))
     if matcher in CONTROLS or not matcher_that_runs(group, matcher).margins_are_scores:
         pairs = [(g, m) for g, m in combinations() if MATCHERS[m].margins_are_scores]
         raise ValueError(
-            f"gauge={group} with matcher={matcher} has no margin per placed coordinate; allowed: weights in a "
-            f"permutation group, or {'; '.join(f'{g} with {m}' for g, m in pairs)}"
+            f"gauge={group} with matcher={matcher} has no margin per placed coordinate; allowed: weights in "
+            f"a permutation group, or {'; '.join(f'{g} with {m}' for g, m in pairs)}"
         )
     nodes, rows = walk(route, step, spacing), []
     for kind in kinds:
@@ -98,8 +98,9 @@ def placements_and_margins(condition: Condition, nodes: Sequence[Node], plant: i
         plant: the number of the plant.
 
     Returns:
-        ``(right bool[d], margin float64[d])``, indexed by the coordinates of the last node. ``right`` requires both
-        index and sign. A margin is the smallest of the links on the way of its coordinate, as in ``align_along``.
+        ``(right bool[d], margin float64[d])``, indexed by the coordinates of the last node. ``right``
+        requires both index and sign. A margin is the smallest of the links on the way of its coordinate, as
+        in ``align_along``.
     """
     gauge, truth = condition.gauge_and_truth(nodes, plant)
     assert isinstance(gauge, SignedPermutation) and isinstance(truth, SignedPermutation)
@@ -120,8 +121,8 @@ def accuracy_by_share_kept(right: Tensor, margin: Tensor) -> dict[float, dict[st
         margin: float[d], their margins.
 
     Returns:
-        share kept -> ``kept_accuracy``, the share of right placements among the coordinates kept, and ``threshold``,
-        their smallest margin (pass it as ``align(abstain=…)`` to keep that share).
+        share kept -> ``kept_accuracy``, the share of right placements among the coordinates kept, and
+        ``threshold``, their smallest margin (pass it as ``align(abstain=…)`` to keep that share).
     """
     order = margin.argsort(descending=True, stable=True)
     by_share = {}
@@ -140,14 +141,14 @@ def calibration(right: Tensor, margin: Tensor) -> dict[str, float]:
         margin: float[d], their margins.
 
     Returns:
-        ``area_under_curve``: accuracy among the m coordinates with the largest margins, averaged over m = 1 … d (one
-        minus the area under the risk-coverage curve).
+        ``area_under_curve``: accuracy among the m coordinates with the largest margins, averaged over m = 1 …
+            d (one minus the area under the risk-coverage curve).
         ``area_random``: its expectation for a random order, the overall accuracy.
         ``area_best``: its value for the best order, all right placements first.
         ``area_gain``: ``area_under_curve`` minus ``area_random``.
         ``top_half_gain``: accuracy of the half with the larger margins minus the overall accuracy.
-        ``margin_auroc``: the probability that a right placement has a larger margin than a wrong one, where ties
-        count one half; left out where all placements or none are right.
+        ``margin_auroc``: the probability that a right placement has a larger margin than a wrong one, where
+            ties count one half; left out where all placements or none are right.
     """
     d, n_right = len(right), int(right.sum())
     ordered = right[margin.argsort(descending=True, stable=True)].double()

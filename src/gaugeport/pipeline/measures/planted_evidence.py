@@ -1,8 +1,8 @@
 """Write and read evidence between the saved checkpoints of two runs, with a random gauge planted on each.
 
-Two runs from one base share coordinates, so the true gauge between two of their checkpoints is known: it is the
-quotient of the planted gauges. *Every* checkpoint is planted, the base too: a matcher that breaks ties in favour of
-the identity gains nothing by it.
+Two runs from one base share coordinates, so the true gauge between two of their checkpoints is known: it is
+the quotient of the planted gauges. *Every* checkpoint is planted, the base too: a matcher that breaks ties in
+favour of the identity gains nothing by it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def write_evidence(
 ) -> None:
     """Plant a gauge on every checkpoint and write the evidence of every link.
 
-    Each checkpoint is loaded, moved by a random element of its exact gauge group, and run on the batches. The folder
-    then holds ``<a>-<b>.safetensors`` per link (moments by site, and weight evidence) and
+    Each checkpoint is loaded, moved by a random element of its exact gauge group, and run on the batches. The
+    folder then holds ``<a>-<b>.safetensors`` per link (moments by site, and weight evidence) and
     ``plants/<node>.safetensors`` per checkpoint.
 
     Args:
@@ -119,7 +119,7 @@ def group_links(links: Sequence[Link], models_in_memory: int) -> list[list[Link]
 
 
 class PlantedEvidence:
-    """The evidence that :func:`write_evidence` wrote, and the true gauges, of any link in either direction."""
+    """The evidence and the true gauges of a folder of :func:`write_evidence`, in either direction of a link."""
 
     def __init__(self, folder: Path):
         """Read the plants in ``folder``; evidence is read when asked for."""
@@ -142,7 +142,7 @@ class PlantedEvidence:
         return sorted(sites, key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
 
     def loss_rows(self, last: int) -> list[dict[str, Any]]:
-        """Return rows of the held-out losses, nats per token: of the base at step 0, of A and B at step ``last``."""
+        """Return rows of held-out losses, nats per token: base at step 0, A and B at step ``last``."""
         losses = json.loads((self.folder / "losses.json").read_text())
         return [
             {"step": 0 if model == "base" else last, "metric": f"loss_{model}", "value": value}
@@ -150,7 +150,7 @@ class PlantedEvidence:
         ]
 
     def truth(self, nodes: Sequence[Node]) -> Element:
-        """Return the true gauge of a walk, from the planted coordinates of its first node to those of its last."""
+        """Return the true gauge of a walk, between the planted coordinates of its first and last node."""
         first, last = (self.plants[node_name(n)] for n in (nodes[0], nodes[-1]))
         return compose(last, first.inverse())
 
@@ -160,8 +160,8 @@ class PlantedEvidence:
         Args:
             a: the checkpoint to match from.
             b: the checkpoint to match to; either order of a stored link is allowed.
-            kind: a site, ``pooled`` (the mean over sites), ``weights`` (of the vocabulary rows seen in training),
-                ``weights_all_rows``, or ``both`` (``pooled`` plus ``weights``).
+            kind: a site, ``pooled`` (the mean over sites), ``weights`` (of the vocabulary rows seen in
+                training), ``weights_all_rows``, or ``both`` (``pooled`` plus ``weights``).
             cross: return cross moments of sites (for Procrustes) instead of correlations.
 
         Returns:
@@ -223,5 +223,5 @@ def further_plants(
 
 
 def replanted_truth(truth: Element, first: Element, last: Element) -> Element:
-    """Return the true gauge of a walk after planting ``first`` and ``last`` on its first and last checkpoint."""
+    """Return a walk's true gauge once ``first`` and ``last`` are planted on its first and last checkpoint."""
     return compose(last, compose(truth, first.inverse()))

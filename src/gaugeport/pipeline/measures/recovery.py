@@ -38,13 +38,15 @@ def recovery_rows(
         ``index_accuracy``: right partner.
         ``signed_accuracy``: right partner and sign (the headline metric of B_d).
         ``sign_accuracy``: right sign, among coordinates with the right partner.
-        ``loop_consistency``: signed accuracy of a loop that must compose to the identity (route ``trajectory``).
+        ``loop_consistency``: signed accuracy of a loop that must compose to the identity (route
+            ``trajectory``).
     Other metrics:
         ``rotation_error``: ‖Q − Q*‖ / √(2d), for rotations only.
         ``margin_right``, ``margin_wrong``: mean margin of rightly and of wrongly placed coordinates (route
         ``endpoint``).
-    Where the result depends on the signs of the plant (S_d, raw matching), a metric is the mean over ``plants``
-    plants, and ``…_plants_sd`` is its standard deviation. Elsewhere matching is equivariant, and one plant suffices.
+    Where the result depends on the signs of the plant (S_d, raw matching), a metric is the mean over
+    ``plants`` plants, and ``…_plants_sd`` is its standard deviation. Elsewhere matching is equivariant, and
+    one plant suffices.
 
     Args:
         evidence: evidence between the planted checkpoints.
@@ -60,8 +62,9 @@ def recovery_rows(
         Rows ``{evidence, site, step, metric, value}``.
 
     Raises:
-        ValueError: the group is a permutation group larger than the models' exact one (B_d on a LayerNorm model): its
-            further elements change what the model computes. Rotations are allowed, as a comparison.
+        ValueError: the group is a permutation group larger than the models' exact one (B_d on a LayerNorm
+            model): its further elements change what the model computes. Rotations are allowed, as a
+            comparison.
     """
     check_group(group, plant_group(evidence))
     rows: list[Row] = []
@@ -109,7 +112,7 @@ def _kinds(evidence: PlantedEvidence, matcher: str) -> Iterator[tuple[str, str, 
 
 
 def _summary(scores: Sequence[dict[str, float]], n_plants: int) -> Iterator[tuple[str, float]]:
-    """Average over plants; with several plants the standard deviation is always given, 0 where one has the metric."""
+    """Average over plants. The standard deviation of several plants is 0 where one of them has the metric."""
     for metric in dict.fromkeys(m for s in scores for m in s):
         values = [s[metric] for s in scores if metric in s]
         yield metric, fmean(values)

@@ -22,8 +22,8 @@ COPY = "copy"
 class SelfEvidence:
     """The evidence of the link A → copy, with an independent random gauge planted on each.
 
-    The activations of a transported model are the transported activations. So the evidence is that of A with itself,
-    relabelled by both plants, and the model runs once.
+    The activations of a transported model are the transported activations. So the evidence is that of A with
+    itself, relabelled by both plants, and the model runs once.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SelfEvidence:
         return compose(last, first.inverse())
 
     def between(self, a: Node, b: Node, kind: str, cross: bool = False) -> Tensor:
-        """Return evidence float64[d, d], indexed [b, a]; the arguments are those of ``PlantedEvidence.between``."""
+        """Return evidence float64[d, d], indexed [b, a]; arguments as in ``PlantedEvidence.between``."""
         return relabel_evidence(self._of(kind, cross), self.plants[node_name(a)], self.plants[node_name(b)])
 
     def _of(self, kind: str, cross: bool) -> Tensor:
