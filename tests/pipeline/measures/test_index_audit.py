@@ -11,13 +11,14 @@ from gaugeport.charts.logit_change import norms_in_float64, permute_neurons
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation, compose
 from gaugeport.pipeline.measures.conditions import Condition
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.importance import LISTS, agreement_by_chance, compare_lists
+from gaugeport.pipeline.measures.importance import LISTS
 from gaugeport.pipeline.measures.index_audit import (
     SPACE_MOVED_BY,
     audit_rows,
     audit_run_rows,
     reliability_rows,
 )
+from gaugeport.pipeline.measures.list_agreement import agreement_by_chance, compare_lists
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
 from gaugeport.pipeline.tasks import audit as workflow
 from gaugeport.pipeline.tasks.shared.lists import theory

@@ -8,14 +8,8 @@ from gaugeport.charts import chart_of
 from gaugeport.charts.logit_change import random_tokens
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.optimizer_recipes import CLIP_NORM, CLIP_VALUE, RECIPES, split_parameters
-from gaugeport.pipeline.measures.optimizers import (
-    ARMS,
-    neuron_axes,
-    next_token_loss,
-    optimizer_rows,
-    reorder,
-    train_from,
-)
+from gaugeport.pipeline.measures.optimizer_runs import neuron_axes, next_token_loss, reorder, train_from
+from gaugeport.pipeline.measures.optimizers import CONDITIONS, optimizer_rows
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.store.records import Record
 
@@ -31,7 +25,7 @@ def rows_of(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_measurement_agrees_with_theory(recipe):
     rows = rows_of(recipe)
-    assert tuple(rows) == ARMS
+    assert tuple(rows) == CONDITIONS
     assert rows["signs"]["value"] == 0.0
     for arm, r in rows.items():
         assert r["optimizer"] == recipe and r["library"] == (
@@ -80,7 +74,7 @@ def test_both_clips_bite():
     assert float(gradients.norm()) > CLIP_NORM and float((gradients.abs() > CLIP_VALUE).float().mean()) > 0.1
 
 
-@pytest.mark.parametrize(("family", "arms"), [("gpt_neox", ARMS), ("gemma2", ARMS[:3])])
+@pytest.mark.parametrize(("family", "arms"), [("gpt_neox", CONDITIONS), ("gemma2", CONDITIONS[:3])])
 def test_other_families(family, arms):
     """LayerNorm: S_d × {±1} and the rotations that fix 1; post-norm families have no rotations."""
     rows = {r["arm"]: r for r in optimizer_rows("sgd", family, 1)}
@@ -136,11 +130,11 @@ def test_the_seed_decides_everything_and_nothing_global_is_touched():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="unknown optimizer 'rmsprop'; allowed: adam, adam_amsgrad"):
+    with pytest.raises(ValueError, match="optimizer='rmsprop'; allowed: adam, adam_amsgrad"):
         optimizer_rows("rmsprop", "llama", 0)
-    with pytest.raises(ValueError, match="unknown family 'bert'"):
+    with pytest.raises(ValueError, match="family='bert'"):
         optimizer_rows("sgd", "bert", 0)
-    with pytest.raises(ValueError, match="unknown dtype 'bfloat16'; allowed: float32, float64"):
+    with pytest.raises(ValueError, match="dtype='bfloat16'; allowed: float32, float64"):
         optimizer_rows("sgd", "llama", 0, "bfloat16")
 
 

@@ -188,6 +188,6 @@ def check_group(group: str, exact: str) -> None:
         permutations = [name for name in default_matchers() if contains(exact, GROUPS[name])]
         raise ValueError(
             f"gauge={group} is larger than this model's exact gauge group {exact}; allowed: "
-            f"{', '.join(permutations)} (each with a matcher of its own; hungarian_raw on a LayerNorm chart), "
-            "identity, and orthogonal (fitted for comparison; it is no gauge of this model)"
+            f"{', '.join(permutations)} (each with a matcher of its own; hungarian_raw on a LayerNorm "
+            "chart), identity, and orthogonal (fitted for comparison; it is no gauge of this model)"
         )

@@ -1,4 +1,4 @@
-"""How far a moved run has left the run it was moved from, in units of the distance travelled (tables a8, c4)."""
+"""Measure how far a moved run is from the run it was moved from, per distance travelled (tables a8, c4)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ Weights = Mapping[str, Tensor]
 
 
 def displacement(moved: Weights, reference: Weights, start: Weights) -> float:
-    """‖θ' − θ‖ / ‖θ − θ_resume‖ over all parameters, accumulated in float64; ``moved`` in the reference's coordinates.
+    """Return paper A's resume divergence ‖θ' − θ‖ / ‖θ − θ_resume‖ over all parameters, computed in float64.
 
-    Source: PAPER_CLAIMS, "Resume divergence".
+    Args:
+        moved: parameters θ' of the moved run, carried back to the coordinates of the reference.
+        reference: parameters θ of the reference run at the same step.
+        start: parameters θ_resume that both runs started from.
     """
     return _distance(moved, reference) / _distance(reference, start)
 
 
 def _distance(a: Weights, b: Weights) -> float:
-    return (
-        float(sum((p.detach().double() - b[name].detach().double()).square().sum() for name, p in a.items()))
-        ** 0.5
-    )
+    squares = ((p.detach().double() - b[name].detach().double()).square().sum() for name, p in a.items())
+    return float(sum(squares)) ** 0.5

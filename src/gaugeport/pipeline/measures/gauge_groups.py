@@ -1,4 +1,4 @@
-"""Table a1: which group is the exact residual gauge of each architecture family, measured inside and outside."""
+"""Measure which group is the exact residual gauge group of each architecture family (table a1)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gaugeport.groups import (
 )
 
 MODEL_TYPES: tuple[str, ...] = tuple(t for f in FAMILIES if f is not dyck.FAMILY for t in f.model_types)
-"""Every architecture of the table: all that are language models, which paper B's toy is not."""
+"""Every architecture of the table: all language models, so not paper B's toy."""
 
 ELEMENTS: tuple[type[SignedPermutation | Orthogonal], ...] = (
     Permutation,
@@ -34,19 +34,28 @@ ELEMENTS: tuple[type[SignedPermutation | Orthogonal], ...] = (
 
 
 def gauge_group_rows(family: str, seed: int, dtype: str = "float64", width: int = 32) -> list[dict[str, Any]]:
-    """Relative logit changes of a tiny random model of ``family`` under a random element of each group.
+    """Measure the relative logit change of a tiny random model under a random element of each group.
 
-    ``family`` is a model type of :data:`MODEL_TYPES`. Three charts: ``raw`` (random gains and biases in place),
-    ``folded`` (the same model after ``fold_gains``; left out for post-norm families) and ``degenerate`` (every gain 1,
-    as freshly initialised). Each record has ``chart, group, metric, value, yardstick, theory``: ``value`` is
-    max|Δlogits| / std(logits), ``yardstick`` what reordering (and, for rotations, rounding) may cost, and ``theory``
-    is ``"exact"`` or ``"broken"`` by the group of the chart, never by the measurement. In float64 the norms compute
-    in float64 too.
+    There are three charts: ``raw`` (random gains and biases), ``folded`` (the same model after
+    ``fold_gains``; left out for post-norm families) and ``degenerate`` (every gain 1, as freshly
+    initialised).
 
-    Raises ``ValueError`` for an unknown family or dtype. Source: DESIGN §1, second table.
+    Args:
+        family: a model type of :data:`MODEL_TYPES`.
+        seed: seed of the model, its tokens and the elements.
+        dtype: ``float32`` or ``float64``; in float64 the norms compute in float64 too.
+        width: width d of the stream, a multiple of 8.
+
+    Returns:
+        Rows ``{chart, group, metric, value, yardstick, theory}``. ``value`` is max|Δlogits| / std(logits);
+        ``yardstick`` is the change that summation order (and, for rotations, rounding) may cause; ``theory``
+        is ``exact`` or ``broken``, by the group of the chart and never by the measurement.
+
+    Raises:
+        ValueError: unknown family or dtype.
     """
     if dtype not in ("float32", "float64"):
-        raise ValueError(f"unknown dtype {dtype!r}; allowed: float32, float64")
+        raise ValueError(f"dtype={dtype!r}; allowed: float32, float64")
     generator = torch.Generator().manual_seed(seed)
     raw = tiny_model(family, generator, width).to(getattr(torch, dtype))
     chart = chart_of(raw)
@@ -55,11 +64,11 @@ def gauge_group_rows(family: str, seed: int, dtype: str = "float64", width: int 
         charts["folded"] = fold_gains(raw)
     tokens = random_tokens(raw, generator)
     records: list[dict[str, Any]] = []
-    really = norms_in_float64 if dtype == "float64" else nullcontext
+    norms = norms_in_float64 if dtype == "float64" else nullcontext
     for name, model in charts.items():
         here, work = chart_of(model), copy.deepcopy(model)
         exact = exact_group(here, name)
-        with really(model), really(work):
+        with norms(model), norms(work):
             for cls in ELEMENTS:
                 g = generic_element(cls, width, generator)
                 rotation = g if isinstance(g, Orthogonal) else None
@@ -76,7 +85,13 @@ def gauge_group_rows(family: str, seed: int, dtype: str = "float64", width: int 
 
 
 def exact_group(chart: Chart, name: str) -> str:
-    """The exact group by theory. Unit gains make every rotation exact, post-norms or not: there is no gain to meet."""
+    """Return the name of a chart's exact group by theory.
+
+    Args:
+        chart: the chart of the model.
+        name: ``raw``, ``folded`` or ``degenerate``. Gains of 1 commute with every rotation, so the degenerate
+            chart of any family has the largest group.
+    """
     if name == "degenerate":
         return "mean_preserving_orthogonal" if chart.norm == "layer" else "orthogonal"
     return chart.group
@@ -85,22 +100,26 @@ def exact_group(chart: Chart, name: str) -> str:
 def generic_element(
     cls: type[SignedPermutation | Orthogonal], d: int, generator: torch.Generator
 ) -> SignedPermutation | Orthogonal:
-    """A random element of ``cls`` that is in none of the smaller groups of the table, hence not the identity."""
+    """Draw a random element that is in none of the table's smaller groups, and so is not the identity.
+
+    Args:
+        cls: the group.
+        d: width.
+        generator: random generator.
+    """
     while True:
         g = cls.random(d, generator)
         if isinstance(g, Orthogonal):
             return g  # almost surely generic
-        flipped = int((g.sign < 0).sum())
-        moved = not torch.equal(g.perm, torch.arange(d))
-        signs = {"permutation": flipped == 0, "global_sign_permutation": flipped == d}.get(
-            g.group, 0 < flipped < d
-        )
-        if moved and signs:
+        n_flipped = int((g.sign < 0).sum())
+        moves = not torch.equal(g.perm, torch.arange(d))
+        generic_signs = {"permutation": n_flipped == 0, "global_sign_permutation": n_flipped == d}
+        if moves and generic_signs.get(g.group, 0 < n_flipped < d):
             return g
 
 
 def with_unit_gains(model: Any) -> Any:
-    """A copy of ``model`` whose norms on the stream have every gain exactly 1; biases stay."""
+    """Return a copy of ``model`` in which every gain of the stream's norms is exactly 1; biases are kept."""
     unit = copy.deepcopy(model)
     chart, parameters = chart_of(unit), dict(unit.named_parameters())
     with torch.no_grad():
@@ -110,15 +129,24 @@ def with_unit_gains(model: Any) -> Any:
 
 
 def tiny_model(family: str, generator: torch.Generator, width: int = 32, **config: Any) -> Any:
-    """A random float32 model of two blocks in evaluation mode, with generic gains and biases; no global random state.
+    """Make a random float32 model of two blocks, with generic gains and biases, in evaluation mode.
 
-    ``width`` is d, a multiple of 8; ``config`` overrides entries of the configuration. Grouped-query attention where
-    the family has it, embeddings tied where the family's default is. Raises ``ValueError`` for an unknown ``family``.
+    It has grouped-query attention where the family has it, and tied embeddings where that is the family's
+    default. Global random state is neither read nor changed.
+
+    Args:
+        family: a model type of :data:`MODEL_TYPES`.
+        generator: random generator.
+        width: width d of the stream, a multiple of 8.
+        **config: entries of the configuration to override.
+
+    Raises:
+        ValueError: unknown family.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if family not in MODEL_TYPES:
-        raise ValueError(f"unknown family {family!r}; allowed: {', '.join(MODEL_TYPES)}")
+        raise ValueError(f"family={family!r}; allowed: {', '.join(MODEL_TYPES)}")
     sizes: dict[str, Any] = {
         "vocab_size": 64, "hidden_size": width, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "max_position_embeddings": 64,
@@ -138,8 +166,11 @@ def tiny_model(family: str, generator: torch.Generator, width: int = 32, **confi
 
 @torch.no_grad()
 def randomise_parameters(model: Any, generator: torch.Generator) -> None:
-    """Redraw every parameter: gains uniform on [0.5, 1.5], biases and position vectors of size 0.3, matrices so that
-    no block's contribution is negligible (variance 2/in-width)."""
+    """Redraw every parameter of ``model`` in place.
+
+    Gains are uniform on [0.5, 1.5]; biases and position vectors have standard deviation 0.3; matrices have
+    variance 2 / input width, so that no block's contribution is negligible.
+    """
     chart = chart_of(model)
     for name, p in model.named_parameters():
         role = chart.rule(name).role

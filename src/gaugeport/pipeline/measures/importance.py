@@ -1,8 +1,9 @@
-"""Importance of coordinates and neurons: the scores that top-k lists are made of, and how two such lists compare.
+"""Score the importance of coordinates and neurons; top-k lists are made of these scores (tables a9, a10).
 
-All are means over held-out tokens, the first tokens of each row left out, at one site of the stream and inside the MLP
-of the block that ends there. The loss is the *sum* of the next-token losses, so that no score depends on batching.
-On LayerNorm charts the component along the all-ones direction is unobservable and is projected out.
+Every score is a mean over held-out tokens, without the first tokens of each row. Coordinates are those of one
+site of the stream; neurons are those of the MLP in the block that ends at this site. The loss is the *sum* of
+next-token losses, so no score depends on the batch size. On LayerNorm charts the component along the all-ones
+direction is unobservable; it is projected out.
 """
 
 from __future__ import annotations
@@ -13,25 +14,22 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from gaugeport.charts import Chart, chart_of
 from gaugeport.charts.rules import matches
-from gaugeport.groups import Element
 from gaugeport.streams.activations import check_sites, record_streams
 from gaugeport.streams.interventions import edited
-from gaugeport.transport.directions import transport_magnitude
-from gaugeport.transport.indices import transport_indices
 
 Scores = dict[str, Tensor]
-"""List name -> float64[width], one number per coordinate or neuron; a list is its k largest absolute values."""
+"""Name of a list -> float64[n], a score per coordinate or neuron; a list is the k largest absolute ones."""
 
 
 class Kind(NamedTuple):
-    """What a list is over (``coordinate`` of the stream or ``neuron``), and whether its entries have a sign."""
+    """What a list holds, and whether its scores have signs."""
 
     space: str
+    """``coordinate`` (of the stream) or ``neuron``."""
     signed: bool
 
 
@@ -40,15 +38,14 @@ LISTS = {
     "mean_activation": Kind("coordinate", True),  # mean x
     "mean_gradient": Kind("coordinate", True),  # mean ∂loss/∂x
     "gradient_activation": Kind("coordinate", False),  # mean |x · ∂loss/∂x|
-    "integrated_gradients": Kind(
-        "coordinate", False
-    ),  # mean |(x − x₀) · mean of ∂loss/∂x on the way from x₀ to x|
-    "neuron_activation": Kind("neuron", False),  # mean |what the down-projection reads|
+    # mean |(x − x₀) · mean of ∂loss/∂x on the line from x₀ to x|
+    "integrated_gradients": Kind("coordinate", False),
+    "neuron_activation": Kind("neuron", False),  # mean |input of the down-projection|
 }
-"""Every list. Means of x and of its gradient are vectors of the stream, the others magnitudes."""
+"""Every list. The signed ones are vectors of the stream, the others magnitudes."""
 
 BASELINES = ("mean", "zero")
-"""Where integrated gradients start. At zero an RMSNorm model's gradient is singular, so 16 steps are not enough there."""
+"""Where integrated gradients start. An RMSNorm model's gradient is singular at zero: 16 steps are too few."""
 
 
 def score_importance(
@@ -60,13 +57,27 @@ def score_importance(
     baseline: str = "mean",
     skip_first: int = 1,
 ) -> Scores:
-    """The scores of every list of :data:`LISTS` at ``site`` (``block0`` …), in evaluation mode.
+    """Score every list of :data:`LISTS` at one site of a model.
 
-    Integrated gradients (Sundararajan et al. 2017) move all counted tokens at once along the straight line from the
-    baseline, the mean stream of the counted tokens or zero, by the midpoint rule with ``ig_steps`` gradients.
+    The model runs in evaluation mode; its mode and its parameters' ``requires_grad`` are restored. Integrated
+    gradients (Sundararajan et al. 2017) move all counted tokens at once along the straight line from the
+    baseline.
 
-    Raises ``ValueError`` for an unknown site or baseline, ``embed`` (no MLP ends there), fewer than one step, no
-    counted token, and scores that are not finite.
+    Args:
+        model: a causal language model with a chart.
+        batches: batches of token ids, with an attention mask or without.
+        site: the output of a block (``block0`` …).
+        ig_steps: number of gradients of the midpoint rule, at least 1.
+        baseline: where integrated gradients start: ``mean`` (the mean stream of the counted tokens) or
+            ``zero``.
+        skip_first: number of tokens at the start of each row to leave out.
+
+    Returns:
+        Name of a list -> float64[n] on the CPU.
+
+    Raises:
+        ValueError: unknown site or baseline, the site ``embed`` (no MLP ends there), no step, no token to
+            count, or scores that are not finite.
     """
     chart = chart_of(model)
     check_sites(site, len(chart.blocks(model)))
@@ -91,7 +102,7 @@ def score_importance(
 def _activations(
     model: Any, chart: Chart, site: str, batches: Sequence[dict[str, Tensor]], skip_first: int
 ) -> tuple[Scores, int]:
-    """Sums over the counted tokens of what needs no gradient, and their number."""
+    """Return the sums over counted tokens of the scores without gradients, and the number of these tokens."""
     total: Scores = {}
     tokens = 0
     for batch in batches:
@@ -119,26 +130,26 @@ def _attributions(
     start: Tensor,
     ig_steps: int,
 ) -> Scores:
-    """Sums over the counted tokens of one batch of what needs gradients."""
+    """Return the sums over one batch's counted tokens of the scores with gradients."""
     inputs, counted = _inputs(model, batch, skip_first)
 
     def gradient(move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """The stream as it is, and the gradient of the loss at the stream ``move`` makes of it; both [tokens, d]."""
-        found: list[Tensor] = []
+        """Return the stream, and the gradient of the loss at ``move`` of the stream; both [tokens, d]."""
+        original_and_moved: list[Tensor] = []
 
         def edit(x: Tensor) -> Tensor:
-            found.extend((x, move(x).detach().requires_grad_()))
-            return found[1]
+            original_and_moved.extend((x, move(x).detach().requires_grad_()))
+            return original_and_moved[1]
 
         with torch.enable_grad(), edited(model, chart, site, edit):
-            (slope,) = torch.autograd.grad(_loss(model, inputs), found[1:])
-        return _observed(chart, found[0])[counted].double(), slope[counted].double()
+            (slope,) = torch.autograd.grad(_loss(model, inputs), original_and_moved[1:])
+        return _observed(chart, original_and_moved[0])[counted].double(), slope[counted].double()
 
     x, slope = gradient(lambda stream: stream)
     along = torch.zeros_like(slope)
     for step in range(ig_steps):
-        on_the_way = functools.partial(_between, start, (step + 0.5) / ig_steps, counted[..., None])
-        along += gradient(on_the_way)[1] / ig_steps
+        on_the_line = functools.partial(_between, start, (step + 0.5) / ig_steps, counted[..., None])
+        along += gradient(on_the_line)[1] / ig_steps
     return {
         "mean_gradient": slope.sum(0),
         "gradient_activation": (slope * x).abs().sum(0),
@@ -147,10 +158,12 @@ def _attributions(
 
 
 def _between(start: Tensor, share: float, inside: Tensor, stream: Tensor) -> Tensor:
+    """Return the stream with its counted tokens (``inside``) at ``share`` of the line from ``start``."""
     return torch.where(inside, torch.lerp(start.to(stream), stream, share), stream)
 
 
 def _inputs(model: nn.Module, batch: dict[str, Tensor], skip_first: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the model's inputs, and bool[batch, time]: which tokens are counted."""
     device = next(model.parameters()).device
     ids = batch["input_ids"].to(device)
     mask = batch.get("attention_mask", torch.ones_like(ids)).to(device)
@@ -158,20 +171,21 @@ def _inputs(model: nn.Module, batch: dict[str, Tensor], skip_first: int) -> tupl
 
 
 def _loss(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """The sum of the next-token losses of a batch, nats."""
+    """Return the sum of the next-token losses of a batch, in nats."""
     logits = model(**inputs, use_cache=False).logits[:, :-1]
     targets = inputs["input_ids"][:, 1:].masked_fill(inputs["attention_mask"][:, 1:] == 0, -100)
     return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
 def _observed(chart: Chart, stream: Tensor) -> Tensor:
+    """Return the stream, on LayerNorm charts without its component along the all-ones direction."""
     return stream - stream.mean(-1, keepdim=True) if chart.norm == "layer" else stream
 
 
 @contextmanager
 def _neurons(model: nn.Module, chart: Chart, site: str) -> Iterator[list[Tensor]]:
-    """While open, a forward pass leaves the neuron activations [batch, time, n] of the block that ends at ``site``."""
-    block, held = site.removeprefix("block"), []
+    """Collect the neuron activations [batch, time, n] of the block that ends at ``site``, per forward."""
+    block, activations = site.removeprefix("block"), list[Tensor]()
     down = next(
         name
         for name, rule in chart.rules.items()
@@ -180,20 +194,18 @@ def _neurons(model: nn.Module, chart: Chart, site: str) -> Iterator[list[Tensor]
         and any(matches(p, name) for p, _ in chart.family.neurons)
     )
     module = model.get_submodule(down.removesuffix(".weight"))
-    handle = module.register_forward_pre_hook(lambda m, args: held.append(args[0]))
+    handle = module.register_forward_pre_hook(lambda m, args: activations.append(args[0]))
     try:
-        yield held
+        yield activations
     finally:
         handle.remove()
 
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no gradients for parameters: the graph then begins at the site. Both are put back."""
-    modes, flags = (
-        [(m, m.training) for m in model.modules()],
-        [(p, p.requires_grad) for p in model.parameters()],
-    )
+    """Set evaluation mode and switch off gradients of parameters, so that the graph begins at the site."""
+    modes = [(m, m.training) for m in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
     model.eval().requires_grad_(False)
     try:
         yield
@@ -202,42 +214,3 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for p, flag in flags:
             p.requires_grad_(flag)
-
-
-def top_indices(score: Tensor, k: int) -> Tensor:
-    """The indices of the ``k`` largest absolute values, largest first: int64[k]. Raises ``ValueError`` on a bad k."""
-    if not 1 <= k <= len(score):
-        raise ValueError(f"a list of the top {k} of {len(score)}; allowed: 1 to {len(score)}")
-    return score.abs().argsort(descending=True, stable=True)[:k]
-
-
-def compare_lists(a: Tensor, b: Tensor, g: Element, k: int, signed: bool = False) -> dict[str, float]:
-    """How the list of scores ``a``, moved by ``g``, compares with the list of scores ``b``; both float[width].
-
-    ``jaccard`` |both| / |either| of the top k; ``precision`` |both| / k; ``rank_correlation`` Spearman's of all
-    absolute scores; for signed lists ``sign_agreement``: the share of the moved list whose sign is that of ``b`` there.
-    Raises ``ValueError`` for a rotation, naming the groups under which an index has an image.
-    """
-    listed = top_indices(a, k)
-    moved = transport_indices(listed, g)
-    common = len(set(moved.index.tolist()) & set(top_indices(b, k).tolist()))
-    ranks = stats.spearmanr(transport_magnitude(a.abs(), g).numpy(), b.abs().numpy())
-    found = {
-        "jaccard": common / (2 * k - common),
-        "precision": common / k,
-        "rank_correlation": float(ranks.statistic),
-    }
-    if signed:
-        here = moved.sign * a[listed].sign()
-        found["sign_agreement"] = float((here == b[moved.index].sign()).double().mean())
-    return found
-
-
-def agreement_by_chance(metric: str, n: int, k: int) -> float:
-    """What :func:`compare_lists` is expected to give under a uniform random gauge of ``n`` coordinates, exactly.
-
-    The number of common members of two random k-subsets is hypergeometric.
-    """
-    if metric == "jaccard":
-        return float(sum(stats.hypergeom.pmf(m, n, k, k) * m / (2 * k - m) for m in range(k + 1)))
-    return {"precision": k / n, "rank_correlation": 0.0, "sign_agreement": 0.5}[metric]

@@ -1,4 +1,4 @@
-"""Held-out language modelling loss."""
+"""Measure the held-out loss of a language model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from torch import Tensor
 
 @torch.no_grad()
 def heldout_loss(model: Any, batches: Sequence[dict[str, Tensor]]) -> float:
-    """Mean next-token loss of a causal language model over batches of full rows, nats per token."""
+    """Return the mean next-token loss, in nats per token.
+
+    Args:
+        model: a causal language model.
+        batches: batches of full rows; masks are not read.
+    """
     total, tokens = 0.0, 0
     for batch in batches:
         ids = batch["input_ids"].to(model.device)

@@ -1,4 +1,4 @@
-"""The optimizers of table c4, each as a recipe: which torch optimizers train which parameters, and how gradients are clipped."""
+"""Define the optimizers of table c4: what trains which parameters, and how gradients are clipped."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from torch import Tensor, nn
 from gaugeport.charts.chart import Chart
 
 Parts = dict[str, list[str]]
+"""Name of a transport rule -> names of the parameters that its optimizer trains."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one row of the table is trained.
-
-    ``parts`` maps the name of a rule in ``OPTIMIZERS`` to what builds its optimizer; with two of them, the second
-    trains what ``splits`` gives it. ``momentum`` says whether any state is signed; ``clip`` is ``"norm"``, ``"value"``
-    or nothing. ``dtype`` is what it is measured in: float64, but float32 for Muon, which rounds its updates to bfloat16
-    anyway (in float64 that rounding hides most differences and magnifies a few, which makes for an erratic floor).
-    """
+    """How one row of the table is trained. Of two rules, the second trains what the first does not."""
 
     parts: Mapping[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = field(hash=False)
+    """Name of a rule in ``OPTIMIZERS`` -> function that builds its optimizer; one rule or two."""
     splits: str | None = None
+    """What the first of two rules trains: all ``matrices``, or those of the ``blocks``."""
     momentum: bool = True
+    """Whether any state has a sign."""
     clip: str | None = None
+    """How gradients are clipped: ``norm``, ``value`` or not at all."""
     dtype: str = "float64"
+    """Dtype to measure in. Muon rounds its updates to bfloat16, so it is measured in float32: in float64 this
+    rounding hides most differences and magnifies a few, so the noise floor is erratic."""
 
 
 def _sgd(parameters: list[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
@@ -63,16 +64,17 @@ RECIPES: dict[str, Recipe] = {
     "muon_sgd": Recipe({"muon": _muon, "sgd": _sgd}, splits="matrices", dtype="float32"),
     "muon_adam": Recipe({"muon": _muon, "adam": _adam}, splits="blocks", dtype="float32"),
 }
-"""``muon_sgd``: Muon on every matrix, embeddings too, SGD on the rest. ``muon_adam``: Muon on the matrices of the
-blocks, Adam on embeddings and gains, as Muon is commonly run."""
+"""``muon_sgd``: Muon on every matrix, embeddings included, and SGD on the rest. ``muon_adam``: Muon on the
+matrices of the blocks and Adam on embeddings and gains, the common use of Muon."""
 
 CLIP_NORM = 0.5
+"""Largest norm of all gradients; low enough to clip at every step of these tiny models."""
 CLIP_VALUE = 1e-3
-"""Low enough that both clip at every step of these tiny models."""
+"""Largest absolute entry of a gradient; low enough to clip at every step."""
 
 
 def split_parameters(recipe: Recipe, chart: Chart, model: nn.Module) -> Parts:
-    """Rule name -> the parameters its optimizer trains, in the model's order."""
+    """Return the names of the parameters that each rule's optimizer trains, in the model's order."""
     names = [name for name, _ in model.named_parameters()]
     if recipe.splits is None:
         return dict.fromkeys(recipe.parts, names)
@@ -84,13 +86,13 @@ def split_parameters(recipe: Recipe, chart: Chart, model: nn.Module) -> Parts:
 
 
 def build_optimizers(recipe: Recipe, parts: Parts, model: nn.Module) -> dict[str, torch.optim.Optimizer]:
-    """Rule name -> a fresh optimizer over its parameters of ``model``."""
+    """Return a fresh optimizer for each rule, over its parameters of ``model``."""
     parameters = dict(model.named_parameters())
     return {rule: recipe.parts[rule]([parameters[n] for n in names]) for rule, names in parts.items()}
 
 
 class Lion(torch.optim.Optimizer):
-    """Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2), which neither torch nor transformers has.
+    """Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2), which is in neither torch nor transformers.
 
     ``c = β1 m + (1-β1) g``; ``θ -= lr (sign(c) + weight_decay θ)``; ``m = β2 m + (1-β2) g``.
     """

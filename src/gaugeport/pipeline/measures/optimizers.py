@@ -1,19 +1,15 @@
-"""Table c4: which optimizer states transport under which group, stated by theory and measured on resumed runs."""
+"""Measure which optimizer states transport under which group, on resumed runs (table c4)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from gaugeport.charts.chart import Chart, chart_of
 from gaugeport.charts.fold import fold_gains
-from gaugeport.charts.logit_change import YARDSTICK_FACTOR, norms_in_float64, random_tokens
-from gaugeport.charts.rules import matches
+from gaugeport.charts.logit_change import random_tokens
 from gaugeport.groups import (
     Element,
     GlobalSignPermutation,
@@ -24,26 +20,30 @@ from gaugeport.groups import (
 from gaugeport.pipeline.measures.displacement import displacement
 from gaugeport.pipeline.measures.gauge_groups import generic_element, tiny_model
 from gaugeport.pipeline.measures.optimizer_recipes import (
-    CLIP_NORM,
-    CLIP_VALUE,
     RECIPES,
     Parts,
     Recipe,
-    build_optimizers,
     split_parameters,
+)
+from gaugeport.pipeline.measures.optimizer_runs import (
+    States,
+    parameters_by_name,
+    train_from,
+    yardstick,
 )
 from gaugeport.transport.model import transport_model
 from gaugeport.transport.optimizer import transport_optimizer
-from gaugeport.transport.optimizer_rules import OPTIMIZERS, state_axes
+from gaugeport.transport.optimizer_rules import OPTIMIZERS
 
-ARMS = ("signs", "signed", "signs_dropped", "rotation_frozen", "rotation_trained")
-"""Sign changes alone; a generic element of B_d (of S_d × {±1} on a LayerNorm chart); its weights with a state moved
-without the signs; a Haar rotation of the folded chart with its gains frozen; and with its gains trained from there on."""
+CONDITIONS = ("signs", "signed", "signs_dropped", "rotation_frozen", "rotation_trained")
+"""The conditions of a row.
 
-FLOAT64 = 1e-10
-"""What summation order may cost over a few steps in float64 (issue 3); Muon computes in bfloat16 and has its own floor."""
-
-States = dict[str, dict[str, Any]]
+``signs``: sign changes alone.
+``signed``: a generic element of B_d (of S_d × {±1} on a LayerNorm chart).
+``signs_dropped``: the same for the weights; the state is moved without the signs.
+``rotation_frozen``: a Haar rotation of the folded chart, whose gains stay frozen.
+``rotation_trained``: the same, and the gains are trained from there on.
+"""
 
 
 def optimizer_rows(
@@ -55,83 +55,116 @@ def optimizer_rows(
     steps: int = 5,
     width: int = 32,
 ) -> list[dict[str, Any]]:
-    """Relative displacement of a resumed run that was moved from the run that was not, for one optimizer, per arm.
+    """Measure how far a moved run, once resumed, leaves the run it was moved from, for one optimizer.
 
-    A tiny random model of ``family`` is trained for ``warmup`` steps; its weights and state are moved by a random
-    element, both runs go on for ``steps`` on the same batches, and the moved one is brought back: the value is
-    ‖g⁻¹θ' − θ‖ / ‖θ − θ_resume‖. Each record has ``optimizer, arm, group, metric, value, yardstick, theory, library``:
-    ``yardstick`` is ten times what reordering MLP neurons does to the same run (at least 1e-10 in float64, and 0 where
-    only signs change); ``theory`` is ``"exact"``, ``"broken"`` (nothing can notice) or ``"refused"`` (the state is moved
-    with ``strict=False`` to measure it); ``library`` says whether ``transport_optimizer`` ``"moves"`` or ``"refuses"`` it.
+    A tiny random model is trained for ``warmup`` steps. Its weights and optimizer state are moved by a random
+    element, both runs are trained for ``steps`` on the same batches, and the moved one is brought back. The
+    value is ‖g⁻¹θ' − θ‖ / ‖θ − θ_resume‖.
 
-    ``optimizer`` is one of ``RECIPES``, each with a ``dtype`` of its own; ``family`` one of ``MODEL_TYPES``, rotations being left out where the gains
-    cannot be folded. Raises ``ValueError`` for others. Source: DESIGN §1, PAPER_CLAIMS c4.
+    Args:
+        optimizer: one of ``RECIPES``.
+        family: one of ``MODEL_TYPES``; rotations are left out where its gains cannot be folded.
+        seed: seed of the model, its batches and the elements.
+        dtype: ``float32`` or ``float64``; the recipe's own by default.
+        warmup: steps before the move.
+        steps: steps after it.
+        width: width d of the stream, a multiple of 8.
+
+    Returns:
+        A row ``{optimizer, arm, group, metric, value, yardstick, theory, library}`` per condition of
+        ``CONDITIONS``. ``yardstick`` is ten times the displacement from reordering MLP neurons (at least
+        1e-10 in float64; 0 where only signs change). ``theory`` is ``exact``, ``broken`` (nothing can detect
+        it) or ``refused`` (the state is moved with ``strict=False`` to measure it). ``library`` says whether
+        ``transport_optimizer`` ``moves`` or ``refuses`` the state.
+
+    Raises:
+        ValueError: unknown optimizer, family or dtype.
     """
     if optimizer not in RECIPES:
-        raise ValueError(f"unknown optimizer {optimizer!r}; allowed: {', '.join(RECIPES)}")
+        raise ValueError(f"optimizer={optimizer!r}; allowed: {', '.join(RECIPES)}")
     recipe, generator = RECIPES[optimizer], torch.Generator().manual_seed(seed)
     dtype = dtype or recipe.dtype
     if dtype not in ("float32", "float64"):
-        raise ValueError(f"unknown dtype {dtype!r}; allowed: float32, float64")
+        raise ValueError(f"dtype={dtype!r}; allowed: float32, float64")
     raw = tiny_model(family, generator, width).to(getattr(torch, dtype))
     batches = [random_tokens(raw, generator) for _ in range(warmup + steps)]
-    rest = batches[warmup:]
-    records = []
-    for arm in ARMS if chart_of(raw).foldable else [a for a in ARMS if not a.startswith("rotation")]:
-        start = starting_model(arm, raw)
+    after_move = batches[warmup:]
+    rows = []
+    for condition in _conditions(raw):
+        # 1) train up to the move
+        start = starting_model(condition, raw)
         chart = chart_of(start)
-        g, parts = random_element(arm, chart, generator), split_parameters(recipe, chart, start)
-        of_state = g.without_signs() if arm == "signs_dropped" and isinstance(g, SignedPermutation) else g
-        states = train_from(recipe, parts, start, {}, batches[:warmup], hold_gains=arm == "rotation_trained")
+        g, parts = random_element(condition, chart, generator), split_parameters(recipe, chart, start)
+        hold_gains = condition == "rotation_trained"
+        states = train_from(recipe, parts, start, {}, batches[:warmup], hold_gains)
+        # 2) move weights and states
+        drop_signs = condition == "signs_dropped" and isinstance(g, SignedPermutation)
+        of_state = g.without_signs() if drop_signs else g
         reference, moved = copy.deepcopy(start), transport_model(start, g)
         library, moved_states = transport_states(states, of_state, start, parts)
-        train_from(recipe, parts, reference, states, rest)
-        train_from(recipe, parts, moved, moved_states, rest)
-        back = transport_model(
-            moved, g.inverse(), inplace=True, strict=False
-        )  # trained gains are no longer folded
-        records.append(
+        # 3) resume both, and bring the moved one back; trained gains are no longer folded
+        train_from(recipe, parts, reference, states, after_move)
+        train_from(recipe, parts, moved, moved_states, after_move)
+        back = transport_model(moved, g.inverse(), inplace=True, strict=False)
+        floor = 0.0
+        if condition != "signs":
+            floor = yardstick(recipe, parts, start, states, reference, after_move, generator)
+        rows.append(
             {
                 "optimizer": optimizer,
-                "arm": arm,
+                "arm": condition,
                 "group": of_state.group,
                 "metric": "relative_displacement",
                 "value": displacement(*map(parameters_by_name, (back, reference, start))),
-                "yardstick": 0.0
-                if arm == "signs"
-                else yardstick(recipe, parts, start, states, reference, rest, generator),
-                "theory": expected_by_theory(recipe, arm),
+                "yardstick": floor,
+                "theory": expected_by_theory(recipe, condition),
                 "library": library,
             }
         )
-    return records
+    return rows
 
 
-def expected_by_theory(recipe: Recipe, arm: str) -> str:
-    """What the algebra of the optimizers says (the rules of ``OPTIMIZERS``), never the measurement."""
-    if arm in ("signs", "signed"):
+def _conditions(raw: Any) -> list[str]:
+    """Return the conditions that a model allows: no rotation where its gains cannot be folded."""
+    foldable = chart_of(raw).foldable
+    return [name for name in CONDITIONS if foldable or not name.startswith("rotation")]
+
+
+def expected_by_theory(recipe: Recipe, condition: str) -> str:
+    """Return ``exact``, ``broken`` or ``refused``, by the rules of ``OPTIMIZERS`` and not by measurement."""
+    if condition in ("signs", "signed"):
         return "exact"
-    if arm == "signs_dropped":
+    if condition == "signs_dropped":
         return "broken" if recipe.momentum else "exact"
-    if arm == "rotation_trained" or any(OPTIMIZERS[rule].group != "orthogonal" for rule in recipe.parts):
+    if condition == "rotation_trained" or any(
+        OPTIMIZERS[rule].group != "orthogonal" for rule in recipe.parts
+    ):
         return "refused"
     return "broken" if recipe.clip == "value" else "exact"
 
 
-def starting_model(arm: str, raw: Any) -> Any:
-    """A copy of ``raw`` to start an arm from: folded for rotations, with its gains frozen where the arm says so."""
-    if not arm.startswith("rotation"):
+def starting_model(condition: str, raw: Any) -> Any:
+    """Return a copy of the model ``raw`` to start a condition from.
+
+    For rotations its gains are folded, and they are frozen unless the condition trains them.
+    """
+    if not condition.startswith("rotation"):
         return copy.deepcopy(raw)
     model = fold_gains(raw)
     gains = chart_of(model).names("gain")
     for name, p in model.named_parameters():
-        p.requires_grad_(arm == "rotation_trained" or name not in gains)
+        p.requires_grad_(condition == "rotation_trained" or name not in gains)
     return model
 
 
-def random_element(arm: str, chart: Chart, generator: torch.Generator) -> SignedPermutation | Orthogonal:
-    """A random element for an arm: of the chart's group for rotations, else a generic signed permutation of it."""
-    if arm.startswith("rotation"):
+def random_element(
+    condition: str, chart: Chart, generator: torch.Generator
+) -> SignedPermutation | Orthogonal:
+    """Draw the element that moves a condition's weights: a Haar rotation or a generic signed permutation.
+
+    On a LayerNorm chart the rotation preserves the mean, and the signed permutation has one global sign.
+    """
+    if condition.startswith("rotation"):
         return (MeanPreservingOrthogonal if chart.norm == "layer" else Orthogonal).random(
             chart.width, generator
         )
@@ -139,59 +172,20 @@ def random_element(arm: str, chart: Chart, generator: torch.Generator) -> Signed
         GlobalSignPermutation if chart.norm == "layer" else SignedPermutation, chart.width, generator
     )
     assert isinstance(g, SignedPermutation)
-    return type(g)(torch.arange(chart.width), g.sign) if arm == "signs" else g
-
-
-def train_from(
-    recipe: Recipe,
-    parts: Parts,
-    model: Any,
-    states: States,
-    batches: Sequence[Tensor],
-    hold_gains: bool = False,
-) -> States:
-    """Train ``model`` in place from ``states`` (empty: from scratch), one step a batch, and return copies of the states.
-
-    ``hold_gains`` keeps the gains where they are, so that a folded chart stays folded although they are trainable.
-    """
-    optimizers, parameters = build_optimizers(recipe, parts, model), dict(model.named_parameters())
-    held = (
-        {name: parameters[name].detach().clone() for name in chart_of(model).names("gain")}
-        if hold_gains
-        else {}
-    )
-    for rule, state in states.items():
-        optimizers[rule].load_state_dict(copy.deepcopy(state))
-    double = next(model.parameters()).dtype == torch.float64
-    with norms_in_float64(model) if double else nullcontext():
-        for tokens in batches:
-            model.zero_grad()
-            next_token_loss(model, tokens).backward()
-            for name in held:
-                parameters[name].grad = torch.zeros_like(held[name])
-            if recipe.clip == "norm":
-                nn.utils.clip_grad_norm_(parameters.values(), CLIP_NORM)
-            elif recipe.clip == "value":
-                nn.utils.clip_grad_value_(parameters.values(), CLIP_VALUE)
-            for optimizer in optimizers.values():
-                optimizer.step()
-            for name, value in held.items():
-                parameters[name].data.copy_(value)  # weight decay moves them without a gradient too
-    return {rule: copy.deepcopy(optimizer.state_dict()) for rule, optimizer in optimizers.items()}
-
-
-def next_token_loss(model: Any, tokens: Tensor) -> Tensor:
-    """Mean next-token cross-entropy (nats) in the model's own dtype; the one of transformers goes through float32."""
-    logits = model(tokens, use_cache=False).logits[:, :-1]
-    return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    return type(g)(torch.arange(chart.width), g.sign) if condition == "signs" else g
 
 
 def transport_states(states: States, g: Element, model: Any, parts: Parts) -> tuple[str, States]:
-    """Whether ``transport_optimizer`` moves or refuses the states, and the states moved (forced where it refuses)."""
+    """Move optimizer states by ``g``.
+
+    Returns:
+        ``moves``, or ``refuses`` where ``transport_optimizer`` raises; and the moved states (forced where it
+        refuses).
+    """
 
     def move(strict: bool) -> States:
         return {
-            # these models run in evaluation mode, where the dropout that some families default to is off
+            # some families have dropout by default, but these models run in evaluation mode
             rule: transport_optimizer(
                 state, g, model, names=parts[rule], optimizer=rule, strict=strict, allow_dropout=True
             )
@@ -201,67 +195,4 @@ def transport_states(states: States, g: Element, model: Any, parts: Parts) -> tu
     try:
         return "moves", move(strict=True)
     except ValueError:
-        return "refuses", move(strict=False)  # which skips nothing but the groups
-
-
-def parameters_by_name(model: Any) -> dict[str, Tensor]:
-    """The parameters of a model by name, a tied one once."""
-    return dict(model.named_parameters())
-
-
-def yardstick(
-    recipe: Recipe, parts: Parts, start: Any, states: States, reference: Any, batches: Sequence[Tensor],
-    generator: torch.Generator, n: int = 2,
-) -> float:  # fmt: skip
-    """Ten times the largest displacement of the same run under ``n`` reorderings of its MLP neurons.
-
-    Weights and states are reordered alike: the same run, summed in another order. At least 1e-10 in float64.
-    """
-    axes = neuron_axes(chart_of(start), start)
-    shapes = {name: p.shape for name, p in start.named_parameters()}
-    neurons = min(
-        shapes[name][i] for name, kinds in axes.items() for i, kind in enumerate(kinds) if kind == "neuron"
-    )
-    worst = 0.0
-    for _ in range(n):
-        perm = torch.randperm(neurons, generator=generator)
-        work, moved = copy.deepcopy(start), copy.deepcopy(states)
-        for rule, state in moved.items():
-            for index, held in state["state"].items():
-                for key, value in held.items():
-                    if isinstance(value, Tensor):
-                        kinds = state_axes(OPTIMIZERS[rule].keys[key], axes[parts[rule][index]], value.dim())
-                        held[key] = reorder(value, kinds, perm)
-        _reorder_weights(work, axes, perm)
-        train_from(recipe, parts, work, moved, batches)
-        _reorder_weights(work, axes, torch.argsort(perm))
-        worst = max(worst, displacement(*map(parameters_by_name, (work, reference, start))))
-    floor = FLOAT64 if next(start.parameters()).dtype == torch.float64 else 0.0
-    return max(floor, YARDSTICK_FACTOR * worst)
-
-
-def _reorder_weights(model: nn.Module, axes: dict[str, tuple[str, ...]], perm: Tensor) -> None:
-    for name, p in model.named_parameters():
-        p.data = reorder(p.data, axes[name], perm)
-
-
-def neuron_axes(chart: Chart, model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Of every parameter, which axes count MLP neurons (``"neuron"``), by the declarations of its family."""
-    return {
-        name: tuple(
-            "neuron"
-            if any(i == axis and matches(pattern, name) for pattern, axis in chart.family.neurons)
-            else "none"
-            for i in range(p.dim())
-        )
-        for name, p in model.named_parameters()
-    }
-
-
-def reorder(x: Tensor, kinds: Sequence[str], perm: Tensor) -> Tensor:
-    """``x`` with its neuron axes permuted; a fused gate/up axis holds the neurons twice."""
-    for axis, kind in enumerate(kinds):
-        if kind != "none":
-            halves = range(x.shape[axis] // len(perm))
-            x = x.index_select(axis, torch.cat([perm + k * len(perm) for k in halves]))
-    return x
+        return "refuses", move(strict=False)  # skips only the check of the group

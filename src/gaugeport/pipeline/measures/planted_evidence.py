@@ -119,7 +119,7 @@ def group_links(links: Sequence[Link], models_in_memory: int) -> list[list[Link]
 
 
 class PlantedEvidence:
-    """The evidence and the true gauges of a folder of :func:`write_evidence`, in either direction of a link."""
+    """The evidence and the true gauges in a folder that :func:`write_evidence` wrote."""
 
     def __init__(self, folder: Path):
         """Read the plants in ``folder``; evidence is read when asked for."""

@@ -1,4 +1,4 @@
-"""What an SAE of A still does on B after its transport: reconstruction, sparsity, and the loss with it spliced in."""
+"""Measure what an SAE of A does on B after transport: reconstruction, sparsity, spliced loss (table a4)."""
 
 from __future__ import annotations
 
@@ -23,34 +23,57 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 SAE_CHUNK_TOKENS = 4096
-"""Tokens an SAE sees at once: latents are wide."""
+"""Tokens to encode at once; the latents of more would need too much memory."""
 
 
 def nmse(x: Tensor, guess: Tensor) -> float:
-    """``Σ‖x − guess‖² / Σ‖x − mean(x)‖²`` over tokens [..., d], in float64. Raises ``ValueError`` for a constant ``x``.
+    """Return the normalised mean squared error ``Σ‖x − guess‖² / Σ‖x − mean(x)‖²`` over tokens, in float64.
 
-    Source: PAPER_CLAIMS, definitions.
+    Args:
+        x: float[..., d], the true vectors.
+        guess: float[..., d], the predicted ones.
+
+    Raises:
+        ValueError: all tokens of ``x`` are equal, so there is no variance to explain.
     """
     x, guess = x.flatten(0, -2).double(), guess.flatten(0, -2).double()
     spread = float(((x - x.mean(0)) ** 2).sum())
     if not spread > 0:
-        raise ValueError(f"{len(x)} tokens that are all alike have no variance to explain")
+        raise ValueError(f"all {len(x)} tokens are equal: there is no variance to explain")
     return float(((x - guess) ** 2).sum()) / spread
 
 
 def record_stream(model: nn.Module, chart: Chart, rows: Tensor, site: str, batch_size: int) -> Tensor:
-    """The stream at ``site`` on rows of token ids [n, length], first tokens kept: float32 [n, length, d] on the CPU."""
-    parts = [
-        streams_at(model, chart, b, [site], skip_first=0)[site].cpu() for b in row_batches(rows, batch_size)
-    ]
+    """Record the stream at one site, first tokens included.
+
+    Args:
+        model: the model to run.
+        chart: its chart.
+        rows: int64[n, length], token ids.
+        site: the site to record.
+        batch_size: rows to run at once.
+
+    Returns:
+        float32[n, length, d] on the CPU.
+    """
+    parts = []
+    for batch in row_batches(rows, batch_size):
+        parts.append(streams_at(model, chart, batch, [site], skip_first=0)[site].cpu())
     return torch.cat(parts).view(*rows.shape, -1)
 
 
 @torch.no_grad()
 def reconstruct(sae: SAE[Any], x: Tensor, skip_first: int = 1) -> tuple[Tensor, float, float]:
-    """The SAE's reconstruction of ``x`` [n, length, d]; its L0 and its share of dead latents beyond the first tokens.
+    """Reconstruct a stream with an SAE.
 
-    L0 is the mean number of active latents a token, dead are latents that no token activates.
+    Args:
+        sae: the SAE.
+        x: float[n, length, d], the stream.
+        skip_first: number of tokens at the start of each row to leave out of L0 and dead latents.
+
+    Returns:
+        The reconstruction [n, length, d]; L0, the mean number of active latents per token; and the share of
+        dead latents, those that no token activates.
     """
     length = x.shape[1]
     flat, parts, fired = x.flatten(0, 1), [], torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
@@ -59,39 +82,51 @@ def reconstruct(sae: SAE[Any], x: Tensor, skip_first: int = 1) -> tuple[Tensor, 
         latents = sae.encode(chunk.to(sae.device))
         parts.append(sae.decode(latents).to(x.device))
         fired += (latents != 0).cpu()[keep].sum(0)
-    return (
-        torch.cat(parts).view_as(x),
-        float(fired.sum() / counted.sum()),
-        float((fired == 0).double().mean()),
-    )
+    l0 = float(fired.sum() / counted.sum())
+    dead = float((fired == 0).double().mean())
+    return torch.cat(parts).view_as(x), l0, dead
 
 
 def sae_transfer_rows(
     sae: SAE[Any], residuals: Iterable[Element], x_a: Tensor, x_b: Tensor, skip_first: int = 1
 ) -> Iterator[Row]:
-    """Metrics of the SAE of A moved to B, averaged over plants (and ``<metric>_plants_sd`` where there are several).
+    """Measure an SAE of A on the stream of B, moved there by the gauges of one condition.
 
-    ``x_a``, ``x_b`` [n, length, d] are the streams of the same held-out tokens in the coordinates the runs share (one
-    object where B is functionally A); ``residuals`` are an arm's gauges beyond the true one, one per plant.
+    Metrics, means over plants (with ``<metric>_plants_sd`` where there are several):
+        ``nmse``: error of the transported SAE on B, without the first ``skip_first`` tokens of each row.
+        ``nmse_first_token``: the same with these tokens.
+        ``nmse_excess``: ``nmse`` minus ``nmse_native``.
+        ``nmse_to_oracle``: error against the reconstruction of the SAE moved by the true gauge, over the
+            variance of the latter; 0 for a perfect gauge.
+        ``l0``, ``dead_latents``: as in :func:`reconstruct`.
+    Metrics without a gauge:
+        ``nmse_native``: error of the SAE on A itself.
+        ``nmse_silent``: a reference, not a bound: the expected error under uniformly random signs when only
+            ``b_dec`` is written. With x' = S·x and independent fair signs, E_S ‖x − S·b‖² = ‖x‖² + ‖b‖². So
+            it is (E‖x‖² + ‖b‖²) / E‖x − mean‖², which is 1 + 2‖mean‖²/variance where ``b_dec`` is the mean.
+            Latents that fire on a scrambled stream may lower it (many latents fit part of any vector) or
+            raise it (an encoder far out of its range).
 
-    ``nmse`` leaves out the first ``skip_first`` tokens, ``nmse_first_token`` keeps them. ``nmse_native`` is that of the
-    SAE on A; ``nmse_excess`` the transported one's beyond it; ``nmse_to_oracle`` the transported reconstruction of B
-    against the one of the SAE carried over by the true gauge, over the variance of the latter: 0 for a perfect gauge.
+    Args:
+        sae: the SAE of A.
+        residuals: the errors of the condition's gauges in shared coordinates, one per plant.
+        x_a: float[n, length, d], A's stream on held-out tokens.
+        x_b: float[n, length, d], B's stream on the same tokens, in shared coordinates; the object ``x_a``
+            where B computes what A computes.
+        skip_first: number of tokens at the start of each row to leave out.
 
-    ``nmse_silent`` is a reference, not a bound: what uniformly random signs give in expectation when only ``b_dec`` is
-    written. With x' = S·x and independent fair signs, E_S ‖x − S·b‖² = ‖x‖² + ‖b‖², so it is
-    (E‖x‖² + ‖b‖²) / E‖x − mean‖², or 1 + 2‖mean‖²/variance where b_dec sits at the mean. Latents that fire on scrambled
-    streams may lower it (many latents fit some of any vector) or raise it (an encoder far out of its range).
+    Yields:
+        Rows ``{metric, value}``.
     """
     kept_a, kept_b = x_a[:, skip_first:], x_b[:, skip_first:]
     oracle = reconstruct(sae, x_b)[0][:, skip_first:]
     native = nmse(kept_a, oracle if x_a is x_b else reconstruct(sae, x_a)[0][:, skip_first:])
     yield {"metric": "nmse_native", "value": native}
-    found = []
+    by_plant = []
     for residual in residuals:
         guess, l0, dead = reconstruct(transport_sae(sae, residual), x_b, skip_first)
         moved = nmse(kept_b, guess[:, skip_first:])
-        found.append(
+        by_plant.append(
             {
                 "nmse": moved,
                 "nmse_first_token": nmse(x_b, guess),
@@ -101,7 +136,7 @@ def sae_transfer_rows(
                 "dead_latents": dead,
             }
         )
-    yield from ({"metric": m, "value": v} for m, v in mean_over_plants(found))
+    yield from ({"metric": m, "value": v} for m, v in mean_over_plants(by_plant))
     flat, bias = kept_b.flatten(0, 1).double(), sae.b_dec.detach().double().cpu()
     power = float((flat**2).sum()) + len(flat) * float((bias**2).sum())
     yield {"metric": "nmse_silent", "value": power / float(((flat - flat.mean(0)) ** 2).sum())}
@@ -115,16 +150,28 @@ def cross_entropy_rows(
     batches: Sequence[dict[str, Tensor]],
     skip_first: int = 1,
 ) -> Iterator[Row]:
-    """Held-out loss of ``model`` going on from the SAE's reconstruction at ``site``, as a share of what ablation costs.
+    """Measure the held-out loss of a model that continues from an SAE's reconstruction.
 
-    ``ce_recovered`` = (CE_ablated − CE_spliced) / (CE_ablated − CE_clean), SAEBench's convention: the baseline is *zero*
-    ablation, the whole stream at the site set to 0 (the origin is every gauge's, so the baseline does not depend on the
-    coordinates). The first ``skip_first`` tokens, which the SAE was not trained on, keep their stream in all three. The
-    three losses come along, nats per token.
+    ``ce_recovered`` = (CE_ablated − CE_spliced) / (CE_ablated − CE_clean), as in SAEBench. The ablation sets
+    the whole stream at the site to 0; no gauge moves the origin, so it does not depend on the coordinates.
+    The metric is left out where the ablation costs nothing.
+
+    Args:
+        model: the model to run.
+        chart: its chart.
+        site: the site of the SAE.
+        sae: the SAE, in the model's coordinates.
+        batches: held-out batches of full rows.
+        skip_first: number of tokens at the start of each row that keep their stream in all three losses; the
+            SAE was not trained on them.
+
+    Yields:
+        Rows ``{metric, value}``: ``ce_recovered``, and ``ce_clean``, ``ce_spliced``, ``ce_ablated`` in nats
+        per token.
     """
 
     def spliced(x: Tensor) -> Tensor:
-        if chart.norm == "layer":  # as the SAE saw it: the component along 1 is not observable
+        if chart.norm == "layer":  # the SAE was trained without the component along 1, which is unobservable
             x = x - x.mean(-1, keepdim=True)
         with torch.no_grad():
             return sae(x.to(sae.device)).to(x.device, x.dtype)
@@ -134,10 +181,11 @@ def cross_entropy_rows(
         with edited(model, chart, site, _beyond(skip_first, edit)):
             losses[name] = heldout_loss(model, batches)
     cost = losses["ce_ablated"] - losses["ce_clean"]
-    if cost > 0:  # where ablation costs nothing there is nothing to recover
+    if cost > 0:
         yield {"metric": "ce_recovered", "value": (losses["ce_ablated"] - losses["ce_spliced"]) / cost}
     yield from ({"metric": m, "value": v} for m, v in losses.items())
 
 
 def _beyond(skip_first: int, edit: Edit) -> Edit:
+    """Return an edit that leaves the first tokens of each row as they are."""
     return lambda x: torch.cat([x[:, :skip_first], edit(x[:, skip_first:])], 1)

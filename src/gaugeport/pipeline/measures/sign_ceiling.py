@@ -1,7 +1,8 @@
-"""The sign ceiling: raw matching's index accuracy against the share p of positive signs in the true gauge (a2).
+"""Measure the sign ceiling: accuracy of raw matching by share of positive signs in the gauge (table a2).
 
-With decorrelated coordinates the true partner's raw correlation is positive only on the share p of positive signs; on
-the rest the raw objective does better with a wrong partner. |C| does not see the signs (paper A, abstract).
+With decorrelated coordinates, the raw correlation with the true partner is positive only on the share p of
+positive signs; on the rest, a wrong partner scores higher. Matching on absolute correlations ignores signs
+(paper A, abstract).
 """
 
 from __future__ import annotations
@@ -21,11 +22,17 @@ from gaugeport.utils.seeds import generator
 Row = dict[str, Any]
 
 ACTIVATIONS = ("decorrelated", "correlated", "real", "real_whitened")
-"""Synthetic, or the base model's against those of run A's first checkpoint at block L/2; as they are or whitened."""
+"""The first two are synthetic; the others are of the base and run A's first checkpoint, at block L/2."""
 
 
 def plant_with_positive_share(d: int, p: float, gen: torch.Generator) -> SignedPermutation:
-    """A random permutation with exactly ``round(p·d)`` positive signs, at random places."""
+    """Draw a random signed permutation with exactly ``round(p·d)`` positive signs, at random places.
+
+    Args:
+        d: width.
+        p: share of positive signs, from 0 to 1.
+        gen: random generator.
+    """
     sign = torch.full((d,), -1)
     sign[torch.randperm(d, generator=gen)[: round(p * d)]] = 1
     return SignedPermutation(torch.randperm(d, generator=gen), sign)
@@ -34,10 +41,20 @@ def plant_with_positive_share(d: int, p: float, gen: torch.Generator) -> SignedP
 def synthetic_activations(
     d: int, tokens: int, correlated: bool, noise: float, gen: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Paired activations float32[tokens, d]: one signal, independent noise of ``noise`` standard deviations on each.
+    """Draw paired activations: one signal with independent noise on each of the two copies.
 
-    Decorrelated coordinates are independent; correlated ones are random mixtures of d independent sources with
-    weights decaying as 1/rank, so that a handful of directions is shared by all coordinates.
+    Decorrelated coordinates are independent. Correlated ones are random mixtures of d independent sources
+    whose weights decay as 1/rank, so a few directions are shared by all coordinates.
+
+    Args:
+        d: width.
+        tokens: number of tokens.
+        correlated: whether coordinates are correlated.
+        noise: standard deviation of the noise; the signal has 1 per coordinate.
+        gen: random generator.
+
+    Returns:
+        Two tensors, float32[tokens, d].
     """
     signal = torch.randn(tokens, d, generator=gen)
     if correlated:
@@ -48,7 +65,10 @@ def synthetic_activations(
 
 
 def whiten(x: Tensor) -> Tensor:
-    """ZCA-whitened rows: decorrelated coordinates that stay as near the original ones as they can (float64 inside)."""
+    """Return ZCA-whitened rows: decorrelated coordinates, as near as possible to those of ``x`` [tokens, d].
+
+    Computed in float64, returned in float32.
+    """
     x = x.to(torch.float64) - x.to(torch.float64).mean(0)
     values, vectors = torch.linalg.eigh(x.T @ x / len(x))
     scale = values.clamp_min(values.max() * 1e-10).rsqrt()
@@ -56,10 +76,17 @@ def whiten(x: Tensor) -> Tensor:
 
 
 def sign_ceiling_rows(a: Tensor, b: Tensor, shares: Sequence[float], seed: int) -> list[Row]:
-    """Rows ``{p, matcher, metric, value}``: B is given a planted gauge with each share p of positive signs.
+    """Plant gauges with given shares of positive signs on B, and match them.
 
-    ``a``, ``b`` float[tokens, d] are paired activations in common coordinates. Metrics: ``index_accuracy`` of
-    ``hungarian_raw`` (S_d) and ``hungarian_abs`` (B_d), and ``signed_accuracy`` of the latter.
+    Args:
+        a: float[tokens, d], activations of A.
+        b: float[tokens, d], activations of B on the same tokens, in shared coordinates.
+        shares: shares p of positive signs.
+        seed: seed of the plants.
+
+    Returns:
+        Rows ``{p, group, matcher, metric, value}`` with ``index_accuracy`` and ``signed_accuracy`` of
+        ``hungarian_raw`` (S_d) and of ``hungarian_abs`` (B_d).
     """
     stream = MomentStream()
     stream.update(a, b)
@@ -69,10 +96,8 @@ def sign_ceiling_rows(a: Tensor, b: Tensor, shares: Sequence[float], seed: int) 
         plant = plant_with_positive_share(a.shape[1], p, generator(seed, "ceiling", p))
         planted = plant.act(c, axis=0)
         for group, matcher in (("permutation", "hungarian_raw"), ("signed_permutation", "hungarian_abs")):
-            found = gauge_accuracy(match(planted, group, matcher).gauge, plant)
-            rows += [
-                {"p": p, "group": group, "matcher": matcher, "metric": metric, "value": value}
-                for metric, value in found.items()
-                if metric in ("index_accuracy", "signed_accuracy")
-            ]
+            accuracy = gauge_accuracy(match(planted, group, matcher).gauge, plant)
+            for metric in ("index_accuracy", "signed_accuracy"):
+                value = accuracy[metric]
+                rows.append({"p": p, "group": group, "matcher": matcher, "metric": metric, "value": value})
     return rows

@@ -140,7 +140,7 @@ def test_scores_of_a_dictionary_that_knows_the_answer():
     exact = {"explained_variance": 1.0, "l0": 3.0, "dead_share": 1 / 7, "width": 7.0}
     assert explained(Signs(), x) == pytest.approx(exact)
     assert explained(Signs(), x, x + 1)["explained_variance"] < 1
-    with pytest.raises(ValueError, match="all alike"):
+    with pytest.raises(ValueError, match="all 5 tokens are equal"):
         explained(Signs(), torch.ones(5, 3))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.importance import Scores, agreement_by_chance
+from gaugeport.pipeline.measures.importance import Scores
+from gaugeport.pipeline.measures.list_agreement import agreement_by_chance
 from gaugeport.pipeline.stages.lists import WHOLE, read_scores
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.transfer import transfer_stages
