@@ -206,9 +206,9 @@ def test_bad_input():
     here = scores(tiny_model("llama", gen(0)))
     with pytest.raises(ValueError, match=f"the top 33 of {D}; allowed: 1 to {D}"):
         audit_rows(here, here, [SignedPermutation.identity(D)], "residual", 33)
-    with pytest.raises(ValueError, match="unknown planted gauge 'head'; allowed: residual, neuron"):
+    with pytest.raises(ValueError, match="planted='head'; allowed: residual, neuron"):
         audit_rows(here, here, [], "head", K)
-    with pytest.raises(ValueError, match="mixes coordinates; allowed groups"):
+    with pytest.raises(ValueError, match=r"'orthogonal' mixes coordinates.*allowed groups: permutation"):
         audit_rows(here, here, [Orthogonal.random(D, gen(0))], "residual", K)
 
 

@@ -125,5 +125,5 @@ def _chosen(agreement: dict[str, float]) -> dict[str, float]:
 def _lists(planted: str) -> list[str]:
     """Return the names of the lists that this kind of gauge moves."""
     if planted not in SPACE_MOVED_BY:
-        raise ValueError(f"unknown planted gauge {planted!r}; allowed: {', '.join(SPACE_MOVED_BY)}")
+        raise ValueError(f"planted={planted!r}; allowed: {', '.join(SPACE_MOVED_BY)}")
     return [name for name, kind in LISTS.items() if kind.space == SPACE_MOVED_BY[planted]]

@@ -98,8 +98,9 @@ def optimizer_rows(
         hold_gains = condition == "rotation_trained"
         states = train_from(recipe, parts, start, {}, batches[:warmup], hold_gains)
         # 2) move weights and states
-        drop_signs = condition == "signs_dropped" and isinstance(g, SignedPermutation)
-        of_state = g.without_signs() if drop_signs else g
+        of_state = g
+        if condition == "signs_dropped" and isinstance(g, SignedPermutation):
+            of_state = g.without_signs()
         reference, moved = copy.deepcopy(start), transport_model(start, g)
         library, moved_states = transport_states(states, of_state, start, parts)
         # 3) resume both, and bring the moved one back; trained gains are no longer folded
