@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.rotation.lenses.dictionaries import expanded, train_dictionary, untrained_dictionary
+from gaugeport.pipeline.rotation.lenses.dictionaries import (
+    settings_of_width,
+    train_dictionary,
+    untrained_dictionary,
+)
 from gaugeport.pipeline.stages.cohorts import ANCHOR
 from gaugeport.pipeline.stages.pairs import Side, is_toy, load_side, side_key
 from gaugeport.pipeline.stages.rows import data_key
@@ -82,4 +86,4 @@ def check_saes(job: Job) -> None:
         ValueError: A setting is not allowed.
     """
     sae = job.task["sae"]
-    expanded(sae, job.model.architecture.get("hidden_size", sae["k"]), job.task["expansion"])
+    settings_of_width(sae, job.model.architecture.get("hidden_size", sae["k"]), job.task["expansion"])

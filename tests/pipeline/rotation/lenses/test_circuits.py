@@ -60,7 +60,7 @@ def test_acdc_without_shortcuts_finds_the_same(rows):
         for destination in [c.OUTPUT, *reversed(c.components(model))]:
             for edge in reversed([e for e in c.edges(model) if e[1] == destination]):
                 patches = {**cut, edge: mean[edge[0]]}
-                charged = circuits.kl(clean, c.run_graph(model, ids, patches).logits, rows["labels"])
+                charged = circuits.mean_kl(clean, c.run_graph(model, ids, patches).logits, rows["labels"])
                 if charged - cost < 5e-3:
                     cut, cost = patches, charged
     found = circuits.acdc(model, rows, 5e-3)
@@ -75,5 +75,5 @@ def test_thresholds_and_costs_are_checked(rows):
             circuits.acdc(model, rows, bad)
         with pytest.raises(ValueError, match="threshold"):
             circuits.kept_by_paths({("L0H0", c.OUTPUT): 1.0}, bad)
-    with pytest.raises(ValueError, match="allowed: kl, loss"):
+    with pytest.raises(ValueError, match="cost='accuracy'; allowed: kl, loss"):
         circuits.acdc(model, rows, 1e-3, "accuracy")

@@ -162,7 +162,7 @@ def test_matching_finds_a_planted_permutation_and_none_in_noise():
     for bad in (0, 1, -0.5):
         with pytest.raises(ValueError, match="threshold"):
             found.values(bad)
-    with pytest.raises(ValueError, match="same"):
+    with pytest.raises(ValueError, match=r"\(60, 16\) and \(5, 16\); expected the same"):
         match_decoders(a, b[:5])
 
 
@@ -172,7 +172,7 @@ def test_bad_settings_are_named(sparse):
         ({"architecture": "gated"}, "architecture='gated'; allowed"),
         ({"l1": 0}, "l1=0"),
         ({"lr": "fast"}, "lr='fast'"),
-        ({"architecture": "topk", "k": 33}, "k=33 is more than the 32 latents"),
+        ({"architecture": "topk", "k": 33}, "k=33; allowed: up to .* 32 latents"),
         ({"batch_size": 4096}, "do not fill one batch"),
         ({"tokens": None}, "tokens=None"),
     ]
@@ -181,6 +181,6 @@ def test_bad_settings_are_named(sparse):
             d.train_dictionary(train, {**SETTINGS, **changed}, 4, 0, "here")
     for expansion in (0, 1.5):
         with pytest.raises(ValueError, match="expansion"):
-            d.expanded(SETTINGS, 8, expansion)
+            d.settings_of_width(SETTINGS, 8, expansion)
     with pytest.raises(ValueError, match="allowed: standard"):
         train_transcoder(train, train, {**SETTINGS, "architecture": "topk"}, 4, 0)

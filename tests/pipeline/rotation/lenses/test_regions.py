@@ -88,14 +88,14 @@ def test_cells_that_differ_in_dead_neurons_share_a_map(rows):
     found = regions.cells(regions.activation_patterns(model, rows, 0))
     maps = torch.stack([regions.cell_map(model, 0, p) for p in found.patterns]).flatten(1)
     brute = len(np.unique(maps.numpy().round(9), axis=0))
-    assert regions.distinct_maps(model, 0, found) == brute < len(found.counts)
-    assert regions.independent(model, 0)
+    assert regions.count_maps(model, 0, found) == brute < len(found.counts)
+    assert regions.maps_independent(model, 0)
     for p in (
         model.model.layers[0].mlp.up_proj.weight.data,
         model.model.layers[0].mlp.down_proj.weight.data.T,
     ):
         p[1] = p[2]
-    assert not regions.independent(model, 0)
+    assert not regions.maps_independent(model, 0)
 
 
 def test_region_rows_and_the_growth_of_the_count(rows):

@@ -1,7 +1,8 @@
-"""Lens 2: sparse autoencoders at every internal site (paper B, section 3.2); transcoders are in :mod:`.transcoders`.
+"""Lens 2, sparse autoencoders at every internal site: train and score them (paper B, section 3.2).
 
-SAEs are trained by :func:`gaugeport.pipeline.training.saes.train_sae`. Latents are penalised by the norms of their decoder rows,
-which is the paper's unit-norm decoder with the norm moved into the latent.
+SAEs are trained by :func:`gaugeport.pipeline.training.saes.train_sae`. Latents are penalised by the norms of
+their decoder rows. That is the paper's decoder of unit norm, with the norm moved into the latent.
+Transcoders, the other half of this lens, are in :mod:`.transcoders`.
 """
 
 from __future__ import annotations
@@ -18,47 +19,74 @@ from gaugeport.pipeline.training.saes import ARCHITECTURES, NUMBERS, train_sae, 
 from gaugeport.utils.seeds import derive, generator
 
 LENS = "dictionaries"
-EXPANSIONS = (4, 16)
-"""Latents per coordinate of the site (section 3.2)."""
 
 
-def expanded(settings: Mapping[str, Any], width: int, expansion: int) -> dict[str, Any]:
-    """``settings`` (keys of ``conf/task/sae.yaml``'s ``sae``) for ``expansion * width`` latents, without unused keys.
+def settings_of_width(settings: Mapping[str, Any], width: int, expansion: int) -> dict[str, Any]:
+    """Complete the settings of an SAE for a site's width.
 
-    Raises ``ValueError`` naming a bad value and what is allowed.
+    Args:
+        settings: Keys of ``sae`` in ``conf/task/sae.yaml``; ``latents`` is replaced.
+        width: Width of the site.
+        expansion: Latents per coordinate of the site; the paper's are 4 and 16.
+
+    Returns:
+        The settings with ``expansion * width`` latents, without the sparsity keys of other architectures.
+
+    Raises:
+        ValueError: If a setting is not allowed.
     """
     if not isinstance(expansion, int) or expansion < 1:
-        raise ValueError(f"expansion={expansion!r}; allowed: whole numbers from 1, as {EXPANSIONS}")
-    found = {**settings, "latents": expansion * width}
-    if found.get("architecture") not in ARCHITECTURES:
-        raise ValueError(f"architecture={found.get('architecture')!r}; allowed: {', '.join(ARCHITECTURES)}")
-    for other in set(ARCHITECTURES.values()) - {ARCHITECTURES[found["architecture"]]}:
-        found.pop(other, None)
-    for name in {*NUMBERS, *ARCHITECTURES.values()} - {"k", "l1"} | {ARCHITECTURES[found["architecture"]]}:
-        if not (isinstance(found.get(name), int | float) and found[name] > 0):
-            raise ValueError(f"{name}={found.get(name)!r} must be a positive number")
-    if found["architecture"] == "topk" and found["k"] > found["latents"]:
+        raise ValueError(f"expansion={expansion!r}; allowed: whole numbers from 1")
+    chosen = {**settings, "latents": expansion * width}
+    architecture = chosen.get("architecture")
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture={architecture!r}; allowed: {', '.join(ARCHITECTURES)}")
+    sparsity = ARCHITECTURES[architecture]
+    sparsity_of_others = set(ARCHITECTURES.values()) - {sparsity}
+    for name in sparsity_of_others:
+        chosen.pop(name, None)
+    for name in {*NUMBERS, sparsity} - sparsity_of_others:
+        if not (isinstance(chosen.get(name), int | float) and chosen[name] > 0):
+            raise ValueError(f"{name}={chosen.get(name)!r}; allowed: positive numbers")
+    if architecture == "topk" and chosen["k"] > chosen["latents"]:
         raise ValueError(
-            f"k={found['k']} is more than the {found['latents']} latents of {expansion} × {width}"
+            f"k={chosen['k']}; allowed: up to {expansion} × {width} = {chosen['latents']} latents"
         )
-    return found
+    return chosen
 
 
 def train_dictionary(
     x: Tensor, settings: Mapping[str, Any], expansion: int, seed: int, site: str, model: str = "dyck3"
 ) -> Any:
-    """An SAE of ``expansion`` times the width on ``settings["activations"]`` of the tokens ``x`` [n, width] (or all).
+    """Train an SAE on the activations of a site.
 
-    Raises ``ValueError`` for bad settings, and for fewer tokens than one batch.
+    Args:
+        x: Activations, float[n, width]; ``settings["activations"]`` of them are drawn, or all if there are
+            fewer.
+        settings: As :func:`settings_of_width`.
+        expansion: Latents per coordinate.
+        seed: Decides the activations drawn, the initialisation and the order.
+        site: Name of the site, for the SAE's metadata.
+        model: Name of the model, for the SAE's metadata.
+
+    Returns:
+        A sae-lens SAE.
+
+    Raises:
+        ValueError: If a setting is not allowed, or the activations do not fill one batch.
     """
-    chosen = expanded(settings, x.shape[1], expansion)
+    chosen = settings_of_width(settings, x.shape[1], expansion)
     metadata = {"model_name": model, "hook_name": site, "prepend_bos": True}
-    return train_sae(some(x, chosen, seed), chosen, derive(seed, "dictionary"), metadata)
+    return train_sae(sample_activations(x, chosen, seed), chosen, derive(seed, "dictionary"), metadata)
 
 
 def untrained_dictionary(settings: Mapping[str, Any], expansion: int, width: int, seed: int) -> Any:
-    """The SAE that :func:`train_dictionary` with that ``seed`` starts from, but for its ``b_dec``."""
-    return untrained_sae(expanded(settings, width, expansion), width, derive(seed, "dictionary"))
+    """Return the SAE that :func:`train_dictionary` starts from, except for its ``b_dec``.
+
+    Args are those of :func:`train_dictionary`, with ``width`` instead of activations. Raises as
+    :func:`settings_of_width`.
+    """
+    return untrained_sae(settings_of_width(settings, width, expansion), width, derive(seed, "dictionary"))
 
 
 @torch.no_grad()
@@ -69,36 +97,58 @@ def dictionary_rows(
     y: Tensor | None = None,
     text: Mapping[str, str | int] | None = None,
 ) -> list[Row]:
-    """How an SAE does on held-out tokens ``x`` [n, width], or a transcoder from ``x`` to ``y``; ``text`` goes on each row.
+    """Score an SAE or a transcoder on held-out activations.
 
-    Explained variance is ``1 - Σ‖y - ŷ‖² / Σ‖y - mean‖²``, L0 the mean number of active latents a token, dead the share of
-    latents that no token activates, width the number of latents. Raises ``ValueError`` for tokens that are all alike.
+    Args:
+        dictionary: A sae-lens SAE or ``Transcoder``.
+        component: Its site or MLP, for the rows.
+        x: Input activations, float[n, width].
+        y: Targets of a transcoder, float[n, out]; None for an SAE, whose target is ``x``.
+        text: Further columns of every row.
+
+    Returns:
+        Rows: ``explained_variance``, 1 − Σ‖y − ŷ‖² / Σ‖y − mean‖²; ``l0``, the mean number of active latents
+            per token;
+        ``dead_share``, the share of latents that no token activates; ``width``, the number of latents.
+
+    Raises:
+        ValueError: If all targets are the same.
     """
     target = x if y is None else y
-    guess, fired = torch.empty_like(target), torch.zeros(dictionary.cfg.d_sae, dtype=torch.float64)
-    for part, out in zip(x.split(SAE_CHUNK_TOKENS), guess.split(SAE_CHUNK_TOKENS), strict=True):
+    reconstruction, active_tokens = torch.empty_like(target), torch.zeros(dictionary.cfg.d_sae).double()
+    chunks = zip(x.split(SAE_CHUNK_TOKENS), reconstruction.split(SAE_CHUNK_TOKENS), strict=True)
+    for part, out in chunks:
         latents = dictionary.encode(part.to(dictionary.device))
         out.copy_(dictionary.decode(latents))
-        fired += (latents != 0).sum(0).cpu()
+        active_tokens += (latents != 0).sum(0).cpu()
     values = {
-        "explained_variance": 1 - nmse(target, guess),
-        "l0": float(fired.sum()) / len(x),
-        "dead_share": float((fired == 0).double().mean()),
-        "width": float(len(fired)),
+        "explained_variance": 1 - nmse(target, reconstruction),
+        "l0": float(active_tokens.sum()) / len(x),
+        "dead_share": float((active_tokens == 0).double().mean()),
+        "width": float(len(active_tokens)),
     }
-    return [
-        {"lens": LENS, "component": component, "metric": m, "value": v, **(text or {})}
-        for m, v in values.items()
-    ]
+    columns = {"lens": LENS, "component": component}
+    return [{**columns, "metric": metric, "value": v, **(text or {})} for metric, v in values.items()]
 
 
-def some(x: Tensor, settings: Mapping[str, Any], seed: int) -> Tensor:
-    """``settings["activations"]`` tokens of ``x``, or all. Raises ``ValueError`` for fewer than one batch."""
-    wanted = min(len(x), int(settings["activations"]))
-    if wanted < settings["batch_size"]:
-        raise ValueError(f"{wanted} activations do not fill one batch of {settings['batch_size']}")
-    return (
-        x
-        if wanted == len(x)
-        else x[torch.randperm(len(x), generator=generator(seed, "activations"))[:wanted]]
-    )
+def sample_activations(x: Tensor, settings: Mapping[str, Any], seed: int) -> Tensor:
+    """Draw the activations that a dictionary is trained on.
+
+    Args:
+        x: Activations, float[n, width].
+        settings: ``activations`` is the number to draw (all, if there are fewer), ``batch_size`` the fewest
+            allowed.
+        seed: Decides which are drawn.
+
+    Returns:
+        float[drawn, width].
+
+    Raises:
+        ValueError: If the activations do not fill one batch.
+    """
+    n = min(len(x), int(settings["activations"]))
+    if n < settings["batch_size"]:
+        raise ValueError(f"{n} activations do not fill one batch of {settings['batch_size']}")
+    if n == len(x):
+        return x
+    return x[torch.randperm(len(x), generator=generator(seed, "activations"))[:n]]

@@ -86,8 +86,7 @@ class Thresholds:
 
 
 def heldout_batches(samples: int, longest: int, length: int, seed: int) -> Batches:
-    """Yield batches of held-out strings, the splits in turn; no split gets more than one batch more than
-    another.
+    """Yield batches of held-out strings, the splits in turn.
 
     Args:
         samples: Strings in all.
@@ -161,10 +160,10 @@ def divergence(first: DyckModel, second: DyckModel, batches: Batches) -> list[Ro
 
 
 def make_decoy(model: DyckModel) -> DyckModel:
-    """Make the adversarial decoy of section 6: the rows of the depth unembedding averaged in pairs (0 with 1,
-    2 with 3, …).
+    """Make the adversarial decoy of section 6.
 
-    All other modules are shared with ``model``, not copied.
+    The rows of its depth unembedding are averaged in pairs: 0 with 1, 2 with 3, and so on. All other modules
+    are shared with ``model``, not copied.
     """
     decoy = copy.copy(model)
     decoy._modules = {**model._modules, "depth_head": copy.deepcopy(model.depth_head)}
@@ -188,8 +187,7 @@ def _running_means(
     measure: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
     batches: Batches,
 ) -> list[Row]:
-    """Average ``measure(rows)[name]`` float[b, t, heads] over all batches, in the rows that :func:`bar_b`
-    describes."""
+    """Average ``measure(rows)[name]`` float[b, t, heads] over all batches; return rows as :func:`bar_b`."""
     zeros = torch.zeros(len(HEADS), dtype=torch.float64)
     sums = {(name, split): zeros.clone() for name in names for split in strings.SPLITS}
     positions = dict.fromkeys(strings.SPLITS, 0)

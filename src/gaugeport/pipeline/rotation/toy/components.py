@@ -114,8 +114,7 @@ def run_graph(
         written["position"] = model.model.get_buffer("position")[: ids.shape[1]].expand(*ids.shape, -1)
 
     def stream_for(destination: str, sources: list[str]) -> Tensor:
-        """Add up the sources as this destination sees them: the patch of an edge comes before that of a
-        source."""
+        """Add up the sources as a destination sees them; the patch of an edge overrides that of a source."""
         total = torch.zeros_like(written["embed"])
         for s in sources:
             total = total + patches.get((s, destination), patches.get((s, ALL), written[s]))
@@ -211,15 +210,13 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_outputs(model: DyckModel, ids: Tensor) -> dict[str, Tensor]:
-    """Return source -> the mean of what it writes, float[d], over all tokens of ``ids`` that are not
-    padding."""
+    """Return source -> the mean of what it writes, float[d], over all tokens but padding."""
     kept = ids != PAD
     return {source: x[kept].mean(0) for source, x in run_graph(model, ids).written.items()}
 
 
 def _head_outputs(layer: Any, streams: list[Tensor]) -> Tensor:
-    """Return what every head writes, [b, t, heads, d], given one stream for all heads or one stream for
-    each."""
+    """Return what every head writes, [b, t, heads, d], given one stream for all heads or one for each."""
     attention = layer.self_attn
     normed = [layer.input_layernorm(x) for x in streams]
     q, k, v = (

@@ -1,5 +1,6 @@
-"""Measure what mean-ablating a component or an edge costs, and predict it from gradients (paper B, section
-3.3).
+"""Measure what mean-ablating a component or an edge costs, and predict it from gradients.
+
+Source: paper B, section 3.3.
 
 *Attribution patching* extrapolates from the gradient of the clean run. *Integrated gradients* averages the
 gradient along the straight line from the mean to the clean value of the one thing that is patched. Its
@@ -126,8 +127,7 @@ def _predict(
     means: Mapping[str, Tensor],
     positions: Sequence[float],
 ) -> float:
-    """Return the mean over ``positions`` (0: the mean, 1: the clean value) of the loss's slope towards the
-    mean."""
+    """Average the slope of the loss towards the mean over ``positions`` (0: the mean, 1: the clean value)."""
     with torch.no_grad():
         written = run_graph(model, ids).written
     known = unaffected_sources(model, written, edge)

@@ -41,8 +41,7 @@ DEPTHS = range(MAX_DEPTH + 1)
 
 @dataclass(frozen=True)
 class DyckVector:
-    """Declare a steering vector: the classes of brackets that it tells apart, and how its effect is
-    measured."""
+    """Declare a steering vector: two classes of brackets, and how its effect is measured."""
 
     name: str
     head: str
@@ -174,8 +173,7 @@ def steering_measures(
 
 
 def output_readers(model: Any) -> list[Tensor]:
-    """Return what every output head reads the stream with, float64[rows, d], the final norm's gains folded
-    in.
+    """Return the rows that read the final stream, float64[rows, d] of each head, the norm's gains folded in.
 
     Of the token head, the rows of :data:`MEANINGFUL_TOKENS`.
     """
