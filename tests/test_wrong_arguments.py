@@ -46,13 +46,13 @@ def test_what_could_only_fail_after_the_batches_fails_before_them():
 @pytest.mark.parametrize(
     ("ids", "found"),
     [
-        ([[1, 2]], "found a list"),
-        (torch.arange(4), r"found a Tensor of shape \(4,\)"),
-        (None, "found a NoneType"),
+        ([[1, 2]], "got a list"),
+        (torch.arange(4), r"got a Tensor of shape \(4,\)"),
+        (None, "got a NoneType"),
     ],
 )
 def test_ids_that_are_no_batch_are_named(ids, found):
-    with pytest.raises(TypeError, match=rf"input_ids of a batch has to be a tensor \[b, t\], {found}"):
+    with pytest.raises(TypeError, match=rf"expected input_ids as a tensor \[b, t\], {found}"):
         gp.align(tiny(), tiny(), [{"input_ids": ids}])
 
 
@@ -78,13 +78,13 @@ def test_swapped_arguments_are_named():
 @pytest.mark.parametrize(
     ("wrong", "found"),
     [
-        (["a text"], "found a str"),
-        (batches()[0], "found a str"),
-        ([{"ids": 1}], r"found a dict of \['ids'\]"),
+        (["a text"], "got a str"),
+        (batches()[0], "got a str"),
+        ([{"ids": 1}], r"got a dict with keys \['ids'\]"),
     ],
 )
 def test_what_is_no_list_of_batches_is_named(wrong, found):
-    with pytest.raises(TypeError, match=f"batches are an iterable of .'input_ids'.*{found}"):
+    with pytest.raises(TypeError, match=f"expected batches.*'input_ids'.*{found}"):
         gp.align(tiny(), tiny(), wrong)
 
 

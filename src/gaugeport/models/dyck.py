@@ -1,6 +1,7 @@
-"""Paper B's transformer: two layers, RMSNorm, a ReLU MLP, no biases, six analytic position features, three heads.
+"""Define paper B's transformer: two layers, RMSNorm, ReLU MLPs, analytic positions, three unembeddings.
 
-Registered with transformers' Auto classes (``dyck3``), so that a folder of one loads, trains and transports as any other.
+It is registered with transformers' Auto classes as ``dyck3``, so that its folders load, train and transport
+like those of any other architecture.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ VOCABULARY = 40
 MAX_DEPTH = 8
 """Largest bracket depth: valid strings stay within it, and depth labels are clamped to it."""
 HEADS = ("token", "depth", "valid")
+"""What the model predicts at every position: the token, the bracket depth, and validity so far."""
 CLASSES = (VOCABULARY, MAX_DEPTH + 1, 2)
 """Number of classes that each of :data:`HEADS` predicts at every position."""
 IGNORED = -100
 """Label of padding: no loss and no measurement counts it."""
 
 POSITION_FEATURES = 6
-
-GROUPS = 4
-"""Groups of like length that a batch is trained in."""
+"""Number of residual coordinates that hold the position, the last ones."""
+LENGTH_GROUPS = 4
+"""Number of groups of similar length that a training batch is split into."""
 
 
 class DyckConfig(PreTrainedConfig):
-    """Sizes of paper B, section 4.1; the unembeddings have 40 + 9 + 2 rows."""
+    """The sizes of the model. The defaults are those of paper B, section 4.1."""
 
     model_type = "dyck3"
 
@@ -65,32 +67,42 @@ class DyckConfig(PreTrainedConfig):
 
 @dataclass
 class DyckOutput(ModelOutput):
-    """``logits`` float[b, t, 51]: those of token, depth and valid side by side (see :func:`by_head`)."""
+    """``logits`` float[b, t, 51] are those of token, depth and valid side by side (see :func:`by_head`)."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
 
 
 def by_head(logits: Tensor) -> tuple[Tensor, ...]:
-    """The logits [..., 51] of the three heads: token [..., 40], depth [..., 9], valid [..., 2]."""
+    """Split logits [..., 51] into those of token [..., 40], depth [..., 9] and valid [..., 2]."""
     return logits.split(list(CLASSES), -1)
 
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """−log p of the true labels in nats, float[b, t, 3]; 0 on padding. Logits [b, t, 51], labels int64[b, t, 3]."""
-    parts = [
-        functional.cross_entropy(
-            at_least_float32(z).movedim(-1, 1), labels[..., k], ignore_index=IGNORED, reduction="none"
+    """Return the cross-entropy of each head at each position, in nats; 0 on padding.
+
+    Args:
+        logits: float[b, t, 51].
+        labels: int64[b, t, 3], :data:`IGNORED` on padding.
+
+    Returns:
+        float[b, t, 3], in float32 or wider.
+    """
+    per_head = []
+    for k, z in enumerate(by_head(logits)):
+        classes_second = at_least_float32(z).movedim(-1, 1)  # as cross_entropy expects them
+        loss = functional.cross_entropy(
+            classes_second, labels[..., k], ignore_index=IGNORED, reduction="none"
         )
-        for k, z in enumerate(by_head(logits))
-    ]
-    return torch.stack(parts, -1)
+        per_head.append(loss)
+    return torch.stack(per_head, -1)
 
 
 def positions(context: int, width: int) -> Tensor:
-    """The fixed features of every position, in the last six residual coordinates. float[context, width]
+    """Return the fixed features of every position, float[context, width], in the last six coordinates.
 
-    Linear counter, inverse counter, log position, BOS indicator, half a period of cosine and sine (section 4.1).
+    They are a linear counter, an inverse counter, the log position, a BOS indicator, and half a period of
+    cosine and of sine (paper B, section 4.1).
     """
     t = torch.arange(context, dtype=torch.float64)
     features = [t / context, 1 / (t + 1), torch.log1p(t) / math.log(context), (t == 0).double()]
@@ -101,7 +113,7 @@ def positions(context: int, width: int) -> Tensor:
 
 
 class DyckAttention(nn.Module):
-    """Causal attention without biases; scores over the square root of the head's width."""
+    """Causal attention without biases. Scores are divided by the square root of the head's width."""
 
     def __init__(self, config: DyckConfig):
         super().__init__()
@@ -131,7 +143,7 @@ class DyckMLP(nn.Module):
 
 
 class DyckLayer(nn.Module):
-    """Attention and MLP, each behind a norm and beside a residual connection."""
+    """Attention and MLP, each with a norm before it and a residual connection."""
 
     def __init__(self, config: DyckConfig):
         super().__init__()
@@ -146,7 +158,7 @@ class DyckLayer(nn.Module):
 
 
 class DyckPreTrainedModel(PreTrainedModel):
-    """What transformers wants to know of the family."""
+    """The settings that transformers reads of an architecture."""
 
     config_class = DyckConfig
     base_model_prefix = "model"
@@ -175,13 +187,12 @@ class DyckStream(DyckPreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool | None = None
     ) -> BaseModelOutput:
         length = input_ids.shape[1]
-        known = len(self.get_buffer("position"))
-        if length > known:
-            raise ValueError(f"rows of {length} tokens; this model knows {known} positions")
+        n_positions = len(self.get_buffer("position"))
+        if length > n_positions:
+            raise ValueError(f"the model has {n_positions} positions, got rows of {length} tokens")
         if attention_mask is not None and bool((attention_mask.diff(dim=1) > 0).any()):
-            raise ValueError(
-                "attention_mask has a 0 before a 1: rows are padded on the right, where causality hides it"
-            )
+            # padding on the right needs no mask: causal attention does not see it
+            raise ValueError("attention_mask has a 0 before a 1; expected rows padded on the right")
         x = self.embed_tokens(input_ids) + self.get_buffer("position")[:length]
         for layer in self.layers:
             x = layer(x)
@@ -189,7 +200,7 @@ class DyckStream(DyckPreTrainedModel):
 
 
 class DyckModel(DyckPreTrainedModel):
-    """104,448 parameters at the paper's sizes: token, depth and valid of bounded Dyck-3 at every position (section 4)."""
+    """The model of paper B, section 4, for bounded Dyck-3. It has 104,448 parameters at the paper's sizes."""
 
     def __init__(self, config: DyckConfig):
         super().__init__(config)
@@ -204,7 +215,7 @@ class DyckModel(DyckPreTrainedModel):
         return self.model.embed_tokens
 
     def unembed(self, x: Tensor) -> Tensor:
-        """The logits [..., 51] of a normed stream [..., d]."""
+        """Return the logits [..., 51] of a normalised stream [..., d]."""
         return torch.cat([head(x) for head in (self.lm_head, self.depth_head, self.valid_head)], -1)
 
     def forward(
@@ -214,31 +225,37 @@ class DyckModel(DyckPreTrainedModel):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
     ) -> DyckOutput:
-        """``loss`` is the mean over heads and positions that are no padding, given ``labels`` int64[b, t, 3].
+        """Return logits, and the mean loss over heads and unpadded positions if there are labels.
 
-        In training mode, given labels, that is all: no logits.
+        In training mode with labels, only the loss is computed.
+
+        Args:
+            input_ids: int64[b, t], padded on the right.
+            attention_mask: int64[b, t], only checked.
+            labels: int64[b, t, 3], :data:`IGNORED` on padding.
+            use_cache: Ignored.
+
+        Raises:
+            ValueError: If rows are longer than the model's positions, or padded on the left.
         """
         if labels is not None and self.training:
-            return DyckOutput(loss=self._by_length(input_ids, labels))
+            return DyckOutput(loss=self._loss_by_length(input_ids, labels))
         logits = self.unembed(self.model(input_ids, attention_mask).last_hidden_state)
-        loss = None if labels is None else losses(logits, labels).sum() / _counted(labels)
+        loss = None if labels is None else losses(logits, labels).sum() / _label_count(labels)
         return DyckOutput(loss=loss, logits=logits)
 
-    def _by_length(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss, strings of like length together: what lies behind the longest of a group is not computed.
-
-        Half of a batch is padding, which nothing before it sees.
-        """
+    def _loss_by_length(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss, computed in groups of similar length to skip padding, half of a batch."""
         size = (labels[..., 0] != IGNORED).sum(1)
         total = torch.zeros((), device=ids.device)
-        for group in size.argsort().chunk(GROUPS):
+        for group in size.argsort().chunk(LENGTH_GROUPS):
             length = int(size[group].max())
             logits = self.unembed(self.model(ids[group, :length]).last_hidden_state)
             total = total + losses(logits, labels[group, :length]).sum()
-        return total / _counted(labels)
+        return total / _label_count(labels)
 
 
-def _counted(labels: Tensor) -> Tensor:
+def _label_count(labels: Tensor) -> Tensor:
     return (labels != IGNORED).sum().clamp(min=1)
 
 

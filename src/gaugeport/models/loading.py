@@ -1,6 +1,6 @@
-"""Loading models and tokenizers from a local folder or the hub, with errors that say what is wrong with the folder.
+"""Load models and tokenizers from a local folder or the hub, and say what is wrong with a folder.
 
-Never ``trust_remote_code``; weights are safetensors, or ``.bin`` files read with ``weights_only``.
+No remote code is run. Weights are safetensors, or ``.bin`` files that are read with ``weights_only``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+"""Names of weight files. ``from_pretrained`` takes the first that exists, in this order."""
 
 
 def load_model(
@@ -33,20 +34,28 @@ def load_model(
     attn_implementation: str | None = None,
     revision: str | None = None,
 ) -> Any:
-    """A causal language model in evaluation mode, from a local folder or a hub id.
+    """Load a causal language model in evaluation mode. No parameter is ever newly initialised.
 
-    ``dtype`` is a torch dtype or its name (``"float32"``, ``"bfloat16"``, …), None for the one stored; ``device`` None
-    for the CPU; ``attn_implementation`` is passed on (``"eager"``, ``"sdpa"``, …); ``revision`` is a hub branch or commit.
+    Args:
+        path_or_id: A local folder, or a hub id.
+        dtype: A torch dtype or its name (``"float32"``, ``"bfloat16"``, ...); None for the stored one.
+        device: The device; None for the CPU.
+        attn_implementation: Passed to transformers (``"eager"``, ``"sdpa"``, ...).
+        revision: A branch or commit on the hub.
 
-    Raises ``ValueError`` or ``FileNotFoundError`` that name what was found: a missing folder, a folder without
-    ``config.json`` or weights, a shard that the index names but the folder lacks, a truncated or damaged safetensors
-    file, parameters the checkpoint does not hold or holds in another shape (nothing is ever initialised afresh), and
-    a hub that cannot be reached.
+    Returns:
+        The transformers model.
+
+    Raises:
+        FileNotFoundError: If the folder, ``config.json``, the weights, or a shard named in the index is
+        missing.
+        ValueError: If a safetensors file is truncated or damaged, if the checkpoint is missing parameters
+            or has them in another shape, or if the hub cannot be reached.
     """
     options: dict[str, Any] = {"trust_remote_code": False, "weights_only": True, "output_loading_info": True}
     if revision is not None:
         options["revision"] = revision
-    options["ignore_mismatched_sizes"] = True  # to be named below, and refused
+    options["ignore_mismatched_sizes"] = True  # they are reported below, all at once
     if dtype is not None:
         options["dtype"] = as_dtype(dtype)
     if attn_implementation is not None:
@@ -61,38 +70,46 @@ def load_model(
     missing, mismatched = sorted(info["missing_keys"]), sorted(str(k) for k in info["mismatched_keys"])
     if missing or mismatched:
         raise ValueError(
-            f"the checkpoint {name} does not fill its model {type(model).__name__}: "
-            f"missing parameters {_some(missing)}; of another shape {_some(mismatched)}"
+            f"checkpoint {name} does not match {type(model).__name__}: it is missing parameters "
+            f"{_some(missing)} and has another shape for {_some(mismatched)}"
         )
     if info["unexpected_keys"]:
-        warnings.warn(f"{name} holds weights its model has no use for: {_some(sorted(info['unexpected_keys']))}",
-                      stacklevel=2)  # fmt: skip
+        unused = _some(sorted(info["unexpected_keys"]))
+        warnings.warn(f"checkpoint {name} has weights that the model does not use: {unused}", stacklevel=2)
     return model.eval().to(device) if device is not None else model.eval()
 
 
 def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
-    """The tokenizer of a local folder or hub id (at a ``revision``).
+    """Load the tokenizer of a local folder or hub id.
 
-    Raises ``FileNotFoundError`` for a missing folder or one without tokenizer files, ``ValueError`` for unreadable
-    ones and for a hub that cannot be reached.
+    Args:
+        path_or_id: A local folder, or a hub id.
+        revision: A branch or commit on the hub.
+
+    Raises:
+        FileNotFoundError: If the folder or its tokenizer files are missing.
+        ValueError: If the files cannot be read, or the hub cannot be reached.
     """
     folder = local_folder(path_or_id)
     if folder is not None and not any(folder.glob("*token*")) and not (folder / "vocab.json").exists():
         raise FileNotFoundError(
-            f"no tokenizer in {folder}: wanted tokenizer.json (or a tokenizer_config.json with its vocabulary); "
-            f"found {_listing(folder)}"
+            f"no tokenizer in {folder}: expected tokenizer.json, or tokenizer_config.json with a vocabulary; "
+            f"got {_listing(folder)}"
         )
     name = str(folder if folder is not None else path_or_id)
     return _from_hub(AutoTokenizer, name, "the tokenizer", trust_remote_code=False, revision=revision)
 
 
 def hide_progress_bars() -> None:
-    """No bars for loading and saving models: in a pipeline of small ones they drown the bar that counts jobs."""
+    """Hide transformers' progress bars of loading and saving, which would bury the job counter."""
     transformers_logging.disable_progress_bar()
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype | str:
-    """A floating torch dtype from itself or its name; ``"auto"`` passes. Raises ``ValueError`` naming the allowed."""
+    """Return the floating torch dtype of a name. A dtype and ``"auto"`` are returned as they are.
+
+    Raises ``ValueError`` for any other value.
+    """
     allowed = {
         "float64": torch.float64,
         "float32": torch.float32,
@@ -107,15 +124,16 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype | str:
 
 
 def local_folder(path_or_id: str | Path) -> Path | None:
-    """The folder a model is in, or None for a hub id (``name`` or ``owner/name`` that is no existing folder).
+    """Return the local folder of a model, or None for a hub id.
 
-    Raises ``FileNotFoundError`` for what can only be a path and does not exist, ``ValueError`` for a file.
+    A hub id is ``name`` or ``owner/name``, unless there is such a folder. Raises ``FileNotFoundError`` for
+    a path that does not exist, and ``ValueError`` for a file.
     """
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
     if path.exists():
-        raise ValueError(f"{path} is a file; a model is a folder holding config.json and its weights")
+        raise ValueError(f"{path} is a file; expected a folder with config.json and weights")
     text = str(path_or_id)
     if (
         isinstance(path_or_id, Path)
@@ -123,49 +141,54 @@ def local_folder(path_or_id: str | Path) -> Path | None:
         or text.startswith((".", "~"))
         or text.count("/") > 1
     ):
-        raise FileNotFoundError(f"no model folder at {path} (a hub id looks like 'owner/name')")
+        raise FileNotFoundError(f"path does not exist: {path} (a hub id looks like 'owner/name')")
     return None
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ``FileNotFoundError`` or ``ValueError`` unless ``folder`` holds a config and complete weights.
+    """Check that a folder has a config and complete weights, without reading the tensors.
 
-    Safetensors files are checked by header and length, without reading the tensors.
+    Raises:
+        FileNotFoundError: If the config, the weights or a shard is missing.
+        ValueError: If the config or the index is not JSON, or a safetensors file is damaged or lacks a
+        tensor.
     """
     config = folder / "config.json"
     if not config.exists():
-        raise FileNotFoundError(f"no config.json in {folder}; found {_listing(folder)}")
+        raise FileNotFoundError(f"no config.json in {folder}; got {_listing(folder)}")
     _read_json(config)
     present = [f for f in WEIGHT_FILES if (folder / f).exists()]
     if not present:
-        raise FileNotFoundError(f"no weights in {folder}: wanted one of {', '.join(WEIGHT_FILES)}; "
-                                f"found {_listing(folder)}")  # fmt: skip
-    # from_pretrained takes the first that exists, in this order
+        raise FileNotFoundError(
+            f"no weights in {folder}: expected one of {', '.join(WEIGHT_FILES)}; got {_listing(folder)}"
+        )
+    # 1) weights in one file
     if not present[0].endswith(".index.json"):
         if present[0].endswith(".safetensors"):
             check_safetensors(folder / present[0])
         return
-    shards: dict[str, str] = _read_json(folder / present[0]).get("weight_map", {})
-    wanted = sorted(set(shards.values()))
-    missing = [s for s in wanted if not (folder / s).exists()]
-    if missing or not wanted:
+    # 2) weights in shards: the index names the shard of every tensor
+    shard_of: dict[str, str] = _read_json(folder / present[0]).get("weight_map", {})
+    shards = sorted(set(shard_of.values()))
+    missing = [s for s in shards if not (folder / s).exists()]
+    if missing or not shards:
         raise FileNotFoundError(
-            f"{folder / present[0]} names {len(wanted)} shard(s), of which these are missing: {_some(missing)}"
+            f"{folder / present[0]} names {len(shards)} shard(s); these are missing: {_some(missing)}"
         )
-    for shard in wanted:
+    for shard in shards:
         if shard.endswith(".safetensors"):
-            held = check_safetensors(folder / shard)
-            lacking = sorted(k for k, s in shards.items() if s == shard and k not in held)
-            if lacking:
+            names = check_safetensors(folder / shard)
+            absent = sorted(k for k, s in shard_of.items() if s == shard and k not in names)
+            if absent:
                 raise ValueError(
-                    f"{folder / shard} lacks tensors that the index places in it: {_some(lacking)}"
+                    f"{folder / shard} is missing tensors that the index assigns to it: {_some(absent)}"
                 )
 
 
 def check_safetensors(path: Path) -> set[str]:
-    """The tensor names of a safetensors file whose length agrees with its header.
+    """Return the tensor names of a safetensors file, after checking its length against its header.
 
-    Raises ``ValueError`` with both lengths for a truncated file and one whose header cannot be read.
+    Raises ``ValueError`` for a truncated file and for a header that cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as f:
@@ -173,41 +196,44 @@ def check_safetensors(path: Path) -> set[str]:
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= size - 8:
             raise ValueError(
-                f"{path} is truncated or no safetensors file: {size} bytes, header of {length} announced"
+                f"{path} is truncated or not a safetensors file: {size} bytes in all, {length} in its header"
             )
         try:
             header = json.loads(f.read(length))
             ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
         except (ValueError, TypeError, KeyError, AttributeError) as e:
-            raise ValueError(f"{path} is damaged: its safetensors header cannot be read ({e})") from e
+            raise ValueError(f"{path} is damaged: cannot read its safetensors header ({e})") from e
     expected = 8 + length + max(ends, default=0)
     if size != expected:
-        raise ValueError(f"{path} is truncated or damaged: {size} bytes, its header announces {expected}")
+        raise ValueError(
+            f"{path} is truncated or damaged: expected {expected} bytes from its header, got {size} bytes"
+        )
     return {k for k in header if k != "__metadata__"}
 
 
-def _from_hub(loader: Any, name: str, wanted: str, **options: Any) -> Any:
-    """``loader.from_pretrained`` with errors in terms of what was wanted."""
+def _from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
+    """Call ``loader.from_pretrained``, with errors that say ``what`` could not be loaded."""
     try:
         return loader.from_pretrained(name, **options)
     except (OSError, HFValidationError) as e:
         if Path(name).is_dir():
-            raise ValueError(f"cannot load {wanted} from the folder {name}: {e}") from e
+            raise ValueError(f"cannot load {what} from the folder {name}: {e}") from e
         raise ValueError(
-            f"cannot get {wanted} of {name!r} from the Hugging Face hub (it is no local folder either). Download it "
-            f"elsewhere and pass the folder (in a run: model.path=DIR). The hub said: {_first_line(e)}"
+            f"cannot get {what} of {name!r} from the Hugging Face hub, and there is no such local folder. "
+            f"Download it elsewhere and pass the folder (in a run: model.path=DIR). The hub's error: "
+            f"{_first_line(e)}"
         ) from e
     except (ValueError, RuntimeError, KeyError) as e:
-        raise ValueError(f"cannot load {wanted} from {name}: {e}") from e
+        raise ValueError(f"cannot load {what} from {name}: {e}") from e
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as e:
-        raise ValueError(f"{path} is no readable JSON: {e}") from e
+        raise ValueError(f"{path} is not readable JSON: {e}") from e
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, wanted an object")
+        raise ValueError(f"{path}: expected a JSON object, got a {type(content).__name__}")
     return content
 
 

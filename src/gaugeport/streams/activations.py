@@ -1,7 +1,8 @@
-"""Residual-stream activations of a model at named sites, as the hooked outputs of its blocks.
+"""Record the residual stream of a model at named sites.
 
-Sites are ``embed`` (what enters the first block) and ``block0 … block{L-1}`` (what each block hands on). They are
-hooked because transformers' ``hidden_states[-1]`` is *after* the final norm.
+The sites are ``embed`` (the input of the first block) and ``block0`` to ``block{L-1}`` (the output of each
+block). They are read with hooks, because the last of transformers' ``hidden_states`` comes *after* the
+final norm.
 """
 
 from __future__ import annotations
@@ -17,30 +18,33 @@ from gaugeport.charts import Chart
 
 
 def all_sites(n_blocks: int) -> list[str]:
-    """Every site of a model of ``n_blocks`` blocks, in order of depth."""
+    """Return every site of a model with ``n_blocks`` blocks, in order of depth."""
     return ["embed", *(f"block{i}" for i in range(n_blocks))]
 
 
 def check_sites(sites: str | Sequence[str], n_blocks: int) -> list[str]:
-    """``"all"`` or a list of site names, validated. Raises ``ValueError`` naming the unknown one and the allowed."""
+    """Return a list of sites from ``"all"``, one name or several names.
+
+    Raises ``ValueError`` for an unknown name and for an empty list.
+    """
     allowed = all_sites(n_blocks)
     if sites == "all":
         return allowed
-    wanted = [sites] if isinstance(sites, str) else list(sites)
-    unknown = [s for s in wanted if s not in allowed]
-    if unknown or not wanted:
-        raise ValueError(f"unknown site {unknown or wanted}; allowed: all, {', '.join(allowed)}")
-    return wanted
+    names = [sites] if isinstance(sites, str) else list(sites)
+    unknown = [s for s in names if s not in allowed]
+    if unknown or not names:
+        raise ValueError(f"unknown site {unknown or names}; allowed: all, {', '.join(allowed)}")
+    return names
 
 
 def middle_site(model: nn.Module, chart: Chart) -> str:
-    """The pre-declared site, block L/2 (PAPER_CLAIMS)."""
+    """Return the site that experiments use unless told otherwise: block L/2, chosen before any result."""
     return f"block{len(chart.blocks(model)) // 2}"
 
 
 @contextmanager
 def record_streams(model: nn.Module, chart: Chart, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """While open, every forward pass of ``model`` leaves its streams in the yielded dict, site -> [batch, time, d]."""
+    """While open, store the streams of every forward pass in the yielded dict, site -> [batch, time, d]."""
     streams: dict[str, Tensor] = {}
     blocks = chart.blocks(model)
     handles = []
@@ -78,25 +82,38 @@ def streams_at(
     skip_first: int = 1,
     mean_free: bool = True,
 ) -> dict[str, Tensor]:
-    """One forward pass: site -> rows [tokens, d], padding and the first ``skip_first`` tokens of each row left out.
+    """Run a forward pass and return the stream at each site, one row per token.
 
-    Runs in evaluation mode and puts the mode back. The first token carries massive activations (DESIGN §1); pass
-    ``skip_first=0`` to keep it. On LayerNorm charts nothing reads the component along the all-ones direction, and it is
-    projected out of every row (unless not ``mean_free``). Raises ``TypeError`` for a batch that is no mapping with
-    ``input_ids``, a tensor [b, t], and ``ValueError`` for ids that the model has no embedding of.
+    The model runs in evaluation mode and in its own precision; its mode is restored.
+
+    Args:
+        model: The model.
+        chart: Its chart.
+        batch: ``input_ids`` int64[b, t] and, optionally, ``attention_mask`` of the same shape.
+        sites: Names of sites.
+        skip_first: How many tokens of each text to leave out. The first token carries massive activations.
+        mean_free: For LayerNorm models, subtract each row's mean. No reader sees the component along the
+            all-ones direction.
+
+    Returns:
+        site -> float32[tokens, d], without padding.
+
+    Raises:
+        TypeError: If the batch is not a mapping with 2-dimensional tensors.
+        ValueError: If a token id is not in the vocabulary.
     """
     _check_batch(model, chart, batch)
-    # an offloaded model's own hooks take its inputs to where it runs
+    # hooks of an offloaded model move its inputs to the right device
     device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
     inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask") if k in batch}
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
     keep = (mask > 0) & (mask.cumsum(1) > skip_first)
     training = [m for m in model.modules() if m.training]
-    model.eval()  # dropout is no evidence
+    model.eval()  # dropout would be noise
     try:
         with record_streams(model, chart, sites) as streams:
-            with torch.autocast(device.type, enabled=False):  # in the model's own precision
-                model.base_model(**inputs, use_cache=False)  # type: ignore[operator]  # the logits are not needed
+            with torch.autocast(device.type, enabled=False):
+                model.base_model(**inputs, use_cache=False)  # type: ignore[operator]  # without the unembedding
     finally:
         for module in training:
             module.training = True
@@ -108,17 +125,16 @@ def streams_at(
 
 def _check_batch(model: nn.Module, chart: Chart, batch: Any) -> None:
     if not isinstance(batch, Mapping) or "input_ids" not in batch:
+        keys = f" with keys {sorted(batch)}" if isinstance(batch, Mapping) else ""
         raise TypeError(
-            "batches are an iterable of {'input_ids': int64[b, t], 'attention_mask': …}, as a tokenizer returns them with "
-            f"return_tensors='pt'; found a {type(batch).__name__}{f' of {sorted(batch)}' if isinstance(batch, Mapping) else ''}"
+            "expected batches as an iterable of {'input_ids': int64[b, t], 'attention_mask': ...}, as a "
+            f"tokenizer returns them with return_tensors='pt'; got a {type(batch).__name__}{keys}"
         )
     for key in ("input_ids", "attention_mask"):
-        given = batch.get(key)
-        if key in batch and (not isinstance(given, Tensor) or given.dim() != 2):
-            shape = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else ""
-            raise TypeError(
-                f"{key} of a batch has to be a tensor [b, t], found a {type(given).__name__}{shape}"
-            )
-    known, ids = len(chart.embedding(model).weight), batch["input_ids"]  # type: ignore[arg-type]
-    if ids.numel() and int(ids.max()) >= known:
-        raise ValueError(f"the batches hold token id {int(ids.max())}; this model has 0 to {known - 1}")
+        value = batch.get(key)
+        if key in batch and (not isinstance(value, Tensor) or value.dim() != 2):
+            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+            raise TypeError(f"expected {key} as a tensor [b, t], got a {type(value).__name__}{shape}")
+    vocabulary, ids = len(chart.embedding(model).weight), batch["input_ids"]  # type: ignore[arg-type]
+    if ids.numel() and int(ids.max()) >= vocabulary:
+        raise ValueError(f"token id {int(ids.max())} is not in the model's vocabulary, 0 to {vocabulary - 1}")

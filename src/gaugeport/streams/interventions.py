@@ -1,4 +1,4 @@
-"""Changing the residual stream of a running model at one site: add a direction, ablate one, splice in another stream."""
+"""Change the residual stream of a running model at one site: add a direction, or project one out."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gaugeport.streams.activations import check_sites
 from gaugeport.utils.precision import at_least_float32
 
 Edit = Callable[[Tensor], Tensor]
-"""From a stream [batch, time, d] to the stream that takes its place."""
+"""A function from a stream [batch, time, d] to the stream that replaces it."""
 
 
 @contextmanager
 def edited(model: nn.Module, chart: Chart, site: str, edit: Edit) -> Iterator[None]:
-    """While open, every forward pass of ``model`` goes on from ``edit(stream)`` at ``site``.
+    """While open, replace the stream at ``site`` by ``edit(stream)`` in every forward pass of ``model``.
 
-    Sites are those of :mod:`gaugeport.streams.activations`. Raises ``ValueError`` on an unknown one.
+    Raises ``ValueError`` for a site that is not in :func:`gaugeport.streams.activations.all_sites`.
     """
     blocks = chart.blocks(model)
     check_sites(site, len(blocks))
@@ -45,16 +45,19 @@ def edited(model: nn.Module, chart: Chart, site: str, edit: Edit) -> Iterator[No
 
 
 def adding(vector: Tensor) -> Edit:
-    """Add ``vector`` [d] at every position."""
+    """Return the edit that adds ``vector`` [d] at every position."""
     return lambda x: x + vector.to(x.device, x.dtype)
 
 
 def ablating(direction: Tensor) -> Edit:
-    """Project ``direction`` [d] (of any length but 0, else ``ValueError``) out of every position."""
+    """Return the edit that projects ``direction`` [d] out of every position.
+
+    Raises ``ValueError`` for a direction of length 0 or one that is not finite.
+    """
     wide = at_least_float32(direction)
     length = wide.norm()
     if not (bool(torch.isfinite(length)) and length > 0):
-        raise ValueError(f"a direction to project out has a length, found {float(length)}")
+        raise ValueError(f"expected a direction of positive, finite length, got {float(length)}")
     unit = wide / length
 
     def edit(x: Tensor) -> Tensor:

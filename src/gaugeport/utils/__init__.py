@@ -1,7 +1,8 @@
 """Small helpers that every other package uses, each written once.
 
 Files in reading order: ``files`` (write files and folders atomically), ``seeds`` (derive a generator from a
-seed and its purpose), ``devices`` (the default device, and one-thread execution), ``precision`` (float32 or wider).
+seed and its purpose), ``devices`` (the default device, one-thread execution),
+``precision`` (float32 or wider).
 
 Imports nothing of gaugeport. ``files`` imports only the standard library, so that the command line starts
 fast.

@@ -22,7 +22,7 @@ def test_certify_measures_the_group_and_folding_enlarges_it(tiny, tmp_path):
     plain, folded = printed(["certify", tiny], tmp_path), printed(["certify", tiny, "--fold"], tmp_path)
     assert "group    signed_permutation" in plain and "haar_rotation: not exact, as expected" in plain
     assert "group    orthogonal" in folded and "gains all 1" in folded
-    assert "no model folder at /nope/model" in printed(["certify", "/nope/model"], tmp_path, code=2)
+    assert "path does not exist: /nope/model" in printed(["certify", "/nope/model"], tmp_path, code=2)
 
 
 def test_a_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path):

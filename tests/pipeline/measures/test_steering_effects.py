@@ -49,7 +49,7 @@ def test_what_is_projected_out_is_gone_to_rounding_and_has_a_length():
             v.to(dtype).double()
         ) / (v.to(dtype).double().square().sum())
         assert float((left.double() - wide).abs().max() / wide.abs().max()) <= rounding
-    with pytest.raises(ValueError, match=r"a direction to project out has a length, found 0\.0"):
+    with pytest.raises(ValueError, match=r"direction of positive, finite length, got 0\.0"):
         ablating(torch.zeros(32))
 
 

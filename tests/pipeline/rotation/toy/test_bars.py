@@ -172,7 +172,7 @@ def test_models_of_another_size_are_refused(model):
 
 
 def test_rows_the_model_cannot_read_are_refused(model):
-    with pytest.raises(ValueError, match="this model knows 20 positions"):
+    with pytest.raises(ValueError, match="has 20 positions, got rows of"):
         model(torch.ones(1, 21, dtype=torch.long))
     with pytest.raises(ValueError, match="padded on the right"):
         model(torch.ones(1, 4, dtype=torch.long), attention_mask=torch.tensor([[0, 1, 1, 1]]))
