@@ -1,7 +1,8 @@
-"""Ids of jobs and keys of stages are hashes of their configs: a change of either orphans every stored record and stage.
+"""Ids of jobs and keys of stages are hashes of their configs: a change of either orphans every stored record
+and stage.
 
-``declared_jobs.txt`` holds those of every declared job at the mini and smoke profiles. Where a change is meant (a new
-table, a new setting), write the file anew: ``python tests/pipeline/test_declared_jobs.py``.
+``declared_jobs.txt`` holds those of every declared job at the mini and smoke profiles. Where a change is
+meant (a new table, a new setting), write the file anew: ``python tests/pipeline/test_declared_jobs.py``.
 """
 
 from pathlib import Path

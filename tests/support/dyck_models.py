@@ -32,7 +32,7 @@ def silence(model, *names):
 
 
 def sure_of_itself(model, rows):
-    """Rows whose labels are the model's own answers, given with certainty: every cut that does something costs loss."""
+    """Return rows labelled with the model's own confident answers, so that every effective cut costs loss."""
     with torch.no_grad():
         for head in (model.lm_head, model.depth_head, model.valid_head):
             head.weight.mul_(50)

@@ -1,4 +1,4 @@
-"""Where the checkout lies, and the real artefacts beside it (absent on most machines: tests that use them skip)."""
+"""Where the checkout is, and the real artefacts beside it; tests that use them skip without."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Reads an offline wandb run back: a LevelDB log of protobuf records, in blocks of 32 KiB after a header of 7 bytes."""
+"""Read an offline wandb run: a LevelDB log of protobuf records, in 32 KiB blocks after a 7-byte header."""
 
 import json
 import struct
@@ -32,8 +32,9 @@ def records(path):
 
 
 def ended(path, patience=60.0):
-    """The records of a run that has ended. ``Run.finish`` only *tells* wandb's service to close the file, so its last block
-    may come after the call returns (measured: never on an idle machine, twice in one run of a busy CI)."""
+    """The records of a run that has ended. ``Run.finish`` only *tells* wandb's service to close the file, so
+    its last block may come after the call returns (measured: never on an idle machine, twice in one run of a
+    busy CI)."""
     end = time.monotonic() + patience
     while not (found := list(records(path))) or found[-1].WhichOneof("record_type") != "exit":
         assert time.monotonic() < end, f"{path} has no exit record after {patience:g} s"
@@ -42,7 +43,7 @@ def ended(path, patience=60.0):
 
 
 def read(folder):
-    """What an offline run's folder says: its run, its config, its history (a dict per line), summary and artifacts."""
+    """Return an offline run's id, config, history (a dict per line), summary and artifacts."""
     (path,) = folder.glob("*.wandb")
     run, config, history, summary, artifacts = None, {}, [], {}, []
     for record in ended(path):

@@ -1,4 +1,7 @@
-"""Every table at smoke size, and the report of them. A file of its own, so that a worker of its own can run it."""
+"""Every table at smoke size, and the report of them.
+
+A file of its own, so that a worker of its own can run it.
+"""
 
 import re
 

@@ -87,7 +87,7 @@ SYNTHETIC = "task=sign_ceiling task.activations=decorrelated seed="
 
 
 def test_a_worker_that_dies_takes_nothing_with_it_but_its_own_step(tmp_path):
-    """The first launch dies at seed 2, having told of seed 1's own error; alone, seed 2 kills its worker again."""
+    """The first launch dies at seed 2, after seed 1's own error; alone, seed 2 kills its worker again."""
     calls = []
 
     def launch(steps):

@@ -1,4 +1,4 @@
-"""What running a job promises: measured once, tracked, then written; whatever tracking does, the measurement is kept."""
+"""A job is measured once, tracked, then written; a tracking failure keeps the measurement."""
 
 import multiprocessing
 import time

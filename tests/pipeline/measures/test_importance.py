@@ -86,7 +86,8 @@ def test_integrated_gradients_against_finite_differences(baseline):
             slopes += (losses[: 3 * D] - losses[3 * D :]).view(3, D) / (2 * eps) / steps
         expected = ((x[0, 1:] - start) * slopes).abs().mean(0)
         found = scores(model, [{"input_ids": ids}], ig_steps=steps, baseline=baseline)
-    # eager attention's float32 softmax leaves 1e-7 on a loss, over 2e-4; central differences err by eps² or so
+    # eager attention's float32 softmax leaves 1e-7 on a loss, over 2e-4; central differences err by eps² or
+    # so
     assert apart(found["integrated_gradients"], expected) < 5e-3
     assert apart(found["gradient_activation"], expected) > 0.1, "the end of the path is not the path"
 

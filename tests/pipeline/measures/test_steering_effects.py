@@ -68,7 +68,8 @@ def metrics(rows):
     return {r["metric"]: r["value"] for r in rows}
 
 
-# --- the slot ------------------------------------------------------------------------------------------------------
+# --- the slot
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", MODEL_TYPES)
@@ -138,7 +139,8 @@ def test_word_lists_are_first_tokens_without_what_both_sides_share():
         word_ids(([], ["dull"]), tokenizer)
 
 
-# --- moving by the residual is moving between planted models --------------------------------------------------------
+# --- moving by the residual is moving between planted models
+# --------------------------------------------------------
 
 
 def planted(signs_only):
@@ -184,7 +186,8 @@ def test_between_planted_models_a_vector_does_what_the_residual_says():
     assert (untouched - here).abs().max() > 0.1 > yardstick
 
 
-# --- statistics ----------------------------------------------------------------------------------------------------
+# --- statistics
+# ----------------------------------------------------------------------------------------------------
 
 
 def linear(w, n=40, noise=0.3, seed=0):

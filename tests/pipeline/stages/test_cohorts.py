@@ -1,4 +1,4 @@
-"""Cohorts of Dyck-3 models as stages: what is shared stays frozen, a killed run resumes, training stops when accurate."""
+"""Cohorts of Dyck-3 models: the boundary stays frozen, a killed run resumes, training stops when accurate."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What is measured between a model and its cohort's anchor: who predicts, who is measured, and what only looks like agreement."""
+"""Measurements between a model and its cohort's anchor: the anchor predicts, the model is measured."""
 
 import pandas as pd
 import pytest

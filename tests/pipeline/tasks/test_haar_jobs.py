@@ -112,7 +112,7 @@ def test_the_table_pools_pairs_and_judges_the_distance(records):
 
 
 def test_a_rotation_that_two_pairs_have_counts_once(records):
-    """Cohort A's second pair has the first's rotation at the input, which they share, and others elsewhere."""
+    """Cohort A's second pair shares the first's rotation at the input and differs elsewhere."""
     first = records[1]
     rows = [dict(r) for r in first.rows]
     for row in rows:

@@ -1,4 +1,4 @@
-"""Table b11 is measured on strings as long as those trained on, and on strings that are longer than any of them."""
+"""Table b11 is measured on strings as long as those trained on, and on longer ones."""
 
 from gaugeport.pipeline.config.sweeps import experiment, jobs_of
 from gaugeport.pipeline.rotation.toy.strings import LONG_LENGTHS, PAD

@@ -45,7 +45,8 @@ def test_the_task_runs_on_every_cohort(records):
         assert {r["cohort"] for r in record.rows} == {record.id}
         arms = {(r["arm"], r["group"]) for r in record.rows if r["metric"] == "effect"}
         assert arms == {
-            ("within", ""), ("native", ""), ("random_within", ""), ("random_cross", ""), ("matched", "identity"),
+            ("within", ""), ("native", ""), ("random_within", ""), ("random_cross", ""),
+            ("matched", "identity"),
             ("matched", "orthogonal"), *(("cross", g) for g in ("identity", *MATCHER_OF_GROUP)),
         }  # fmt: skip
         metrics = {r["metric"] for r in record.rows}

@@ -1,4 +1,4 @@
-"""SAEs by sae-lens's own trainer: they explain, repeat, load, move, and mean the same at any scale of activations."""
+"""SAEs by sae-lens's trainer explain, repeat, load, move, and do not depend on the scale of activations."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_the_same_arguments_give_the_same_weights_and_touch_no_global_state(trai
 
 
 def test_it_saves_as_an_ordinary_sae_that_moves_exactly(trained, tmp_path):
-    """Nothing but W_enc, W_dec and b_dec lies in the stream: no normalisation is left, the input loses b_dec."""
+    """Only W_enc, W_dec and b_dec are in the stream: no normalisation is left, b_dec is subtracted."""
     _, sae = trained
     sae.save_inference_model(tmp_path)
     loaded = SAE.load_from_disk(tmp_path).eval()
@@ -84,7 +84,7 @@ def test_it_saves_as_an_ordinary_sae_that_moves_exactly(trained, tmp_path):
 
 
 def test_training_means_the_same_at_any_scale(trained):
-    """Activations times a power of two: the trainer sees the very same numbers, the reconstruction is times it."""
+    """With activations times a power of two the trainer sees the same numbers; reconstructions scale."""
     settings, sae = trained
     large = train_sae(sparse(8192, 0, 1024.0), settings, 3, METADATA)
     x = sparse(512, 2)

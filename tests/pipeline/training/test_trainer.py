@@ -1,4 +1,4 @@
-"""Training survives SIGKILL: the same command goes on from the last whole checkpoint and ends at the same weights."""
+"""Training survives SIGKILL: it continues from the last complete checkpoint to the same weights."""
 
 import os
 import shutil
@@ -29,7 +29,8 @@ def model():
         torch.manual_seed(0)
         return LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+                vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                intermediate_size=48,
                 num_key_value_heads=1,
             )
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Turn a composed config into a job, or raise an error that names the bad key or value and the allowed ones."""
+"""Turn a composed config into a job, or raise an error that names the bad value and the allowed ones."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _check_names(job: Job) -> None:
 
 
 def allowed_pairs() -> list[tuple[str, str]]:
-    """Return the (gauge, matcher) pairs a job may ask for: matchers, weights in every group, and the two controls."""
+    """Return the (gauge, matcher) pairs a job may ask for: matchers, weights in each group, two controls."""
     weights = [(group, "weights") for group in default_matchers()]
     oracles = [("signed_permutation", "oracle"), ("global_sign_permutation", "oracle")]
     return [*combinations(), *weights, *oracles, ("identity", "none")]
@@ -138,7 +138,8 @@ def _check_evidence(job: Job) -> None:
         target = f" with task.target={job.task['target']}" if "target" in job.task else ""
         settings = ", ".join(f"measurement.{k}={v}" for k, v in used.items())
         raise ValueError(
-            f"{settings}: task {job.task['name']}{target} measures no evidence between runs; allowed: recovery, confidence"
+            f"{settings}: task {job.task['name']}{target} measures no evidence between runs; "
+            "allowed: recovery, confidence"
         )
 
 

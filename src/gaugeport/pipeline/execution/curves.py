@@ -14,7 +14,7 @@ TRAINED_STAGES = ("base", "A", "B", "anchor", "replica")
 
 
 def training_curves(job: Job, store: Store) -> dict[str, list[dict[str, float]]]:
-    """Return the Trainer's log of each stage trained here: lines of step, loss, learning_rate and grad_norm."""
+    """Return the Trainer's log (step, loss, learning_rate, grad_norm) of each stage trained here."""
     found = {}
     for stage, config in stage_keys(job).items():
         folder = store.path(STAGES[stage].kind, config)

@@ -1,4 +1,4 @@
-"""Failures, kept beside the records until the step succeeds: which step, why, and the command to run again."""
+"""Failures, kept beside the records until the step succeeds: which, why, and the command to run again."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Error:
     def of(cls, e: BaseException, outputs: Path | None = None) -> Error:
         """Describe a caught exception.
 
-        A full disk is recognised by the exception or by the free space at ``outputs``: some writers only report that
-        they failed.
+        A full disk is recognised by the exception or by the free space at ``outputs``: some writers only
+        report that they failed.
         """
         full = any(getattr(cause, "errno", None) == errno.ENOSPC for cause in _causes(e)) or _is_full(outputs)
         message = f"{type(e).__name__}: {e}"

@@ -23,8 +23,8 @@ from gaugeport.pipeline.tasks.registry import task_of
 def run_job(c: JobSpec) -> Record:
     """Return the record of a job: read it if it exists, else measure, track, then write it.
 
-    A job that is killed before its record is written is measured and tracked again. When two processes run one job,
-    one measures while the other waits and reads.
+    A job that is killed before its record is written is measured and tracked again. When two processes run
+    one job, one measures while the other waits and reads.
 
     Raises:
         Exception: Whatever its stages and its task raise.

@@ -22,14 +22,10 @@ JOBS = "jobs"
 class Step:
     """One step: build a stage (for the first job that requires it), or run a job.
 
-    Attributes:
-        key: The step's identity.
-        wave: The wave it belongs to.
-        stage: The stage's name, or None for a job.
-        composed: The job.
-        result: The file that exists once the step is done.
-        shape: The configuration that decides how long it takes.
-        before: The inode and time of ``result`` when this was planned: a damaged or outdated file may have been there.
+    Attributes: key: The step's identity. wave: The wave it belongs to. stage: The stage's name, or None for a
+        job. composed: The job. result: The file that exists once the step is done. shape: The configuration
+        that decides how long it takes. before: The inode and time of ``result`` when this was planned: a
+        damaged or outdated file may have been there.
     """
 
     key: str
@@ -64,13 +60,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Missing steps by key, in the order of their waves; ``needs`` maps each missing job to the keys of its stages."""
+    """Missing steps by key, wave by wave; ``needs`` maps missing jobs to their stages' keys."""
 
     steps: dict[str, Step]
     needs: dict[str, tuple[str, ...]]
 
     def without(self, failed: Iterable[str]) -> Plan:
-        """Return what can still be done after some steps failed: neither jobs that need them nor those jobs' other stages."""
+        """Return what can still be done after some steps failed: no job that needs them, nor its stages."""
         lost = set(failed)
         needs = {
             job: stages for job, stages in self.needs.items() if job not in lost and not lost & set(stages)

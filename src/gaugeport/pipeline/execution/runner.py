@@ -1,4 +1,7 @@
-"""Run many jobs: their shared stages first, each once, then the jobs. A failure stops only what depends on it."""
+"""Run many jobs: their shared stages first, each once, then the jobs.
+
+A failure stops only what depends on it.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,8 @@ def run_all(
 def _failed(steps: Sequence[Step], launch: Launch) -> Iterator[Failure]:
     """Run some steps and yield those that failed.
 
-    If the launcher itself fails (a worker was killed, a cluster job ran out of time), the remaining steps are launched
-    one by one; if that fails twice in a row, they count as failed.
+    If the launcher itself fails (a worker was killed, a cluster job ran out of time), the remaining steps are
+    launched one by one; if that fails twice in a row, they count as failed.
     """
     left, lost = list(steps), 0
     try:

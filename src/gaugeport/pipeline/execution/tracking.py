@@ -18,7 +18,10 @@ from gaugeport.pipeline.store.store import digest, digest_files
 TRACKERS = ("none", "offline", "online")
 
 NOT_IN_SERIES_NAME = ("value", "step", "theory", "yardstick")
-"""Entries of a row that say what was measured and when. The others identify the row and name its wandb series."""
+"""Entries of a row that say what was measured and when.
+
+The others identify the row and name its wandb series.
+"""
 
 
 def track_job(
@@ -30,9 +33,9 @@ def track_job(
 ) -> None:
     """Log a record as one wandb run: its config, its rows, and the training curves of its stages.
 
-    Each row is logged under a name that identifies it (``site/block2/signed_accuracy``) against ``step``; curves as
-    ``train/<stage>/loss`` against ``train/step``. The run's id is the job's hash, so a job that runs again continues
-    its run instead of adding one.
+    Each row is logged under a name that identifies it (``site/block2/signed_accuracy``) against ``step``;
+    curves as ``train/<stage>/loss`` against ``train/step``. The run's id is the job's hash, so a job that
+    runs again continues its run instead of adding one.
 
     Args:
         record: The record.

@@ -25,8 +25,8 @@ def independent_job(job: Job) -> Job:
     """
     if rows.is_pretrained(job):
         raise ValueError(
-            "task.target=independent requires models trained here from two seeds; allowed for a pretrained model: "
-            "finetuned"
+            "task.target=independent requires models trained here from two seeds; "
+            "allowed for a pretrained model: finetuned"
         )
     return replace(job, seed=job.seed + INDEPENDENT_SEED_OFFSET)
 
@@ -135,11 +135,11 @@ STAGES = {
     "lists_A": _lists("A"),
     "lists_B": _lists("B"),
 }
-"""Every stage by name, wave by wave; within a wave those that take longest come first, so no core idles at its end."""
+"""Every stage by name, wave by wave, the longest first within a wave so that no core idles at its end."""
 
 
 def own_folder(job: Job, name: str) -> Path | None:
-    """Return the folder of a stage that the user provides: the base model of ``model.path``; None for all others."""
+    """Return the folder of a stage that the user provides (the base model of ``model.path``), or None."""
     return Path(job.model.path) if name == "base" and job.model.path is not None else None
 
 

@@ -1,8 +1,8 @@
 """The two cohorts of Dyck-3 models (paper B, section 4.3); each model is a stage.
 
-In cohort A seed 0 is trained from scratch, and the other seeds have its embedding and three unembeddings, frozen.
-In cohort B every seed is trained from scratch and shares nothing. Seed 0 is a cohort's *anchor*: cross-seed
-measurements compare the other seeds with it.
+In cohort A seed 0 is trained from scratch, and the other seeds have its embedding and three unembeddings,
+frozen. In cohort B every seed is trained from scratch and shares nothing. Seed 0 is a cohort's *anchor*:
+cross-seed measurements compare the other seeds with it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHARED = ("model.embed_tokens.weight", "lm_head.weight", "depth_head.weight", "v
 """What seed 0 of cohort A gives to the others, frozen: the boundary of the model."""
 
 STOP_AT = 0.9999
-"""Training stops once the least held-out accuracy, over splits and heads, first reaches this (section 4.3)."""
+"""Training stops once the least held-out accuracy over splits and heads reaches this (section 4.3)."""
 
 STOP_ROWS = 512
 """Held-out rows of each split that this accuracy is measured on."""
@@ -98,7 +98,7 @@ def stage_of(seed: int) -> str:
 
 
 def own_stages(job: Job) -> tuple[str, ...]:
-    """Return the stages of the job's own model: the model, and before it the anchor whose boundary it shares."""
+    """Return the stage of the job's own model, after that of the anchor if it shares its boundary."""
     if job.seed == ANCHOR:
         return ("anchor",)
     return ("anchor", "replica") if frozen(job, job.seed) else ("replica",)
@@ -159,7 +159,8 @@ def check_frozen(models: Mapping[str, nn.Module]) -> None:
             if not torch.equal(mine, theirs):
                 raise ValueError(
                     f"cohort A shares its boundary: {shared} of {name} differs from {first}'s by up to "
-                    f"{float((mine - theirs).detach().abs().max()):.3g}; allowed: bit-identical tensors, or cohort B"
+                    f"{float((mine - theirs).detach().abs().max()):.3g}; "
+                    "allowed: bit-identical tensors, or cohort B"
                 )
 
 

@@ -1,4 +1,4 @@
-"""The evidence stage: what every link between two planted checkpoints of runs A and B says about their coordinates."""
+"""The evidence stage: what links between planted checkpoints of runs A and B say about coordinates."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def evidence_key(job: Job) -> dict[str, Any]:
 
 
 def build_evidence(job: Job, required: Folders, folder: Path) -> None:
-    """Write the evidence of every link that any route crosses at the job's checkpoint spacing, and ``losses.json``.
+    """Write the evidence of every link that any route crosses at the job's checkpoint spacing, and
+    ``losses.json``.
 
     A random gauge is planted on every checkpoint, base included.
 
@@ -85,6 +86,6 @@ def _check_spacing(spacing: int, saved: list[int]) -> None:
     missing = [s for s in range(spacing, saved[-1], spacing) if s not in saved]
     if missing:
         raise ValueError(
-            f"measurement.spacing={spacing} requires checkpoints at steps {missing[:4]}, which the runs did not "
-            f"save; allowed: multiples of training.run.save_every that were saved ({saved[:4]} …)"
+            f"measurement.spacing={spacing} requires checkpoints at steps {missing[:4]}, not saved; "
+            f"allowed: multiples of training.run.save_every that were saved ({saved[:4]} …)"
         )

@@ -1,4 +1,4 @@
-"""The list stages: importance scores of a run's last checkpoint at its middle block, shared by all conditions."""
+"""The list stages: importance scores of a run's last checkpoint at its middle block."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gaugeport.streams.activations import middle_site
 from gaugeport.utils.devices import default_device
 
 WHOLE, *HALVES = PARTS = ("scores", "first", "second")
-"""Files of scores: on all tokens, and on either half of them, which shows how reproducible a model's list is."""
+"""Files of scores: on all tokens, and on either half, which shows how reproducible a model's list is."""
 
 
 def lists_key(job: Job, run: str) -> dict[str, Any]:

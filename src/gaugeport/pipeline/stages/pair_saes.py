@@ -1,8 +1,8 @@
 """SAEs of one model of a pair at every residual site, as a stage (paper B, sections 7.1 and 8.1).
 
-SAEs of two models have the *same* initialisation and data order where they are trained from one seed, and their
-*own* where each is trained from its model's seed. Both are needed as controls: a shared initialisation and short
-training alone make decoders look alike.
+SAEs of two models have the *same* initialisation and data order where they are trained from one seed, and
+their *own* where each is trained from its model's seed. Both are needed as controls: a shared initialisation
+and short training alone make decoders look alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAME, OWN = "same", "own"
 
 
 def initialisations(side: Side, step: int | None = None) -> tuple[str, ...]:
-    """Return the initialisations one side has SAEs from: only those of the other's last step are compared by it."""
+    """Return the initialisations one side has SAEs from; only the other's last step has both."""
     return (SAME,) if side == "anchor" or step is not None else (SAME, OWN)
 
 
@@ -68,7 +68,7 @@ def load_saes(folder: Path, init: str = SAME) -> dict[str, Any]:
 
 
 def sae_seed(job: Job, site: str, init: str) -> int:
-    """Return the seed of an SAE: of the site alone for a shared initialisation, else of the job's models too."""
+    """Return the seed of an SAE: of the site alone if the initialisation is shared, else of the job too."""
     return derive(ANCHOR, "saes", site) if init == SAME else derive(job.seed, "own saes", site)
 
 

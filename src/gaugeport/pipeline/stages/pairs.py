@@ -1,7 +1,8 @@
 """Model pairs of the rotation tasks: an *anchor* and an *other* model, by cohort.
 
-``A`` and ``B`` are the Dyck-3 cohorts; their anchor is seed 0. ``seeds`` are language models trained independently
-(different initialisation and data order); their anchor is seed 0. ``runs`` are two fine-tuning runs from one base:
+``A`` and ``B`` are the Dyck-3 cohorts; their anchor is seed 0. ``seeds`` are language models trained
+independently (different initialisation and data order); their anchor is seed 0. ``runs`` are two fine-tuning
+runs from one base:
 the anchor is run A and the other run B of the job's seed.
 """
 
@@ -46,12 +47,10 @@ RUN_OF: dict[Side, str] = {"anchor": "A", "other": "B"}
 class PairedModel:
     """One model of a pair, in evaluation mode.
 
-    Attributes:
-        model: The model.
-        sites: Its residual sites in order of depth.
-        streams: ``streams(part, tokens)`` gives site -> float32[tokens, d] on the CPU: the same tokens in the same
-            order for every model of the cohort, all sites from one pass. The parts share no token: ``sae`` to train
-            SAEs on, ``fit`` to fit maps on, ``test`` to measure on. Of language models ``test`` comes from the other
+    Attributes: model: The model. sites: Its residual sites in order of depth. streams: ``streams(part,
+            tokens)`` gives site -> float32[tokens, d] on the CPU: the same tokens in the same order for every
+            model of the cohort, all sites from one pass. The parts share no token: ``sae`` to train SAEs on,
+            ``fit`` to fit maps on, ``test`` to measure on. Of language models ``test`` comes from the other
             end of the held-out text, so that no document is in both while the two use less than half of it.
     """
 
@@ -93,8 +92,8 @@ def check_not_anchor(job: Job) -> None:
     """
     if job.task["cohort"] != "runs" and job.seed == cohorts.ANCHOR:
         raise ValueError(
-            f"seed={job.seed} (the default): task={job.task['name']} compares a seed with seed {cohorts.ANCHOR} of "
-            "its cohort; allowed: seed=1, 2, …"
+            f"seed={job.seed} (the default): task={job.task['name']} compares a seed with seed "
+            f"{cohorts.ANCHOR} of its cohort; allowed: seed=1, 2, …"
         )
 
 

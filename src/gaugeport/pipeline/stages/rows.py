@@ -41,7 +41,7 @@ def data_key(job: Job) -> dict[str, Any]:
 
 
 def build_data(job: Job, required: Folders, folder: Path) -> None:
-    """Write ``rows.safetensors`` (``train_0``, ``train_1``, ``heldout``: int64[n, length]) and ``tokenizer/``."""
+    """Write ``tokenizer/`` and ``rows.safetensors`` (train_0, train_1, heldout: int64[n, length])."""
     tokenizer, texts = _tokenizer(job), _corpus(job.data)
     rows = {f"train_{d}": pack(texts.texts("train", d), tokenizer, job.data.length) for d in (0, 1)}
     rows["heldout"] = pack(texts.texts("heldout"), tokenizer, job.data.length)
@@ -66,10 +66,11 @@ def all_train_rows(data: Path) -> Tensor:
 
 
 def heldout_rows(data: Path) -> tuple[Tensor, Tensor]:
-    """Split the held-out rows of a data stage: those to calibrate gauges on, those to measure losses and effects on.
+    """Split the held-out rows of a data stage: those to calibrate gauges on, those to measure losses and
+    effects on.
 
-    They are alternate rows of one packed text, so neighbours often share a document. A map that is fitted on the
-    first half and scored on the second should take the first rows of one and the last rows of the other.
+    They are alternate rows of one packed text, so neighbours often share a document. A map that is fitted on
+    the first half and scored on the second should take the first rows of one and the last rows of the other.
     """
     rows = load_file(data / "rows.safetensors")["heldout"]
     return rows[::2], rows[1::2]

@@ -32,7 +32,7 @@ def run_key(job: Job, run: str) -> dict[str, Any]:
 
 
 def build_run(job: Job, required: Folders, folder: Path, run: str) -> None:
-    """Write ``checkpoint-<step>/`` folders as Trainer does, and ``seen.safetensors``: the token ids of the run's rows."""
+    """Write ``checkpoint-<step>/`` as Trainer does, and ``seen.safetensors``, the token ids of its rows."""
     order = run_rows(job, required["data"], run)
     model = load_model(required["base"], dtype=torch.float32)
     tokenizer, seed = read_tokenizer(required["data"]), derive(job.seed, "run", run)

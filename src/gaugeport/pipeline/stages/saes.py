@@ -1,7 +1,7 @@
 """The SAE stage: a sparse autoencoder trained on run A's last checkpoint at the mid-stack site.
 
-Its folder is an ordinary sae-lens one. Its key names run A, the site, the SAE's settings and the seed, and neither
-condition nor target, so that all of these share it.
+Its folder is an ordinary sae-lens one. Its key names run A, the site, the SAE's settings and the seed, and
+neither condition nor target, so that all of these share it.
 """
 
 from __future__ import annotations

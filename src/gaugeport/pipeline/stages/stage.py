@@ -1,4 +1,4 @@
-"""What a stage is: a folder in the store that several jobs share, its key, what it requires and what builds it."""
+"""What a stage is: a folder in the store that jobs share, its key, its requirements and its builder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Built:
-    """What a measurement is handed: the folders of its required stages, and a store to cache computed values in."""
+    """What a measurement is handed: the folders of its required stages, and a store to cache values in."""
 
     folders: Folders
     cache: Store

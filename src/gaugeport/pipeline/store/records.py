@@ -1,4 +1,7 @@
-"""One JSON record per job: its config, its rows, and the versions that made it. Tables are functions of records."""
+"""One JSON record per job: its config, its rows, and the versions that made it.
+
+Tables are functions of records.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,14 @@ SCHEMA = {
     "haar_power": 3,
     "independence": 3,
 }
-"""Version of each task's measurements, 2 for the others. Raise it when a task measures something else: records of another
-version are re-measured, and never read into tables."""
+"""Version of each task's measurements, 2 for the others. Raise it when a task measures something else:
+records of another version are re-measured, and never read into tables."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """The result of one job: ``id`` is the job's hash, ``rows`` are flat measurements, ``seconds`` its wall time.
+    """The result of one job: ``id`` is the job's hash, ``rows`` are flat measurements, ``seconds`` its wall
+    time.
 
     ``files`` are the local files and folders it read, with the digests of their contents, by config key.
     """

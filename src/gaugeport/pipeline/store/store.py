@@ -1,8 +1,9 @@
-"""Content-addressed artifacts: each stage is built once, whichever job asks first, and a killed build loses nothing.
+"""Content-addressed artifacts: each stage is built once, whichever job asks first, and a killed build loses
+nothing.
 
-A stage is keyed by the hash of its configuration (contents of files, never paths or loggers). It is built in a
-``.partial`` folder under a file lock, its manifest is written last, and the folder is then renamed: a folder under its
-final name is complete.
+A stage is keyed by the hash of its configuration (contents of files, never paths or loggers). It is built in
+a ``.partial`` folder under a file lock, its manifest is written last, and the folder is then renamed: a
+folder under its final name is complete.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt")
 """Suffixes of the files of a model folder that decide what is loaded: weights, configs, tokenizers."""
 
 SCHEMA = {"data": 1, "base": 1, "run": 1, "sae": 1, "evidence": 3, "lists": 2, "dyck": 2}
-"""Version of each kind of stage, 1 for the others. Raise it when the code builds something else: older artifacts are
-then no longer found."""
+"""Version of each kind of stage, 1 for the others. Raise it when the code builds something else: older
+artifacts are then no longer found."""
 
 
 def digest(config: Any) -> str:
-    """Return a stable 16-digit hash of plain data: dicts in any order, lists, strings, numbers, booleans, None."""
+    """Return a stable 16-digit hash of plain data; the order of a dict's keys does not count."""
     text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -56,7 +57,8 @@ def digest_files(path: str | Path) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _digest_file(path: Path, size: int, mtime_ns: int) -> bytes:
-    # size and time are part of the cache key, so gigabytes of weights are read once per process, not once per stage
+    # size and time are part of the cache key, so gigabytes of weights are read once per process, not once per
+    # stage
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").digest()
 
@@ -84,8 +86,8 @@ class Store:
     ) -> Path:
         """Return the folder of a stage, and build it first if it does not exist.
 
-        When two processes need the same stage, one builds it and the other waits. A stage whose files were damaged
-        is rebuilt. If ``build`` raises, nothing is left under the final name.
+        When two processes need the same stage, one builds it and the other waits. A stage whose files were
+        damaged is rebuilt. If ``build`` raises, nothing is left under the final name.
 
         Args:
             kind: The kind of stage.

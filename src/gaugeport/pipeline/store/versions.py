@@ -27,7 +27,7 @@ PACKAGES = (
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result, the commit (if any) and the machine."""
+    """Return the versions of Python and of packages that decide results, the commit and the machine."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), "machine": _machine(), "commit": _commit(), **found}
 

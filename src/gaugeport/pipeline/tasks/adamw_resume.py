@@ -1,6 +1,7 @@
 """Table a8: run A resumed from a checkpoint moved by a gauge, with its AdamW state moved in several ways.
 
-The job's gauge, matcher and route are not read: every condition needs the same reference run, so one job holds all.
+The job's gauge, matcher and route are not read: every condition needs the same reference run, so one job
+holds all.
 """
 
 from __future__ import annotations
@@ -61,23 +62,23 @@ def measure(job: Job, built: Built) -> list[Row]:
 def resume_step(job: Job) -> int:
     """Return the step a job resumes from, given its config alone.
 
-    Raises:
-        ValueError: The run saves no checkpoint at that step or ends there, a count is not a positive integer, or the
-            model would be trained here with dropout.
+    Raises: ValueError: The run saves no checkpoint at that step or ends there, a count is not a positive
+            integer, or the model would be trained here with dropout.
     """
     schedule, task = job.training.run, job.task
     for key, counts in (("steps", [task["steps"]]), ("at", task["at"])):
         if not isinstance(counts, list) or any(type(n) is not int or n < 1 for n in counts):
             raise ValueError(
-                f"task.{key}={task[key]}; allowed: {'positive numbers of steps' if key == 'at' else 'a positive number'}"
+                f"task.{key}={task[key]}; allowed: "
+                f"{'positive numbers of steps' if key == 'at' else 'a positive number'}"
             )
     rates = {k: v for k, v in job.model.architecture.items() if "drop" in k and isinstance(v, int | float)}
     dropout = {k: v for k, v in rates.items() if v > 0}
     if dropout and not is_pretrained(job):
         found = ", ".join(f"model.architecture.{k}={v}" for k, v in dropout.items())
         raise ValueError(
-            f"{found}: the masks of dropout do not move with the coordinates, so no resumed run could stay on its "
-            "trajectory; allowed: 0"
+            f"{found}: the masks of dropout do not move with the coordinates, so no resumed run could stay "
+            "on its trajectory; allowed: 0"
         )
     saved = list(range(schedule.save_every, schedule.steps, schedule.save_every))
     within = [s for s in saved if 3 * s <= 2 * schedule.steps]
@@ -85,8 +86,8 @@ def resume_step(job: Job) -> int:
     step = default if task["resume_step"] is None else task["resume_step"]
     if step not in saved:
         raise ValueError(
-            f"task.resume_step={step}: run {RUN} of {schedule.steps} steps saves no checkpoint there, or has no step "
-            f"left; allowed: {', '.join(map(str, saved)) or 'none (lower training.run.save_every)'}"
+            f"task.resume_step={step}: run {RUN} of {schedule.steps} steps saves no checkpoint there, or has "
+            f"no step left; allowed: {', '.join(map(str, saved)) or 'none (lower training.run.save_every)'}"
         )
     return int(step)
 

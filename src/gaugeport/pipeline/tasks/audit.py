@@ -28,8 +28,8 @@ NAMED = {"none": "raw", "oracle": "oracle"}
 def measure(job: Job, built: Built) -> list[Row]:
     """Return the rows of one condition for both kinds of planted gauge, its gauge accuracy and the losses.
 
-    The condition without a matcher also runs one plant of each kind for real, which the invariant controls are read
-    from. The oracle's also compares lists on different tokens, which no gauge affects.
+    The condition without a matcher also runs one plant of each kind for real, which the invariant controls
+    are read from. The oracle's also compares lists on different tokens, which no gauge affects.
     """
     pair, (a, b), k = load_transfer(job, built), scores_of(job, built), job.task["k"]
     # matching is equivariant, so a drifted target needs one plant; where it costs little all are matched
@@ -50,10 +50,11 @@ def measure(job: Job, built: Built) -> list[Row]:
 
 
 def _neuron_gauges(job: Job, pair: Transfer, residual: Element) -> list[SignedPermutation]:
-    """Return what is left between A's neuron list and that of B carrying a neuron gauge, once the condition named it.
+    """Return what is left between A's neuron list and that of B carrying a neuron gauge, once the condition
+    named it.
 
-    A recovered gauge is matched by weights after A was moved by the condition's own residual gauge, since neurons can
-    only be compared in shared coordinates. One plant suffices: that matching is equivariant.
+    A recovered gauge is matched by weights after A was moved by the condition's own residual gauge, since
+    neurons can only be compared in shared coordinates. One plant suffices: that matching is equivariant.
     """
     plants = [
         NeuronGauge.random(pair.b, generator(job.seed, "neurons", p)) for p in range(job.task["plants"])

@@ -50,7 +50,7 @@ def measure(job: Job, built: Built) -> list[Row]:
 
 
 def _correlations(job: Job, model: DyckModel, limits: bars.Thresholds) -> list[Row]:
-    """Return Bars C (effects on the rows they are predicted from, of components and of edges) and Pr (on other rows)."""
+    """Return Bar C of components and of edges, on the rows they are predicted from, and Pr on other rows."""
     rows = []
     parts = (
         ("bar_c", "rows", effects.component_edges(model)),

@@ -1,4 +1,4 @@
-"""Table b3, second half (paper B, appendix D): predictors of mean ablation on the blocks of one language model."""
+"""Table b3, second half (paper B, appendix D): predictors of mean ablation on a language model's blocks."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def check(job: Job) -> None:
     check_cohort(job)
     if pairs.is_toy(job):
         raise ValueError(
-            f"task=blocks with task.cohort={job.task['cohort']}: Dyck-3 models are not language models; allowed: "
-            f"{', '.join(pairs.LANGUAGE_COHORTS)}, or task=patching"
+            f"task=blocks with task.cohort={job.task['cohort']}: Dyck-3 models are not language models; "
+            f"allowed: {', '.join(pairs.LANGUAGE_COHORTS)}, or task=patching"
         )
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return effects of every block, predicted and measured, under both ablations; completeness errors; the loss."""
+    """Return effects of every block, predicted and measured, completeness errors, and the loss."""
     model = pairs.load_side(job, built.folders, "other").model
     chart, size = chart_of(model), job.measurement.batch_size
     rows = heldout_rows(built["data"])[1][:, : job.task["longest"]]
@@ -63,8 +63,9 @@ def measure(job: Job, built: Built) -> list[Row]:
 def _compared(
     measured: Mapping[str, float], predictions: Mapping[str, Mapping[str, float]], points: int
 ) -> Iterator[Row]:
-    """Every effect; of each predictor its correlation (none where one side is constant) and the median share of an
-    effect that it predicts, signs aside, which a correlation does not see; the largest error of integrated gradients.
+    """Every effect; of each predictor its correlation (none where one side is constant) and the median share
+    of an effect that it predicts, signs aside, which a correlation does not see; the largest error of
+    integrated gradients.
     """
     for block, value in measured.items():
         yield {"metric": "effect", "component": block, "value": value}

@@ -37,7 +37,7 @@ def check(job: Job) -> None:
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return rows by site and step: explained variance through end-to-end and composed maps, and distances."""
+    """Return, by site and step, explained variance through end-to-end and composed maps, and distances."""
     source, *targets = steps_of(job, built)
     saes, rows = _source_saes(job, built, source), []
     anchor = pairs.load_side(job, built.folders, "other", source)
@@ -68,9 +68,11 @@ def measure(job: Job, built: Built) -> list[Row]:
 
 
 def steps_of(job: Job, built: Built) -> list[int]:
-    """Return the steps to compare: the first checkpoint at or beyond the share ``task.source``, and every later one.
+    """Return the steps to compare: the first checkpoint at or beyond the share ``task.source``, and every
+    later one.
 
-    For several shares in ``task.source`` it is the first checkpoint at or beyond each; on the hub, ``task.hub_steps``.
+    For several shares in ``task.source`` it is the first checkpoint at or beyond each; on the hub,
+    ``task.hub_steps``.
 
     Raises:
         ValueError: Fewer than two steps are left.
@@ -89,7 +91,7 @@ def steps_of(job: Job, built: Built) -> list[int]:
 
 
 def _source_saes(job: Job, built: Built, step: int) -> dict[str, Any]:
-    """Train the SAEs of the source checkpoint, or find them: which step it is, only the finished run tells."""
+    """Train the SAEs of the source checkpoint, or find them; only the finished run tells its step."""
     key = pair_saes.saes_key(job, "other", step)
     folder = built.cache.ensure(
         "subject_saes", key, lambda f: pair_saes.build_saes(job, built.folders, f, "other", step)
@@ -117,7 +119,7 @@ def _rows(
 
 
 def _distances(a: Tensor, b: Tensor, group: str) -> Iterator[Row]:
-    """Return the end-to-end rotation's distance from the identity over a random one's, and that on the support."""
+    """Return the end-to-end rotation's distance from the identity over a random one's, and on the support."""
     r = fit_rotation(a, b, group).rotation
     found = {
         "distance_from_identity": rotation_statistics(r, group)["distance_from_identity"],

@@ -1,4 +1,4 @@
-"""Table c3: whether margins are calibrated, from the evidence between planted checkpoints at the last step."""
+"""Table c3: whether margins are calibrated, between planted checkpoints at the last step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gaugeport.pipeline.training.trainer import checkpoints
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return the rows of one (group, matcher, route) on each evidence its matcher reads, and the models' losses."""
+    """Return the rows of one condition on each kind of evidence its matcher reads, and the losses."""
     evidence = PlantedEvidence(built["evidence"])
     last = max(checkpoints(built["A"]))
     kinds = ["weights"] if job.matcher == "weights" else [*evidence.sites, "pooled", "both"]

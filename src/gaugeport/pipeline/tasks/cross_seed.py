@@ -64,7 +64,7 @@ def measure(job: Job, built: Built) -> list[Row]:
 
 
 def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, SymmetryFit]:
-    """By name: the best in every group of residual elements, with heads and neurons; and the rotation refined."""
+    """Return the best fit in every group of residual elements, and the refined rotation, by name."""
     found = {name: search_symmetry(job, model, reference, name) for name in GROUPS}
     return {**found, "cayley": refine(model, reference, found["orthogonal"], job.task["refine_steps"])}
 
@@ -84,7 +84,7 @@ def _bar_p(alignment: SymmetryFit, limits: bars.Thresholds) -> list[Row]:
 
 
 def _raw_groups(job: Job, model: DyckModel, reference: DyckModel) -> list[Row]:
-    """The same search with gains in place, where only signed permutations are symmetries; rotations for comparison."""
+    """Search with gains in place, where only signed permutations are symmetries (rotations: to compare)."""
     rows = []
     for name in GROUPS:
         found = search_symmetry(job, model, reference, name, strict=False)
@@ -97,7 +97,7 @@ def _raw_groups(job: Job, model: DyckModel, reference: DyckModel) -> list[Row]:
 
 
 def _least_objective(alignment: SymmetryFit) -> float:
-    """Of all configurations, the least sum over tensors: what is descended on, and what a larger group can only lower."""
+    """Return the least sum over tensors of all configurations, which a larger group can only lower."""
     return min((c.objective for c in alignment.configurations), default=sum(alignment.per_tensor.values()))
 
 
@@ -114,7 +114,7 @@ def head_mse(model: DyckModel, reference: DyckModel) -> Iterator[tuple[str, Row]
 
 
 def _search(job: Job, baseline: SymmetryFit, refined: SymmetryFit, reference: DyckModel) -> list[Row]:
-    """How much the search can be trusted: the spread over its configurations, and what it recovers of a planted element."""
+    """Return the spread over the search's configurations, and what it leaves of a planted element."""
     ends = [c.max_mse for c in baseline.configurations]
     planted = Symmetry.random(reference, generator(job.seed, "planted symmetry"))
     floor = search_symmetry(job, planted.apply(reference), reference, "orthogonal").max_mse
@@ -128,7 +128,7 @@ def _search(job: Job, baseline: SymmetryFit, refined: SymmetryFit, reference: Dy
 
 
 def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thresholds) -> list[Row]:
-    """Effects that the anchor predicts against those measured on the model: components, edges, and cumulative ablation."""
+    """Compare effects that the anchor predicts with those measured on the model, by component and edge."""
     seen = heldout(job, job.task["rows"], "effects")
     ids, labels = seen["input_ids"], seen["labels"]
     patched = effects.component_edges(anchor)
@@ -160,8 +160,9 @@ def _null(
     measured: Mapping[Edge, float],
     limits: bars.Thresholds,
 ) -> list[Row]:
-    """Bar C with the heads of each layer in any order, as a mean over orders: how much of it no matching of heads earns,
-    since a layer whose heads matter stays apart from one whose heads do not. And heads alone, their null likewise."""
+    """Bar C with the heads of each layer in any order, as a mean over orders: how much of it no matching of
+    heads earns, since a layer whose heads matter stays apart from one whose heads do not. And heads alone,
+    their null likewise."""
     heads = [(head, ALL) for head in components.heads(anchor)]
     layers = [
         [e for e in heads if components.layer_of(e[0]) == n] for n in range(anchor.config.num_hidden_layers)

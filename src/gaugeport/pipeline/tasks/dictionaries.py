@@ -18,7 +18,7 @@ from gaugeport.pipeline.tasks.task import Row, Task
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return the quality of an SAE at every site and expansion and of a transcoder over every MLP, on held-out tokens."""
+    """Return the held-out quality of an SAE at every site and expansion and of a transcoder per MLP."""
     model, task = fold_gains(load_own(job, built)), job.task
     train, held = heldout(job, task["train_rows"], "dictionaries"), heldout(job, task["rows"], "effects")
     rows: list[Row] = []

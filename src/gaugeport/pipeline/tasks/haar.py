@@ -43,7 +43,7 @@ ROTATED = 8
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return, at every site, the rotation from the anchor's stream to the other's against Haar and beside its controls."""
+    """Return statistics of the rotation from the anchor to the other at every site, against Haar."""
     anchor, other = pairs.load_pair(job, built.folders)
     a, b = (side.streams("fit", job.task["tokens"]) for side in (anchor, other))
     haar = anchor.rotation_group
@@ -56,7 +56,7 @@ def measure(job: Job, built: Built) -> list[Row]:
 
 
 def site_rows(a: Tensor, b: Tensor, null: Null, share: float, gen: torch.Generator) -> list[Row]:
-    """One site: paired rows ``a`` of the anchor and ``b`` [tokens, d], ``share`` of the variance that is its support."""
+    """Return one site's rows from paired ``a`` and ``b`` [tokens, d]; ``share`` sets its support."""
     components = spectrum(a)
     support = components.support(share)
     fit = fit_rotation(a, b, null.group)
@@ -115,7 +115,7 @@ def _ranks(components: Spectrum, b: Tensor, share: float) -> Iterator[Row]:
 
 
 def _angles(r: Tensor, null: Null) -> Iterator[Row]:
-    """The paper's p-value of this matrix; and its eigen-angles, of a conjugate pair one of each sign, for tables to pool."""
+    """Return the paper's p-value of this matrix, and its eigen-angles (both signs of a conjugate pair)."""
     angles = eigenangles(free_part(r, null.group))
     signed = signed_angles(angles)
     naive = naive_p_value(signed, null.reference)
@@ -124,8 +124,9 @@ def _angles(r: Tensor, null: Null) -> Iterator[Row]:
 
 
 def _groups(cross: Tensor, haar: str, gen: torch.Generator) -> Iterator[Row]:
-    """S_d and B_d beside O(d): the best element of each for the same objective ⟨g, C⟩, its share of what the best rotation
-    attains, its distance from the identity; and as a control its share where C is rotated at random."""
+    """S_d and B_d beside O(d): the best element of each for the same objective ⟨g, C⟩, its share of what the
+    best rotation attains, its distance from the identity; and as a control its share where C is rotated at
+    random."""
     attained = float(torch.linalg.svdvals(cross).sum())
     d = len(cross)
     turned = [random_rotation(d, haar, gen) @ cross for _ in range(ROTATED)]

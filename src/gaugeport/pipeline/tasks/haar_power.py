@@ -1,4 +1,4 @@
-"""Table b6, power: how often each Haar test rejects under each alternative, and the nulls it is judged against."""
+"""Table b6, power: how often each Haar test rejects under each alternative, and its nulls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gaugeport.pipeline.tasks.task import Row, Task
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return the rejection rates of every test under every alternative, and what pooled tests need of the nulls."""
+    """Return the rejection rate of every test under every alternative, and what pooled tests need."""
     rows: list[Row] = []
     for haar, width in job.task["widths"].items():
         null = stored_null(built.cache, width, job.task["draws"], NULL_SEED, haar)

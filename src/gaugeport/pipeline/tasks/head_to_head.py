@@ -27,8 +27,8 @@ from gaugeport.utils.seeds import generator
 def check(job: Job) -> None:
     """Check the target and the SAE's settings.
 
-    Raises:
-        ValueError: The target is identical, which leaves nothing to fit, or a value of the task is not allowed.
+    Raises: ValueError: The target is identical, which leaves nothing to fit, or a value of the task is not
+        allowed.
     """
     check_language_model(job)
     if job.task["target"] == "identical":
@@ -36,8 +36,8 @@ def check(job: Job) -> None:
     check_choice(job, "target", ("finetuned", "independent"))
     if job.task["target"] == "independent" and is_pretrained(job):
         raise ValueError(
-            "task.target=independent requires models trained here from two seeds; allowed for a pretrained model: "
-            "finetuned"
+            "task.target=independent requires models trained here from two seeds; "
+            "allowed for a pretrained model: finetuned"
         )
     sae_settings(job.task["sae"])
 
@@ -56,12 +56,13 @@ def measure(job: Job, built: Built) -> list[Row]:
             f"task.tokens={job.task['tokens']} wants {wanted} held-out rows, there are {len(pair.rows_fit)}"
         )
     fit = [_streams(job, pair, model, pair.rows_fit[:wanted]) for model in (pair.a, pair.b)]
-    # from the other end of the text: no document but the one where both meet, if they do, is fitted on and measured on
+    # from the other end of the text: no document but the one where both meet, if they do, is fitted on and
+    # measured on
     apart = pair.rows_test[max(wanted, len(pair.rows_test) - job.task["test_rows"]) :]
     if not len(apart):
         raise ValueError(
-            f"task.tokens={job.task['tokens']} leaves none of {len(pair.rows_test)} held-out rows to measure on; allowed: "
-            "fewer tokens, or more rows (data.documents)"
+            f"task.tokens={job.task['tokens']} leaves none of {len(pair.rows_test)} held-out rows to measure "
+            "on; allowed: fewer tokens, or more rows (data.documents)"
         )
     test = [_streams(job, pair, model, apart) for model in (pair.a, pair.b)]
     v = sentiment_directions(job, pair)

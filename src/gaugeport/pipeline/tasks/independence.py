@@ -30,7 +30,8 @@ def check(job: Job) -> None:
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return rows by what is compared: the models, their initialisations, and the other with its own checkpoints.
+    """Return rows by what is compared: the models, their initialisations, and the other with its own
+    checkpoints.
 
     A pair that is not independent gets a row that says so;
     :func:`gaugeport.pipeline.rotation.models.independence.check_independent` is what refuses it.
@@ -95,7 +96,7 @@ def _tensor_rows(pair: independence.WeightComparison) -> Iterator[Row]:
 
 
 def _training(ends: Mapping[Side, Any], starts: Mapping[Side, Any], shared: tuple[str, ...]) -> Iterator[Row]:
-    """Return how far each side moved from its step 0, in units of its norm, and how alike the two updates are."""
+    """Return how far each side moved from its step 0 (over its norm), and how alike the updates are."""
     ways = {end: independence.weight_changes(ends[end], starts[end]) for end in ends}
     names = [n for n in ways["other"] if n not in shared and n in ways["anchor"]]
     yield {

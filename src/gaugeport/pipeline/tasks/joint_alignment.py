@@ -24,7 +24,8 @@ def measure(job: Job, built: Built) -> list[Row]:
         {s: activations_at(m, seen, s) for s in job.task["sites"]} for m in (folded, specification)
     )
     search = search_symmetry(job, folded, specification, "orthogonal")
-    # of the least sum over tensors, which is what is minimised here; the bar's own choice is by the worst tensor
+    # of the least sum over tensors, which is what is minimised here; the bar's own choice is by the worst
+    # tensor
     baseline = replace(search, symmetry=min(search.configurations, key=lambda c: c.objective).symmetry)
     lambdas = [float(lam) for lam in job.task["lambdas"]]
     found = joint_alignment(folded, specification, baseline, mine, theirs, lambdas, job.task["refine_steps"])

@@ -13,7 +13,7 @@ from gaugeport.utils.seeds import derive
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return the accuracy of each head on held-out strings of the trained lengths and on those of 50 to 60."""
+    """Return each head's accuracy on held-out strings of the trained lengths and on those of 50 to 60."""
     model, n = load_own(job, built), job.data.documents // len(strings.SPLITS)
     context = job.model.architecture["max_position_embeddings"]
     sets = {

@@ -1,4 +1,4 @@
-"""Table b4: five lenses on one Dyck-3 model: weights, circuits, regions and roles (dictionaries are a task of their own)."""
+"""Table b4: lenses on one Dyck-3 model: weights, circuits, regions, roles; ``dictionaries`` has the fifth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gaugeport.utils.seeds import derive
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return every component seen through lenses 1, 3, 4 and 5, and the cross-lens table with its disagreements."""
+    """Return what lenses 1, 3, 4 and 5 say of every component, and where they disagree."""
     model, threshold = fold_gains(load_own(job, built)), job.task["threshold"]
     seen = heldout(job, job.task["rows"], "effects")
     ids, labels = seen["input_ids"], seen["labels"]

@@ -74,12 +74,12 @@ def check(job: Job) -> None:
     check_points(task["points"])
     if job.gauge in ROTATIONS and not task["fold"]:
         raise ValueError(
-            f"gauge={job.gauge}: a rotation is not a symmetry of a model with its gains in place, so it would move it "
-            "to another function; allowed: task.fold=true, which folds the gains of all models first"
+            f"gauge={job.gauge}: a rotation is not a symmetry of a model with its gains in place, so it "
+            "would move it to another function; allowed: task.fold=true, which folds the gains of all models first"
         )
     if task["planted"] != "none" and (job.matcher == "weights" or task["evidence"] in ("weights", "both")):
         raise ValueError(
-            f"task.planted={task['planted']} with weight evidence, which pairs neurons and heads by their place; "
+            f"task.planted={task['planted']} with weight evidence, which pairs neurons and heads by place; "
             "allowed: task.evidence=site or pooled (and no matcher=weights), or task.planted=none"
         )
 

@@ -1,4 +1,4 @@
-"""Table b3: integrated gradients and attribution patching as predictors of mean ablation, on a Dyck-3 model."""
+"""Table b3: integrated gradients and attribution patching as predictors of ablation, on a Dyck-3 model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gaugeport.pipeline.tasks.task import Row, Task
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return the effects of all components, predicted and measured, and the completeness error by path points."""
+    """Return effects of all components, predicted and measured, and completeness errors by path points."""
     model = fold_gains(load_own(job, built))
     patched = effects.component_edges(model)
     seen = heldout(job, job.task["rows"], "effects")

@@ -13,7 +13,7 @@ from gaugeport.transport.directions import transport_direction
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return the effects of one condition (addition, its odd part, ablation), gauge accuracy and the models' losses."""
+    """Return one condition's effects (addition, its odd part, ablation), gauge accuracy and losses."""
     transfer = load_transfer(job, built)
     v = refusal_directions(job, transfer)
     moved, controls = [transport_direction(v.of_a, r) for r in transfer.residuals()], v.random_controls()

@@ -1,4 +1,4 @@
-"""Table b8: steering vectors of the anchor on itself and on another model, unchanged and through every group's map."""
+"""Table b8: steering vectors of the anchor on itself and, through every group's map, on another model."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ from gaugeport.utils.seeds import derive, generator
 
 @dataclass(frozen=True)
 class Steered:
-    """A vector ``v`` of the anchor at a site, float32[d], of the mean length of its stream; the other model's ``native``
-    one, of the same length; what adding something does ``within`` the anchor and ``across``, in the other model.
+    """A vector ``v`` of the anchor at a site, float32[d], of the mean length of its stream; the other model's
+    ``native`` one, of the same length; what adding something does ``within`` the anchor and ``across``, in
+    the other model.
 
     ``lengths`` are the mean lengths of both streams; ``known`` further metrics of the vector.
     """
@@ -67,7 +68,8 @@ def check(job: Job) -> None:
     good = [s for s in strengths if isinstance(s, int | float) and 0 < s < float("inf")]
     if not strengths or good != list(strengths) or len(set(good)) < len(good):
         raise ValueError(
-            f"task.strengths={strengths}; allowed: positive numbers, each once (each is tried with both signs)"
+            f"task.strengths={strengths}; "
+            "allowed: positive numbers, each once (each is tried with both signs)"
         )
     if (
         isinstance(job.task["controls"], bool)
@@ -82,11 +84,14 @@ def check(job: Job) -> None:
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Table b8: effects, transfer ratios and regimes of every vector and site, and how well the predictors do.
+    """Table b8: effects, transfer ratios and regimes of every vector and site, and how well the predictors
+    do.
 
-    Of every vector also ``class_distance``, the length of the difference of means before it is scaled (α = 1 is one), in
-    mean lengths of the stream; of language models ``class_gap`` (and ``class_gap_other``), the log-odds of the held-out
-    positive prompts minus those of the negative ones with nothing added: a model that does not know the classes has none.
+    Of every vector also ``class_distance``, the length of the difference of means before it is scaled (α = 1
+    is one), in mean lengths of the stream; of language models ``class_gap`` (and ``class_gap_other``), the
+    log-odds of the held-out
+    positive prompts minus those of the negative ones with nothing added: a model that does not know the
+    classes has none.
     """
     a, b = pairs.load_pair(job, built.folders)
     found = _toy(job, a, b) if pairs.is_toy(job) else _language(job, read_tokenizer(built["data"]), a, b)
@@ -112,10 +117,11 @@ def measured(
     fit_b: dict[str, Tensor],
     shared: Sequence[Tensor],
 ) -> list[Row]:
-    """The rows of all vectors: maps are fitted on the streams ``fit_a``, ``fit_b`` (site -> [tokens, d]) of the same tokens.
+    """The rows of all vectors: maps are fitted on the streams ``fit_a``, ``fit_b`` (site -> [tokens, d]) of
+    the same tokens.
 
-    ``shared`` are the readers that both models have in common (:func:`steering_vectors.output_readers`); where there are none, nothing
-    is pinned and every share is 0 (section 9.2).
+    ``shared`` are the readers that both models have in common (:func:`steering_vectors.output_readers`);
+    where there are none, nothing is pinned and every share is 0 (section 9.2).
     """
     rows: list[Row] = []
     seen: list[

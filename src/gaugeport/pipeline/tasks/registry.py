@@ -1,4 +1,4 @@
-"""Tasks by name: ``conf/task/<name>.yaml`` declares one, ``gaugeport/pipeline/tasks/<name>.py`` defines it."""
+"""Tasks by name: ``conf/task/<name>.yaml`` declares one, ``pipeline/tasks/<name>.py`` defines it."""
 
 from __future__ import annotations
 

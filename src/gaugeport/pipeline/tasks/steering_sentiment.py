@@ -1,4 +1,4 @@
-"""Table a5: a sentiment direction of A moved by the condition's gauge, and its effect on B's held-out reviews."""
+"""Table a5: a sentiment direction of A moved by a gauge, and its effect on B's held-out reviews."""
 
 from __future__ import annotations
 

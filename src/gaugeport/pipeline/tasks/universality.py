@@ -1,4 +1,4 @@
-"""Table b5: what an SAE of the anchor explains of another model of its cohort, and how alike their decoders look."""
+"""Table b5: what an SAE of the anchor explains of another model, and how alike their decoders look."""
 
 from __future__ import annotations
 

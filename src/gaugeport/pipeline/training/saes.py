@@ -1,4 +1,4 @@
-"""Training of sparse autoencoders by sae-lens's own trainer. sae-lens is imported where it is used: it takes seconds."""
+"""Train sparse autoencoders by sae-lens's own trainer, which is imported late: it takes seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBERS = ("latents", "k", "l1", "lr", "batch_size", "activations", "tokens")
 """The other keys of ``task.sae``; each is explained in ``conf/task/sae.yaml``."""
 
 WARMUP, DECAY = 0.05, 0.2
-"""Shares of training in which the learning rate (and the L1 coefficient) rises, and in which it falls to 0."""
+"""Shares of training in which the learning rate (and the L1 coefficient) rises, and falls to 0."""
 
 
 def sae_settings(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,13 +57,15 @@ def sae_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata: dict[str, Any]) -> Any:
     """A ``TrainingSAE`` of sae-lens trained by its ``SAETrainer`` on ``activations`` [n, d], n ≥ one batch.
 
-    ``settings`` are the keys of ``conf/task/sae.yaml``. The trainer sees activations scaled to a mean norm of √d, so that
+    ``settings`` are the keys of ``conf/task/sae.yaml``. The trainer sees activations scaled to a mean norm of
+    √d, so that
     learning rate and sparsity mean the same in every model, and folds the scale into the weights at the end:
-    ``normalize_activations`` is then ``none``. ``b_dec`` begins at the mean activation and is subtracted from the input.
-    Both make the SAE a function of the residual stream that is exactly covariant under every gauge.
+    ``normalize_activations`` is then ``none``. ``b_dec`` begins at the mean activation and is subtracted from
+    the input. Both make the SAE a function of the residual stream that is exactly covariant under every
+    gauge.
 
-    One CPU thread (or the GPU where there is one) and seeded: the same arguments give the same weights. The caller's
-    random state is left alone. Raises ``ValueError`` for fewer activations than one batch.
+    One CPU thread (or the GPU where there is one) and seeded: the same arguments give the same weights. The
+    caller's random state is left alone. Raises ``ValueError`` for fewer activations than one batch.
     """
     from sae_lens.training.sae_trainer import SAETrainer
 
@@ -85,7 +87,7 @@ def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata
 
 
 def untrained_sae(settings: dict[str, Any], width: int, seed: int) -> Any:
-    """What :func:`train_sae` with that ``seed`` starts from, but for its ``b_dec``: the data's mean there, 0 here."""
+    """Return what :func:`train_sae` starts from with that ``seed``, except that its ``b_dec`` is 0."""
     config = trainer_config(settings)
     with seeded_training(seed):
         return _untrained(settings, width, config.lr_warm_up_steps, {}).eval()
@@ -110,7 +112,7 @@ def trainer_config(settings: dict[str, Any]) -> Any:
 
 @contextmanager
 def seeded_training(seed: int) -> Iterator[None]:
-    """While open: one CPU thread, torch's generator at ``seed``, and sae-lens's bar only on a terminal; put back after."""
+    """While open, use one CPU thread and seed torch; show sae-lens's progress bar only on a terminal."""
     from sae_lens.training import sae_trainer
 
     bar = sae_trainer.tqdm

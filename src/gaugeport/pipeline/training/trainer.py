@@ -53,9 +53,9 @@ def train(
 ) -> None:
     """Train a model in place on rows in the given order.
 
-    A run that was killed continues from its last complete checkpoint and ends at the same weights. Training runs on
-    one CPU thread, so that results do not depend on the machine's load and two runs can share two cores, or on the GPU
-    if there is one.
+    A run that was killed continues from its last complete checkpoint and ends at the same weights. Training
+    runs on one CPU thread, so that results do not depend on the machine's load and two runs can share two
+    cores, or on the GPU if there is one.
 
     Args:
         model: The model.
@@ -73,8 +73,8 @@ def train(
     drop_broken_checkpoints(folder)
     arguments, saved = _arguments(folder, schedule, seed, keep), checkpoints(folder)
     if saved:
-        # Trainer matches names in the file with those of the model and silently skips the others, but transformers
-        # renamed some layers (GPT-NeoX: embed_out is lm_head), so the weights are loaded here
+        # Trainer matches names in the file with those of the model and silently skips the others, but
+        # transformers renamed some layers (GPT-NeoX: embed_out is lm_head), so the weights are loaded here
         model.load_state_dict(load_model(saved[max(saved)], dtype=torch.float32).state_dict())
     _run(model, rows, schedule, arguments, bool(saved), callbacks, tokenizer)
 
@@ -118,7 +118,8 @@ def _run(
     examples: Any = Rows(rows) if isinstance(rows, Tensor) else rows
     if len(examples) < schedule.steps * schedule.batch_size:
         raise ValueError(
-            f"{schedule.steps} steps of {schedule.batch_size} rows require {schedule.steps * schedule.batch_size} examples, got {len(examples)}"
+            f"{schedule.steps} steps of {schedule.batch_size} rows require "
+            f"{schedule.steps * schedule.batch_size} examples, got {len(examples)}"
         )
     # Trainer seeds the global generators: keep the caller's state
     with one_thread(), torch.random.fork_rng():
@@ -141,7 +142,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def drop_broken_checkpoints(folder: Path) -> None:
-    """Delete checkpoints that a killed process left half-written (Trainer writes ``trainer_state.json`` last)."""
+    """Delete checkpoints that a killed process left incomplete (``trainer_state.json`` is written last)."""
     for path in checkpoints(folder).values():
         if not _is_whole(path):
             shutil.rmtree(path)

@@ -49,7 +49,8 @@ def test_sizes_and_names():
         "L1H3",
         "L1M",
     ]
-    # 2 inputs: heads of layer 0 read 2 each, its MLP 6, heads of layer 1 read 7 each, its MLP 11, the output 12
+    # 2 inputs: heads of layer 0 read 2 each, its MLP 6, heads of layer 1 read 7 each, its MLP 11, the output
+    # 12
     assert len(c.edges(full)) == 4 * 2 + 6 + 4 * 7 + 11 + 12
 
 

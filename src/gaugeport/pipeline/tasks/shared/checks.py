@@ -40,8 +40,8 @@ def check_language_model(job: Job) -> None:
 def check_cohort(job: Job) -> None:
     """Check a job that compares models of any cohort.
 
-    Raises:
-        ValueError: The cohort is unknown, or the job's model cannot form one; the message names what is allowed.
+    Raises: ValueError: The cohort is unknown, or the job's model cannot form one; the message names what is
+        allowed.
     """
     cohort, model = job.task["cohort"], job.model
     if cohort not in COHORTS:
@@ -55,13 +55,13 @@ def check_cohort(job: Job) -> None:
         )
     if cohort == "seeds" and model.path is not None:
         raise ValueError(
-            f"task.cohort=seeds trains models from several seeds, but model.path={model.path} is one model; allowed: "
-            "task.cohort=runs, two fine-tuning runs of it"
+            f"task.cohort=seeds trains models from several seeds, but model.path={model.path} is one model; "
+            "allowed: task.cohort=runs, two fine-tuning runs of it"
         )
     if cohort == "seeds" and model.from_hub and "{seed}" not in model.hub_id:
         raise ValueError(
-            f"task.cohort=seeds with model.hub_id={model.hub_id}, one model for all seeds; allowed: an id with "
-            "{seed} in it (model=pythia_seeds)"
+            f"task.cohort=seeds with model.hub_id={model.hub_id}, one model for all seeds; "
+            "allowed: an id with {seed} in it (model=pythia_seeds)"
         )
 
 
@@ -107,8 +107,8 @@ def _check_toy_model(job: Job) -> None:
     shortest, context = 2 * MAX_DEPTH + 2, sizes["max_position_embeddings"]
     if context < strings.LONG_LENGTHS[1] + 2:
         raise ValueError(
-            f"model.architecture.max_position_embeddings={context}; allowed: {strings.LONG_LENGTHS[1] + 2} or more, "
-            f"which strings of {strings.LONG_LENGTHS[1]} require"
+            f"model.architecture.max_position_embeddings={context}; allowed: {strings.LONG_LENGTHS[1] + 2} or "
+            f"more, which strings of {strings.LONG_LENGTHS[1]} require"
         )
     if not shortest <= job.data.length <= context:
         raise ValueError(

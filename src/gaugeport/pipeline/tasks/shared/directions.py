@@ -85,7 +85,8 @@ def check_steering(job: Job) -> None:
     check_choice(job, "evidence", EVIDENCE)
     if job.task["target"] == REVERSED and job.matcher != "oracle":
         raise ValueError(
-            f"task.target={REVERSED} with matcher={job.matcher}: evidence leads from A to B; allowed: matcher=oracle"
+            f"task.target={REVERSED} with matcher={job.matcher}: evidence leads from A to B; "
+            "allowed: matcher=oracle"
         )
 
 

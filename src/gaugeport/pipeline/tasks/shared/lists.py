@@ -16,7 +16,7 @@ EXACT = {
     ("global_sign_permutation", "hungarian_raw"),
     ("global_sign_permutation", "weights"),
 }
-"""Conditions that recover the gauge of a functionally identical target, where their group is the models' exact one."""
+"""Conditions that recover the gauge of an identical target, if their group is the models' exact one."""
 
 IN_THEORY = ("jaccard", "precision", "rank_correlation", "sign_agreement")
 """Metrics of moved lists whose value theory can give."""
@@ -35,7 +35,8 @@ def scores_of(job: Job, built: Built, part: str = WHOLE) -> tuple[Scores, Scores
 
 
 def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
-    """Return the value that a metric of moved lists must have, or None where theory gives none, as under drift.
+    """Return the value that a metric of moved lists must have, or None where theory gives none, as under
+    drift.
 
     Args:
         job: The job, whose gauge and matcher name the condition.

@@ -1,4 +1,4 @@
-"""What every transfer task measures on: models A and B, and the gauges that a condition recovers between them."""
+"""What transfer tasks measure on: models A and B, and the gauges a condition recovers between them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from gaugeport.utils.devices import default_device
 
 REVERSED = "finetuned_back"
 TARGETS = ("identical", "finetuned", REVERSED, "independent")
-"""``identical``: B is A in other coordinates. ``finetuned``: B is the other run from A's base, drifted on its own.
-``finetuned_back``: the same pair reversed, B's direction on A, by the true gauge (steering only: it separates the pair
-from what each model saw last). ``independent``: B is a base model trained from another seed; no gauge is the true one
-(table c1 only)."""
+"""``identical``: B is A in other coordinates. ``finetuned``: B is the other run from A's base, drifted on its
+own. ``finetuned_back``: the same pair reversed, B's direction on A, by the true gauge (steering only: it
+separates the pair from what each model saw last). ``independent``: B is a base model trained from another
+seed; no gauge is the true one (table c1 only)."""
 EVIDENCE = ("site", "pooled", "weights", "both")
 
 
@@ -65,7 +65,8 @@ class ModelPair:
 
 @dataclass(frozen=True)
 class Transfer(ModelPair):
-    """A model pair and one condition between them, in the coordinates their runs share: the true gauge is the identity.
+    """A model pair and one condition between them, in the coordinates their runs share: the true gauge is the
+    identity.
 
     Attributes:
         nodes: The walk from A to B.
@@ -80,11 +81,11 @@ class Transfer(ModelPair):
     where: Row
 
     def residuals(self) -> Iterator[Element]:
-        """Yield what the condition's gauge does beyond the true one, plant by plant: the identity if it is perfect."""
+        """Yield what the gauge does beyond the true one, plant by plant: the identity if it is perfect."""
         return (self.condition.residual(self.nodes, plant) for plant in range(self.plants))
 
     def accuracy(self) -> list[Row]:
-        """Return gauge accuracy (means over plants) and the held-out losses of A and B, to stand beside the effect."""
+        """Return gauge accuracy (means over plants) and the held-out losses of A and B."""
         scores = [
             gauge_accuracy(*self.condition.gauge_and_truth(self.nodes, plant)) for plant in range(self.plants)
         ]
@@ -107,8 +108,8 @@ def check_transfer(job: Job) -> None:
     check_choice(job, "evidence", EVIDENCE)
     if job.task["target"] == REVERSED:
         raise ValueError(
-            f"task.target={REVERSED} with task={job.task['name']} matcher={job.matcher}: evidence leads from A to B; "
-            "allowed: task=steering_sentiment or refusal with matcher=oracle"
+            f"task.target={REVERSED} with task={job.task['name']} matcher={job.matcher}: evidence leads "
+            "from A to B; allowed: task=steering_sentiment or refusal with matcher=oracle"
         )
 
 
