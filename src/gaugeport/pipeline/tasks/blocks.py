@@ -45,14 +45,14 @@ def measure(job: Job, built: Built) -> list[Row]:
     found: list[Row] = [{"metric": "cross_entropy", "value": block_effects.cross_entropy(model, seen)}]
     for ablated in block_effects.ABLATED:
         here = (model, chart, seen, mean, ablated)
-        measured = block_effects.measured_effects(*here)
+        measured = block_effects.measure_effects(*here)
         predictions = {
             "integrated_gradients": block_effects.integrated_gradients(*here, job.task["points"]),
             "attribution_patching": block_effects.attribution_patching(*here),
         }
         rows_here = list(_compared(measured, predictions, job.task["points"]))
         here = (model, chart, few, mean, ablated)
-        measured = block_effects.measured_effects(*here)
+        measured = block_effects.measure_effects(*here)
         for points in job.task["path_points"]:
             error = _largest_error(block_effects.integrated_gradients(*here, points), measured)
             rows_here.append({"metric": "completeness_error", "points": points, "value": error})

@@ -187,7 +187,7 @@ def _language(job: Job, tokenizer: PreTrainedTokenizerBase, a: PairedModel, b: P
         return prompt_batches(texts, tokenizer, job.data.length, job.measurement.batch_size)
 
     found = []
-    for c in contrasts.contrasts(job.task["sentences"], mini=job.data.name == "mini"):
+    for c in contrasts.make_contrasts(job.task["sentences"], mini=job.data.name == "mini"):
         build, words = [batches(texts) for texts in c.build], word_ids(c.words, tokenizer, c.after)
         differences, lengths = [], []
         for model in (a.model, b.model):

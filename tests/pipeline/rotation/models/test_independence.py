@@ -1,4 +1,4 @@
-"""The audit of checkpoints: what is no independent model is found, by whatever name; what is independent passes."""
+"""The audit of checkpoints: copies and relatives are found by whatever name, and independent models pass."""
 
 import copy
 import math
@@ -9,16 +9,22 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dyck_models import generic
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation
-from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.rotation.models import independence as i
+from gaugeport.pipeline.rotation.models.independence import (
+    DUPLICATE_SHARE,
+    SAME_SPECTRUM_DISTANCE,
+    check_independent,
+    compare,
+    cosine_and_distance,
+    model_digest,
+    tensors,
+    weight_changes,
+)
 from gaugeport.pipeline.stages.cohorts import SHARED
-from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks import independence as workflow
 from gaugeport.transport import HeadGauge, transport_model
 
 
 def neox(seed):
-    """As it is initialised: biases 0, norms 1."""
+    """Return a small GPT-NeoX as it is initialised: biases 0, norms 1."""
     config = GPTNeoXConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=60
     )
@@ -28,7 +34,7 @@ def neox(seed):
 
 
 def moved_by(model, share, seed=9):
-    """``model`` with noise of ``share`` of every matrix's norm added: what training from it would leave."""
+    """Return ``model`` plus noise of ``share`` of every matrix's norm, as training from it would leave it."""
     other, noise = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in other.parameters():
@@ -38,7 +44,7 @@ def moved_by(model, share, seed=9):
 
 
 def with_tensors_of(model, other, n):
-    """``other`` with the first ``n`` of its tensors that are no constants taken from ``model``."""
+    """Return ``other`` with its first ``n`` tensors that are not constant taken from ``model``."""
     ours = {name: p for name, p in model.named_parameters() if p.std() > 0}
     with torch.no_grad():
         for name in list(ours)[:n]:
@@ -51,18 +57,18 @@ def model():
     return neox(0)
 
 
-def test_independent_models_pass_as_they_are_initialised_and_trained(model):
+def test_independent_models_pass_before_and_after_training(model):
     other = neox(1)
-    i.check_independent({"seed 0": model, "seed 1": other, "seed 2": neox(2)})
-    i.check_independent({"seed 0": moved_by(model, 2.0, 1), "seed 1": moved_by(other, 2.0, 2)})
-    pair = i.compare(model, other)
+    check_independent({"seed 0": model, "seed 1": other, "seed 2": neox(2)})
+    check_independent({"seed 0": moved_by(model, 2.0, 1), "seed 1": moved_by(other, 2.0, 2)})
+    pair = compare(model, other)
     assert abs(pair.cosine) < 0.05 and pair.distance == pytest.approx(math.sqrt(2), abs=0.05)
-    assert pair.identical == () and "constant" in pair.constructed.values(), "unit norms are no duplicates"
-    assert i.model_digest(model) == i.model_digest(copy.deepcopy(model)) != i.model_digest(other)
+    assert pair.identical == () and "constant" in pair.constructed.values(), "unit norms are not duplicates"
+    assert model_digest(model) == model_digest(copy.deepcopy(model)) != model_digest(other)
 
 
 @pytest.mark.parametrize(
-    ("copied", "found"),
+    ("copied", "verdict"),
     [
         (copy.deepcopy, "duplicates"),
         (lambda m: m.state_dict(), "duplicates"),
@@ -77,114 +83,89 @@ def test_independent_models_pass_as_they_are_initialised_and_trained(model):
         (lambda m: with_tensors_of(m, neox(4), 3), "partly copied"),
     ],
 )
-def test_copies_and_relatives_are_refused_by_name(model, copied, found):
+def test_copies_and_relatives_are_refused_with_their_verdict(model, copied, verdict):
     models = {"pythia-70m-seed1": neox(3), "pythia-70m-seed2": model, "pythia-70m-seed3": copied(model)}
     if isinstance(models["pythia-70m-seed3"], dict) and any(
         n.startswith("module.") for n in models["pythia-70m-seed3"]
     ):
-        models.pop("pythia-70m-seed1")  # nothing of its names to compare with
+        models.pop("pythia-70m-seed1")  # it has no names in common with the others
     with pytest.raises(
-        ValueError, match=f"pythia-70m-seed2 and pythia-70m-seed3 are not independent but {found}"
+        ValueError, match=f"pythia-70m-seed2 and pythia-70m-seed3 are not independent but {verdict}"
     ):
-        i.check_independent(models)
+        check_independent(models)
 
 
-def test_two_runs_from_one_initialisation_are_found(model):
-    """Updates of 2.67 times the initialisation, as table b12 measures of GPT-NeoX at mini: the cosine left is 0.12."""
+def test_two_runs_from_one_initialisation_are_refused(model):
+    """Updates of 2.67 times the initialisation, as table b12 measures at mini, leave a cosine of 0.12."""
     one, two = moved_by(model, 2.67, 1), moved_by(model, 2.67, 2)
     with pytest.raises(ValueError, match="a and b are not independent but of one run or initialisation"):
-        i.check_independent({"a": one, "b": two})
+        check_independent({"a": one, "b": two})
 
 
-def test_a_copy_with_a_few_tensors_changed_is_still_a_duplicate(model):
+def test_copy_with_a_changed_tensor_is_still_a_duplicate(model):
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.get_output_embeddings().weight.normal_(generator=torch.Generator().manual_seed(4))
-    assert i.compare(model, other).verdict() == "duplicates"
+    assert compare(model, other).verdict() == "duplicates"
 
 
-def test_a_copy_in_other_coordinates_is_far_away_and_found():
+def test_copy_in_other_coordinates_is_found_by_its_spectrum():
     noise = torch.Generator().manual_seed(5)
     plain, folded = generic(0), generic(0, folded=True)
     signed = transport_model(plain, SignedPermutation.random(16, noise))
     rotated = transport_model(folded, Orthogonal.random(16, noise))
     swapped = HeadGauge((Permutation(torch.tensor([1, 0])),) * 2).apply(rotated)
     for one, two in ((plain, signed), (folded, rotated), (folded, swapped)):
-        pair = i.compare(one, two)
-        assert pair.cosine < 0.5 and pair.identical_share < i.DUPLICATE_SHARE
+        pair = compare(one, two)
+        assert pair.cosine < 0.5 and pair.identical_share < DUPLICATE_SHARE
         assert pair.verdict() == "one function in other coordinates"
-    other = i.compare(plain, generic(1))
-    assert other.verdict() == "independent" and other.spectrum[1] > 100 * i.SAME_SPECTRUM_DISTANCE
+    other = compare(plain, generic(1))
+    assert other.verdict() == "independent" and other.spectrum[1] > 100 * SAME_SPECTRUM_DISTANCE
 
 
-def test_tensors_are_shared_only_where_they_are_named():
+def test_shared_tensors_are_left_out_only_where_named():
     anchor, other = generic(0), generic(1)
     with torch.no_grad():
         for name in SHARED:
             other.get_parameter(name).copy_(anchor.get_parameter(name))
-    pair = i.compare(anchor, other, SHARED)
+    pair = compare(anchor, other, SHARED)
     assert pair.verdict() == "independent" and not set(SHARED) & {*pair.identical, *pair.matrices}
     assert {n for n, why in pair.constructed.items() if why == "shared"} == set(SHARED)
-    i.check_independent({"anchor": anchor, "other": other}, shared=SHARED)
-    assert set(i.compare(anchor, other).identical) == set(SHARED), "not named: counted"
+    check_independent({"anchor": anchor, "other": other}, shared=SHARED)
+    assert set(compare(anchor, other).identical) == set(SHARED), "they count where they are not named"
     blocks = tuple(n for n, _ in anchor.named_parameters() if n not in SHARED)
     with torch.no_grad():
         for name in blocks[:-1]:
             other.get_parameter(name).copy_(anchor.get_parameter(name))
     with pytest.raises(ValueError, match="anchor and other are not independent but duplicates"):
-        i.check_independent({"anchor": anchor, "other": other}, shared=SHARED)
+        check_independent({"anchor": anchor, "other": other}, shared=SHARED)
 
 
-def test_buffers_in_a_file_are_no_evidence():
+def test_buffers_in_a_state_dict_do_not_count():
     mask = {f"layers.{n}.attention.bias": torch.ones(4, 4, dtype=torch.bool).tril() for n in range(9)}
     mask |= {"layers.0.attention.rotary_emb.inv_freq": torch.tensor([1.0, 0.1])}
     one, two = ({"w": torch.randn(8, 8, generator=torch.Generator().manual_seed(s)), **mask} for s in (0, 1))
-    pair = i.compare(one, two)
+    pair = compare(one, two)
     assert (
         pair.verdict() == "independent" and set(pair.constructed.values()) == {"buffer"} and pair.counted == 1
     )
-    assert i.compare(one, {"v": two["w"], **mask}).verdict() == "not comparable"
+    assert compare(one, {"v": two["w"], **mask}).verdict() == "not comparable"
 
 
 def test_bad_input_is_refused(model):
     with pytest.raises(ValueError, match="1 model to compare; allowed: two or more"):
-        i.check_independent({"a": model})
+        check_independent({"a": model})
     with pytest.raises(ValueError, match=r"largest_cosine=1\.0; allowed: a cosine between 0 and 1"):
-        i.check_independent({"a": model, "b": neox(1)}, largest_cosine=1.0)
+        check_independent({"a": model, "b": neox(1)}, largest_cosine=1.0)
     with pytest.raises(ValueError, match="shared tensor nothing is not in both models"):
-        i.compare(model, neox(1), ["nothing"])
+        compare(model, neox(1), ["nothing"])
     with pytest.raises(ValueError, match="every tensor is equal by construction"):
-        i.compare({"w": torch.ones(3, 3)}, {"w": torch.ones(3, 3)})
+        compare({"w": torch.ones(3, 3)}, {"w": torch.ones(3, 3)})
 
 
-def test_the_way_of_training_is_told_from_where_it_began(model):
+def test_updates_are_uncorrelated_where_weights_are_not(model):
     one, two = moved_by(model, 0.3, 1), moved_by(model, 0.3, 2)
-    a, b = i.weight_changes(one, model), i.weight_changes(two, model)
+    a, b = weight_changes(one, model), weight_changes(two, model)
     names = list(a)
-    assert (
-        abs(i.cosine_and_distance(a, b, names)[0])
-        < 0.1
-        < 0.8
-        < i.cosine_and_distance(i.tensors(one), i.tensors(two), names)[0]
-    )
-
-
-def job(*overrides):
-    chosen = ["experiment=checkpoint_independence", "profile=smoke", *overrides]
-    return from_config(compose_config(chosen), chosen).job
-
-
-def test_a_job_of_table_b12_on_language_models(tmp_path):
-    with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort; allowed: seed=1"):
-        workflow.stages(job())
-    with pytest.raises(ValueError, match=r"largest_cosine=2\.0; allowed: a cosine between 0 and 1"):
-        workflow.stages(job("seed=1", "task.largest_cosine=2"))  # before anything is trained
-    rows = workflow.measure(job("seed=1"), Store(tmp_path))
-    said = {(r["compared"], r.get("step")): r["status"] for r in rows if r["metric"] == "independent"}
-    assert said["models", None] == said["initialisations", None] == "independent"
-    own = {step: status for (compared, step), status in said.items() if compared == "own checkpoint"}
-    assert set(own) == {10, 20, 30} and own[20] == "of one run or initialisation" and own[30] == "duplicates"
-    moved = {r["end"]: r["value"] for r in rows if r["metric"] == "distance_to_start"}
-    assert set(moved) == {"anchor", "other"} and all(0 < v < 10 for v in moved.values())
-    (update,) = [r["value"] for r in rows if r["metric"] == "update_cosine"]
-    assert -0.5 < update < 0.5 and len({r["digest"] for r in rows}) == 1
+    assert abs(cosine_and_distance(a, b, names)[0]) < 0.1
+    assert cosine_and_distance(tensors(one), tensors(two), names)[0] > 0.8

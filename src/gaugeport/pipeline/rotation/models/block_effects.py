@@ -1,15 +1,19 @@
-"""What mean-ablating a block of a language model costs: measured, and predicted from gradients (paper B, appendix D).
+"""Measure what mean-ablating a block of a language model costs, and predict it (b3; paper B, appendix D).
 
-Two things are called a block's ablation, and the tables have both. ``stream``: the whole residual stream behind the
-block is clamped to its mean, so that nothing of the text gets past it. ``update``: what the block adds to the stream,
-attention and MLP together, is clamped to its mean: the analogue of the toy's components
-(:mod:`gaugeport.pipeline.rotation.toy.effects`). The paper does not say which it means. Its effects, 5.1 to 6.0 nats at every one of
-six layers, are what losing all of the text costs, wherever it is lost; behind the first block, one update of many costs
-little. ``stream`` is taken to be what it did.
+Two things are called a block's ablation, and the tables have both:
 
-Means are over positions and sequences, the first token included, padding not. Only the ablated block is put on the path
-from its mean to its clean value; what is before it runs clean, what is behind it responds. The loss is next-token
-cross-entropy in nats, in float32 or wider whatever the model runs in.
+- ``stream``: the whole residual stream behind the block is clamped to its mean, so that nothing of the text
+  gets past it;
+- ``update``: what the block adds to the stream, attention and MLP together, is clamped to its mean. This is
+  the analogue of the toy's components (:mod:`gaugeport.pipeline.rotation.toy.effects`).
+
+The paper does not say which it means. Its effects, 5.1 to 6.0 nats at every one of six layers, are what
+losing all of the text costs, wherever it is lost; behind the first block, one update of many costs little. So
+the paper is taken to mean ``stream``.
+
+Means are over positions and sequences, with the first token and without padding. Only the ablated block is
+put on the path from its mean to its clean value; what is before it runs clean, what is behind it responds.
+The loss is next-token cross-entropy in nats, in float32 or wider whatever the model runs in.
 """
 
 from __future__ import annotations
@@ -28,20 +32,26 @@ from gaugeport.streams.interventions import edited
 from gaugeport.utils.precision import at_least_float32
 
 ABLATED = ("stream", "update")
-"""What of a block is clamped to its mean; the first is the paper's."""
+"""What of a block is clamped to its mean; the first is taken to be the paper's."""
 
-TOKENS_AT_ONCE = 2048
-"""Of one pass, which stacks that many points of a path; one point is never split."""
+TOKENS_PER_PASS = 2048
+"""A pass stacks points of a path up to so many tokens; one point is never split."""
 
 Batch = Mapping[str, Tensor]
-"""``input_ids`` and, where there is padding, ``attention_mask``: int64 [b, t] each."""
+"""``input_ids`` and, where there is padding, ``attention_mask``: int64[b, t] each."""
 
 
 @torch.no_grad()
 def mean_streams(model: nn.Module, chart: Chart, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Site -> the mean stream there, float64[d], over all tokens of ``batches`` but padding.
+    """Return the mean stream at every site, float64[d], over all tokens but padding.
 
-    Raises ``ValueError`` for a model in training mode, and where there are no tokens.
+    Args:
+        model: A language model in evaluation mode.
+        chart: Its chart.
+        batches: Rows of token ids.
+
+    Raises:
+        ValueError: The model is in training mode, or there are no tokens.
     """
     _check(model)
     sites = all_sites(len(chart.blocks(model)))
@@ -49,53 +59,66 @@ def mean_streams(model: nn.Module, chart: Chart, batches: Sequence[Batch]) -> di
     tokens = 0
     for batch in batches:
         ids, mask = _inputs(model, batch)
-        streams, _ = _clean(model, chart, ids, mask)
+        streams, _ = _run_clean(model, chart, ids, mask)
         for site in sites:
             total = streams[site][mask > 0].double().sum(0)
             sums[site] = sums[site] + total if site in sums else total
         tokens += int((mask > 0).sum())
     if not tokens:
-        raise ValueError(
-            "no tokens to take means over; allowed: batches of one token or more that is no padding"
-        )
+        raise ValueError("no tokens to take means over; allowed: batches of one token or more, padding aside")
     return {site: total / tokens for site, total in sums.items()}
 
 
 @torch.no_grad()
 def cross_entropy(model: nn.Module, batches: Sequence[Batch]) -> float:
-    """Mean next-token loss in nats over the targets of ``batches`` that are no padding."""
+    """Return the mean next-token loss in nats over the targets of ``batches`` that are not padding.
+
+    Raises:
+        ValueError: The model is in training mode, or there are no targets.
+    """
     _check(model)
     total, targets = 0.0, 0
     for batch in batches:
         ids, mask = _inputs(model, batch)
-        total += float(_loss(model, ids, mask))
-        targets += _targets(mask)
-    return total / _some(targets)
+        total += float(_summed_loss(model, ids, mask))
+        targets += _count_targets(mask)
+    return total / _at_least_one(targets)
 
 
 @torch.no_grad()
-def measured_effects(
+def measure_effects(
     model: nn.Module,
     chart: Chart,
     batches: Sequence[Batch],
     mean: Mapping[str, Tensor],
     ablated: str = "stream",
 ) -> dict[str, float]:
-    """Block (``block0`` …) -> rise of the mean loss in nats when it is ablated (:data:`ABLATED`) to ``mean``.
+    """Measure the rise of the mean loss in nats when one block at a time is ablated.
 
-    ``mean`` is of :func:`mean_streams`. Raises ``ValueError`` on an unknown ``ablated``, and where nothing is predicted.
+    Args:
+        model: A language model in evaluation mode.
+        chart: Its chart.
+        batches: Rows of token ids.
+        mean: Site -> mean stream, as :func:`mean_streams` returns it.
+        ablated: What is clamped to its mean, one of :data:`ABLATED`.
+
+    Returns:
+        Block (``block0`` …) -> rise.
+
+    Raises:
+        ValueError: ``ablated`` is unknown, the model is in training mode, or there are no targets.
     """
     _check(model, ablated)
-    rises, targets = dict.fromkeys(all_sites(len(chart.blocks(model)))[1:], 0.0), 0
+    rises, targets = dict.fromkeys(_blocks(model, chart), 0.0), 0
     for batch in batches:
         ids, mask = _inputs(model, batch)
-        streams, before = _clean(model, chart, ids, mask)
+        streams, before = _run_clean(model, chart, ids, mask)
         for block in rises:
-            clamped = _clamped(streams, mask, mean, block, ablated).to(streams[block].dtype)
-            with edited(model, chart, block, lambda _, value=clamped: value):  # type: ignore[misc]
-                rises[block] += float(_loss(model, ids, mask) - before)
-        targets += _targets(mask)
-    return {block: rise / _some(targets) for block, rise in rises.items()}
+            value = _ablated_stream(streams, mask, mean, block, ablated).to(streams[block].dtype)
+            with edited(model, chart, block, lambda _, value=value: value):  # type: ignore[misc]
+                rises[block] += float(_summed_loss(model, ids, mask) - before)
+        targets += _count_targets(mask)
+    return {block: rise / _at_least_one(targets) for block, rise in rises.items()}
 
 
 def attribution_patching(
@@ -105,8 +128,8 @@ def attribution_patching(
     mean: Mapping[str, Tensor],
     ablated: str = "stream",
 ) -> dict[str, float]:
-    """The effects of :func:`measured_effects` by the gradient of the clean run alone."""
-    return _along(model, chart, batches, mean, ablated, [1.0])
+    """Predict :func:`measure_effects`, of the same arguments, from the gradient of the clean run alone."""
+    return _predict(model, chart, batches, mean, ablated, positions=[1.0])
 
 
 def integrated_gradients(
@@ -117,51 +140,70 @@ def integrated_gradients(
     ablated: str = "stream",
     points: int = PATH_POINTS,
 ) -> dict[str, float]:
-    """The effects of :func:`measured_effects` by the gradients at ``points`` midpoints of the path.
+    """Predict :func:`measure_effects`, of the same arguments, from the gradients at midpoints of the path.
 
-    Tends to them as the points grow (completeness), down to the rounding of the model's precision.
+    The prediction tends to the effects as the points grow (completeness), down to the rounding of the model's
+    precision.
 
-    Raises ``ValueError`` for fewer than one point.
+    Args:
+        model: A language model in evaluation mode.
+        chart: Its chart.
+        batches: Rows of token ids.
+        mean: Site -> mean stream.
+        ablated: One of :data:`ABLATED`.
+        points: Number of midpoints.
+
+    Raises:
+        ValueError: ``points`` is below 1; or as :func:`measure_effects`.
     """
-    return _along(model, chart, batches, mean, ablated, midpoints(points))
+    return _predict(model, chart, batches, mean, ablated, midpoints(points))
 
 
-def _along(
+def _predict(
     model: nn.Module,
     chart: Chart,
     batches: Sequence[Batch],
     mean: Mapping[str, Tensor],
     ablated: str,
-    points: Sequence[float],
+    positions: Sequence[float],
 ) -> dict[str, float]:
-    """Mean over ``points`` (0 the mean, 1 the clean value) of the loss's slope towards the mean, by block."""
+    """Return the mean over ``positions`` (0: mean, 1: clean) of the loss's slope to the mean, by block."""
     _check(model, ablated)
-    slopes, targets = dict.fromkeys(all_sites(len(chart.blocks(model)))[1:], 0.0), 0
+    slopes, targets = dict.fromkeys(_blocks(model, chart), 0.0), 0
     for batch in batches:
         ids, mask = _inputs(model, batch)
         with torch.no_grad():
-            streams, _ = _clean(model, chart, ids, mask)
-        at_once = max(1, TOKENS_AT_ONCE // ids.numel())
+            streams, _ = _run_clean(model, chart, ids, mask)
+        points_per_pass = max(1, TOKENS_PER_PASS // ids.numel())
         for block in slopes:
-            clean, clamped = at_least_float32(streams[block]), _clamped(streams, mask, mean, block, ablated)
-            towards = clamped - clean
-            for part in (
-                torch.tensor(points).to(clean).split(at_once)
-            ):  # several points of the path are one larger batch
-                path = clamped - part.view(-1, 1, 1, 1) * towards
+            # 1) the two ends of the path
+            clean = at_least_float32(streams[block])
+            end = _ablated_stream(streams, mask, mean, block, ablated)
+            towards_end = end - clean
+            # 2) the gradients on it; several points are stacked to one larger batch
+            for part in torch.tensor(positions).to(clean).split(points_per_pass):
+                path = end - part.view(-1, 1, 1, 1) * towards_end
                 value = path.flatten(0, 1).to(streams[block].dtype).requires_grad_(True)
                 rows = (x.repeat(len(part), 1) for x in (ids, mask))
-                with _constant(model), edited(model, chart, block, lambda _, value=value: value):  # type: ignore[misc]
-                    (gradient,) = torch.autograd.grad(_loss(model, *rows), value)
-                slopes[block] += float((gradient.double().view_as(path) * towards.double()).sum())
-        targets += _targets(mask)
-    return {block: slope / len(points) / _some(targets) for block, slope in slopes.items()}
+                with (
+                    _parameters_fixed(model),
+                    edited(model, chart, block, lambda _, value=value: value),  # type: ignore[misc]
+                ):
+                    (gradient,) = torch.autograd.grad(_summed_loss(model, *rows), value)
+                slopes[block] += float((gradient.double().view_as(path) * towards_end.double()).sum())
+        targets += _count_targets(mask)
+    return {block: slope / len(positions) / _at_least_one(targets) for block, slope in slopes.items()}
 
 
-def _clamped(
+def _blocks(model: nn.Module, chart: Chart) -> list[str]:
+    """Return the sites behind each block, without the embedding."""
+    return all_sites(len(chart.blocks(model)))[1:]
+
+
+def _ablated_stream(
     streams: Mapping[str, Tensor], mask: Tensor, mean: Mapping[str, Tensor], block: str, ablated: str
 ) -> Tensor:
-    """What ``block`` hands on when ablated, [b, t, d] in float32 or wider; padding as it was."""
+    """Return what ``block`` hands on when ablated, [b, t, d] in float32 or wider; padding as it was."""
     clean, sites = at_least_float32(streams[block]), list(streams)
     if ablated == "stream":
         value = mean[block].to(clean).expand_as(clean)
@@ -171,34 +213,32 @@ def _clamped(
     return torch.where(mask.unsqueeze(-1) > 0, value, clean)
 
 
-def _clean(model: nn.Module, chart: Chart, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Every site's stream in order of depth, and the summed loss."""
+def _run_clean(model: nn.Module, chart: Chart, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return every site's stream in order of depth, and the summed loss."""
     sites = all_sites(len(chart.blocks(model)))
     with record_streams(model, chart, sites) as streams:
-        loss = _loss(model, ids, mask)
+        loss = _summed_loss(model, ids, mask)
     return {site: streams[site] for site in sites}, loss
 
 
-def _loss(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-    """Next-token cross-entropy in nats, float64, summed over the targets that are no padding."""
+def _summed_loss(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return next-token cross-entropy in nats, float64, summed over the targets that are not padding."""
     logits = at_least_float32(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1])
     losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    return losses.double()[_predicted(mask)].sum()
+    return losses.double()[_is_target(mask)].sum()
 
 
-def _predicted(mask: Tensor) -> Tensor:
+def _is_target(mask: Tensor) -> Tensor:
     return (mask[:, 1:] > 0) & (mask[:, :-1] > 0)
 
 
-def _targets(mask: Tensor) -> int:
-    return int(_predicted(mask).sum())
+def _count_targets(mask: Tensor) -> int:
+    return int(_is_target(mask).sum())
 
 
-def _some(targets: int) -> int:
+def _at_least_one(targets: int) -> int:
     if not targets:
-        raise ValueError(
-            "nothing is predicted in these batches; allowed: rows of two tokens or more, padding not counted"
-        )
+        raise ValueError("no tokens to predict; allowed: rows of two tokens or more, padding not counted")
     return targets
 
 
@@ -213,13 +253,13 @@ def _check(model: nn.Module, ablated: str = ABLATED[0]) -> None:
         raise ValueError(f"ablated={ablated!r}; allowed: {', '.join(ABLATED)}")
     if model.training:
         raise ValueError(
-            "the model is in training mode, where dropout is an effect too; allowed: model.eval()"
+            "the model is in training mode, where dropout changes the loss; allowed: model.eval()"
         )
 
 
 @contextmanager
-def _constant(model: nn.Module) -> Iterator[None]:
-    """While open, no parameter asks for a gradient: a pass keeps nothing from before the block that it is edited at."""
+def _parameters_fixed(model: nn.Module) -> Iterator[None]:
+    """Ask for no gradient of parameters, so that a pass keeps nothing from before the edited block."""
     learned = [p for p in model.parameters() if p.requires_grad]
     for p in learned:
         p.requires_grad_(False)

@@ -1,24 +1,25 @@
-"""Whether checkpoints are independent: an audit of files, made before anything is claimed of seeds.
+"""Audit checkpoints for independence before anything is claimed about seeds (table b12).
 
-Published branches contain duplicates and mislabelled files, and a 'seed' that is another's later checkpoint agrees with
-it for no interesting reason. Three things give two models away:
+Published branches contain duplicates and mislabelled files, and a 'seed' that is another's later checkpoint
+agrees with it for no interesting reason. Three things show that two models are not independent:
 
-- bit-identical tensors, whatever they are called: *duplicates*, or *partly copied* where they are few;
-- a cosine of their weights far from 0. Weights of independent runs are uncorrelated, so that ‖θ − θ'‖/√(‖θ‖‖θ'‖) is √2
-  where their norms agree; a fine-tuned copy, another checkpoint of one run and a run from the same initialisation still
-  point where they came from;
-- equal singular values of every matrix: *one function in other coordinates*. A gauge-transformed copy (a signed
-  permutation or a rotation of the stream, heads or neurons in another order) has weights as far away as those of an
-  independent run, and computes the same.
+- bit-identical tensors, whatever their names: *duplicates*, or *partly copied* where they are few;
+- a cosine of their weights far from 0. Weights of independent runs are uncorrelated, so that ‖θ −
+  θ'‖/√(‖θ‖‖θ'‖) is √2 where their norms agree; a fine-tuned copy, another checkpoint of one run and a run
+  from the same initialisation still point where they came from;
+- equal singular values of every matrix: *one function in other coordinates*. A gauge-transformed copy (a
+  signed permutation or a rotation of the stream, heads or neurons in another order) has weights as far away
+  as those of an independent run, and computes the same.
 
-This compares files, not functions: a copy with its gains folded, or with neurons scaled, passes. Tensors that are equal
-by construction count in nothing, and are named: those that the caller says are shared, buffers, and constant ones (unit
-norms, biases never trained).
+The audit compares files, not functions: a copy with its gains folded, or with neurons scaled, passes. Tensors
+that are equal by construction are named and do not count: those that the caller declares as shared, buffers,
+and constant ones (unit norms, biases never trained).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,15 +29,18 @@ import torch
 from torch import Tensor, nn
 
 LARGEST_COSINE = 0.1
-"""Of the weights of independent models, in size; measured between independent seeds: up to .03 (d = 64), .012 (d = 128)."""
+"""Largest cosine, in size, of the weights of independent models.
+
+Measured between independent seeds: up to .03 (d = 64) and .012 (d = 128).
+"""
 
 DUPLICATE_SHARE = 0.5
 """Models with a larger share of their tensors bit-identical are duplicates."""
 
 SAME_SPECTRUM_DISTANCE = 1e-4
-"""Relative distance of singular values below which a matrix is the other's in other coordinates; rounding is 1e-6."""
+"""Relative distance of singular values below which matrices differ in coordinates only; rounding is 1e-6."""
 
-BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")
+BUFFER_ENDINGS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")
 """How the names of buffers end in files of GPT-NeoX models."""
 
 Weights = nn.Module | Mapping[str, Tensor]
@@ -45,11 +49,15 @@ Weights = nn.Module | Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class WeightComparison:
-    """Two models compared: tensor ``identical`` to one of the other's, by name, of ``counted`` that could differ.
+    """Two models compared.
 
-    ``constructed`` are the tensors equal by construction, name -> why. ``cosine`` and ``distance`` (relative,
-    ‖θ − θ'‖/√(‖θ‖‖θ'‖)) are over all weight matrices, ``matrices`` has them and the relative distance of the singular
-    values by name; NaN and empty where the models have no matrix of one name and shape.
+    Attributes:
+        identical: Names of the first model's tensors that are bit-identical to one of the second's.
+        counted: Number of tensors that could differ.
+        constructed: Tensors that are equal by construction: name -> why.
+        cosine: Cosine over all weight matrices; NaN where no matrix has the same name and shape in both.
+        distance: Relative distance ‖θ − θ'‖/√(‖θ‖‖θ'‖) over all weight matrices, or NaN.
+        matrices: Name -> cosine, relative distance, and relative distance of the singular values.
     """
 
     identical: tuple[str, ...]
@@ -67,12 +75,11 @@ class WeightComparison:
     @property
     def spectrum(self) -> tuple[str, float]:
         """The matrix whose singular values differ most, and by how much; NaN where there is none."""
-        return max(
-            ((n, m[2]) for n, m in self.matrices.items()), key=lambda x: x[1], default=("", float("nan"))
-        )
+        distances = {name: values[2] for name, values in self.matrices.items()}
+        return max(distances.items(), key=lambda item: item[1], default=("", math.nan))
 
     def verdict(self, largest_cosine: float = LARGEST_COSINE) -> str:
-        """``independent``, or what the two models are instead."""
+        """Return ``independent``, or what the two models are instead."""
         if self.identical_share > DUPLICATE_SHARE:
             return "duplicates"
         if self.identical:
@@ -89,36 +96,49 @@ class WeightComparison:
 def check_independent(
     models: Mapping[str, Weights], shared: Sequence[str] = (), largest_cosine: float = LARGEST_COSINE
 ) -> None:
-    """Raises ``ValueError`` naming the first two of ``models`` that cannot be called independent, and why not.
+    """Check that every two models are independent.
 
-    ``shared`` names tensors that are equal by construction (cohort A's: :data:`gaugeport.pipeline.stages.cohorts.SHARED`).
-    Raises ``ValueError`` too for fewer than two models, a shared tensor that a model lacks, and a bad threshold.
+    Args:
+        models: Two or more models by name.
+        shared: Names of tensors that are equal by construction, for example the frozen boundary of cohort A.
+        largest_cosine: Largest cosine of independent models, between 0 and 1.
+
+    Raises:
+        ValueError: Two models are not independent; the message names the first two and says what they are.
+            Also for fewer than two models, a shared tensor that a model lacks, and a cosine that is not
+            allowed.
     """
     if len(models) < 2:
         raise ValueError(f"{len(models)} model to compare; allowed: two or more")
     check_cosine(largest_cosine)
     for (first, a), (second, b) in combinations(models.items(), 2):
         pair = compare(a, b, shared)
-        found = pair.verdict(largest_cosine)
-        if found != "independent":
+        verdict = pair.verdict(largest_cosine)
+        if verdict != "independent":
             raise ValueError(
-                f"{first} and {second} are not independent but {found}: {len(pair.identical)} of {pair.counted} "
-                f"tensors bit-identical, cosine of the weights {pair.cosine:.3g}, singular values "
-                f"{pair.spectrum[1]:.1e} apart; allowed: a cosine up to {largest_cosine}, and tensors equal by "
-                "construction named as shared"
+                f"{first} and {second} are not independent but {verdict}: "
+                f"{len(pair.identical)} of {pair.counted} tensors bit-identical, "
+                f"cosine of the weights {pair.cosine:.3g}, singular values {pair.spectrum[1]:.1e} apart; "
+                f"allowed: a cosine up to {largest_cosine}, and tensors equal by construction named as shared"
             )
 
 
 def check_cosine(largest_cosine: float) -> None:
-    """Raises ``ValueError`` for a threshold that separates nothing."""
+    """Raise ``ValueError`` for a largest cosine that is not between 0 and 1."""
     if not 0 < largest_cosine < 1:
         raise ValueError(f"largest_cosine={largest_cosine}; allowed: a cosine between 0 and 1")
 
 
 def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> WeightComparison:
-    """Two models tensor by tensor (see :class:`WeightComparison`).
+    """Compare two models tensor by tensor.
 
-    Raises ``ValueError`` for a shared tensor that a model lacks, and where no tensor could differ.
+    Args:
+        first: A model or state dict.
+        second: Another one.
+        shared: Names of tensors that are equal by construction.
+
+    Raises:
+        ValueError: A model lacks a shared tensor, or no tensor could differ.
     """
     sides = tensors(first), tensors(second)
     missing = [n for n in shared if any(n not in side for side in sides)]
@@ -126,71 +146,86 @@ def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> Weig
         raise ValueError(
             f"shared tensor {missing[0]} is not in both models; allowed: names of tensors that both have"
         )
+
+    # 1) leave out what is equal by construction
     digests = [{n: digest(x) for n, x in side.items()} for side in sides]
     constructed = dict.fromkeys(shared, "shared")
     for model, side, own, other in zip((first, second), sides, digests, reversed(digests), strict=True):
         constructed |= {n: "buffer" for n in buffers(model) if n not in constructed}
-        alike = {n for n, x in side.items() if _constant(x) and own[n] in other.values()}
-        constructed |= {n: "constant" for n in alike if n not in constructed}
+        equal_constants = {n for n, x in side.items() if _is_constant(x) and own[n] in other.values()}
+        constructed |= {n: "constant" for n in equal_constants if n not in constructed}
     mine, theirs = ({n: x for n, x in side.items() if n not in constructed} for side in sides)
     if not mine or not theirs:
         raise ValueError(
-            "every tensor is equal by construction: nothing says whether the models are independent"
+            "every tensor is equal by construction; allowed: models with tensors that could differ"
         )
+
+    # 2) find bit-identical tensors, each of the second's counted once
     left = Counter(digests[1][n] for n in theirs)
     identical = []
     for name in mine:
         if left[digests[0][name]]:
             left[digests[0][name]] -= 1
             identical.append(name)
-    names = [n for n, x in mine.items() if _matrix(x) and n in theirs and theirs[n].shape == x.shape]
-    matrices = {n: (*cosine_and_distance(mine, theirs, [n]), _spectra(mine[n], theirs[n])) for n in names}
+
+    # 3) compare the weight matrices that both have
+    names = [n for n, x in mine.items() if _is_matrix(x) and n in theirs and theirs[n].shape == x.shape]
+    matrices = {
+        n: (*cosine_and_distance(mine, theirs, [n]), _spectrum_distance(mine[n], theirs[n])) for n in names
+    }
     cosine, distance = cosine_and_distance(mine, theirs, names)
-    return WeightComparison(
-        tuple(identical), min(len(mine), len(theirs)), constructed, cosine, distance, matrices
-    )
+    counted = min(len(mine), len(theirs))
+    return WeightComparison(tuple(identical), counted, constructed, cosine, distance, matrices)
 
 
 def cosine_and_distance(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]
 ) -> tuple[float, float]:
-    """Cosine and relative distance ‖θ − θ'‖/√(‖θ‖‖θ'‖) of the named tensors together, in float64; NaN of nothing."""
-    dot = one = two = 0.0
+    """Return the cosine and the relative distance ‖θ − θ'‖/√(‖θ‖‖θ'‖) of some tensors together, in float64.
+
+    Args:
+        first: Tensors by name.
+        second: Tensors of the same shapes.
+        names: Which of them to compare; without names both values are NaN.
+    """
+    dot = square_first = square_second = 0.0
     for name in names:
         x, y = (side[name].detach().double().flatten().cpu() for side in (first, second))
-        dot, one, two = dot + float(x @ y), one + float(x @ x), two + float(y @ y)
-    size = (one * two) ** 0.5
-    return (
-        (dot / size, (max(one + two - 2 * dot, 0.0) / size) ** 0.5) if size else (float("nan"), float("nan"))
-    )
+        dot += float(x @ y)
+        square_first += float(x @ x)
+        square_second += float(y @ y)
+    size = (square_first * square_second) ** 0.5
+    if not size:
+        return math.nan, math.nan
+    return dot / size, (max(square_first + square_second - 2 * dot, 0.0) / size) ** 0.5
 
 
 def weight_changes(model: Weights, start: Weights) -> dict[str, Tensor]:
-    """What training changed: the difference of the weight matrices that both have, by name, float64."""
+    """Return what training changed: ``model`` minus ``start``, float64, for the weight matrices of both."""
     now, before = tensors(model), tensors(start)
     return {
         n: (x.detach().double() - before[n].detach().double().to(x.device))
         for n, x in now.items()
-        if _matrix(x) and n in before and before[n].shape == x.shape
+        if _is_matrix(x) and n in before and before[n].shape == x.shape
     }
 
 
 def tensors(model: Weights) -> dict[str, Tensor]:
-    """Parameters and buffers by name, tied ones once."""
+    """Return parameters and buffers by name, tied ones once."""
     if isinstance(model, nn.Module):
         return {n: p.detach() for n, p in (*model.named_parameters(), *model.named_buffers())}
     return dict(model)
 
 
 def buffers(model: Weights) -> set[str]:
-    """The tensors that are no parameters; of a state dict, those whose name or type says so."""
+    """Return the names of tensors that are not parameters; of a state dict, by their names and dtypes."""
     if isinstance(model, nn.Module):
         return {n for n, _ in model.named_buffers()}
-    return {n for n, x in model.items() if n.endswith(BUFFERS) or not x.is_floating_point()}
+    return {n for n, x in model.items() if n.endswith(BUFFER_ENDINGS) or not x.is_floating_point()}
 
 
 def digest(x: Tensor) -> str:
-    """A hash of a tensor's shape, precision and bits, 16 digits."""
+    """Return a hash of a tensor's shape, dtype and bits, 16 hexadecimal digits."""
     plain = x.detach().cpu().contiguous()
     total = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
     total.update(plain.view(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
@@ -198,26 +233,26 @@ def digest(x: Tensor) -> str:
 
 
 def model_digest(model: Weights) -> str:
-    """A hash of the contents of all parameters, whatever they are called and in whatever order: 16 digits."""
+    """Return a hash of all parameters, whatever their names and order, 16 hexadecimal digits."""
     skipped = buffers(model)
-    found = sorted(digest(x) for n, x in tensors(model).items() if n not in skipped)
-    return hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
+    digests = sorted(digest(x) for n, x in tensors(model).items() if n not in skipped)
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
 
 
-def _constant(x: Tensor) -> bool:
+def _is_constant(x: Tensor) -> bool:
     return x.numel() > 0 and bool((x == x.flatten()[0]).all())
 
 
-def _matrix(x: Tensor) -> bool:
+def _is_matrix(x: Tensor) -> bool:
     return x.dim() >= 2 and x.is_floating_point()
 
 
-def _spectra(x: Tensor, y: Tensor) -> float:
-    """Relative distance of the singular values of two matrices of one shape."""
+def _spectrum_distance(x: Tensor, y: Tensor) -> float:
+    """Return the relative distance of the singular values of two matrices of one shape."""
     s, t = (_singular_values(z.detach().double().flatten(1)) for z in (x, y))
     return float((s - t).norm() / (s.norm() * t.norm()).sqrt().clamp(min=torch.finfo(s.dtype).tiny))
 
 
 def _singular_values(x: Tensor) -> Tensor:
-    small = x.T @ x if x.shape[0] > x.shape[1] else x @ x.T  # of an embedding, d × d
+    small = x.T @ x if x.shape[0] > x.shape[1] else x @ x.T  # d × d, also of an embedding
     return torch.linalg.eigvalsh(small).clamp(min=0).sqrt().cpu()
