@@ -1,4 +1,40 @@
-"""Carrying what is written in one model's residual coordinates into another's."""
+"""Move what is written in one model's residual coordinates into another's.
+
+A gauge ``g`` changes coordinates from A to B: ``x' = g·x``. The table says by which rule an object moves, and
+under which groups the result is exact (S_d: permutations, B_d: signed permutations, O(d): rotations):
+
+==================================  ======================================  ==================================
+object                              rule                                    groups
+==================================  ======================================  ==================================
+parameters and buffers of a model   each axis as its chart says             the chart's; others raise
+steering vectors, probes,           vector: permuted and signed (or         all; an affine gauge acts by its
+gradients, signed means             rotated)                                linear part
+products, absolute values,          permuted only                           S_d, B_d; O(d) and affine gauges
+variances, integrated gradients                                             raise
+lists of coordinates                index j becomes argsort(perm)[j], its   S_d, B_d; O(d) raises
+                                    sign is returned beside it
+lists of neurons or heads           invariant                               all; they have gauges of their own
+SAE on the residual stream          vector: W_enc rows, W_dec columns,      all; with layer_norm only those
+                                    b_dec, W_skip on both axes;             that keep the mean; unfolded
+                                    invariant: latents, b_enc               whitening raises
+SAE on heads or neurons             invariant, with a warning               all
+LoRA                                vector: A of readers, B of writers      the chart's; others raise, and so
+                                    and embeddings; full tensors by chart   do VeRA, IA3 and other adapters
+DoRA magnitudes of writers          permuted only                           S_d, B_d; O(d) raises
+Adam, AdamW                         vector: first moment;                   S_d, B_d; O(d) raises
+                                    permuted only: second moments
+Lion; Adafactor                     vector; means of squares permuted       S_d, B_d; O(d) raises
+SGD momentum, Muon                  vector                                  all of the chart's; O(d) raises if
+                                                                            a norm gain is trained
+==================================  ======================================  ==================================
+
+Files in reading order: ``axis`` (one gauge on one axis, fast), ``directions`` and ``indices``, ``model``;
+``units``, ``neurons`` and ``heads`` (gauges of neurons and heads), ``merge``; ``sae_rules`` and ``sae``;
+``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules`` (which optimizer is covariant under which
+group), ``optimizer_names`` (which state belongs to which parameter), ``optimizer_checks``,
+``optimizer_checkpoint`` (Trainer's folders) and ``optimizer``. May import ``utils``, ``groups``, ``charts``,
+``models``, ``streams`` and ``alignment``.
+"""
 
 from gaugeport.transport.directions import lost_share, transport_direction, transport_magnitude
 from gaugeport.transport.heads import HeadGauge, match_heads

@@ -99,7 +99,10 @@ def lost_share(v: Tensor, g: Element, kept: Tensor, axis: int = -1) -> Tensor:
 def linear_part(g: Element) -> LinearGauge:
     """Return ``g``, or the linear part of an affine gauge. Raises ``TypeError`` for other objects."""
     check_is_element(g)
-    return g.linear if isinstance(g, AffineGauge) else g  # type: ignore[return-value]
+    if isinstance(g, AffineGauge):
+        return g.linear
+    assert isinstance(g, LinearGauge)
+    return g
 
 
 def require_coordinatewise(g: Element, what: str) -> SignedPermutation:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 Axes = dict[str, tuple[str, ...]]
-"""The axes of each parameter: "in" where the encoder reads, "out" where the decoder writes (the same space, except
-in transcoders), "latent", or "inner" for a width inside an architecture. In names, ``*`` stands for a
-layer."""
+"""The axes of each parameter: "in" where the encoder reads, "out" where the decoder writes (the same space,
+except in transcoders), "latent", or "inner" for a width inside an architecture. ``*`` is a layer."""
 
 DECODER: Axes = {"W_dec": ("latent", "out"), "b_dec": ("out",)}
 STREAM: Axes = {"W_enc": ("in", "latent"), **DECODER}
@@ -47,7 +46,7 @@ COVARIANT_UNDER = {
 }
 """The largest group that commutes with each ``normalize_activations``."""
 
-# A hook name is one of TransformerLens (``blocks.3.hook_resid_post``), the name of a transformers module, meaning
+# A hook name is one of TransformerLens (``blocks.3.hook_resid_post``), the name of a transformers module, for
 # its output (``model.layers.3.mlp``), or a site of this package (``block3``).
 _TRANSFORMER_LENS_BLOCK = r"(?:blocks\.\d+\.)?"
 _TRANSFORMERS_BLOCK = r"(?:[a-z_]+\.)*(?:layers|h)\.\d+"
