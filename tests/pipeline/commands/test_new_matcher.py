@@ -1,4 +1,4 @@
-"""Follow "Add a matcher" in experiments/README.md on a copy of the tree: two edits, and a job can use the matcher."""
+"""Follow "Add a matcher" in experiments/README.md: after its two edits, a job can use the new matcher."""
 
 import json
 import re
