@@ -164,7 +164,7 @@ def norms_in_float64(model: nn.Module) -> Iterator[None]:
     """
     patched = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm")]
     for m in patched:
-        m.forward = _float64_norm(m)  # type: ignore[method-assign]
+        m.forward = _float64_norm(m)
     try:
         yield
     finally:

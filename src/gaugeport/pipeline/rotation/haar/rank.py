@@ -136,7 +136,7 @@ def fit_rotation(a: Tensor, b: Tensor, group: str = "orthogonal") -> RotationFit
     x, y = (rows.double() - rows.double().mean(0) for rows in (a, b))
     cross = y.T @ x / (x.norm() * y.norm())
     fit = match(cross, group, "procrustes")
-    return RotationFit(fit.gauge.dense(), cross, fit.objective)  # type: ignore[attr-defined]
+    return RotationFit(fit.gauge.dense(), cross, fit.objective)
 
 
 def low_rank_copies(
