@@ -73,7 +73,7 @@ def test_one_class_and_bad_templates_are_refused(tmp_path):
         labelled_prompts(found, "review", tokenizer, template, 10, 10, source)
     with pytest.raises(ValueError, match="no labelled 'request'"):
         labelled_prompts(found, "request", tokenizer, template, 10, 10, source)
-    with pytest.raises(ValueError, match=r"no \{text\} in it"):
+    with pytest.raises(ValueError, match=r"template='it was'; allowed: chat, or a text with \{text\}"):
         labelled_prompts(found, "review", tokenizer, "it was", 10, 10, source)
     with pytest.raises(ValueError, match="no chat template"):
         labelled_prompts(found, "review", tokenizer, "chat", 10, 10, source)

@@ -131,9 +131,9 @@ def test_word_lists_are_first_tokens_without_what_both_sides_share():
     assert len(negative) == 8
     positive, negative = word_ids((["great", "dull"], ["dull", "awful"]), tokenizer)
     assert tokenizer.convert_ids_to_tokens([*positive, *negative]) == ["great", "awful"]
-    with pytest.raises(ValueError, match="knows no 'xylophone'"):
+    with pytest.raises(ValueError, match="does not know 'xylophone'"):
         word_ids((["great", "xylophone"], ["dull"]), tokenizer)
-    with pytest.raises(ValueError, match="no first token tells the words dull"):
+    with pytest.raises(ValueError, match="the words dull share their first tokens"):
         word_ids((["dull"], ["dull", "awful"]), tokenizer)
     with pytest.raises(ValueError, match=r"\(none\)"):
         word_ids(([], ["dull"]), tokenizer)

@@ -1,7 +1,7 @@
-"""Log-odds at the slot after a prompt, as a function of what is done to the residual stream at one site.
+"""Measure log-odds at the slot after a prompt, for edits of the residual stream at one site.
 
-The slot is where a prompt asks for a decided word: a verdict, the opening of an answer. What is below the site is
-computed once; only the blocks above it run again for every edit of the stream.
+The slot is the place after a prompt for a decided word: a verdict, or the opening of an answer. The blocks up
+to the site run once; only the blocks above it run again for every edit.
 """
 
 from __future__ import annotations
@@ -22,47 +22,74 @@ from gaugeport.streams.interventions import Edit
 
 @dataclass(frozen=True)
 class Prompts:
-    """A batch of prompts: ``input_ids`` and ``attention_mask`` int64[n, time], padded on the right; ``last`` int64[n]
-    is the position of each prompt's last token, the one that predicts the slot."""
+    """A batch of prompts, padded on the right."""
 
     input_ids: Tensor
+    """int64[n, time]."""
     attention_mask: Tensor
+    """int64[n, time], 1 for tokens and 0 for padding."""
     last: Tensor
+    """int64[n], the position of each prompt's last token, which predicts the slot."""
 
 
 def prompt_batches(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, batch_size: int
 ) -> list[Prompts]:
-    """The prompts, shortest first. Each is bos (eos where there is no bos) and its last ``length − 1`` tokens.
+    """Encode prompts and sort them by length.
 
-    A long prompt loses its beginning, never its slot; rows of training data begin in mid-document too. Raises
-    ``ValueError`` for no prompts, one without tokens, a length below 2, and a tokenizer with neither bos nor eos.
+    Each row is bos (eos where the tokenizer has no bos) and the last ``length − 1`` tokens of its prompt: a
+    long prompt loses its beginning, never its slot. Rows of training data begin in mid-document too.
+
+    Args:
+        texts: the prompts.
+        tokenizer: the tokenizer of the model.
+        length: the most tokens in a row, at least 2.
+        batch_size: prompts per batch.
+
+    Returns:
+        Batches of prompts, shortest first.
+
+    Raises:
+        ValueError: no prompts, a prompt without tokens, ``length`` below 2, or a tokenizer with neither bos
+            nor eos.
     """
     if not texts or length < 2:
-        raise ValueError(f"{len(texts)} prompts of at most {length} tokens; at least 1 of 2 wanted")
+        raise ValueError(
+            f"{len(texts)} prompts of length={length}; allowed: 1 prompt or more, of length 2 or more"
+        )
     prefix = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
     if prefix is None:
         raise ValueError("the tokenizer has neither a bos nor an eos token to begin prompts with")
-    found = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    empty = [text for text, ids in zip(texts, found, strict=True) if not ids]
+    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    empty = [text for text, ids in zip(texts, encoded, strict=True) if not ids]
     if empty:
         raise ValueError(f"a prompt has no tokens: {empty[0]!r}")
-    rows = sorted(([prefix, *ids[-(length - 1) :]] for ids in found), key=len)
+    rows = sorted(([prefix, *ids[-(length - 1) :]] for ids in encoded), key=len)
     return [_padded(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
 
 
 def word_ids(
     sides: tuple[Sequence[str], Sequence[str]], tokenizer: PreTrainedTokenizerBase, after: str = "it"
 ) -> tuple[Tensor, Tensor]:
-    """The ids of the first token of every word of two lists, as it follows the text ``after`` and a space.
+    """Return the ids of the first tokens of two lists of words.
 
-    A word-level tokenizer has a token per word; of subwords the first decides, and one that begins words of both lists
-    is dropped from both. (No space is put in where ``after`` ends in one, or in a line break.) Raises ``ValueError``
-    naming a word the tokenizer does not know, and for a side of which nothing is left.
+    A word-level tokenizer has one token per word. Of subwords the first token counts; a token that begins
+    words of both lists is dropped from both.
+
+    Args:
+        sides: the words of the positive and of the negative side.
+        tokenizer: the tokenizer of the model.
+        after: the text before each word. A space is put between them, unless ``after`` ends in white space.
+
+    Returns:
+        int64[n] and int64[m], sorted.
+
+    Raises:
+        ValueError: the tokenizer does not know a word, or no token is left on one side.
     """
     start = tokenizer(after, add_special_tokens=False)["input_ids"]
     space = "" if after[-1:].isspace() else " "
-    found = []
+    first_tokens: list[set[int]] = []
     for words in sides:
         ids = set()
         for word in words:
@@ -73,40 +100,49 @@ def word_ids(
                 or whole[len(start)] == tokenizer.unk_token_id
             ):
                 raise ValueError(
-                    f"the tokenizer knows no {word!r} after {after!r}; allowed: words of its vocabulary"
+                    f"the tokenizer does not know {word!r} after {after!r}; allowed: words of its vocabulary"
                 )
             ids.add(whole[len(start)])
-        found.append(ids)
-    shared = found[0] & found[1]
-    for words, ids in zip(sides, found, strict=True):
+        first_tokens.append(ids)
+    shared = first_tokens[0] & first_tokens[1]
+    for words, ids in zip(sides, first_tokens, strict=True):
         if not ids - shared:
             raise ValueError(
-                f"no first token tells the words {', '.join(words) or '(none)'} from the other list's"
+                f"the words {', '.join(words) or '(none)'} share their first tokens with the other list; "
+                "allowed: a word or more whose first token begins no word of the other list"
             )
-    positive, negative = (torch.tensor(sorted(ids - shared)) for ids in found)
+    positive, negative = (torch.tensor(sorted(ids - shared)) for ids in first_tokens)
     return positive, negative
 
 
 class Slot:
-    """The log-odds f = logsumexp(positive logits) − logsumexp(negative logits) at the slot of some prompts, in nats.
-
-    ``model`` is in evaluation mode, ``site`` the output of a block, ``words`` the token ids of both sides. Raises
-    ``ValueError`` for a model in training mode and a site that is no block.
-    """
+    """The log-odds f = logsumexp(positive logits) − logsumexp(negative logits) at the slot, in nats."""
 
     def __init__(
         self, model: Any, chart: Chart, site: str, batches: Sequence[Prompts], words: tuple[Tensor, Tensor]
     ):
+        """Run the model up to the site.
+
+        Args:
+            model: a causal language model in evaluation mode.
+            chart: its chart.
+            site: the output of a block.
+            batches: the prompts.
+            words: token ids of the positive and of the negative words.
+
+        Raises:
+            ValueError: the model is in training mode, or the site is not the output of a block.
+        """
         self.model, self.chart, self.site = model, chart, site
         self.words = tuple(w.to(model.device) for w in words)
         self._below = list(_streams(model, chart, site, batches))
 
     @torch.no_grad()
     def log_odds(self, edit: Edit | None = None) -> Tensor:
-        """f at every prompt, float64[n], when ``edit`` takes the place of the stream at the site."""
+        """Return f of every prompt, float64[n], with the stream at the site replaced by ``edit`` of it."""
         parts = []
         for b, x in self._below:
-            keep, place = b.last.unique(return_inverse=True)  # logits are wanted at the slots alone
+            keep, place = b.last.unique(return_inverse=True)  # only the logits at the slots are needed
             with resumed_above(self.model, self.chart, self.site, x if edit is None else edit(x)):
                 logits = _run(self.model, b, logits_to_keep=keep).logits
             at_slot = logits[torch.arange(len(x), device=x.device), place].double()
@@ -118,9 +154,21 @@ class Slot:
 def last_token_streams(
     model: Any, chart: Chart, site: str, batches: Sequence[Prompts]
 ) -> tuple[Tensor, float]:
-    """The stream at the last token of every prompt, float32[n, d], and its mean length over all but the first tokens.
+    """Return the stream at the last token of every prompt, and the mean length of the stream.
 
-    On LayerNorm charts both are without the component along 1, which nothing reads. Raises as :class:`Slot`.
+    On LayerNorm charts both leave out the component along the all-ones direction, which nothing reads.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        chart: its chart.
+        site: the output of a block.
+        batches: the prompts.
+
+    Returns:
+        float32[n, d], and the mean norm over all tokens but the first of each prompt.
+
+    Raises:
+        ValueError: the model is in training mode, or the site is not the output of a block.
     """
     ends, lengths = [], []
     for b, x in _streams(model, chart, site, batches):
@@ -132,9 +180,15 @@ def last_token_streams(
 
 @contextmanager
 def resumed_above(model: nn.Module, chart: Chart, site: str, stream: Tensor) -> Iterator[None]:
-    """While open, forward passes of ``model`` take ``stream`` [batch, time, d] as what leaves the block ``site``.
+    """Make forward passes continue from a given stream, without computing the blocks up to the site.
 
-    The blocks up to there are not computed; embeddings, positions and masks are, so everything above runs as ever.
+    Embeddings, positions and masks are computed, so the blocks above the site run as usual.
+
+    Args:
+        model: the model.
+        chart: its chart.
+        site: the output of a block.
+        stream: float[batch, time, d], taken as the output of that block.
     """
     blocks = chart.blocks(model)[: int(site.removeprefix("block")) + 1]
     try:
@@ -171,7 +225,6 @@ def _run(model: Any, b: Prompts, **options: Any) -> Any:
 def _padded(rows: Sequence[Sequence[int]]) -> Prompts:
     lengths = torch.tensor([len(r) for r in rows])
     width = int(lengths.max())
-    ids = torch.tensor(
-        [[*r, *[0] * (width - len(r))] for r in rows]
-    )  # padding is masked and to the right of the slot
+    # padding is masked, and it is to the right of the slot
+    ids = torch.tensor([[*r, *[0] * (width - len(r))] for r in rows])
     return Prompts(ids, (torch.arange(width) < lengths[:, None]).to(torch.int64), lengths - 1)

@@ -1,4 +1,4 @@
-"""Labelled prompts for steering: the mini corpus's own up to their slot, or real texts put into a template."""
+"""Make labelled prompts for steering: mini documents up to their slot, or real texts in a template."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from transformers import PreTrainedTokenizerBase
 from gaugeport.pipeline.data import Corpus, Document, slot_prompt
 
 CHAT = "chat"
-"""The template that is the tokenizer's own chat template."""
+"""The name of the template that is the tokenizer's chat template."""
 
 
 @dataclass(frozen=True)
 class Labelled:
     """Prompts of label 1 and of label 0, in a training and a held-out split.
 
-    No prompt is held out twice, or is held out and begins a text of the training split, used for the direction or not:
-    models are trained on all of that (some 8 % of the requests that the mini corpus holds out would, with other answers).
-    ``after`` is what stands before the slot in all of them (of mini prompts any word: theirs are tokens of their own).
+    A held-out prompt occurs once, and it begins no text of the training split: models are trained on the
+    whole of it. (About 8 % of the held-out requests of the mini corpus do, with other answers.)
     """
 
     positive: list[str]
@@ -27,6 +26,7 @@ class Labelled:
     heldout_positive: list[str]
     heldout_negative: list[str]
     after: str
+    """The text before the slot in every prompt; any word for mini prompts, whose words are single tokens."""
 
 
 def labelled_prompts(
@@ -38,12 +38,22 @@ def labelled_prompts(
     heldout: int,
     source: str,
 ) -> Labelled:
-    """At most ``train`` and ``heldout`` prompts of either label of a corpus's documents of one kind, in its order.
+    """Make prompts of either label from the documents of one kind, in the order of the corpus.
 
-    ``template`` says where a real text goes (``"{text} It was"``); ``"chat"`` makes it a user's turn by the tokenizer's
-    chat template; None stops a mini document at its slot. Raises ``ValueError`` for a template without ``{text}``, a
-    tokenizer without a chat template, and (naming ``source``) fewer than two prompts of a label in either split, those
-    held out that the training split has left out.
+    Args:
+        documents: the corpus.
+        kind: ``review`` or ``request``.
+        tokenizer: the tokenizer of the model.
+        template: text around a real text (``"{text} It was"``); ``chat`` for a user's turn in the tokenizer's
+            chat template; None to stop a mini document at its slot.
+        train: the most training prompts of either label.
+        heldout: the most held-out prompts of either label; prompts that the training split has are left out
+            first.
+        source: the name of the corpus in error messages.
+
+    Raises:
+        ValueError: a template without ``{text}``, a tokenizer without a chat template, or fewer than two
+            prompts of a label in either split.
     """
     prompt, after = _prompting(tokenizer, template)
     texts = {
@@ -57,13 +67,14 @@ def labelled_prompts(
         ("train", texts["train"], train, "labelled"),
         ("heldout", unseen, heldout, "labelled and not trained on"),
     )
-    for split, found, most, those in splits:
+    for split, candidates, most, description in splits:
         for label in (1, 0):
-            chosen = [text for text, its in found if its == label][:most]
+            chosen = [text for text, its_label in candidates if its_label == label][:most]
             if len(chosen) < 2:
                 raise ValueError(
-                    f"{source}: {len(chosen)} prompts with label {label} in the {split} split (of {len(found)} {those}, "
-                    f"{most} wanted at most); at least 2 of either label are needed in either split"
+                    f"{source}: {len(chosen)} prompts with label {label} in the {split} split (of "
+                    f"{len(candidates)} {description}, at most {most} to use); allowed: 2 or more of either "
+                    "label in either split"
                 )
             parts.append(chosen)
     positive, negative, heldout_positive, heldout_negative = parts
@@ -73,6 +84,7 @@ def labelled_prompts(
 def _prompting(
     tokenizer: PreTrainedTokenizerBase, template: str | None
 ) -> tuple[Callable[[Document], str], str]:
+    """Return the function from a document to its prompt, and the text before the slot."""
     if template is None:
         return slot_prompt, ""
     if template == CHAT:
@@ -82,9 +94,7 @@ def _prompting(
             )
         turn = [{"role": "user", "content": "{text}"}]
         template = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-    before, found, after = template.partition("{text}")
-    if not found:
-        raise ValueError(
-            f"task.template={template!r} has no {{text}} in it; allowed: chat, or a text with {{text}}"
-        )
+    before, placeholder, after = template.partition("{text}")
+    if not placeholder:
+        raise ValueError(f"task.template={template!r}; allowed: chat, or a text with {{text}}")
     return lambda d: f"{before}{d.text}{after}", after

@@ -1,7 +1,7 @@
-"""Refusal: a direction added to harmless prompts, where its sign shows, and ablated on harmful ones, where none can (a6).
+"""Define two effects of a refusal direction (table a6): adding it has a sign, ablating it has none.
 
-The direction is the difference of means between harmful and harmless prompts, as in
-:mod:`gaugeport.pipeline.measures.steering_effects`. Source: paper A, abstract; PAPER_CLAIMS, "Refusal".
+The direction is the difference of means between harmful and harmless prompts, as in ``steering_effects``. It
+is added on harmless prompts and ablated on harmful ones. Source: paper A, abstract.
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ from gaugeport.streams.interventions import ablating, adding
 
 
 def addition_effects(harmless: Slot, strength: float) -> tuple[Effect, Effect]:
-    """The change of the log-odds of a refusal on harmless prompts when ``strength`` times v is added, in nats.
+    """Return the effect of adding a vector on harmless prompts, and the odd part of this effect.
 
-    Signed: positive where v brings refusals about. Returned with its odd part, half of what adding v and adding −v
-    differ by: a change that comes with any vector of that length cancels there, and the theory of random signs holds.
+    Args:
+        harmless: the slot of harmless prompts.
+        strength: factor of the vector.
+
+    Returns:
+        The change of the log-odds of a refusal in nats, positive where the vector causes refusals. And half
+        of the difference between adding v and adding −v: a change that any vector of this length causes
+        cancels there, so the theory of random signs holds.
     """
     at_rest, at = harmless.log_odds(), measured_once(lambda v: harmless.log_odds(adding(strength * v)))
     return lambda v: at(v) - at_rest, lambda v: (at(v) - at(-v)) / 2
 
 
 def ablation_effect(harmful: Slot) -> Effect:
-    """How far the log-odds of a refusal fall on harmful prompts when v is projected out at the site, in nats.
+    """Return the fall of a refusal's log-odds, in nats, when a vector is projected out on harmful prompts.
 
-    Even in v, and the same for every length of it: signs that were lost weaken it but cannot reverse it.
+    It is even in the vector and does not depend on its length: lost signs can weaken it but not reverse it.
     """
     at_rest = harmful.log_odds()
     return lambda v: at_rest - harmful.log_odds(ablating(v))

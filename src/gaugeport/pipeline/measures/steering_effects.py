@@ -1,8 +1,8 @@
-"""Steering with a vector moved from A to B: its effect, the share of it that is kept, how often it reverses (a5).
+"""Measure steering with a vector moved from A to B: its effect, the share kept, how often it reverses (a5).
 
-The vector is the difference of means, between two classes of prompts, of A's stream at the last token of each, which
-predicts the slot; it is added at every position of B's stream at one site. Source: paper A, abstract; definitions in
-PAPER_CLAIMS, "Steering effect" and "Sign statistics".
+The vector is the difference of means, between two classes of prompts, of A's stream at the last token of each
+prompt, which predicts the slot. It is added at every position of B's stream at one site. Source: paper A,
+abstract.
 """
 
 from __future__ import annotations
@@ -20,37 +20,46 @@ from gaugeport.streams.interventions import adding
 
 Row = dict[str, Any]
 Effect = Callable[[Tensor], Tensor]
-"""From a vector float32[d] to its effect on every prompt, float64[n]."""
+"""Maps a vector float32[d] to its effect on every prompt, float64[n]."""
 
 MIN_STANDARD_ERRORS = 5.0
-"""An effect below so many standard errors is no effect to transport (PAPER_CLAIMS)."""
+"""An effect below this many standard errors is no effect to transport."""
 RANDOM_CONTROLS = 20
-"""Random directions: how large is the effect of one that means nothing?"""
+"""Number of random directions; their effects are the size of an effect without meaning."""
 MAX_SWEEP_PLANTS = 10
-"""Plants that a strength sweep is averaged over, at most."""
+"""The most plants to average a strength sweep over."""
 
 
 def difference_of_means(positive: Tensor, negative: Tensor, length: float) -> Tensor:
-    """The mean of ``positive`` [n, d] minus that of ``negative`` [m, d], scaled to ``length``: float32[d].
+    """Return the difference of the means of two classes, scaled to a given length.
 
-    Raises ``ValueError`` where the means are equal: there is no direction.
+    Args:
+        positive: float[n, d], streams of the positive class.
+        negative: float[m, d], streams of the negative class.
+        length: norm of the result.
+
+    Returns:
+        float32[d].
+
+    Raises:
+        ValueError: the means are equal, so there is no direction.
     """
     v = (positive.double().mean(0) - negative.double().mean(0)).float()
     if not bool(v.norm() > 0):
         raise ValueError(
-            "both classes have the same mean stream; a difference of means wants two that differ"
+            "both classes have the same mean stream, so there is no direction; allowed: means that differ"
         )
     return v / v.norm() * length
 
 
 def random_directions(n: int, like: Tensor, generator: torch.Generator) -> list[Tensor]:
-    """``n`` directions drawn uniformly from the sphere, of the length of ``like`` [d]."""
+    """Draw ``n`` directions uniformly from the sphere, with the length of ``like`` [d]."""
     drawn = torch.randn(n, len(like), generator=generator)
     return list(drawn / drawn.norm(dim=1, keepdim=True) * like.norm())
 
 
 def steering_effect(slot: Slot, strength: float) -> Effect:
-    """The steering effect of a vector v, [f(+αv) − f(−αv)] / 2α at α = ``strength``: nats per unit of v."""
+    """Return the steering effect [f(+αv) − f(−αv)] / 2α at α = ``strength``, in nats per unit of v."""
     return lambda v: (
         (slot.log_odds(adding(strength * v)) - slot.log_odds(adding(-strength * v))) / (2 * strength)
     )
@@ -67,27 +76,39 @@ def transported_effect_rows(
     even: bool = False,
     silent: bool = False,
 ) -> list[Row]:
-    """What became of an effect on B when the vector was moved: rows ``{metric, value}``, names with ``prefix``.
+    """Measure what is left of an effect on B after the vector was moved there.
 
-    ``moved`` are A's vector as the arm moves it, one a plant; ``oracle`` as the true gauge does; ``native`` is B's own
-    by the same recipe; ``controls`` are random directions of its length. Vectors that are equal are measured once.
+    Metrics, with ``prefix`` before each name:
+        ``effect``: mean over prompts and plants; ``effect_plants_sd``: its standard deviation over plants.
+        ``effect_oracle``, ``effect_native``: mean effects of the two references.
+        ``effect_se_ratio``: the native effect in standard errors over prompts.
+        ``effect_control_ratio``: the native effect over the root mean square effect of random directions. It
+            is needed because all prompts answer alike: by the first ratio almost any direction has an effect.
+            It is at most √d where f is linear, and 1 where all directions have the same effect.
+        ``no_effect_to_transport``: 1 where either ratio is below ``MIN_STANDARD_ERRORS``. Then there are no
+            further metrics.
+        ``retention_native``: Σ moved effects / Σ native effects over prompts; gauge error and drift together.
+        ``retention``: Σ moved effects / Σ oracle effects; gauge error alone (1 for the oracle by definition).
+            It equals ``retention_native`` where B is A.
+        ``…_low``, ``…_high``: ends of the 95 % Fieller interval of either retention, where it is bounded.
+        ``retention_plants_sd``: standard deviation of the retention over plants.
+        ``reversal_probability``: share of plants whose effect has the opposite sign of the oracle's effect.
+        ``reversal_probability_random``: the same of the random directions, ½ where the effect is odd in the
+            vector.
+    Metrics relative to the oracle are given only where its effect passes the same test as the native one.
 
-    ``effect`` is the mean over prompts and plants, ``effect_plants_sd`` its spread over plants, ``effect_oracle`` and
-    ``effect_native`` are those of the two references. The standard errors of the native effect are over prompts
-    (``effect_se_ratio``) and in root mean squares of the effects of directions that mean nothing
-    (``effect_control_ratio``: the first alone would call almost any direction effective, for all prompts answer alike;
-    it is at most √d where f is linear, and 1 where all directions do the same).
-    ``no_effect_to_transport`` is 1 where either ratio is below 5; then nothing else is said.
+    Args:
+        effect: the effect to measure; equal vectors are measured once.
+        moved: A's vector moved by the condition's gauges, one per plant.
+        oracle: A's vector moved by the true gauge.
+        native: B's own vector, made by the same recipe.
+        controls: random directions of the length of ``native``.
+        prefix: put before the name of every metric.
+        even: the effect is equal for v and −v, so it has no reversal probability.
+        silent: another effect has shown that the direction has no effect.
 
-    ``retention_native``: Σ moved effects / Σ native effects over prompts, gauge error and drift together.
-    ``retention``: / Σ oracle effects, gauge error alone (1 for the oracle by definition); the two agree where B is A.
-    Each has its 95 % Fieller interval over prompts as ``_low`` and ``_high``, where it is bounded.
-    ``retention_plants_sd``: spread of the retention over plants. ``reversal_probability``: the share of plants whose
-    effect has the opposite sign of the oracle's, beside that of the random directions (½ where the effect is odd in v:
-    what a gauge that knows nothing gives). What refers to the oracle's effect needs that to pass the same test.
-
-    ``even`` marks an effect that is the same for v and −v: it has no reversal probability. ``silent`` says that the
-    direction is known, from another effect, to have none.
+    Returns:
+        Rows ``{metric, value}``.
     """
     effect = measured_once(effect)
     effects = torch.stack([effect(v) for v in moved])
@@ -96,7 +117,7 @@ def transported_effect_rows(
     noise = random.square().mean().sqrt()
     means = effects.mean(1)
     ratios = _standard_errors(own, noise)
-    found = {
+    metrics = {
         "effect": float(means.mean()),
         "effect_plants_sd": _spread(means),
         "effect_oracle": float(best.mean()),
@@ -105,19 +126,29 @@ def transported_effect_rows(
         "effect_control_ratio": ratios[1],
         "no_effect_to_transport": float(silent or min(ratios) < MIN_STANDARD_ERRORS),
     }
-    if not found["no_effect_to_transport"]:
-        found |= _retention("retention_native", effects.mean(0), own)
+    if not metrics["no_effect_to_transport"]:
+        metrics |= _retention("retention_native", effects.mean(0), own)
         if min(_standard_errors(best, noise)) >= MIN_STANDARD_ERRORS:
-            found |= _retention("retention", effects.mean(0), best)
-            found["retention_plants_sd"] = _spread(means / best.mean())
+            metrics |= _retention("retention", effects.mean(0), best)
+            metrics["retention_plants_sd"] = _spread(means / best.mean())
             if not even:
-                found["reversal_probability"] = _reversed(means, best)
-                found["reversal_probability_random"] = _reversed(random, best)
-    return [{"metric": prefix + name, "value": value} for name, value in found.items()]
+                metrics["reversal_probability"] = _reversed(means, best)
+                metrics["reversal_probability_random"] = _reversed(random, best)
+    return [{"metric": prefix + name, "value": value} for name, value in metrics.items()]
 
 
 def strength_sweep_rows(slot: Slot, moved: Sequence[Tensor], strengths: Sequence[float]) -> list[Row]:
-    """The mean of f(αv) − f(0) over prompts and the first plants, in nats, for every α of ``strengths``."""
+    """Measure the shift f(αv) − f(0) for a range of strengths α.
+
+    Args:
+        slot: the slot of the prompts.
+        moved: A's vector moved by the condition's gauges, one per plant; at most ``MAX_SWEEP_PLANTS`` are
+            used.
+        strengths: the factors α.
+
+    Returns:
+        Rows ``{metric: "shift", strength, value}``: means over prompts and plants, in nats.
+    """
     at_rest, rows = slot.log_odds(), []
     for a in strengths:
         shift = measured_once(lambda v, a=a: slot.log_odds(adding(a * v)) - at_rest)  # type: ignore[misc]
@@ -127,13 +158,24 @@ def strength_sweep_rows(slot: Slot, moved: Sequence[Tensor], strengths: Sequence
 
 
 def fieller_interval(x: Tensor, y: Tensor, level: float = 0.95) -> tuple[float, float, float]:
-    """The ratio Σx / Σy of paired values [n], and the ends of its Fieller interval; NaN where that is unbounded.
+    """Return a ratio of means and its Fieller interval.
 
-    The interval holds every R for which mean(x − R·y) is within t of 0; it is bounded when mean(y) itself is not.
-    Raises ``ValueError`` for fewer than two pairs. Source: Fieller (1954).
+    The interval holds every R for which mean(x − R·y) is within t standard errors of 0. It is bounded where
+    mean(y) is more than t standard errors from 0. Source: Fieller (1954).
+
+    Args:
+        x: float[n], numerators.
+        y: float[n], denominators, paired with ``x``.
+        level: confidence level.
+
+    Returns:
+        Σx / Σy and the two ends of the interval; the ends are NaN where it is unbounded.
+
+    Raises:
+        ValueError: fewer than two pairs.
     """
     if x.shape != y.shape or x.dim() != 1 or len(x) < 2:
-        raise ValueError(f"at least two pairs are wanted, found {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ValueError(f"expected two pairs or more, got shapes {tuple(x.shape)} and {tuple(y.shape)}")
     n = len(x)
     t2 = float(stats.t.ppf(0.5 + level / 2, n - 1)) ** 2 / n
     cov = torch.cov(torch.stack([x, y]))
@@ -151,27 +193,29 @@ def fieller_interval(x: Tensor, y: Tensor, level: float = 0.95) -> tuple[float, 
 
 
 def _retention(name: str, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Return the ratio Σx / Σy and the finite ends of its interval."""
     named = zip((name, f"{name}_low", f"{name}_high"), fieller_interval(x, y), strict=True)
     return {k: v for k, v in named if math.isfinite(v)}
 
 
 def _standard_errors(effects: Tensor, noise: Tensor) -> tuple[float, float]:
-    """The mean effect in standard errors over prompts, and in the size of what means nothing; signed."""
+    """Return the mean effect in standard errors over prompts and in units of ``noise``, with its sign."""
     over_prompts = effects.std() / len(effects) ** 0.5
     return tuple(float(effects.mean() / se.clamp_min(1e-12)) for se in (over_prompts, noise))  # type: ignore[return-value]
 
 
 def _reversed(effects: Tensor, oracle: Tensor) -> float:
+    """Return the share of effects whose sign is opposite to the oracle's mean effect."""
     return float((effects * oracle.mean() < 0).double().mean())
 
 
 def _spread(values: Tensor) -> float:
-    """0 for a single plant: arms that need only one do not vary over plants."""
+    """Return the standard deviation over plants, 0 for one plant: the result does not depend on it."""
     return float(values.std()) if len(values) > 1 else 0.0
 
 
 def measured_once(effect: Effect) -> Effect:
-    """``effect``, measured once for vectors that are equal."""
+    """Return ``effect`` with a cache, so that equal vectors are measured once."""
     known: dict[bytes, Tensor] = {}
 
     def measured(v: Tensor) -> Tensor:
