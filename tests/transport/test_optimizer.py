@@ -9,10 +9,10 @@ from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.logit_change import norms_in_float64, random_tokens
 from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
-from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, Lion, build_optimizers, split_parameters
+from gaugeport.pipeline.measures.optimizer_recipes import RECIPES, build_optimizers, split_parameters
 from gaugeport.transport import transport_model
 from gaugeport.transport.optimizer import transport_optimizer
-from gaugeport.transport.optimizer_rules import OPTIMIZERS, infer_optimizer, state_axes, state_shapes
+from gaugeport.transport.optimizer_rules import OPTIMIZERS, infer_optimizer
 
 D = 32
 NO_DROPOUT = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
@@ -274,31 +274,6 @@ def test_optimizers_are_inferred_from_their_states():
             keys = {k for entries in state["state"].values() for k in entries}
             inferred = infer_optimizer(group, keys, [model.get_parameter(n).dim() for n in parts[rule]])
             assert OPTIMIZERS[inferred] is OPTIMIZERS[rule], (name, recipe)
-
-
-def test_axes_and_shapes_of_factored_states():
-    axes = ("none", "vector")
-    assert state_axes("vector", axes, 2) == axes and state_axes("gain", axes, 2) == ("none", "gain")
-    assert state_axes("row", axes, 1) == ("none",) and state_axes("col", axes, 1) == ("gain",)
-    assert state_axes("row", axes, 2) == ("none", "none") and state_axes("col", axes, 2) == ("none", "gain")
-    assert state_axes("row", axes[::-1], 2) == ("gain", "none") and state_axes("col", axes[::-1], 1) == (
-        "none",
-    )
-    assert state_shapes("row", (3, 5)) == [(3, 1), (3,)] and state_shapes("col", (3, 5)) == [(1, 5), (5,)]
-    assert state_shapes("none", (3,)) == [] and state_shapes("gain", (3,)) == [(3,)]
-
-
-def test_lion_follows_its_paper():
-    """Two steps on two weights, computed by hand from Algorithm 2 of arXiv 2302.06675."""
-    p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = Lion([p], lr=0.1, betas=(0.9, 0.5), weight_decay=0.2)
-    p.grad = torch.tensor([3.0, -1.0])
-    optimizer.step()  # m = 0: sign(0.1 g) = (1, -1); then θ -= 0.1 (sign + 0.2 θ) and m = g/2
-    assert torch.allclose(p.detach(), torch.tensor([0.88, -1.86]))
-    p.grad = torch.tensor([-14.0, 1.0])
-    optimizer.step()  # 0.9 m + 0.1 g = (1.35 - 1.4, -0.45 + 0.1): signs (-1, -1)
-    assert torch.allclose(p.detach(), torch.tensor([0.88 + 0.1 - 0.0176, -1.86 + 0.1 + 0.0372]))
-    assert torch.allclose(optimizer.state[p]["exp_avg"], torch.tensor([-6.25, 0.25]))
 
 
 def test_permutations_move_both_moments_alike():

@@ -71,7 +71,7 @@ def test_layer_norm_refuses_gauges_outside_its_group(group):
 
 
 @pytest.mark.parametrize("group", [Permutation, SignedPermutation, Orthogonal])
-def test_unfolded_whitening(group):
+def test_unfolded_whitening_is_refused(group):
     sae = standard(normalize_activations="covariance_whitening")
     with pytest.raises(ValueError, match=r"'covariance_whitening'.*fold_activation_whitening.*'orthogonal'"):
         transport_sae(sae, element(group))
