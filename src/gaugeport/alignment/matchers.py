@@ -124,13 +124,15 @@ def hungarian_raw(c: Tensor) -> Match:
     On decorrelated coordinates, at most the share of positive signs in the true gauge is recovered (paper A).
     """
     columns, objective = _assign(c)
-    return Match(Permutation(columns), objective, _margin(c, columns))
+    return Match(Permutation(columns), objective, matched_margins(c, columns))
 
 
 def hungarian_raw_with_signs(c: Tensor) -> Match:
     """Match as :func:`hungarian_raw`, then read the signs from the matched entries: an element of B_d."""
     columns, objective = _assign(c)
-    return Match(SignedPermutation(columns, _matched_signs(c, columns)), objective, _margin(c, columns))
+    return Match(
+        SignedPermutation(columns, matched_signs(c, columns)), objective, matched_margins(c, columns)
+    )
 
 
 def hungarian_global_sign(c: Tensor) -> Match:
@@ -141,7 +143,9 @@ def hungarian_global_sign(c: Tensor) -> Match:
     plus, minus = _assign(c), _assign(-c)
     sign = 1 if plus[1] >= minus[1] else -1
     columns, objective = plus if sign == 1 else minus
-    return Match(GlobalSignPermutation(columns, torch.tensor(sign)), objective, _margin(sign * c, columns))
+    return Match(
+        GlobalSignPermutation(columns, torch.tensor(sign)), objective, matched_margins(sign * c, columns)
+    )
 
 
 def hungarian_abs(c: Tensor) -> Match:
@@ -150,13 +154,15 @@ def hungarian_abs(c: Tensor) -> Match:
     This is paper A's sign-marginalized matching.
     """
     columns, objective = _assign(c.abs())
-    return Match(SignedPermutation(columns, _matched_signs(c, columns)), objective, _margin(c.abs(), columns))
+    return Match(
+        SignedPermutation(columns, matched_signs(c, columns)), objective, matched_margins(c.abs(), columns)
+    )
 
 
 def hungarian_abs_without_signs(c: Tensor) -> Match:
     """Match as :func:`hungarian_abs`, then drop the signs: an element of S_d."""
     columns, objective = _assign(c.abs())
-    return Match(Permutation(columns), objective, _margin(c.abs(), columns))
+    return Match(Permutation(columns), objective, matched_margins(c.abs(), columns))
 
 
 def procrustes(cross: Tensor) -> Match:
@@ -207,13 +213,24 @@ def _assign(score: Tensor) -> tuple[Tensor, float]:
     return torch.from_numpy(solution.columns), solution.objective
 
 
-def _matched_signs(c: Tensor, columns: Tensor) -> Tensor:
+def matched_signs(c: Tensor, columns: Tensor) -> Tensor:
+    """Return the signs of the matched entries, int8[d] of ±1.
+
+    Args:
+        c: evidence float[d, d].
+        columns: int64[d], the column of each row.
+    """
     matched = c[torch.arange(len(c)), columns]
     return torch.where(matched < 0, -1, 1).to(torch.int8)
 
 
-def _margin(score: Tensor, columns: Tensor) -> Tensor:
-    """Return each row's matched score minus its best other score (negative if another score is larger)."""
+def matched_margins(score: Tensor, columns: Tensor) -> Tensor:
+    """Return each row's matched score minus its best other score (negative if another score is larger).
+
+    Args:
+        score: float[d, d], what the matcher maximises over.
+        columns: int64[d], the column of each row.
+    """
     rows = torch.arange(len(score))
     others = score.clone()
     others[rows, columns] = -torch.inf
