@@ -78,7 +78,7 @@ def test_distances_to_permutations_are_the_least_of_all(group):
     assert measured["distance_to_signed_permutation"] == pytest.approx(least / unit)
 
 
-def test_where_the_mean_is_fixed_the_free_part_is_measured():
+def test_mean_preserving_rotations_are_measured_on_their_free_part():
     inside = haar_matrix(8, gen(3))
     r = from_free_part(inside, MEAN_PRESERVING)
     assert torch.allclose(free_part(r, MEAN_PRESERVING), inside, atol=1e-12)
@@ -88,7 +88,7 @@ def test_where_the_mean_is_fixed_the_free_part_is_measured():
         assert measured[name] == pytest.approx(free[name], abs=1e-9), name
 
 
-def test_where_the_mean_is_fixed_entries_are_read_in_the_models_coordinates():
+def test_entries_of_mean_preserving_rotations_are_read_in_the_models_coordinates():
     p = Permutation.random(9, gen(4)).dense()
     assert rotation_statistics(p, MEAN_PRESERVING)["distance_to_permutation"] == 0
     again = from_free_part(mean_free_basis(9).T @ p @ mean_free_basis(9), MEAN_PRESERVING)

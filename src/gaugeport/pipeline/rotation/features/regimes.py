@@ -112,11 +112,12 @@ def transfer(
 ) -> tuple[list[Row], list[Point]]:
     """Measure one vector on both models.
 
-    Rows are ``{arm, group, strength, metric, value}``. Every quantity's mean change at ±α is a row under its
-    name. At α > 0 there are further rows: ``slope``; ``ratio`` and ``ratio_slope`` with their 95 % Fieller
-    intervals; ``<quantity>_ratio`` of the other quantities; ``effect_se_ratio`` and ``effect_control_ratio``,
-    the within effect in standard errors over units and in root mean squares of the controls' effects; and
-    these root mean squares themselves, as the conditions ``random_within`` and ``random_cross``.
+    Rows are ``{arm, group, strength, metric, value}`` with the condition as ``arm``. Every quantity's mean
+    change at ±α is a row under its name. At α > 0 there are further rows: ``slope``; ``ratio`` and
+    ``ratio_slope`` with their 95 % Fieller intervals; ``<quantity>_ratio`` of the other quantities;
+    ``effect_se_ratio`` and ``effect_control_ratio``, the within effect in standard errors over units and in
+    root mean squares of the controls' effects; and these root mean squares themselves, as the conditions
+    ``random_within`` and ``random_cross``.
 
     A ratio needs a within change of at least
     :data:`~gaugeport.pipeline.measures.steering_effects.MIN_STANDARD_ERRORS` standard errors and
@@ -139,6 +140,9 @@ def transfer(
 
     Returns:
         The rows, and one point for every condition but ``native``, group and strength.
+
+    Raises:
+        ValueError: A measure has fewer than two units.
     """
     # 1) measure every vector at every strength, on the models that it is for
     signed = sorted({sign * a for a in strengths for sign in (-1.0, 1.0)})

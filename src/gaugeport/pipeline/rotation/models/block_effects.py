@@ -28,7 +28,7 @@ from torch.nn import functional
 from gaugeport.charts import Chart
 from gaugeport.pipeline.rotation.toy.effects import PATH_POINTS, midpoints
 from gaugeport.streams.activations import all_sites, record_streams
-from gaugeport.streams.interventions import edited
+from gaugeport.streams.interventions import Edit, edited
 from gaugeport.utils.precision import at_least_float32
 
 ABLATED = ("stream", "update")
@@ -65,7 +65,7 @@ def mean_streams(model: nn.Module, chart: Chart, batches: Sequence[Batch]) -> di
             sums[site] = sums[site] + total if site in sums else total
         tokens += int((mask > 0).sum())
     if not tokens:
-        raise ValueError("no tokens to take means over; allowed: batches of one token or more, padding aside")
+        raise ValueError("no tokens to take means over; allowed: batches with tokens that are not padding")
     return {site: total / tokens for site, total in sums.items()}
 
 
@@ -115,7 +115,7 @@ def measure_effects(
         streams, before = _run_clean(model, chart, ids, mask)
         for block in rises:
             value = _ablated_stream(streams, mask, mean, block, ablated).to(streams[block].dtype)
-            with edited(model, chart, block, lambda _, value=value: value):  # type: ignore[misc]
+            with edited(model, chart, block, _replace_by(value)):
                 rises[block] += float(_summed_loss(model, ids, mask) - before)
         targets += _count_targets(mask)
     return {block: rise / _at_least_one(targets) for block, rise in rises.items()}
@@ -187,12 +187,16 @@ def _predict(
                 rows = (x.repeat(len(part), 1) for x in (ids, mask))
                 with (
                     _parameters_fixed(model),
-                    edited(model, chart, block, lambda _, value=value: value),  # type: ignore[misc]
+                    edited(model, chart, block, _replace_by(value)),
                 ):
                     (gradient,) = torch.autograd.grad(_summed_loss(model, *rows), value)
                 slopes[block] += float((gradient.double().view_as(path) * towards_end.double()).sum())
         targets += _count_targets(mask)
     return {block: slope / len(positions) / _at_least_one(targets) for block, slope in slopes.items()}
+
+
+def _replace_by(value: Tensor) -> Edit:
+    return lambda _: value
 
 
 def _blocks(model: nn.Module, chart: Chart) -> list[str]:
