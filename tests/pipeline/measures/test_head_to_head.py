@@ -9,7 +9,7 @@ from gaugeport.groups import SignedPermutation
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.measures.head_to_head import head_to_head_rows
 from gaugeport.pipeline.rotation.lenses.dictionaries import train_dictionary
-from gaugeport.pipeline.tasks import head_to_head as workflow
+from gaugeport.pipeline.tasks import head_to_head
 
 D, K, FEW, MANY, NOISE = 24, 6, 40, 2000, 1.0
 SAE = {
@@ -104,23 +104,26 @@ def test_a_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
     job = from_config(compose_config(["experiment=groups_head_to_head", "profile=smoke"]), ()).job
     wanted = max(job.task["tokens"]) // (job.data.length - job.measurement.skip_first) + 1
     rows = torch.arange(wanted + 20)[:, None].expand(-1, job.data.length)
-    ends, seen = SimpleNamespace(a="A", b="B", rows_fit=rows, rows_test=rows), []
-    monkeypatch.setattr(workflow, "load_ends", lambda job, store: ends)
-    monkeypatch.setattr(
-        workflow, "_streams", lambda job, ends, model, rows: seen.append((model, rows[:, 0].tolist()))
-    )
-    monkeypatch.setattr(
-        workflow, "sentiment", lambda job, ends: 1 / 0
-    )  # after the streams, whose rows are asked for
+    pair, seen = SimpleNamespace(a="A", b="B", rows_fit=rows, rows_test=rows), []
+
+    def record_rows(job, pair, model, rows):
+        seen.append((model, rows[:, 0].tolist()))
+
+    def stop_after_streams(job, pair):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(head_to_head, "load_models", lambda job, built: pair)
+    monkeypatch.setattr(head_to_head, "_streams", record_rows)
+    monkeypatch.setattr(head_to_head, "sentiment_directions", stop_after_streams)
     with pytest.raises(ZeroDivisionError):
-        workflow.measure(job, None)
+        head_to_head.measure(job, None)
     fit, test = list(range(wanted)), list(range(wanted, wanted + 20))
     assert seen == [("A", fit), ("B", fit), ("A", test), ("B", test)]
-    ends.rows_test = rows[:wanted]
+    pair.rows_test = rows[:wanted]
     with pytest.raises(
         ValueError, match=f"leaves none of {wanted} held-out rows to measure on; allowed: fewer tokens"
     ):
-        workflow.measure(job, None)
+        head_to_head.measure(job, None)
 
 
 def test_more_tokens_than_there_are_rows_to_fit_on_are_refused():

@@ -21,7 +21,7 @@ from gaugeport.pipeline.measures.merge_barriers import (
     share_in_same_place,
     task_arithmetic,
 )
-from gaugeport.pipeline.tasks import merge as workflow
+from gaugeport.pipeline.tasks.merge import TASK
 from gaugeport.transport import transport_model
 from gaugeport.transport.merge import merge
 
@@ -218,7 +218,7 @@ def job(*overrides):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["gauge=orthogonal", "matcher=procrustes"], "no symmetry.*allowed: task.fold=true"),
+        (["gauge=orthogonal", "matcher=procrustes"], "gauge=orthogonal.*allowed: task.fold=true"),
         (["task.target=independent"], "task.target='independent'; allowed: identical, finetuned"),
         (["task.planted=heads"], "task.planted='heads'; allowed: none, neurons, both"),
         (["task.matched=all"], "task.matched='all'; allowed: none, neurons, heads, both"),
@@ -230,5 +230,6 @@ def job(*overrides):
 )
 def test_bad_settings_are_refused_before_anything_is_built(overrides, words):
     with pytest.raises(ValueError, match=words):
-        workflow.stages_of(job(*overrides))
-    assert workflow.stages_of(job()) == ("data", "base", "A")
+        TASK.check(job(*overrides))
+    TASK.check(job())
+    assert TASK.stages(job()) == ("data", "base", "A")

@@ -8,7 +8,6 @@ from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 
 from gaugeport.charts import chart_of
 from gaugeport.groups import Orthogonal, SignedPermutation, compose
-from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.sae_transfer import (
@@ -19,9 +18,9 @@ from gaugeport.pipeline.measures.sae_transfer import (
     sae_transfer_rows,
 )
 from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks import sae as workflow
 from gaugeport.transport import transport_model
 from gaugeport.transport.sae import transport_sae
+from smoke_jobs import measured, smoke_job
 
 D, N = 32, 96
 
@@ -223,11 +222,8 @@ def test_loss_recovered_of_everything_and_of_nothing(family):
     assert untouched["ce_spliced"] == untouched["ce_clean"] and "ce_recovered" not in untouched
 
 
-SMOKE = ["experiment=sae_transfer", "profile=smoke", "route=endpoint"]
-
-
 def job(*overrides):
-    return from_config(compose_config([*SMOKE, *overrides]), ()).job
+    return smoke_job("sae_transfer", "route=endpoint", *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -235,34 +231,32 @@ def store(tmp_path_factory):
     return Store(tmp_path_factory.mktemp("store"))
 
 
-def test_one_sae_serves_every_arm(store):
-    arms = {
+def test_all_conditions_share_one_sae(store):
+    conditions = {
         "oracle": ["matcher=oracle"],
         "B_d": ["matcher=hungarian_abs"],
         "S_d": ["gauge=permutation", "matcher=hungarian_abs"],
         "O(d)": ["gauge=orthogonal", "matcher=procrustes"],
         "drifted": ["matcher=oracle", "task.target=finetuned"],
     }
-    rows = {name: workflow.measure(job(*overrides), store) for name, overrides in arms.items()}
-    found = {name: values(r) for name, r in rows.items()}
+    rows = {name: measured(job(*overrides), store) for name, overrides in conditions.items()}
+    metrics = {name: values(r) for name, r in rows.items()}
     built = (store.root / "built.log").read_text().split()[::2]
     assert built.count("sae") == 1 and built.count("run") == 2
     assert all(r["architecture"] == "topk" and r["site"] == "block1" for name in rows for r in rows[name])
-    assert found["B_d"]["signed_accuracy"] == 1 and found["B_d"]["nmse"] == found["oracle"]["nmse"]
-    assert found["oracle"]["nmse_to_oracle"] == 0 == found["drifted"]["nmse_to_oracle"]
-    assert found["O(d)"]["nmse_to_oracle"] < 1e-3, (
+    assert metrics["B_d"]["signed_accuracy"] == 1 and metrics["B_d"]["nmse"] == metrics["oracle"]["nmse"]
+    assert metrics["oracle"]["nmse_to_oracle"] == 0 == metrics["drifted"]["nmse_to_oracle"]
+    assert metrics["O(d)"]["nmse_to_oracle"] < 1e-3, (
         "full-rank moments of a copy determine the rotation, to rounding"
     )
-    assert found["S_d"]["nmse_to_oracle"] > 0.1 and "nmse_plants_sd" in found["S_d"]
-    assert found["drifted"]["loss_A"] != found["drifted"]["loss_B"]
-    assert found["oracle"]["nmse_native"] == found["drifted"]["nmse_native"] != found["drifted"]["nmse"]
+    assert metrics["S_d"]["nmse_to_oracle"] > 0.1 and "nmse_plants_sd" in metrics["S_d"]
+    assert metrics["drifted"]["loss_A"] != metrics["drifted"]["loss_B"]
+    assert metrics["oracle"]["nmse_native"] == metrics["drifted"]["nmse_native"] != metrics["drifted"]["nmse"]
     assert {"ce_recovered", "ce_clean", "l0", "dead_latents", "nmse_first_token", "loss_A"} <= set(
-        found["S_d"]
+        metrics["S_d"]
     )
 
 
 def test_more_tokens_than_are_held_out_are_refused(store):
-    with pytest.raises(
-        ValueError, match=r"task.tokens=10000000 wants \d+ held-out rows .*allowed: 1 to \d+ rows"
-    ):
-        workflow.measure(job("task.tokens=10000000"), store)
+    with pytest.raises(ValueError, match=r"task.tokens=10000000 .*allowed: 1 to \d+ rows"):
+        measured(job("task.tokens=10000000"), store)
