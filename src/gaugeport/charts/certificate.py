@@ -115,8 +115,8 @@ def certify(
         The certificate. ``print`` it for a summary.
 
     Raises:
-        ValueError: If :func:`chart_of` raises, if the model is offloaded or quantized, or if ``elements`` <
-        1.
+        ValueError: If :func:`chart_of` raises, if the model is offloaded or quantized, or if
+            ``elements`` is below 1.
     """
     if elements < 1:
         raise ValueError(f"elements must be at least 1, got {elements}")

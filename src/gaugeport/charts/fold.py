@@ -25,7 +25,7 @@ def fold_gains(model: Model, inplace: bool = False) -> Model:
     and the rotations that fix the all-ones direction up to sign for LayerNorm.
 
     Products are taken in float32 or wider and rounded once to each parameter's dtype. This rounding is the
-    only change of the logits. A model whose gains are already 1 is returned unchanged, tied or not.
+    only change of the logits. If the gains are already 1, the weights stay as they are, tied or not.
 
     Args:
         model: A causal LM of a pre-norm family.

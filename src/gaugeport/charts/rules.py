@@ -73,10 +73,11 @@ class Family:
         name: The name of the family and of its file in ``charts/``.
         model_types: Its names in ``config.model_type``.
         norm: The kind of its norms.
-        embedding, blocks, final_norm, unembedding: The names of these modules. rules: One rule for every
-        parameter and buffer. neurons: The (pattern, axis) of every parameter with an MLP-neuron axis.
-        Permuting the neurons changes only
-            the order of summation, which ``certify`` measures. A fused gate/up axis holds the neurons twice.
+        embedding, blocks, final_norm, unembedding: The names of these modules.
+        rules: One rule for every parameter and buffer.
+        neurons: The (pattern, axis) of every parameter with an MLP-neuron axis. Permuting the neurons changes
+            only the order of summation, and ``certify`` measures by how much that changes the logits. A fused
+            gate/up axis holds the neurons twice.
         gain_offset: What is added to a norm's weight before it multiplies (1 in Gemma).
         post_norm: Whether a norm with a gain stands between a writer and the stream.
     """

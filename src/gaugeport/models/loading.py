@@ -47,8 +47,8 @@ def load_model(
         The transformers model.
 
     Raises:
-        FileNotFoundError: If the folder, ``config.json``, the weights, or a shard named in the index is
-        missing.
+        FileNotFoundError: If the folder, ``config.json``, the weights, or a shard named in the index
+            is missing.
         ValueError: If a safetensors file is truncated or damaged, if the checkpoint is missing parameters
             or has them in another shape, or if the hub cannot be reached.
     """
@@ -150,8 +150,8 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         FileNotFoundError: If the config, the weights or a shard is missing.
-        ValueError: If the config or the index is not JSON, or a safetensors file is damaged or lacks a
-        tensor.
+        ValueError: If the config or the index is not JSON, or a safetensors file is damaged or lacks
+            a tensor.
     """
     config = folder / "config.json"
     if not config.exists():
