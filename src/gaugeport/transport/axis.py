@@ -75,10 +75,15 @@ class InPlace:
         self._move(x, axis, signed=False)
 
     def by_kinds(self, x: Tensor, kinds: Iterable[str]) -> None:
-        """Act on every axis of ``x`` as a chart names it.
+        """Act in place on every axis of a tensor, as a chart names them.
 
-        ``kinds`` names the axes in order: "vector" (permuted and signed, or rotated), "gain" (permuted; a
-        rotation leaves it as it is) or "none".
+        Args:
+            x: The tensor.
+            kinds: One word per axis: "vector" (permuted and signed, or rotated), "gain" (permuted; a rotation
+                leaves it as it is) or "none".
+
+        Raises:
+            ValueError: If a vector or gain axis has another width than the gauge.
         """
         for axis, kind in enumerate(kinds):
             if kind == "vector":
@@ -88,10 +93,18 @@ class InPlace:
 
     @torch.no_grad()
     def vector_into(self, x: Tensor, axes: tuple[int, ...], out: Tensor) -> None:
-        """Write ``g`` acting on these axes of ``x`` into ``out``.
+        """Act on some axes of ``x`` and write the result to ``out``.
 
         Bit-equal to ``g.act``, except that a rotation of two axes is rounded once. Tensors on the meta device
         are left alone.
+
+        Args:
+            x: The tensor to read.
+            axes: The axes to act on, as vectors.
+            out: A tensor like ``x`` that receives the result.
+
+        Raises:
+            ValueError: If one of the axes has another width than the gauge.
         """
         if x.is_meta:
             return
