@@ -14,7 +14,7 @@ from gaugeport.pipeline.execution.tracking import track_table
 from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.paths import by_number
 from gaugeport.pipeline.report.claims import load_claims
-from gaugeport.pipeline.report.tables import Table, claims_table, make, write, write_claims
+from gaugeport.pipeline.report.tables import Table, claims_table, make_all, write_all, write_claims
 from gaugeport.pipeline.store.records import Found, read_records
 
 
@@ -75,12 +75,12 @@ def made(chosen: Chosen) -> dict[str, Table]:
     ):  # else no other table has a record: not worth composing
         others = {claim.table for claim in load_claims()} & set(chosen.experiments) - set(jobs)
         jobs |= _composed([chosen.experiments[i] for i in others], chosen.profile, chosen.extra, strict=False)
-    tables = {}
+    requests = []
     for i in sorted(jobs, key=by_number):
         found = read_records(folder, [job_id(c.job) for c in jobs[i]])
         if found.records:
-            tables[i] = make(i, chosen.experiments[i].name, found, chosen.options)
-    return tables
+            requests.append((i, chosen.experiments[i].name, found, chosen.options))
+    return {table.id: table for table in make_all(requests)}
 
 
 def _composed(
@@ -100,9 +100,11 @@ def _composed(
 
 def write_tables(chosen: Chosen, tables: Mapping[str, Table], claims_of: Sequence[str]) -> Iterator[str]:
     """Write the wanted tables, their figures and the claims of all; yields each as Markdown (claims: of some tables)."""
+    wanted = [tables[table_id] for table_id in chosen.wanted if table_id in tables]
+    texts = dict(zip([t.id for t in wanted], write_all(wanted, chosen.outputs, chosen.variant), strict=True))
     for table_id in chosen.wanted:
         if table_id in tables:
-            yield write(tables[table_id], chosen.outputs, chosen.variant)
+            yield texts[table_id]
             files = tables[table_id].files(chosen.outputs, chosen.variant)
             try:
                 track_table(tables[table_id].name, files, chosen.outputs, chosen.jobs[table_id][0].tracker)

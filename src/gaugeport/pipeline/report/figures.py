@@ -1,4 +1,4 @@
-"""What all figures share: a colour-blind safe palette, a headless canvas, atomic saving, the paper's value as a line."""
+"""Share what all figures need: a palette, a headless canvas, panels, the paper's value as a line, atomic saving."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from gaugeport.utils.files import atomic_file
 
@@ -23,7 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
 def panels(
     n: int, width: float = 4.2, height: float = 3.4, columns: int = 6, sharey: bool = True
 ) -> tuple[Figure, list[Any]]:
-    """``n`` axes, sharing y unless told otherwise, at most ``columns`` in a row; sizes are inches per panel."""
+    """Return a figure and ``n`` axes, at most ``columns`` in a row; ``width`` and ``height`` are inches per panel."""
     across = min(n, columns)
     down = -(-n // across)
     figure, grid = plt.subplots(
@@ -41,7 +42,7 @@ def panels(
 
 
 def line_with_band(axis: Any, rows: pd.DataFrame, x: str, colour: str, label: str, style: str = "-") -> None:
-    """Mean over seeds against ``x`` with its 95 % interval as a band, from aggregate rows."""
+    """Draw the mean over seeds against ``x`` with its 95 % interval as a band, from aggregate rows."""
     rows = rows.sort_values(x) if pd.api.types.is_numeric_dtype(rows[x]) else rows
     axis.plot(rows[x], rows["value"], style, color=colour, label=label, marker="o", markersize=3)
     if rows["ci_low"].notna().any():
@@ -51,21 +52,31 @@ def line_with_band(axis: Any, rows: pd.DataFrame, x: str, colour: str, label: st
 
 
 def legend_below(figure: Figure, axis: Any) -> None:
-    """The legend of one axis below all of them, where it hides no line."""
+    """Put the legend of one axis below all of them, where it hides no line."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=7)
 
 
 def paper_line(axis: Any, value: float, colour: str, text: str) -> None:
-    """The paper's figure as a dotted reference line."""
+    """Draw the paper's figure as a dotted reference line."""
     axis.axhline(value, color=colour, linestyle=":", linewidth=1)
     axis.annotate(
         text, (0.01, value), xycoords=("axes fraction", "data"), fontsize=7, color=colour, va="bottom"
     )
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG aside and rename it; nothing of the time or machine goes into its bytes."""
+def save(figure: Figure, path: Path, source: str = "") -> None:
+    """Write a PNG atomically, with ``source`` in its metadata; nothing of the time or machine goes into its bytes."""
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+        metadata = {"Software": None, **({"Source": source} if source else {})}
+        figure.savefig(temporary, format="png", dpi=150, metadata=metadata)
     plt.close(figure)
+
+
+def source_of(path: Path) -> str | None:
+    """Return the ``source`` that a figure was saved with; None where there is no readable figure."""
+    try:
+        with Image.open(path) as image:
+            return str(image.info.get("Source", ""))
+    except OSError:  # missing or damaged
+        return None

@@ -33,15 +33,20 @@ def write_table(
     shown: pd.DataFrame,
     footer: str,
     caption: str = "",
-) -> None:
+) -> str:
     """Write ``<name>.csv`` (tidy), ``<name>.md`` and ``<name>.tex`` (the shown form) atomically.
 
     The same rows give the same bytes.
+
+    Returns:
+        The text of the csv.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{name}.csv", tidy.to_csv(index=False, float_format=FLOAT, lineterminator="\n"))
+    csv = tidy.to_csv(index=False, float_format=FLOAT, lineterminator="\n")
+    write_text(folder / f"{name}.csv", csv)
     write_text(folder / f"{name}.md", markdown(title, shown, footer, caption))
     write_text(folder / f"{name}.tex", latex(title, shown, footer, caption))
+    return csv
 
 
 def markdown(title: str, shown: pd.DataFrame, footer: str = "", caption: str = "") -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.report import figures
 from gaugeport.pipeline.report.claims import Claim, load_claims
+from gaugeport.pipeline.report.forked import map_forked
 from gaugeport.pipeline.report.narrow import Narrow, shorten
 from gaugeport.pipeline.report.render import interval, markdown, write_table
 from gaugeport.pipeline.report.tidy import COLUMNS
@@ -98,11 +102,40 @@ def wide_text(table: Table) -> str:
 
 
 def write(table: Table, outputs: Path, variant: str) -> str:
-    """Write a table's csv, md, tex and figure, and return its narrow form as Markdown."""
-    csv, *_, figure = table.files(outputs, variant)
-    write_table(csv.parent, table.id, table.title, table.tidy, table.summary, table.footer, table.caption)
-    figures.save(experiment_module(table.name).plot(table.tidy), figure)
+    """Write a table's csv, md, tex and figure, and return its narrow form as Markdown.
+
+    A figure that was drawn from the same csv by the same code stays as it is.
+    """
+    path, *_, figure = table.files(outputs, variant)
+    csv = write_table(
+        path.parent, table.id, table.title, table.tidy, table.summary, table.footer, table.caption
+    )
+    source = _figure_source(table.name, csv)
+    if figures.source_of(figure) != source:
+        figures.save(experiment_module(table.name).plot(table.tidy), figure, source)
     return narrow_text(table)
+
+
+def make_all(requests: Sequence[tuple[str, str, Found, str]]) -> list[Table]:
+    """Return :func:`make` of many arguments, in several processes."""
+    return map_forked(make, requests)
+
+
+def write_all(tables: Sequence[Table], outputs: Path, variant: str) -> list[str]:
+    """Return :func:`write` of many tables, in several processes."""
+    return map_forked(write, [(table, outputs, variant) for table in tables])
+
+
+def _figure_source(name: str, csv: str) -> str:
+    """Return a hash of what a figure is drawn from: the csv, the code of its table and of the report, matplotlib."""
+    module = Path(str(experiment_module(name).__file__)).read_bytes()
+    parts = (csv.encode(), module, _code(), matplotlib.__version__.encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+@functools.cache
+def _code() -> bytes:
+    return b"\0".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 
 
 def footer_of(table_id: str, found: Found, options: str = "") -> str:

@@ -8,6 +8,7 @@ statistic of whole Haar matrices.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,13 +158,20 @@ def pooled_p_value(
     """
     if not len(values):
         raise ValueError("no values to pool; allowed: 1 or more")
-    everything, gen = torch.cat([values.double(), draws]), generator(seed, "pooled p")
-    chosen = torch.rand(permutations, len(everything), generator=gen).topk(len(values), sorted=False).indices
+    everything = torch.cat([values.double(), draws])
+    chosen = _subsets(seed, permutations, len(everything), len(values))
     means, own = everything[chosen].mean(1), float(values.double().mean())
     # the mean of the same values in another order is neither smaller nor larger
     slack = 1e-12 * float(everything.abs().max())
     small, large = int((means <= own + slack).sum()), int((means >= own - slack).sum())
     return _p_of_counts(small, large, permutations, tail)
+
+
+@functools.cache  # a table asks for the same few sizes at every site and statistic
+def _subsets(seed: int, permutations: int, n: int, k: int) -> Tensor:
+    """Draw ``k`` of ``n`` indices per permutation, int64[permutations, k]."""
+    scores = torch.rand(permutations, n, generator=generator(seed, "pooled p"))
+    return scores.topk(k, sorted=False).indices
 
 
 def naive_p_value(signed: Tensor, reference: Tensor) -> float:
