@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from dyck_models import SIZES
+from dyck_models import SIZES, generic
 from gaugeport.models.dyck import HEADS, IGNORED, DyckConfig, DyckModel
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.job import Schedule
@@ -163,3 +163,19 @@ def test_bad_configurations_name_what_is_allowed(overrides, words):
 def test_a_model_of_another_family_is_refused(store):
     with pytest.raises(ValueError, match="is a llama; allowed with this task: model=dyck3"):
         build_stage(job("model.architecture.model_type=llama", "seed=3"), store, "replica")
+
+
+def test_a_cohort_whose_boundary_differs_is_refused():
+    anchor, other = generic(0), generic(1)
+    cohorts.freeze(other, anchor)
+    cohorts.check_frozen({"seed 0": anchor, "seed 1": other})
+    assert not other.lm_head.weight.requires_grad and other.model.norm.weight.requires_grad
+    with torch.no_grad():
+        other.depth_head.weight[3, 2] += 1e-7
+    with pytest.raises(ValueError, match=r"depth_head.weight of seed 1.*seed 0.*allowed: bit-identical"):
+        cohorts.check_frozen({"seed 0": anchor, "seed 1": other})
+
+
+def test_a_cohort_of_models_of_different_sizes_is_refused():
+    with pytest.raises(ValueError, match=r"\(40, 32\) in seed 1.*\(40, 16\) in seed 0"):
+        cohorts.check_frozen({"seed 0": generic(), "seed 1": generic(hidden_size=32)})

@@ -1,0 +1,63 @@
+"""The Dyck-3 model: its loss, its symmetry with gains in place and folded, and the rows that it refuses."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from dyck_models import generic
+from gaugeport.charts import certify, fold_gains
+from gaugeport.charts.logit_change import norms_in_float64
+from gaugeport.models.dyck import losses
+from gaugeport.pipeline.rotation.toy.strings import draw_strings, heldout
+
+ROUNDING = 1e-12
+"""Largest rounding error of float64, norms included, for quantities of order 1."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    return generic()
+
+
+def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_number_of_classes(model):
+    blank, rows = copy.deepcopy(model), heldout("train", 4, 18, 20, 0)
+    with torch.no_grad():
+        for head in (blank.lm_head, blank.depth_head, blank.valid_head):
+            head.weight.zero_()
+    nats = losses(blank(rows["input_ids"]).logits, rows["labels"])
+    assert nats[0, 0].tolist() == pytest.approx([math.log(40), math.log(9), math.log(2)])
+
+
+def test_training_in_groups_of_like_length_gives_the_same_loss_and_gradient():
+    rows = draw_strings(12, (2, 18), 20, torch.Generator().manual_seed(1))
+    model = generic(scale=0.4).double()
+    by_mode = []
+    with norms_in_float64(model):
+        for training in (False, True):
+            model.train(training).zero_grad()
+            loss = model(rows["input_ids"], rows["attention_mask"], rows["labels"]).loss
+            loss.backward()
+            by_mode.append((loss.detach(), model.model.embed_tokens.weight.grad.clone()))
+        model.eval().zero_grad()
+        (whole, gradient), (grouped, grouped_gradient) = by_mode
+        assert abs(whole - grouped) < ROUNDING and (gradient - grouped_gradient).abs().max() < ROUNDING
+        shifted = rows["labels"].roll(1, 0)
+        assert abs(model(rows["input_ids"], None, shifted).loss - whole) > 1e-2
+
+
+def test_the_chart_certifies_signed_permutations_in_place_and_rotations_folded(model):
+    in_place, folded = certify(model), certify(fold_gains(model))
+    assert (in_place.group, in_place.exact, in_place.outside_breaks) == ("signed_permutation", True, True)
+    assert (folded.group, folded.exact) == ("orthogonal", True)
+
+
+def test_rows_that_are_too_long_are_refused(model):
+    with pytest.raises(ValueError, match=r"20 positions.*21"):
+        model(torch.ones(1, 21, dtype=torch.long))
+
+
+def test_padding_on_the_left_is_refused(model):
+    with pytest.raises(ValueError, match="padded on the right"):
+        model(torch.ones(1, 4, dtype=torch.long), attention_mask=torch.tensor([[0, 1, 1, 1]]))
