@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from gaugeport.pipeline.measures.adamw_resume import FLOOR, RESOLVED
+from gaugeport.pipeline.measures.adamw_resume import LARGEST_RESOLVED_FLOOR
+from gaugeport.pipeline.measures.moved_checkpoints import FLOOR
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.narrow import Narrow
@@ -88,8 +89,8 @@ def plot(table):
                 axis.plot(seed["step"], seed["value"], style, color=colour, alpha=0.35, linewidth=0.8)
             mean = part.groupby("step")["value"].mean()
             axis.plot(mean.index, mean, style, color=colour, label=name)
-        axis.axhline(RESOLVED, color="black", linewidth=0.5)
-        axis.annotate("horizon: the floor crosses this", (0.98, RESOLVED), xycoords=("axes fraction", "data"),
+        axis.axhline(LARGEST_RESOLVED_FLOOR, color="black", linewidth=0.5)
+        axis.annotate("horizon: the floor crosses this", (0.98, LARGEST_RESOLVED_FLOOR), xycoords=("axes fraction", "data"),
                       fontsize=6, ha="right", va="bottom")  # fmt: skip
         what = "" if setting == "default" else f", {setting}"
         axis.set(title=f"{model}{what}", xlabel="steps since the checkpoint", yscale="log")

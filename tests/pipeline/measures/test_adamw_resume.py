@@ -11,8 +11,15 @@ from transformers import AutoModelForCausalLM
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Schedule
-from gaugeport.pipeline.measures import adamw_resume as task
+from gaugeport.pipeline.measures.adamw_resume import StepWatch, adamw_resume_rows, compare_with_floor
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
+from gaugeport.pipeline.measures.moved_checkpoints import (
+    FLOOR,
+    FLOOR_DRAWS,
+    THEORY,
+    moved_checkpoints,
+    with_moved_neurons,
+)
 from gaugeport.pipeline.stages import runs
 from gaugeport.pipeline.stages.catalogue import build_stage
 from gaugeport.pipeline.stages.stage import Built
@@ -52,7 +59,7 @@ def run(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def measured(run, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("scratch")
-    found = task.adamw_resume_rows(
+    found = adamw_resume_rows(
         checkpoints(run)[RESUME], rows(), SCHEDULE, seed=3, steps=STEPS, at=[3, 6, 9],
         calibration=batches(4), evaluation=batches(5), scratch=scratch,
     )  # fmt: skip
@@ -66,8 +73,8 @@ def values(measured, arm, metric):
 
 
 def test_steps_and_arms(measured):
-    assert {r["arm"] for r in measured} == {"reference", *task.THEORY}
-    for arm in task.THEORY:
+    assert {r["arm"] for r in measured} == {"reference", *THEORY}
+    for arm in THEORY:
         assert (
             list(values(measured, arm, "divergence")) == [3, 6, 8] == list(values(measured, arm, "loss_gap"))
         )
@@ -77,7 +84,7 @@ def test_steps_and_arms(measured):
 def test_signs_alone_give_exactly_the_reference_run(measured):
     for metric in ("divergence", "loss_gap", "heldout_gap"):
         assert set(values(measured, "sign_only", metric).values()) == {0.0}
-    assert all(v != 0 for v in values(measured, task.FLOOR, "divergence").values()), "reordering is not free"
+    assert all(v != 0 for v in values(measured, FLOOR, "divergence").values()), "reordering is not free"
 
 
 def test_a_moved_state_stays_at_the_floor_and_the_others_leave(measured):
@@ -101,7 +108,7 @@ def test_the_reference_is_the_run_itself(run, tmp_path):
     def at(these):
         seen = {}
         model, _ = read_checkpoint(checkpoints(run)[RESUME])
-        watch = task.ReferenceWatch(10, [5, 10], lambda t, m: seen.update({t: copy.deepcopy(m.state_dict())}))
+        watch = StepWatch(10, [5, 10], lambda t, m: seen.update({t: copy.deepcopy(m.state_dict())}))
         resume(model, these, checkpoints(run)[RESUME], SCHEDULE, 3, [watch], tmp_path)
         assert list(watch.losses) == list(range(1, 11))
         return seen
@@ -120,9 +127,9 @@ def test_the_reference_is_the_run_itself(run, tmp_path):
 
 def test_arms_differ_in_their_state_alone(run):
     model, state = read_checkpoint(checkpoints(run)[RESUME])
-    arms = list(task.moved_checkpoints(model, state, 3, batches(4)))
+    arms = list(moved_checkpoints(model, state, 3, batches(4)))
     alone = ["sign_only", "signed", "permutation_only", "zeroed", "no_state", "recovered"]
-    assert [name for name, _ in arms] == alone + [task.FLOOR] * task.FLOOR_DRAWS
+    assert [name for name, _ in arms] == alone + [FLOOR] * FLOOR_DRAWS
     by = dict(arms)
     start = dict(model.named_parameters())
     for name, arm in arms:
@@ -146,7 +153,7 @@ def test_arms_differ_in_their_state_alone(run):
 def test_moments_go_with_their_neurons(run):
     model, state = read_checkpoint(checkpoints(run)[RESUME])
     names, neurons = trainer_names(model), NeuronGauge.random(model, gen(2), signs=False)
-    moved = task.neurons_moved(state, neurons, model, names)
+    moved = with_moved_neurons(state, neurons, model, names)
     # weights that hold the first moment are reordered as any weights are
     holder = copy.deepcopy(model)
     with torch.no_grad():
@@ -154,7 +161,7 @@ def test_moments_go_with_their_neurons(run):
             holder.get_parameter(names[i]).copy_(held["exp_avg"])
     expected = dict(neurons.apply(holder).named_parameters())
     assert all(torch.equal(moved["state"][i]["exp_avg"], expected[names[i]]) for i in moved["state"])
-    back = task.neurons_moved(moved, neurons.inverse(), model, names)
+    back = with_moved_neurons(moved, neurons.inverse(), model, names)
     for i, held in state["state"].items():
         assert all(torch.equal(back["state"][i][k], held[k]) for k in ("exp_avg", "exp_avg_sq", "step"))
     assert any(
@@ -166,16 +173,16 @@ def test_ratios_and_horizon_by_hand():
     def arm(*divergence):
         return {("divergence", t): v for t, v in zip((1, 2, 4), divergence, strict=True)}
 
-    found = task.against_floor({task.FLOOR: arm(0.0, 0.004, 0.5), "signed": arm(0.0, 0.02, 0.4)}, [1, 2, 4])
+    found = compare_with_floor({FLOOR: arm(0.0, 0.004, 0.5), "signed": arm(0.0, 0.02, 0.4)}, [1, 2, 4])
     signed = found["signed"]
     assert ("divergence_over_floor", 1) not in signed, "no ratio to a floor of 0"
     assert signed["divergence_over_floor", 2] == 5.0 and signed["divergence_over_floor", 4] == 0.8
     assert signed["horizon", 4] == 2 and signed["divergence_at_horizon", 4] == 0.02
     assert signed["over_floor_at_horizon", 4] == 5.0
     # once above, always beyond: a floor that comes down again resolves nothing
-    late = task.against_floor({task.FLOOR: arm(0.004, 0.5, 0.001)}, [1, 2, 4])[task.FLOOR]
+    late = compare_with_floor({FLOOR: arm(0.004, 0.5, 0.001)}, [1, 2, 4])[FLOOR]
     assert late["horizon", 4] == 1
-    chaos = task.against_floor({task.FLOOR: arm(0.5, 0.6, 0.7)}, [1, 2, 4])[task.FLOOR]
+    chaos = compare_with_floor({FLOOR: arm(0.5, 0.6, 0.7)}, [1, 2, 4])[FLOOR]
     assert not any(metric.endswith("horizon") for metric, _ in chaos)
 
 
@@ -189,7 +196,7 @@ def refused(run, tmp_path, error, words, change):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with pytest.raises(error, match=words):
-        task.adamw_resume_rows(
+        adamw_resume_rows(
             checkpoint, rows(), SCHEDULE, seed=3, steps=1, at=[1],
             calibration=batches(4), evaluation=batches(5), scratch=scratch,
         )  # fmt: skip
