@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from gaugeport.alignment.routes import BASE, ROUTES, compose_along, links, loop, stored, walk
+from gaugeport.alignment.routes import BASE, ROUTES, compose_along, links, loop, storage_order, walk
 from gaugeport.groups import (
     AffineGauge,
     MeanPreservingOrthogonal,
@@ -50,7 +50,7 @@ def test_links_are_distinct_and_in_storage_order():
     assert {frozenset(link) for link in distinct} == crossed and len(distinct) == len(crossed)
     assert links([w[::-1] for w in walks]) == distinct
     for a, b in distinct:
-        assert stored(a, b) == stored(b, a) == (a, b)
+        assert storage_order(a, b) == storage_order(b, a) == (a, b)
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,11 @@ def walk(route: str, step: int, spacing: int) -> list[Node]:
 
 
 def links(walks: Sequence[Sequence[Node]]) -> list[tuple[Node, Node]]:
-    """Return the distinct links of some walks, sorted, each in its storage order (:func:`stored`)."""
-    return sorted({stored(a, b) for nodes in walks for a, b in pairwise(nodes)})
+    """Return the distinct links of some walks, sorted, each in its storage order (:func:`storage_order`)."""
+    return sorted({storage_order(a, b) for nodes in walks for a, b in pairwise(nodes)})
 
 
-def stored(a: Node, b: Node) -> tuple[Node, Node]:
+def storage_order(a: Node, b: Node) -> tuple[Node, Node]:
     """Return a link's nodes in the order of its stored evidence; the other direction is the transpose."""
     return (a, b) if a <= b else (b, a)
 

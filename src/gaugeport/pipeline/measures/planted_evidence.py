@@ -22,7 +22,7 @@ from tqdm import tqdm
 from gaugeport.alignment.evidence import check_no_constant, pair_moments, weight_evidence
 from gaugeport.alignment.matchers import cross_moment
 from gaugeport.alignment.moments import Moments
-from gaugeport.alignment.routes import Node, stored
+from gaugeport.alignment.routes import Node, storage_order
 from gaugeport.charts import chart_of
 from gaugeport.groups import GROUPS, Element, compose, load
 from gaugeport.transport import transport_model
@@ -167,7 +167,7 @@ class PlantedEvidence:
         Returns:
             float64[d, d], indexed [b, a].
         """
-        link = stored(a, b)
+        link = storage_order(a, b)
         tensors = self._file(self.folder / f"{node_name(link[0])}-{node_name(link[1])}.safetensors")
         c = self._of(tensors, kind, cross)
         return c if link == (a, b) else c.T
