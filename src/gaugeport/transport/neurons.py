@@ -118,9 +118,8 @@ def match_neurons(model_a: nn.Module, model_b: nn.Module) -> NeuronGauge:
     Raises:
         ValueError: If the models are not comparable, or hold values that are not finite.
 
-    Source: weight matching of Ainsworth et al. 2023 (Git Re-Basin). It is exact here because the residual
-        gauge is
-    known. The joint sign is our addition.
+    Source: weight matching of Ainsworth et al. 2023 (Git Re-Basin), exact here because the residual gauge is
+    known. The joint sign is not in that paper.
     """
     chart, _ = check_comparable(model_a, model_b)
     axes, gated = neuron_axes(chart), _element_class(chart) is SignedPermutation

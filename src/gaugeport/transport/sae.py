@@ -36,9 +36,9 @@ def transport_sae(
     """Return the SAE for activations ``g·x``: the same latents, and reconstructions moved by ``g``.
 
     Whether the SAE sits on the residual stream is read from ``cfg.metadata.hook_name`` (and
-    ``hook_name_out``); an SAE without a name is on the stream. An SAE on heads or neurons is invariant under
-    a residual gauge: a copy is returned, with a note in its record and a warning. That ``g`` is a gauge of
-    the *model* is not checked here; the chart says.
+    ``hook_name_out``); without a name it is on the stream, unless its config names a head. An SAE on heads
+    or neurons is invariant under a residual gauge: a copy is returned, with a note in its record and a
+    warning. Whether ``g`` is a gauge of the *model* is not checked here; the model's chart says it.
 
     Args:
         sae: A sae-lens SAE or transcoder of a known architecture. It is not changed.
