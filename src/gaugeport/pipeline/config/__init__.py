@@ -1,7 +1,8 @@
-"""From Hydra configs to validated jobs.
+"""From overrides and experiment files to validated jobs.
 
-Files in reading order: ``compose`` (overrides -> a job), ``validate`` (errors that name the bad value and the
-allowed ones), ``sweeps`` (a table's experiment file -> the list of its jobs).
+- validate: turn a composed config into a job, and check every value
+- compose: compose Hydra overrides into a job and what goes with it (JobSpec)
+- sweeps: read the jobs of a table or a sweep
 
-May import ``pipeline.job``, ``paths``, ``stages`` and ``tasks``.
+It may import tasks and everything below them, not execution or report.
 """

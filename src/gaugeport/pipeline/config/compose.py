@@ -1,4 +1,4 @@
-"""Hydra glue: overrides -> a validated job, or an error that lists what is allowed."""
+"""Compose Hydra overrides into a validated job, or an error that lists what is allowed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ from gaugeport.pipeline.paths import data_dir
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job with what is not part of its result: where outputs go, how it is tracked and under which experiment's name
-    (its ``group``), the overrides that made it."""
+    """A job, and what is not part of its result.
+
+    Attributes:
+        job: The job.
+        outputs: The folder that everything goes to.
+        tracker: How the job is tracked: none, offline or online.
+        group: The experiment's name that it is tracked under.
+        overrides: The overrides that it was composed from.
+    """
 
     job: Job
     outputs: Path
@@ -30,50 +37,63 @@ class JobSpec:
 
 
 def from_config(config: DictConfig, overrides: Sequence[str]) -> JobSpec:
-    """The job of a composed config. Raises ``ValueError`` naming a bad key or value and the allowed ones."""
+    """Return the job of a composed config, made from some overrides.
+
+    Raises:
+        ValueError: A key or value is not allowed; the message names it and what is allowed.
+    """
     job = job_from(config)
     group = OmegaConf.select(config, "experiment.name") or job.task["name"]
     return JobSpec(job, Path(config.paths.outputs), config.tracker.name, group, tuple(overrides))
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """Hydra's composition of ``conf/`` with some overrides. Raises ``ValueError`` naming a bad one and the allowed."""
+    """Compose ``conf/`` with some overrides, as Hydra does.
+
+    Raises:
+        ValueError: A key or value is not allowed; the message names it and what is allowed.
+    """
     with initialize_config_dir(str(data_dir("conf")), version_base="1.3"):
         try:
             return compose("config", overrides=list(overrides))
         except HydraException as e:
-            raise ValueError(_explain(e, overrides)) from e
+            raise ValueError(_explained(e, overrides)) from e
 
 
-def _explain(error: HydraException, overrides: Sequence[str]) -> str:
-    """Hydra's message, with the values or keys that exist where an override named one that does not."""
+def _explained(error: HydraException, overrides: Sequence[str]) -> str:
+    """Return Hydra's message, with the values or keys that exist where an override named one that does not."""
     text = str(error)
     if isinstance(error, OverrideParseException):
         return f"override {error.override!r} cannot be read (write key=value): {text.splitlines()[0]}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name}: no such {group}{_choice(name, error.options, error.options)}"
+        return f"{group}={name}: no such {group}{_nearest_and_allowed(name, error.options, error.options)}"
     if "Could not override" not in text or "'" not in text:
         return text
-    wanted = text.split("'")[1]
-    keys = _keys(_without(wanted, overrides))
+
+    # an unknown key: follow it down the config as far as it exists, and list what is there
+    unknown = text.split("'")[1]
+    keys = _keys(_config_without(unknown, overrides))
     section, there = "", keys
-    for part in wanted.split("."):
+    for part in unknown.split("."):
         inside = [k for k in keys if k.startswith(f"{section}{part}.")]
         if not inside:
             break
         section, there = f"{section}{part}.", inside
     allowed = sorted({section + k.removeprefix(section).split(".")[0] for k in there})
-    return f"unknown config key {wanted!r}{_choice(wanted, sorted({*keys, *allowed}), allowed)}"
+    return (
+        f"unknown config key {unknown!r}{_nearest_and_allowed(unknown, sorted({*keys, *allowed}), allowed)}"
+    )
 
 
-def _choice(wanted: str, known: Sequence[str], allowed: Sequence[str]) -> str:
-    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
-    return f"{'; nearest: ' + ', '.join(close) if close else ''}; allowed: {', '.join(allowed)}"
+def _nearest_and_allowed(given: str, known: Sequence[str], allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=3, cutoff=0.6)
+    nearest = f"; nearest: {', '.join(close)}" if close else ""
+    return f"{nearest}; allowed: {', '.join(allowed)}"
 
 
-def _without(key: str, overrides: Sequence[str]) -> Any:
-    """What the overrides compose to without that of a bad key; without any, where another is bad too."""
+def _config_without(key: str, overrides: Sequence[str]) -> Any:
+    """Compose the overrides without that of a bad key, or no override at all where another is bad too."""
     for kept in ([o for o in overrides if o.split("=")[0] != key], []):
         try:
             return OmegaConf.to_container(compose("config", overrides=kept))
@@ -83,8 +103,10 @@ def _without(key: str, overrides: Sequence[str]) -> Any:
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:
+    """Return the dotted paths of all values of a nested config."""
     if not isinstance(node, dict):
         return [prefix]
-    return [
-        k for name, child in node.items() for k in _keys(child, f"{prefix}.{name}" if prefix else str(name))
-    ]
+    keys = []
+    for name, child in node.items():
+        keys += _keys(child, f"{prefix}.{name}" if prefix else str(name))
+    return keys

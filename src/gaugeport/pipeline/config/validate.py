@@ -47,9 +47,7 @@ def job_from(config: DictConfig) -> Job:
         allowed = "" if str(where).split(".")[-1] in fields else f"; allowed keys there: {', '.join(fields)}"
         raise ValueError(f"bad config value at {where}: {str(e).splitlines()[0]}{allowed}") from e
     assert isinstance(job, Job)
-    _check_names(job)
-    _check_numbers(job)
-    _check_evidence(job)
+    check_job(job)
     for key, path in job.files().items():
         if not Path(path).exists():
             kind = "a Hugging Face folder" if key == "model.path" else "a .jsonl, .csv, .txt or .parquet file"
@@ -63,6 +61,17 @@ def job_from(config: DictConfig) -> Job:
                 stacklevel=2,
             )
     return job
+
+
+def check_job(job: Job) -> None:
+    """Check the values of a job.
+
+    Raises:
+        ValueError: A value is not allowed; the message names it and what is allowed.
+    """
+    _check_names(job)
+    _check_numbers(job)
+    _check_evidence(job)
 
 
 def _local(path: str) -> Model:
