@@ -12,6 +12,7 @@ from gaugeport.pipeline.stages import pairs
 from gaugeport.pipeline.store.records import Record
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import regimes
+from gaugeport.pipeline.tasks.shared import paired_vectors
 from smoke_jobs import built, measured
 
 TOY = ("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64")
@@ -72,11 +73,11 @@ def test_its_table_and_figure_are_made_of_the_records(records):
 
 def test_strings_and_sentences_measured_are_others_than_those_built_from(store, monkeypatch):
     drawn = []
-    real = regimes.heldout
-    monkeypatch.setattr(regimes, "heldout", lambda *a: drawn.append(real(*a)) or drawn[-1])
+    real = paired_vectors.heldout
+    monkeypatch.setattr(paired_vectors, "heldout", lambda *a: drawn.append(real(*a)) or drawn[-1])
     chosen = job(*COHORTS["A"])
     a = pairs.load_side(chosen, built(chosen, store).folders, "anchor")
-    regimes._toy(chosen, a, a)
+    paired_vectors.dyck_vectors(chosen, a, a)
     build, test = ({tuple(r) for r in d["input_ids"].tolist() if sum(x > 2 for x in r) > 8} for d in drawn)
     assert len(drawn) == 2 and not build & test
 

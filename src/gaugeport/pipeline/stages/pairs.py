@@ -159,7 +159,7 @@ def load_side(job: Job, folders: Folders, side: Side, step: int | None = None) -
         ValueError: The step was not saved; the message names those that were.
     """
     if is_toy(job):
-        return _toy(job, load_model(_checkpoint(job, folders, side, step), dtype=torch.float32))
+        return paired_dyck_model(job, load_model(_checkpoint(job, folders, side, step), dtype=torch.float32))
     if job.model.from_hub and job.task["cohort"] == "seeds":
         revision = job.model.revision if step is None else f"step{step}"
         source: str | Path = hub_id(job, seed_of(job, side))
@@ -168,7 +168,7 @@ def load_side(job: Job, folders: Folders, side: Side, step: int | None = None) -
         model = load_model(
             _checkpoint(job, folders, side, step), dtype=torch.float32, device=default_device()
         )
-    return _language(job, folders["data"], model)
+    return paired_language_model(job, folders["data"], model)
 
 
 def load_pair(job: Job, folders: Folders) -> tuple[PairedModel, PairedModel]:
@@ -205,7 +205,8 @@ def _checkpoint(job: Job, folders: Folders, side: Side, step: int | None) -> Pat
     return saved[step]
 
 
-def _toy(job: Job, model: Any) -> PairedModel:
+def paired_dyck_model(job: Job, model: Any) -> PairedModel:
+    """Return a Dyck-3 model with its sites and its streams on held-out strings."""
     layers = model.config.num_hidden_layers
     sites = ("resid_pre_0", *(f"resid_{place}_{n}" for n in range(layers) for place in ("mid", "post")))
 
@@ -225,7 +226,8 @@ def _toy(job: Job, model: Any) -> PairedModel:
     return PairedModel(model, sites, streams)
 
 
-def _language(job: Job, data: Path, model: Any) -> PairedModel:
+def paired_language_model(job: Job, data: Path, model: Any) -> PairedModel:
+    """Return a language model with its sites and its streams on the texts of a folder."""
     chart, skip = chart_of(model), job.measurement.skip_first
     sites = tuple(all_sites(len(chart.blocks(model))))
 

@@ -10,6 +10,7 @@ from gaugeport.pipeline.rotation.features.predictors import reader_span, share_i
 from gaugeport.pipeline.rotation.toy import steering_vectors, strings
 from gaugeport.pipeline.stages import pairs
 from gaugeport.pipeline.tasks import regimes
+from gaugeport.pipeline.tasks.shared.paired_vectors import dyck_vectors
 from gaugeport.transport import transport_model
 
 SIZES = {"scale": 0.4, "max_position_embeddings": 64, "hidden_size": 32, "intermediate_size": 48}
@@ -58,10 +59,10 @@ def test_vector_moved_by_the_fitted_map_does_what_it_did(group, gauge, folded):
     chosen = job("task.cohort=B", *TOY, "task.strengths=[0.5,1.0]")
     model = with_effective_vectors(generic(folded=folded, **SIZES))
     other = transport_model(model, gauge.random(32, gen(3)))
-    a, b = (pairs._toy(chosen, m) for m in (model, other))
-    vectors = regimes._toy(chosen, a, b)
+    a, b = (pairs.paired_dyck_model(chosen, m) for m in (model, other))
+    vectors = dyck_vectors(chosen, a, b)
     assert [v.site for v in vectors[::3]] == ["resid_mid_0", "resid_post_0", "resid_mid_1", "resid_post_1"]
-    rows = regimes.measured(chosen, vectors, *(m.streams("fit", 4096) for m in (a, b)), [])
+    rows = regimes.vector_rows(chosen, vectors, *(m.streams("fit", 4096) for m in (a, b)), [])
 
     # what the vector does on the anchor it does on the other model, if moved
     moved = ({"arm": "cross", "group": group}, {"arm": "cross", "group": "orthogonal"}, {"arm": "native"})
@@ -91,14 +92,14 @@ def test_vector_moved_by_the_fitted_map_does_what_it_did(group, gauge, folded):
 def test_share_is_taken_in_the_span_of_shared_heads():
     chosen = job("task.cohort=A", *TOY, "task.strengths=[1.0]", "task.controls=1")
     model = with_effective_vectors(generic(**SIZES))
-    a = pairs._toy(chosen, model)
-    vectors, streams = regimes._toy(chosen, a, a), a.streams("fit", 1024)
+    a = pairs.paired_dyck_model(chosen, model)
+    vectors, streams = dyck_vectors(chosen, a, a), a.streams("fit", 1024)
     readers = steering_vectors.output_readers(model)
-    rows = regimes.measured(chosen, vectors, streams, streams, readers)
+    rows = regimes.vector_rows(chosen, vectors, streams, streams, readers)
     basis = reader_span(readers)
     for v in vectors:
         at = {"vector": v.name, "site": v.site}
-        assert value(rows, "pinned_share", **at) == pytest.approx(share_in(v.v, basis))
+        assert value(rows, "pinned_share", **at) == pytest.approx(share_in(v.direction, basis))
         assert value(rows, "rotation_cosine", **at) == pytest.approx(1, abs=1e-4)
     assert value(rows, "pinned_share_random") == 17 / 32
     ratios = [r["value"] for r in rows if r["metric"] == "ratio" and r.get("group") == "identity"]
