@@ -69,13 +69,13 @@ def test_sites_hold_what_the_model_computes(initialised):
     assert len(sae_sites(2)) == 12 and set(sae_sites(2)) > set(modules) - {"mlp_in_1", "mlp_out_1"}
 
 
-def destinations_behind(model, site):
-    """List the destinations that read the stream behind a site."""
+def destinations_after(model, site):
+    """List the destinations that read the stream after a site."""
     place, n = site.rpartition("_")[0], int(site[-1])
-    behind = []
+    after = []
     for destination in dict.fromkeys(d for _, d in c.edges(model)):
         if destination == c.OUTPUT:
-            behind.append(destination)
+            after.append(destination)
             continue
         layer, mlp = c.layer_of(destination), c.is_mlp(destination)
         reads = {
@@ -84,12 +84,12 @@ def destinations_behind(model, site):
             "resid_post": layer > n,
         }
         if reads[place]:
-            behind.append(destination)
-    return behind
+            after.append(destination)
+    return after
 
 
 @pytest.mark.parametrize("site", STREAM_SITES)
-def test_adding_at_a_site_reaches_all_that_reads_behind_it(model, rows, site):
+def test_adding_at_a_site_reaches_all_that_reads_after_it(model, rows, site):
     ids, v = rows["input_ids"], 0.7 * torch.randn(16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         written = c.run_graph(model, ids).written
@@ -97,7 +97,7 @@ def test_adding_at_a_site_reaches_all_that_reads_behind_it(model, rows, site):
         unmoved, moved = run_from_site(model, site, x), run_from_site(model, site, x + v)
         torch.testing.assert_close(unmoved, model(ids).logits)
         patches = {
-            ("embed", destination): written["embed"] + v for destination in destinations_behind(model, site)
+            ("embed", destination): written["embed"] + v for destination in destinations_after(model, site)
         }
         by_graph = c.run_graph(model, ids, patches).logits
     torch.testing.assert_close(moved, by_graph, rtol=1e-4, atol=1e-5)

@@ -53,7 +53,7 @@ def test_labels_are_those_of_a_stack(seed):
     assert rows["labels"][..., 1].max() == 8
 
 
-def test_depth_differs_from_unmatched_openers_only_behind_an_invalid_token():
+def test_depth_differs_from_unmatched_openers_only_after_an_invalid_token():
     """There the paper's "count of unmatched openers" (section 4.2) is larger at some positions."""
     rows = s.draw_strings(2000, (2, 62), 64, torch.Generator().manual_seed(0))
     differ = total = 0

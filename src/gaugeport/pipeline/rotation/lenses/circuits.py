@@ -1,7 +1,7 @@
 """Lens 3, causal interventions: path patching (Goldowsky-Dill et al. 2023) and ACDC (Conmy et al. 2023).
 
 An edge that is cut carries its mean over held-out tokens. *Path patching* cuts one edge at a time and lets
-everything behind it respond. *ACDC* walks the graph from the output backwards and cuts an edge for good if
+everything downstream respond. *ACDC* walks the graph from the output backwards and cuts an edge for good if
 that costs less than a threshold, on top of the cuts made so far; what remains is the circuit. A head has one
 input here, where ACDC's own graphs tell queries, keys and values apart. Paper B, section 3.3.
 """
@@ -109,8 +109,8 @@ def acdc(model: DyckModel, rows: Mapping[str, Tensor], threshold: float, cost: s
     """Find the circuit of a model.
 
     Destinations are visited from the output backwards, and the edges into one from the latest source to the
-    first. An edge is cut if the cost rises by less than the threshold. Edges into a component that nobody
-    reads any more are cut without being tried, because they change nothing.
+    first. An edge is cut if the cost rises by less than the threshold. Edges into a component that no kept
+    edge leaves are cut without being tried, because they change nothing.
 
     Args:
         model: A Dyck-3 model.

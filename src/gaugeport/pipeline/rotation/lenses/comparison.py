@@ -69,7 +69,7 @@ def cross_rows(
         For every component, the rows of the other lenses under the name of this one, with the lens's name
         before the metric; the flags, 0 or 1, with the column ``note``; and ``disagreements``, how many are
         raised. For the ``model``, all ``disagreements``, and ``unused_ov_over_used`` and
-        ``unused_qk_over_used``, how loud its unused heads are beside the used ones of their layer.
+        ``unused_qk_over_used``, how loud its unused heads are compared with the used ones of their layer.
 
     Raises:
         ValueError: If a lens does not describe a component, or the threshold is not positive.

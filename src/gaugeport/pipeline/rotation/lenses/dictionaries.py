@@ -107,9 +107,9 @@ def dictionary_rows(
         text: Further columns of every row.
 
     Returns:
-        Rows: ``explained_variance``, 1 − Σ‖y − ŷ‖² / Σ‖y − mean‖²; ``l0``, the mean number of active latents
-            per token;
-        ``dead_share``, the share of latents that no token activates; ``width``, the number of latents.
+        Rows of ``explained_variance``, 1 − Σ‖y − ŷ‖² / Σ‖y − mean‖²; ``l0``, the mean number of active
+        latents per token; ``dead_share``, the share of latents that no token activates; and ``width``, the
+        number of latents.
 
     Raises:
         ValueError: If all targets are the same.

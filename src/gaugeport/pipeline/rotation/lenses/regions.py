@@ -176,11 +176,10 @@ def region_rows(model: DyckModel, rows: Mapping[str, Tensor], seed: int) -> list
         seed: Shuffles the tokens of the growth curve.
 
     Returns:
-        Counts: cells, tokens, tokens per cell, cells seen once, shares of the largest cells, distinct maps,
-            neurons that
-        are alive by their norm, that some token turns on, and that switch. The growth curve: ``cells_seen``
-        with the column ``tokens``. And of each of the most visited cells (column ``cell``), its tokens and
-        its map's norms and ranks.
+        Counts of cells, tokens, tokens per cell, cells seen once, distinct maps; shares of the largest cells;
+        neurons that are alive by their norm, that some token turns on, and that switch. The growth curve,
+        ``cells_seen`` with the column ``tokens``. And of each of the most visited cells (column ``cell``),
+        its tokens and its map's norms and ranks.
     """
     result = []
     for layer in range(model.config.num_hidden_layers):

@@ -78,7 +78,7 @@ def role_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
 
     Returns:
         ``r2`` of sites. Of components, with the column ``feature``: ``r2_output`` (of what it writes alone),
-        ``raised`` (the rule of this module), and ``lost`` (R² of the stream behind it minus R² of that stream
+        ``raised`` (the rule of this module), and ``lost`` (R² of the stream after it minus R² of that stream
         without it). And two rows with the column ``role``, the feature's :data:`.task_features.KIND`:
         ``role``, the feature raised most, and ``distinctive``, the one raised furthest above the mean of the
         other heads of its layer. Both columns are ``none`` below :data:`LEAST_RISE`.
@@ -106,10 +106,10 @@ def role_rows(model: DyckModel, rows: Mapping[str, Tensor]) -> list[Row]:
             result += _feature_rows(f"resid_{place}_{layer}", "r2", values)
         # 2) the components of the layer
         for c in (c for c in components(model) if layer_of(c) == layer):
-            reads, behind = ("mid", "post") if is_mlp(c) else ("pre", "mid")
-            with_it, without_it = r2(stream[reads] + written[c]), r2(stream[behind] - written[c])
+            reads, after = ("mid", "post") if is_mlp(c) else ("pre", "mid")
+            with_it, without_it = r2(stream[reads] + written[c]), r2(stream[after] - written[c])
             raised[c] = {f: v - known[reads][f] for f, v in with_it.items()}
-            lost = {f: known[behind][f] - v for f, v in without_it.items()}
+            lost = {f: known[after][f] - v for f, v in without_it.items()}
             result += _feature_rows(c, "r2_output", r2(written[c]))
             result += _feature_rows(c, "raised", raised[c])
             result += _feature_rows(c, "lost", lost)

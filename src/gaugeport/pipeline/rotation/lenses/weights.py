@@ -74,9 +74,8 @@ def neuron_rows(model: DyckModel) -> list[Row]:
     """Measure the neurons of every MLP.
 
     Returns:
-        Rows: how many neurons there are and how many are alive (:data:`ALIVE_SHARE`); the median and the
-            largest product
-        norm; and the share of the largest (:data:`TOP_SHARE`).
+        Rows of how many neurons there are and how many are alive (:data:`ALIVE_SHARE`), of the median and the
+        largest product norm, and of the share of the largest (:data:`TOP_SHARE`).
     """
     result = []
     for layer in range(model.config.num_hidden_layers):
@@ -162,7 +161,7 @@ def attention_entropy(model: DyckModel, ids: Tensor) -> dict[str, float]:
     position = torch.arange(ids.shape[1])
     kept = (ids != PAD) & (position > 0)
     if not bool(kept.any()):
-        raise ValueError(f"ids have shape {tuple(ids.shape)}; expected a query behind the first token")
+        raise ValueError(f"ids have shape {tuple(ids.shape)}; expected a query after the first token")
     total = dict.fromkeys(heads(model), 0.0)
     for part, keep in zip(ids.split(STRINGS_PER_PASS), kept.split(STRINGS_PER_PASS), strict=True):
         for head, weights in attention_weights(model, part).items():

@@ -20,8 +20,7 @@ from gaugeport.models.dyck import IGNORED, DyckModel, losses
 from gaugeport.pipeline.rotation.toy.strings import PAD
 
 Edge = tuple[str, str]
-"""A source and a destination. The destination :data:`ALL` means every destination: the patch of a whole
-component."""
+"""A source and a destination; the destination :data:`ALL` is the patch of a whole component."""
 
 ALL = "all"
 OUTPUT = "output"
@@ -77,7 +76,7 @@ def edges(model: DyckModel) -> list[Edge]:
 
 @dataclass(frozen=True)
 class GraphRun:
-    """One forward pass through the graph."""
+    """Hold one forward pass through the graph."""
 
     logits: Tensor
     """float[b, t, 51]: the logits of the three heads side by side."""
@@ -135,7 +134,7 @@ def run_graph(
             head_outputs = _head_outputs(layer, streams)
             written |= {name: head_outputs[..., h, :] for h, name in enumerate(names) if name in missing}
         sources += names
-        # 2) the MLP reads the stream behind them
+        # 2) the MLP reads the stream after them
         mlp = f"L{n}M"
         if mlp not in written:
             written[mlp] = layer.mlp(layer.post_attention_layernorm(stream_for(mlp, sources)))

@@ -25,15 +25,13 @@ from gaugeport.pipeline.rotation.toy.components import (
 from gaugeport.pipeline.rotation.toy.strings import PAD
 
 STREAM_PLACES = ("resid_pre", "resid_mid", "resid_post")
-"""The residual stream before a layer's attention, between attention and MLP, and behind the MLP."""
+"""The residual stream before a layer's attention, between attention and MLP, and after the MLP."""
 
 SAE_PLACES = (*STREAM_PLACES, "attn_out", "mlp_pre", "mlp_post")
-"""The places of a layer that have SAEs (paper B, section 3.2). ``mlp_pre`` is before the ReLU, ``mlp_post``
-behind it."""
+"""The places that have SAEs (paper B, section 3.2); ``mlp_pre`` is before the ReLU, ``mlp_post`` after it."""
 
 TRANSCODER_PLACES = ("mlp_in", "mlp_out")
-"""The places that a transcoder maps between: the normed stream that the MLP reads, and what the MLP
-writes."""
+"""The places that a transcoder maps between: the normed stream that an MLP reads, and what it writes."""
 
 
 def sae_sites(layers: int) -> list[str]:
@@ -81,8 +79,8 @@ def value_at(model: DyckModel, written: Mapping[str, Tensor], site: str) -> Tens
 def activations_at(model: DyckModel, rows: Mapping[str, Tensor], site: str) -> Tensor:
     """Return the activation at a site for every token that is not padding.
 
-    BOS and EOS are included: their activations are no larger than others here, and the model is scored on
-    them too.
+    BOS and EOS are included: in these models their activations are not larger than others, and the model is
+    scored on them too.
 
     Args:
         model: A Dyck-3 model.

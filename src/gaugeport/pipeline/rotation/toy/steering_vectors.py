@@ -80,7 +80,7 @@ VECTORS = (
 
 
 def steering_sites(model: DyckModel) -> list[str]:
-    """List the sites of the stream behind the first component.
+    """List the sites of the stream after the first component.
 
     ``resid_pre_0`` is left out: the models of cohort A share what enters layer 0 (section 4.3).
     """

@@ -84,7 +84,7 @@ def compositional(n: int, lengths: tuple[int, int], length: int, gen: torch.Gene
             f"lengths {lengths} in rows of {length}; allowed: a longest length of at least {2 * MAX_DEPTH} "
             f"brackets, for a nest of the full depth, and at most {length - 2}"
         )
-    # 1) sizes: the nest, and the shallow pairs before and behind it
+    # 1) sizes: the nest, and the shallow pairs before and after it
     depth = torch.randint(MAX_DEPTH // 2 + 1, MAX_DEPTH + 1, (n,), generator=gen)
     shallow_pairs = (torch.rand(n, generator=gen) * (longest // 2 - depth + 1)).long()
     before = 2 * (torch.rand(n, generator=gen) * (shallow_pairs + 1)).long()
@@ -131,9 +131,9 @@ def label_rows(brackets: Tensor, size: Tensor, length: int) -> dict[str, Tensor]
 def depth_labels(ids: Tensor) -> Tensor:
     """Count openers minus closers so far, clamped to [0, 8]; ids and result are int64[n, t].
 
-    Up to the first invalid token this is the height of the stack. Behind it, it is what the paper's
+    Up to the first invalid token this is the height of the stack. After it, it is what the paper's
     constructive specification computes (section 5: the causal average of is_open − is_close, times the
-    position, quantised). Section 4.2 says "count of unmatched openers" instead, which differs behind an
+    position, quantised). Section 4.2 says "count of unmatched openers" instead, which differs after an
     invalid token, because a closer without a partner leaves that count as it is. The two differ at three in
     ten positions of the training distribution.
     """
@@ -236,7 +236,7 @@ class TrainingStrings(Dataset):
 
 
 def _dyck_words(size: Tensor, longest: int, gen: torch.Generator) -> Tensor:
-    """Draw valid strings of even ``size`` int64[n]: int64[n, longest], meaningless behind ``size``."""
+    """Draw valid strings of even ``size`` int64[n]: int64[n, longest], meaningless beyond ``size``."""
     n = len(size)
     height = torch.zeros(n, dtype=torch.long)
     stack = torch.zeros(n, MAX_DEPTH + 1, dtype=torch.long)
@@ -244,7 +244,7 @@ def _dyck_words(size: Tensor, longest: int, gen: torch.Generator) -> Tensor:
     family = torch.randint(0, FAMILIES, (n, longest), generator=gen)
     words = torch.full((n, longest), OPEN)
     for i in range(longest):
-        # open on heads, if there is room on the stack and time to close; on an empty stack there is no choice
+        # the coin may open if there is room on the stack and time to close; an empty stack has to be opened
         opening = (coin[:, i] | (height == 0)) & (height < MAX_DEPTH) & (height < size - i)
         top = stack.gather(1, height[:, None])[:, 0]
         words[:, i] = torch.where(opening, OPEN + family[:, i], CLOSE + top)
