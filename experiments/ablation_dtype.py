@@ -1,4 +1,4 @@
-"""Table d8: coordinates recovered by route, over the precision of the activations."""
+"""Make table d8: coordinates recovered by route, over the precision of the activations."""
 
 from gaugeport.pipeline.report.ablation import Ablation
 

@@ -1,4 +1,4 @@
-"""Table d4: coordinates recovered by route, over the evidence."""
+"""Make table d4: coordinates recovered by route, over the evidence."""
 
 from gaugeport.pipeline.report.ablation import Ablation
 

@@ -1,4 +1,4 @@
-"""Table d5: coordinates recovered by route, over the fine-tuning learning rate."""
+"""Make table d5: coordinates recovered by route, over the fine-tuning learning rate."""
 
 from gaugeport.pipeline.report.ablation import Ablation
 

@@ -1,4 +1,4 @@
-"""Table d10: coordinates recovered by route, over the richness of the corpus."""
+"""Make table d10: coordinates recovered by route, over the richness of the corpus."""
 
 from gaugeport.pipeline.report.ablation import Ablation
 

@@ -1,4 +1,4 @@
-"""Table d6: how far the interval of the gap between trajectory and endpoint closes with the number of training seeds."""
+"""Make table d6: the interval of the gap between trajectory and endpoint, by number of training seeds."""
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ DETAILS, SUMMARY, pivot = TABLE.details, TABLE.summary, TABLE.pivot
 
 
 def tabulate(records):
-    """For each n the measurements of the first n seeds, and their means."""
+    """Return, for each n, the measurements of the first n seeds and their means."""
     found = TABLE.measurements(records)
     seeds = sorted(found["seed"].unique())
     first = [found[found["seed"].isin(seeds[:n])].assign(**{TABLE.axis: n}) for n in range(1, len(seeds) + 1)]
@@ -25,7 +25,7 @@ def tabulate(records):
 
 
 def plot(table):
-    """The gap and its 95 % interval over the number of seeds."""
+    """Draw the gap and its 95 % interval over the number of seeds."""
     figure, (axis,) = f.panels(1, width=5.4)
     means = select(means_of(table), {"metric": "gap_to_endpoint"})
     f.line_with_band(axis, means, TABLE.axis, f.BLUE, "mean and 95 % t-interval")

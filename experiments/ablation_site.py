@@ -1,4 +1,4 @@
-"""Table d3: coordinates recovered by route, over the site."""
+"""Make table d3: coordinates recovered by route, over the site."""
 
 from gaugeport.pipeline.report.ablation import Ablation
 

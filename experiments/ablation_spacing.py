@@ -1,4 +1,4 @@
-"""Table d1: coordinates recovered by route, over the checkpoint spacing."""
+"""Make table d1: coordinates recovered by route, over the checkpoint spacing."""
 
 from gaugeport.pipeline.report.ablation import Ablation
 

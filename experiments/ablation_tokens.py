@@ -1,4 +1,4 @@
-"""Table d2: coordinates recovered by route, over the calibration tokens."""
+"""Make table d2: coordinates recovered by route, over the calibration tokens."""
 
 from gaugeport.pipeline.report.ablation import Ablation
 

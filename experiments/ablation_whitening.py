@@ -1,4 +1,4 @@
-"""Table d7: coordinates recovered by route, over the whitening before matching."""
+"""Make table d7: coordinates recovered by route, over the whitening before matching."""
 
 from gaugeport.pipeline.report.ablation import Ablation
 

@@ -1,4 +1,4 @@
-"""Table d9: coordinates recovered by route, over the width of the model."""
+"""Make table d9: coordinates recovered by route, over the width of the model."""
 
 from gaugeport.pipeline.report.ablation import Ablation
 

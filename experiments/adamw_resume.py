@@ -1,4 +1,5 @@
-"""Table a8: AdamW resumed from moved, functionally identical checkpoints; which treatment of its state stays on the run."""
+"""Make table a8: AdamW resumed from moved, functionally identical checkpoints, by what is done to its
+state."""
 
 import pandas as pd
 
@@ -44,13 +45,14 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, and the judged contrasts."""
+    """Return every measurement, the means over seeds, and the judged claims."""
     rows = tidy("a8", records, SETTINGS).assign(route=None)
     return judged("a8", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
-    """One row per model, setting and arm: divergence at the first step, the horizon and the last, and gaps of the loss."""
+    """Return a row per model, setting and state: divergence at the first step, the horizon and the last
+    step."""
     seeds = table[table["seed"].notna() & (table["arm"] != "reference")]
     lines = []
     for model, setting in _cases(seeds):
@@ -74,7 +76,8 @@ def pivot(table):
 
 
 def plot(table):
-    """Divergence against steps, logarithmic; a panel per model and setting. What is exactly 0 is named, not drawn."""
+    """Draw divergence against steps, a panel per model and setting. What is exactly 0 stands in the
+    legend."""
     rows = select(table[table["seed"].notna()], {"metric": "divergence"})
     settings = _cases(rows)
     figure, axes = f.panels(len(settings), width=4.6, columns=3)
@@ -100,7 +103,7 @@ def plot(table):
 
 
 def _cases(rows):
-    """Models and settings that were run, the table's own first."""
+    """Return the models and settings that were run, the default of tinyllama first."""
     found = set(rows[["model", "setting"]].itertuples(index=False, name=None))
     return sorted(found, key=lambda c: (c[0] != "tinyllama", c[1] != "default", c))
 

@@ -1,4 +1,4 @@
-"""Table b2: the four bars between Dyck-3 models and seed 0 of their cohort, by what the alignment may move."""
+"""Make table b2: the four bars between Dyck-3 models and seed 0 of their cohort, by what is aligned."""
 
 import pandas as pd
 
@@ -31,16 +31,16 @@ ALIGNMENTS = {
     "cayley": "O(d), Cayley",
 }
 PAPER = {"orthogonal": 0.547, "cayley": 0.280}
-"""Largest mean squared difference of cohort A, means over its four pairs (appendix C)."""
+"""The paper's largest mean squared difference of cohort A, mean of four pairs (appendix C)."""
 PAPER_CORRELATION = 0.598
-"""Bar C of cohort A, the mean over its four pairs (section 7)."""
+"""The paper's Bar C of cohort A, mean of four pairs (section 7)."""
 PAPERS = {
     "A": {"B": "3 of 4 pass", "P, O(d)": "0.49–0.58", "P, O(d), Cayley": "0.264–0.298", "C": "0.52–0.69"},
     "B": {"B": "3 of 4 pass", "P, O(d)": "6.8–8.6", "worst tensor": "embedding, unembeddings"},
 }
 """What the paper says of each cohort (sections 7, 8.4, appendix B); 32 configurations, uniqueness lost."""
 UNUSED = 0.01
-"""Nats of the mean loss: a head of seed 0 whose ablation costs less is unused."""
+"""A head of seed 0 whose ablation costs less than this is unused (nats of the mean loss)."""
 
 SUMMARY = Narrow(
     columns={
@@ -58,7 +58,7 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over pairs with the paper's, the share of the distance that each group explains, claims."""
+    """Return every measurement, the means over pairs with the paper's figures, and the judged claims."""
     rows = tidy("b2", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     tensors = rows["metric"] == "bar_p_tensor"
     means = pd.concat(
@@ -72,7 +72,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per pair with each bar's status, then the means of each cohort, and what the paper says of it."""
+    """Return a row per pair with each bar's status, then each cohort's means and the paper's figures."""
     lines = []
     for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"]):
         lines.append(
@@ -90,7 +90,8 @@ def pivot(table):
 
 
 def plot(table):
-    """Bar P by alignment, folded and raw; Bar P by tensor after the best alignment; predicted effects."""
+    """Draw Bar P by alignment, folded and raw; Bar P by tensor after the best alignment; predicted
+    effects."""
     seeds = table[table["seed"].notna()]
     figure, axes = f.panels(3, width=4.6, height=3.8, sharey=False)
     marks = {"A": ("o", f.BLUE), "B": ("^", f.ORANGE)}
@@ -135,14 +136,15 @@ def plot(table):
 
 
 def explained(part, form):
-    """Share of the objective that heads and neurons alone leave and a group takes away, by alignment."""
+    """Return, by alignment, the share of what heads and neurons leave that a group takes away."""
     metric = {"folded": "bar_p_objective", "raw": "bar_p_raw_objective"}[form]
     left = select(part, {"metric": metric}).groupby("alignment")["value"].mean()
     return {a: 1 - left[a] / left["identity"] for a in ("signed_permutation", "orthogonal") if a in left}
 
 
 def of_heads(part):
-    """Mean squared difference of the heads that seed 0 uses and of those it does not; None where there are none."""
+    """Return the mean squared difference of the heads that seed 0 uses, and of the others; None without
+    any."""
     cost = select(part, {"metric": "effect_predicted"}).groupby("component")["value"].mean()
     squares = select(part, {"metric": "bar_p_head"}).groupby("component")["value"].mean()
     used = cost.reindex(squares.index) >= UNUSED

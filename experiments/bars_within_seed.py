@@ -1,4 +1,4 @@
-"""Table b1: the four bars of every Dyck-3 model against its own folded specification, beside its decoy's."""
+"""Make table b1: the four bars of every Dyck-3 model against its own specification, and its decoy's."""
 
 import pandas as pd
 
@@ -56,7 +56,8 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds with the paper's, and the judged contrast with the decoy."""
+    """Return every measurement, its mean over seeds with the paper's, and the judged contrast with the
+    decoy."""
     rows = tidy("b1", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     means = aggregate(rows, BY)
     main = (means["metric"] == "bar_b") & (means["cohort"] == "A") & (means["variant"] == "real")
@@ -65,7 +66,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per model: the bars with their status, Bar B by head and split, the decoy's, accuracies; then the means."""
+    """Return a row per model: bars with status, Bar B by head and split, the decoy's; then the means."""
     lines = []
     seeds = table[table["seed"].notna()]
     for (setting, cohort, seed), part in seeds.groupby(["setting", "cohort", "seed"], sort=False):
@@ -82,7 +83,8 @@ def pivot(table):
 
 
 def plot(table):
-    """Bar B by output head and by split, real and decoy, a dot a seed; the threshold and the paper's values as lines."""
+    """Draw Bar B by output head and split, real and decoy, a dot per seed; thresholds and the paper's as
+    lines."""
     seeds = table[table["seed"].notna() & (table["setting"] == "default")]
     figure, axes = f.panels(3, width=3.6, height=3.4)
     for axis, (metric, by) in zip(

@@ -1,4 +1,4 @@
-"""Table b12: whether the seeds that other tables compare are independent models: files, weights, singular values."""
+"""Make table b12: are the seeds that other tables compare independent models?"""
 
 import pandas as pd
 
@@ -49,7 +49,7 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, and its mean over pairs: of a tensor, where it is one."""
+    """Return every measurement and its mean over pairs."""
     rows = tidy("b12", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     tensors = rows["tensor"].notna() & (rows["metric"] != "spectrum_distance")
     means = pd.concat(
@@ -59,7 +59,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per pair with its verdict, then the means of each cohort."""
+    """Return a row per pair with its verdict, then the means of each cohort."""
     seeds, lines = table[table["seed"].notna()], []
     for (model, cohort), whole in seeds.groupby(["model", "cohort"], sort=False):
         for seed, part in whole.groupby("seed"):
@@ -77,7 +77,7 @@ def pivot(table):
 
 
 def verdict(cohort, seed):
-    """What a seed of a cohort's rows is to seed 0; and which other seeds have its very file."""
+    """Say what a seed is to seed 0, and which other seeds have the same file."""
     digests = cohort.dropna(subset=["digest"]).drop_duplicates("seed").set_index("seed")["digest"]
     twins = [f"{s:.0f}" for s in digests.index[digests == digests[seed]] if s != seed]
     if twins:
@@ -86,7 +86,7 @@ def verdict(cohort, seed):
 
 
 def caught_from(part):
-    """Least share of the run from which on every own checkpoint is found not to be independent; None where none is."""
+    """Return the share of a run from which on its checkpoints are found not to be independent, or None."""
     own = select(part, {"compared": "own checkpoint", "metric": "independent"}).sort_values(
         "step", ascending=False
     )
@@ -95,7 +95,8 @@ def caught_from(part):
 
 
 def plot(table):
-    """Cosine with the own run's checkpoints and with seed 0; relative distances; distances of singular values."""
+    """Draw cosines with the own run's checkpoints and with seed 0, distances, and those of singular
+    values."""
     seeds = table[table["seed"].notna()]
     figure, axes = f.panels(3, width=4.6, height=3.8, sharey=False)
     cohorts = list(dict.fromkeys(seeds["cohort"]))

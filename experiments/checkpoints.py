@@ -1,4 +1,4 @@
-"""Table b9: an SAE of an early checkpoint on the later ones of its run, raw and through the best map of every group."""
+"""Make table b9: an SAE of an early checkpoint on the later ones of its run, by map."""
 
 import pandas as pd
 
@@ -31,8 +31,11 @@ PAPER = {
     },
     ("dyck3", "B"): {"‖R−I‖/√(2d)": "0.92 at the input, 0.26 late"},
 }
-"""Section 8.7: one run each, layer 3 of pythia-70m; the toy's 10.4 and 2.9–3.0 over √128, which we take to be of a run whose
-boundary trains, as all of cohort B's do (of cohort A seed 0's alone: the others' input streams never change)."""
+"""The paper's figures (section 8.7): one run each, layer 3 of pythia-70m; the toy's 10.4 and 2.9–3.0 over
+√128.
+
+We take the toy's to be of a run whose boundary trains, as all of cohort B's do. Of cohort A only seed 0's
+does: the input streams of the others never change."""
 
 SUMMARY = Narrow(
     columns={
@@ -59,13 +62,13 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over training seeds, and the judged contrasts."""
+    """Return every measurement, its mean over training seeds, and the judged contrasts."""
     rows = tidy("b9", records, extra=EXTRA).assign(matcher=None)
     return judged("b9", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
-    """One row per model, cohort and site at the last checkpoint; then what the paper says."""
+    """Return a row per model, cohort and site at the last checkpoint; then what the paper says."""
     lines, parts = [], list(by_site(means_of(table), []))
     last_of = {(model, cohort): setting for (model, setting, cohort), _ in parts}
     for (model, setting, cohort), whole in parts:
@@ -95,7 +98,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Over the steps of the run: explained variance mid-stack by group, and the rotation's distance by site."""
+    """Draw, over the steps of the run, explained variance by group and the rotation's distance by site."""
     parts = list(by_site(means_of(table), []))
     figure, axes = f.panels(2 * len(parts), width=4.4, columns=2, sharey=False)
     for (here, there), ((model, _, cohort), part) in zip(

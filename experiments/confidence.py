@@ -1,4 +1,4 @@
-"""Table c3: do margins sort right from wrong placements? Accuracy among the kept coordinates against the share kept."""
+"""Make table c3: do margins sort right from wrong placements?"""
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
@@ -52,13 +52,14 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, and the judged contrasts."""
+    """Return every measurement, the means over seeds, and the judged claims."""
     rows = tidy("c3", records, SETTINGS, ["kept"])
     return judged("c3", rows, aggregate(rows, [*SETTINGS, "kept"]))
 
 
 def pivot(table):
-    """One row per model, setting, arm and evidence (every site at the default, the middle one elsewhere)."""
+    """Return a row per model, setting, condition and evidence: every site at the default, else the middle
+    one."""
     means = _means(table)
     means = means[(means["setting"] == "default") | _at_middle(means)]
     means.loc[(means["metric"] == "kept_accuracy") & (means["kept"] == 1.0), "metric"] = "all"
@@ -78,7 +79,8 @@ def pivot(table):
 
 
 def plot(table):
-    """Accuracy against the share kept: by evidence at the endpoint, by route at one site, by learning rate."""
+    """Draw accuracy against the share kept: by evidence at the endpoint, by route at one site, by learning
+    rate."""
     means = _means(table)
     means = means[(means["metric"] == "kept_accuracy") & (means["model"] == "tinyllama")]
     means = means[means["site"].isna() | _at_middle(means)]

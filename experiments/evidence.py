@@ -1,4 +1,4 @@
-"""Table c2: how far endpoint recovery goes by evidence. Is the trajectory needed at all?"""
+"""Make table c2: how far endpoint recovery goes with each kind of evidence."""
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
@@ -29,13 +29,13 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, and the judged contrasts."""
+    """Return every measurement, the means over seeds, and the judged claims."""
     rows = tidy("c2", records, SETTINGS)
     return judged("c2", rows, aggregate(rows, list(SETTINGS)))
 
 
 def pivot(table):
-    """One row per model and setting, a column per evidence."""
+    """Return a row per model and setting, a column per evidence."""
     last = _last(table)
     last = last.assign(text=with_intervals(last))
     wide = last.pivot(index=["model", "setting", "n"], columns="label", values="text")
@@ -44,7 +44,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Bars by evidence, a panel per model and setting."""
+    """Draw bars by evidence, a panel per model and setting."""
     last = _last(table)
     groups = list(last.groupby(["model", "setting"], sort=False))
     figure, axes = f.panels(len(groups), width=max(2.4, 11 / len(groups)))

@@ -1,13 +1,14 @@
 """Render FINDINGS.md from findings.md.j2: python experiments/findings.py.
 
-Every figure of ours comes from a kept table (``reference/mini``), so that the text cannot disagree with it. In the
-template a table's id is a function that selects rows by their columns:
+Every figure of ours comes from a kept table (``reference/mini``), so that the text cannot disagree with it.
+In the template a table's id is a function that selects rows by their columns:
 
 - ``{{ a5(steered, metric="retention") }}`` is the value of the one row that matches, to two digits;
-- ``.ci`` adds the 95 % interval, ``.range`` is the least to the most of several rows, ``.exponent`` is ``2.9e-3``,
-  ``.value``, ``.low``, ``.high`` and ``.n`` are numbers; the filters ``short`` and ``three`` print a number to two and three digits;
-- ``claim("a5.bd_over_sd")`` is the judged claim; ``paper("...")`` and ``unkept("...")`` mark what no table has: a
-  figure of the papers, and one of a run whose records are not kept.
+- ``.ci`` adds the 95 % interval, ``.range`` is the least to the most of several rows, ``.exponent`` is
+  ``2.9e-3``, ``.value``, ``.low``, ``.high`` and ``.n`` are numbers; the filters ``short`` and ``three``
+  print a number to two and three digits;
+- ``claim("a5.bd_over_sd")`` is the judged claim; ``paper("...")`` and ``unkept("...")`` mark what no table
+  has: a figure of the papers, and one of a run whose records are not kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Table b7: whether the latents of seed 0's SAE fire on the same tokens of other seeds, by group."""
+"""Make table b7: do the latents of seed 0's SAE fire on the same tokens of other seeds?"""
 
 import pandas as pd
 
@@ -49,13 +49,13 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over pairs, and the judged contrasts."""
+    """Return every measurement, the means over pairs, and the judged claims."""
     rows = tidy("b7", records, extra=EXTRA).assign(matcher=None, route=None)
     return judged("b7", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
-    """One row per model, cohort and site; then what the paper says."""
+    """Return a row per model, cohort and site; then what the paper says."""
     lines = []
     for (model, setting, cohort), whole in by_site(means_of(table), []):
         for site, part in whole.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
@@ -79,7 +79,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Mean correlation by site, a panel per model and cohort."""
+    """Draw mean correlation by site, a panel per model and cohort."""
     parts = [(pair_label(m, c), part) for (m, _, c), part in by_site(means_of(table), [])]
     figure, axes = f.panels(len(parts), width=4.4)
     for axis, (title, part) in zip(axes, parts, strict=True):

@@ -1,4 +1,4 @@
-"""Table a9: what is left of top-k lists under random gauges, raw and after naming the gauge."""
+"""Make table a9: overlap of top-k lists under random gauges, raw and after naming the gauge."""
 
 import pandas as pd
 
@@ -42,16 +42,16 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, and the judged contrasts."""
+    """Return every measurement, the means over seeds, and the judged claims."""
     rows = tidy("a9", records, extra=EXTRA)
     return judged("a9", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
-    """One row per model, target, planted gauge and list; a column per condition, what chance gives beside the raw one.
+    """Return a row per model, target, planted gauge and list, with a column per condition and one for chance.
 
-    The last row of a target is the conditions' gauge accuracy. A list under the gauge that does not move it is the control,
-    invariant where the target is A itself.
+    The last row of a target is the conditions' gauge accuracy. A list under a gauge that does not move it is
+    the control, invariant where the target is A itself.
     """
     lines = []
     for (model, target), part in with_conditions(means_of(table)).groupby(["model", "target"], sort=False):
@@ -92,7 +92,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Jaccard overlap by list, a panel per target: bars by condition, chance dotted. Neurons under their own gauge."""
+    """Draw Jaccard overlap by list, a panel per target: bars by condition, chance dotted."""
     figure, targets = panels(table, "jaccard")
     for axis, means in targets:
         here = means[[_moved(*key) for key in zip(means["planted"], means["list"], strict=True)]]

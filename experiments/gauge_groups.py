@@ -1,4 +1,4 @@
-"""Table a1: which group is the residual gauge of which architecture, measured inside and outside."""
+"""Make table a1: which group leaves which architecture's function alone."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ GROUPS = {
     "orthogonal": "O(d)",
 }
 BROKEN = 0.1
-"""A relative logit change above this is a different function (DESIGN §1, the ladder's negative controls)."""
+"""A logit change above this share of the logits' standard deviation is a different function."""
 
 SUMMARY = Narrow(
     columns={"model": "model", "chart": "chart", **{name: name for name in GROUPS.values()}},
@@ -31,21 +31,22 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, and the judged contrasts inside against outside."""
+    """Return every measurement, its mean over seeds, and the judged contrasts inside against outside."""
     rows = tidy("a1", records)
     rows = rows.assign(matcher=None, route=None)
     return judged("a1", rows, aggregate(rows, ["chart", "theory"]))
 
 
 def measured(rows):
-    """exact where no seed exceeds its yardstick, broken where every seed exceeds 0.1, unclear between."""
+    """Return exact where no seed exceeds its yardstick, broken where every seed exceeds 0.1, else unclear."""
     if (rows["value"] <= rows["yardstick"]).all():
         return "exact"
     return "broken" if (rows["value"] > BROKEN).all() else "unclear"
 
 
 def pivot(table):
-    """One row per model and chart, a column per group: theory, what was measured, and the largest change."""
+    """Return a row per model and chart, a column per group: theory, what was measured, and the largest
+    change."""
     seeds = table[table["seed"].notna()]
     lines = []
     for (model, chart), part in seeds.groupby(["model", "chart"], sort=False):
@@ -60,7 +61,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Heat map of the logarithm of the change: what is exact is dark, what is broken is light."""
+    """Draw a heat map of the logarithm of the change: dark where exact, light where broken."""
     seeds = table[table["seed"].notna()]
     names = list(dict.fromkeys(zip(seeds["model"], seeds["chart"], strict=True)))
     worst = seeds.groupby(["model", "chart", "group"])["value"].max()

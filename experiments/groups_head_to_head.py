@@ -1,4 +1,4 @@
-"""Table c1: S_d, B_d, O(d) and an affine map on the same tasks: where does the larger group help, where does it hurt?"""
+"""Make table c1: S_d, B_d, O(d) and an affine map on the same tasks."""
 
 import pandas as pd
 
@@ -49,13 +49,13 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, and the judged contrasts."""
+    """Return every measurement, the means over seeds, and the judged claims."""
     rows = tidy("c1", records, extra=EXTRA)
     return judged("c1", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
-    """One row per target and group: held-out fit by number of tokens, then the tasks."""
+    """Return a row per target and group: held-out fit by number of tokens, then the tasks."""
     lines = []
     means = means_of(table)
     for (model, setting, target), part in means.groupby(["model", "setting", "target"], sort=False):
@@ -80,7 +80,8 @@ def pivot(table):
 
 
 def plot(table):
-    """Held-out fit over the number of tokens, a panel per target; dashed with the scale of least squares."""
+    """Draw held-out fit over the number of tokens, a panel per target; dashed with the scale of least
+    squares."""
     means = means_of(table)
     targets = list(dict.fromkeys(means["target"]))
     figure, axes = f.panels(len(targets), width=4.6)

@@ -1,4 +1,4 @@
-"""Table b6: the rotation between independently trained models against Haar-random ones, and what of it the data decide."""
+"""Make table b6: the rotation between independently trained models, compared with Haar-random ones."""
 
 import math
 import re
@@ -60,7 +60,8 @@ KINDS = dict(zip(ALTERNATIVES.values(), ("Haar", "B_d", "S_d", "near I", "low ra
 
 
 def tabulate(records):
-    """Every measurement, means over pairs, p-values of the pairs together, and the judged distance."""
+    """Return every measurement, the means over pairs, p-values of all pairs together, and the judged
+    claims."""
     rows = tidy("b6", records, extra=EXTRA).assign(matcher=None, route=None)
     rows["model"] = rows["model"].mask(rows["cohort"].isna())
     distinct = _distinct(rows)
@@ -73,7 +74,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """A row per cohort and site, the paper's of each cohort, then the power of every test."""
+    """Return a row per cohort and site, the paper's figures, then the power of every test."""
     lines, means = [], means_of(table)
     for (model, setting, cohort), part in means[means["cohort"].notna()].groupby(
         ["model", "setting", "cohort"], sort=False
@@ -111,7 +112,7 @@ def summary(wide):
 
 
 def plot(table):
-    """Eigen-angles with Haar's density, distance from the identity by site on the whole and on the support, power."""
+    """Draw eigen-angles with Haar's density, distances from the identity by site, and power."""
     rows = table[table["seed"].notna() & table["verdict"].isna()]
     means = means_of(table)
     cohorts = [c for c in COLOURS if c in set(rows["cohort"].dropna())]
@@ -130,7 +131,7 @@ def plot(table):
 
 
 def _distinct(rows):
-    """The rows without pairs whose rotation is another pair's: cohort A's streams at the input are one and the same."""
+    """Drop pairs whose rotation is another pair's: cohort A's input streams are all the same."""
     at = ["model", "setting", "cohort", "site"]
     fitted = rows[(rows["metric"] == "distance_from_identity") & (rows["group"] == "orthogonal")]
     again = fitted[fitted.assign(value=fitted["value"].round(9)).duplicated([*at, "value"])]
@@ -139,7 +140,7 @@ def _distinct(rows):
 
 
 def _calibrated(rows):
-    """One p-value per cohort, site and statistic: the mean over pairs against means over as many Haar matrices."""
+    """Yield a p-value per cohort, site and statistic: the mean over pairs against means of Haar matrices."""
     draws = select(rows, {"metric": "null_draw"})
     mine = rows[rows["metric"].isin(TAILS) & (rows["group"] == "orthogonal")]
     for keys, part in mine.groupby(
@@ -156,7 +157,8 @@ def _calibrated(rows):
 
 
 def _naive(rows):
-    """The paper's test: the eigen-angles of all pairs and sites of a cohort against those of Haar matrices."""
+    """Yield the paper's test: eigen-angles of all pairs and sites of a cohort against those of Haar
+    matrices."""
     reference = select(rows, {"metric": "null_angle"})
     for keys, part in select(rows, {"metric": "eigen_angle"}).groupby(
         ["model", "setting", "cohort", "width", "haar"], sort=False
@@ -171,7 +173,7 @@ def _naive(rows):
 
 
 def _line(part):
-    """The cells of one cohort and site; ``part`` are its means."""
+    """Return the cells of one cohort and site; ``part`` are its means."""
     fitted = select(part, {"group": "orthogonal"})
     width, haar = part["width"].iloc[0], part["haar"].iloc[0]
     ranks = " / ".join(cell(select(fitted, {"metric": m}), 0) for m in ("rank_anchor", "rank_other"))
@@ -214,7 +216,7 @@ def _range(part, statistic):
 
 
 def _flag(part, prefix):
-    """What is said of a distance on the support that is far below Haar's in all, or in some, of the pairs."""
+    """Say in how many pairs the distance on the support is far below Haar's."""
     share = select(part, {"metric": f"{prefix}far_below_haar_on_support"})["value"].mean()
     return "" if not share > 0 else ", far below" if share == 1 else f", far below in {share:.0%}"
 
@@ -233,7 +235,7 @@ def _free(width, haar):
 
 
 def _sites(part):
-    """The sites of some rows, in order of depth."""
+    """Return the sites of some rows, in order of depth."""
     return list(part["site"].dropna().drop_duplicates().sort_values(key=by_depth))
 
 

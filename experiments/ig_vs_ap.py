@@ -1,4 +1,4 @@
-"""Table b3: what integrated gradients and attribution patching predict of mean ablation, beside what it does."""
+"""Make table b3: integrated gradients and attribution patching as predictors of mean ablation."""
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ EXTRA = ["cohort", "component", "predictor", "points", "ablated"]
 NAMES = {"integrated_gradients": "integrated gradients", "attribution_patching": "attribution patching"}
 COLOURS = {"integrated_gradients": f.BLUE, "attribution_patching": f.RED}
 PAPER = {"integrated_gradients": 0.9997, "attribution_patching": None}
-"""Means over the paper's five seeds (appendix C); those of attribution patching are lost, three of five negative."""
+"""The paper's means of five seeds (appendix C). Those of patching are lost; three of five are negative."""
 APPENDIX_D = pd.DataFrame(
     {
         "measured": [6.04, 6.02, 5.10, 5.37, 5.56, 5.52],
@@ -33,17 +33,17 @@ APPENDIX_D = pd.DataFrame(
     },
     index=[f"layer{n}" for n in range(6)],
 )
-"""The paper's effects of pythia-70m-seed1's blocks, nats; its baseline loss and its two correlations are lost."""
+"""The paper's effects of pythia-70m-seed1's blocks, nats. Its correlations are lost."""
 POINTS = (4, 32, 128, 512)
 
 
 def paper_pearson(predictor):
-    """The correlation that appendix D lost, of its own six rows."""
+    """Return the correlation of appendix D's six rows, which the paper lost."""
     return float(np.corrcoef(APPENDIX_D[predictor], APPENDIX_D["measured"])[0, 1])
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds with the paper's, and the judged contrasts of the predictors."""
+    """Return every measurement, the means over seeds with the paper's figures, and the judged claims."""
     rows = tidy("b3", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     means = aggregate(rows, EXTRA)
     correlations = means["metric"] == "predictor_pearson"
@@ -54,7 +54,8 @@ def tabulate(records):
 
 
 def pivot(table):
-    """Correlations and completeness errors by cohort, each seed and their mean; effects by block; the paper's."""
+    """Return correlations and completeness errors by seed and cohort, then effects by block and the
+    paper's."""
     lines = []
     for name, part in _ablations(table[table["seed"].notna()]):
         losses = select(table, {"metric": "cross_entropy", "cohort": name["cohort"]})
@@ -76,7 +77,7 @@ def pivot(table):
 
 
 def summary(wide):
-    """Return the means over the seeds of each cohort, the paper's beside them; without such means every seed."""
+    """Return each cohort's means with the paper's figures beside them; without such means every seed."""
     several = wide["seed"].str.startswith("mean of") & ~wide["seed"].isin(["mean of 1"])
     several &= wide["r, integrated gradients"] != "–"
     rows = wide[several] if several.any() else wide[wide["r, integrated gradients"] != "–"]
@@ -96,7 +97,7 @@ def summary(wide):
 
 
 def plot(table):
-    """Predicted against measured effects: the toy's components, the language model's blocks; completeness by points."""
+    """Draw predicted against measured effects of components and blocks, and completeness by points."""
     seeds = table[table["seed"].notna()]
     figure, axes = f.panels(5, width=4.0, height=3.6, columns=3, sharey=False)
     toy = seeds[seeds["ablated"].isna()]
@@ -126,7 +127,7 @@ def plot(table):
 
 
 def _ablations(frame):
-    """Model, cohort and what is ablated there, with its rows."""
+    """Yield model, cohort and what is ablated, with its rows."""
     rows = frame[frame["metric"] != "cross_entropy"]
     for (model, cohort, ablated), part in rows.groupby(
         ["model", "cohort", "ablated"], dropna=False, sort=False
@@ -162,7 +163,7 @@ def _paper(correlations):
 
 
 def _blocks(part):
-    """Every block's effect, measured and predicted."""
+    """Return every block's effect, measured and predicted."""
     effects = select(part, {"metric": "effect"})
     for block, rows in effects.groupby("component", sort=False):
         line = {"seed": f"mean of {int(rows['n'].max())}", "component": block}
@@ -175,7 +176,7 @@ def _blocks(part):
 
 
 def _scatter(axis, rows, predictor):
-    """Predicted against measured effects of every model there is, with the diagonal."""
+    """Draw predicted against measured effects of every model, with the diagonal."""
     effects = select(rows, {"metric": "effect"}).set_index(["cohort", "seed", "component"])
     real = effects.loc[effects["predictor"].isna(), "value"]
     part = effects.loc[effects["predictor"] == predictor, "value"]

@@ -1,4 +1,4 @@
-"""Table a10: lists moved from A to B by a recovered gauge, against the lists computed on B."""
+"""Make table a10: lists moved from A to B by a recovered gauge, against the lists computed on B."""
 
 import pandas as pd
 
@@ -39,13 +39,13 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, and the judged contrasts."""
+    """Return every measurement, the means over seeds, and the judged claims."""
     rows = tidy("a10", records, extra=EXTRA)
     return judged("a10", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
-    """One row per model, target and condition: gauge accuracy, then precision by list; a condition that refuses says so."""
+    """Return a row per model, target and condition: gauge accuracy, then precision by list, or "refused"."""
     lines = []
     keys = ["model", "target", "condition"]
     for key, part in with_conditions(means_of(table)).groupby(keys, sort=False):
@@ -68,7 +68,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Precision by list, a panel per target: bars by condition (O(d), which refuses, left out), chance dotted."""
+    """Draw precision by list, a panel per target: bars by condition (O(d) refuses), chance dotted."""
     figure, targets = panels(table, "precision")
     for axis, here in targets:
         chance = select(here, {"matcher": "none"}).dropna(subset=["theory"]).set_index("list")["theory"]

@@ -1,4 +1,4 @@
-"""Table b10: one residual rotation for weights and activations: what each λ gives, by Cayley + Adam and exactly."""
+"""Make table b10: one rotation for weights and activations, by Cayley with Adam and exactly."""
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,15 @@ CAPTION = (
 )
 EXTRA = ["cohort", "lam", "method", "start"]
 PAPER = 0.280
-"""Largest mean squared difference after Cayley (appendix C, mean of four pairs), which minimises the largest; λ = 0 here
-minimises the sum over tensors. The paper's own figures by λ are lost: at every λ > 0 it finds worse on both counts."""
+"""The paper's largest mean squared difference after Cayley (appendix C, mean of four pairs).
+
+The paper minimises the largest; λ = 0 here minimises the sum over tensors. Its figures by λ are lost: at
+every λ > 0 it finds worse on both counts."""
 STARTS = {"weights": f.BLUE, "activations": f.ORANGE, "identity": f.GREEN}
 
 
 def tabulate(records):
-    """Every measurement, its mean over pairs with the paper's, and the judged claim that no λ clears the bar."""
+    """Return every measurement, the means over pairs with the paper's figures, and the judged claim."""
     rows = tidy("b10", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     means = aggregate(rows, EXTRA)
     at_zero = (means["metric"] == "weight_max_mse") & (means["lam"] == "0") & (means["method"] == "cayley")
@@ -31,7 +33,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per cohort, λ and way of optimising."""
+    """Return a row per cohort, λ and way of optimising."""
     means, lines = means_of(table), []
     order = {"exact": 0, "cayley": 1, "geodesic": 2}
     for (cohort, lam, method, start), part in means[means["lam"].notna()].groupby(
@@ -81,7 +83,8 @@ def summary(wide):
 
 
 def plot(table):
-    """What is left of the weights against what is left of the activations: the exact front, and where Cayley + Adam ends."""
+    """Draw what is left of weights against what is left of activations: the exact front, and Cayley's
+    ends."""
     means = means_of(table)
     cohorts = sorted(means["cohort"].unique())
     figure, axes = f.panels(len(cohorts) + 1, width=4.6, height=3.8, sharey=False)
@@ -135,7 +138,7 @@ def plot(table):
 
 
 def _points(rows):
-    """The metrics of one way of optimising, a row per λ in its order."""
+    """Return the metrics of one way of optimising, a row per λ."""
     wide = rows.pivot_table(index="lam", columns="metric", values="value", sort=False)
     wide.index = wide.index.map(float)
     return wide.sort_index()

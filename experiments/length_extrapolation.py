@@ -1,4 +1,4 @@
-"""Table b11: accuracy on strings of 50 to 60 brackets, by the longest string that the model was trained on."""
+"""Make table b11: accuracy on strings of 50 to 60 brackets, by the longest trained string."""
 
 import pandas as pd
 
@@ -12,14 +12,14 @@ TITLE = "b11 Length extrapolation: accuracy on strings longer than any trained o
 CAPTION = "Accuracy per position on held-out strings, of cohort B."
 EXTRA = ["cohort", "lengths", "longest"]
 PAPER = {(48, "longer"): 0.95, (62, "longer"): 0.9999, (62, "trained"): 0.9999}
-"""Depth accuracy (appendix A), by longest trained string and lengths tested."""
+"""The paper's depth accuracy (appendix A), by longest trained string and lengths tested."""
 LENGTHS = {"trained": "trained lengths", "longer": "50–60"}
 
 SUMMARY = Narrow(columns={c: c for c in ("trained on", "tested on", "depth", "paper's depth", "valid", "n")})
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds with the paper's, and the judged loss of accuracy."""
+    """Return every measurement, the means over seeds with the paper's figures, and the judged claim."""
     rows = tidy("b11", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     means = aggregate(rows, EXTRA)
     depth = means["metric"] == "depth_accuracy"
@@ -29,7 +29,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per longest trained string and lengths tested: accuracy of each head."""
+    """Return a row per longest trained string and lengths tested: accuracy of each head."""
     lines = []
     means = means_of(table)
     for longest in sorted(means["longest"].unique()):
@@ -52,7 +52,8 @@ def pivot(table):
 
 
 def plot(table):
-    """Depth and valid accuracy by lengths tested, a line a seed, a panel per longest trained string."""
+    """Draw depth and valid accuracy by lengths tested, a line per seed, a panel per longest trained
+    string."""
     seeds = table[table["seed"].notna()]
     longest = sorted(seeds["longest"].unique())
     figure, axes = f.panels(len(longest), width=3.4, height=3.4)

@@ -1,4 +1,4 @@
-"""Table b4: what five lenses say of every component of a Dyck-3 model, and where they disagree."""
+"""Make table b4: five lenses on every component of a Dyck-3 model, and where they disagree."""
 
 import pandas as pd
 
@@ -32,11 +32,11 @@ EXTRA = [
 ]
 BY = ["cohort", "lens", "component", "expansion"]
 PAPER_HEADS = 6.0
-"""Heads that the paper's ACDC keeps."""
+"""How many heads the paper's ACDC keeps."""
 LEAST = 1e-6
-"""Nats that the figure, on a logarithmic axis, draws smaller and negative effects at."""
+"""The figure's axis is logarithmic: smaller and negative effects (nats) are drawn here."""
 PAPER_PATTERNS = {"L0M": 67_313, "L1M": 145_834}
-"""Activation patterns on 220,738 samples (section 3.4)."""
+"""The paper's activation patterns on 220,738 samples (section 3.4)."""
 COUNTED = {
     ("path_patching", "heads_kept"): "path patching",
     ("acdc", "heads_kept"): "ACDC",
@@ -45,7 +45,7 @@ COUNTED = {
 
 
 def tabulate(records):
-    """Every measurement, the means over seeds of those without text, and the judged number of heads kept."""
+    """Return every measurement, the means over seeds of those without text, and the judged claim."""
     rows = tidy("b4", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
     plain = rows[["feature", "destination", "tokens", "cell"]].isna().all(axis=1) & (rows["metric"] != "role")
     means = aggregate(rows[plain], BY)
@@ -55,7 +55,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """The cross-lens table of the primary seed, its dictionaries, then the counts of each cohort."""
+    """Return the components of the primary seed, its dictionaries, then the counts of each cohort."""
     seeds = table[table["seed"].notna()]
     primary = select(seeds, {"cohort": "A", "seed": seeds["seed"].min()})
     components = list(dict.fromkeys(select(primary, {"metric": "ablation_effect"})["component"]))
@@ -131,7 +131,7 @@ def summary(wide):
 
 
 def plot(table):
-    """OV norm against the cost of ablation, every head of every seed; features raised by the primary seed's components."""
+    """Draw OV norm against the cost of ablation of every head, and the features that components raise."""
     seeds = table[table["seed"].notna()]
     figure, axes = f.panels(2, width=5.6, height=4.4, sharey=False)
     for cohort, marker in (("A", "o"), ("B", "^")):
@@ -170,7 +170,7 @@ def plot(table):
 
 
 def _component(rows):
-    """One component's line: numbers and words of every lens."""
+    """Return one component's line: numbers and words of every lens."""
     cross = select(rows, {"lens": "crosslens"}).drop_duplicates("metric").set_index("metric")
 
     def number(metric, form):

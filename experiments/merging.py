@@ -1,4 +1,4 @@
-"""Table a7: merges of two models that are aligned first; the loss barrier between them under every condition."""
+"""Make table a7: the loss barrier between two models that are aligned first, under every condition."""
 
 import pandas as pd
 
@@ -56,13 +56,13 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, and the judged contrasts."""
+    """Return every measurement, the means over seeds, and the judged claims."""
     rows = tidy("a7", records, extra=EXTRA)
     return judged("a7", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
-    """One row per case and condition: gauge accuracy, barrier and its spread over plants, losses of merges, A and B."""
+    """Return a row per case and condition: gauge accuracy, barrier, losses of merges, of A and of B."""
     means = with_conditions(means_of(table))
     lines = []
     for key, part in means.groupby([*CASE, "condition"], sort=False, dropna=False):
@@ -94,7 +94,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Loss along the line from A' (α = 0) to B (α = 1), a panel per case."""
+    """Draw the loss along the line from A' (α = 0) to B (α = 1), a panel per case."""
     means = select(with_conditions(means_of(table)), {"metric": "loss"})
     model = main_model(means)
     means = select(means, {"model": model})

@@ -1,4 +1,4 @@
-"""Table c4: which optimizer states transport under which group, by theory and measured on resumed runs."""
+"""Make table c4: which optimizer states transport under which group, by theory and on resumed runs."""
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,10 @@ ARMS = {
     "rotation_trained": "O(d), gains folded and trained",
 }
 BROKEN = 0.01
-"""A run that is off by more than a hundredth of the distance travelled, and by more than its yardstick, has left."""
+"""A run that is off by more than this share of the distance travelled, and its yardstick, is broken."""
 
 YARDSTICK_FACTOR = 10
-"""The yardstick is ten times the displacement of a run with its MLP neurons reordered."""
+"""The yardstick is this many times the displacement of a run with its MLP neurons reordered."""
 VISIBLE = 1e-6
 
 SUMMARY = Narrow(
@@ -42,15 +42,19 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, and the judged contrasts."""
+    """Return every measurement, the means over seeds, and the judged claims."""
     rows = tidy("c4", records).assign(matcher=None, route=None)
     means = aggregate(rows, ["optimizer", "arm", "theory", "library"])
     return judged("c4", rows, means)
 
 
 def measured(rows):
-    """exact where no seed exceeds its yardstick; broken where every seed exceeds it and 0.01; unclear between, and where
-    reordering neurons alone takes a run as far as what would be broken: such a yardstick measures nothing."""
+    """Return exact where no seed exceeds its yardstick, broken where every seed exceeds it and 0.01, else
+    unclear.
+
+    It is unclear as well where reordering neurons alone takes a run as far as what would be broken: such a
+    yardstick measures nothing.
+    """
     if (rows["yardstick"] / YARDSTICK_FACTOR > BROKEN).any():
         return "unclear"
     if (rows["value"] <= rows["yardstick"]).all():
@@ -59,10 +63,11 @@ def measured(rows):
 
 
 def cell(rows):
-    """``exact 2e-15``, ``broken 1e+00``, or ``refused 1e+00``: measured by force what the library refuses to move.
+    """Return ``exact 2e-15``, ``broken 1e+00``, or ``refused 1e+00`` (forced, as the library refuses to move
+    it).
 
-    Where the measurement or the library says something else than theory, all three are named; where reordering neurons
-    alone already moves the run (bfloat16), that noise stands beside.
+    Where the measurement or the library disagrees with theory, all three are named. Where reordering neurons
+    alone already moves the run (bfloat16), the cell gives that noise as well.
     """
     theory, library, found = rows["theory"].iloc[0], rows["library"].iloc[0], measured(rows)
     agrees = found == ("exact" if theory == "exact" else "broken")
@@ -74,7 +79,7 @@ def cell(rows):
 
 
 def pivot(table):
-    """One row per model and optimizer, a column per arm."""
+    """Return a row per model and optimizer, with a column per group."""
     seeds = table[table["seed"].notna()]
     lines = []
     for (model, optimizer), part in seeds.groupby(["model", "optimizer"], sort=False):
@@ -87,7 +92,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Heat map of the logarithm of the displacement: what is exact is dark, what has left is light."""
+    """Draw a heat map of the logarithm of the displacement: dark where exact, light where broken."""
     seeds = table[table["seed"].notna()]
     names = list(dict.fromkeys(zip(seeds["model"], seeds["optimizer"], strict=True)))
     worst = seeds.groupby(["model", "optimizer", "arm"])["value"].max()

@@ -1,4 +1,4 @@
-"""Table a6: does a refusal direction of A bring refusals about in B, or undo them? Ablation apart: it has no sign."""
+"""Make table a6: does a refusal direction of A bring refusals about in B, or undo them?"""
 
 from gaugeport.pipeline.report import steering_tables
 from gaugeport.pipeline.report.conditions import SHORT_CAPTION, SHORT_NAMES
@@ -19,7 +19,7 @@ DETAILS = (
     "directions' effects; both have to reach 5. The second odd part and theory are of the share kept."
 )
 PAPER: dict[tuple[str, str], dict[str, float]] = {}
-"""The text says that the effect reverses sign under S_d, without a figure."""
+"""The paper says that the effect reverses sign under S_d, without a figure."""
 COLUMNS = {
     "reversal_probability": "P(reversed)",
     "odd_reversal_probability": "odd part",
@@ -58,17 +58,17 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds with theory, and the judged contrasts."""
+    """Return every measurement, its mean over seeds with theory, and the judged contrasts."""
     return steering_tables.tabulate("a6", records, PAPER, "odd_")
 
 
 def pivot(table):
-    """One row per model, target and condition."""
+    """Return a row per model, target and condition."""
     return steering_tables.pivot(table, COLUMNS)
 
 
 def plot(table):
-    """Reversal probability by condition and target, and the log-odds over the strength."""
+    """Draw reversal probability by condition and target, and the log-odds over the strength."""
     return steering_tables.plot(
         table, "reversal_probability", "P(effect reversed) over planted gauges", PAPER
     )

@@ -1,4 +1,4 @@
-"""Table a4: what an SAE of A explains of B after its transport, by group, matcher and route."""
+"""Make table a4: what an SAE of A explains of B after its transport."""
 
 import pandas as pd
 
@@ -28,7 +28,7 @@ DETAILS = (
 )
 EXTRA = ["target", "architecture", "theory"]
 UNIFORM = ("identity", "S_d, signs dropped")
-"""Arms whose error has uniformly random signs on an identical target: where the reference value applies."""
+"""Conditions whose error has uniformly random signs on an identical target, where theory applies."""
 PAPER = {"S_d raw": 1.08, "S_d, signs dropped": 1.08, "B_d": 0.004}  # the text does not say which S_d
 COLUMNS = {
     "nmse": "NMSE",
@@ -62,7 +62,7 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds with the paper's figure and the reference value, and the judged contrasts."""
+    """Return every measurement, the means with the paper's figures and theory, and the judged claims."""
     rows = tidy("a4", records, extra=EXTRA)
     means = with_conditions(aggregate(rows, EXTRA))
     silent = means[means["metric"] == "nmse_silent"].drop_duplicates(_SAME).set_index(_SAME)["value"]
@@ -78,7 +78,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per model, SAE, target and condition: reconstruction, loss recovered, sparsity, gauge accuracy, losses."""
+    """Return a row per model, SAE, target and condition: reconstruction, loss recovered, sparsity, losses."""
     lines = []
     by = ["model", "setting", "architecture", "target", "site", "condition"]
     for key, part in with_conditions(means_of(table)).groupby(by, sort=False, dropna=False):
@@ -101,7 +101,8 @@ def pivot(table):
 
 
 def plot(table):
-    """NMSE by condition, a panel per target; filled: TopK, hollow: standard; the reference value as a tick, the paper's lines."""
+    """Draw NMSE by condition, a panel per target (filled: TopK, hollow: standard; tick: theory; line:
+    paper)."""
     means = with_conditions(means_of(table))
     model = main_model(means)
     means = select(means, {"model": model, "setting": "default"})

@@ -1,4 +1,4 @@
-"""Table b5: what an SAE of seed 0 explains of other seeds' streams, raw and through the best map of every group."""
+"""Make table b5: what an SAE of seed 0 explains of other seeds' streams, by map."""
 
 import pandas as pd
 
@@ -44,11 +44,21 @@ DECODERS = {
     "to its initialisation": {"metric": "cosine_to_initial", "init": "same"},
 }
 PAPER = {
-    ("pythia", "seeds"): {"raw": "negative from layer 2 on", "O(d)": "0.85–0.99", "above .7, same init": "0.98; last site 0.62", "cosine, same init": "0.91–0.93"},
-    ("dyck3", "A"): {"raw": "negative", "O(d)": "within 0.025 of self", "above .7, same init": "0.98", "cosine, same init": "0.89"},
+    ("pythia", "seeds"): {
+        "raw": "negative from layer 2 on",
+        "O(d)": "0.85–0.99",
+        "above .7, same init": "0.98; last site 0.62",
+        "cosine, same init": "0.91–0.93",
+    },
+    ("dyck3", "A"): {
+        "raw": "negative",
+        "O(d)": "within 0.025 of self",
+        "above .7, same init": "0.98",
+        "cosine, same init": "0.89",
+    },
     ("dyck3", "B"): {"raw": "negative", "O(d)": "as cohort A"},
-}  # fmt: skip
-"""What the paper says (sections 7.1, 8.1–8.4); whether its SAEs shared an initialisation it does not say."""
+}
+"""The paper's figures (sections 7.1, 8.1–8.4). It does not say whether its SAEs shared an initialisation."""
 
 SUMMARY = Narrow(
     columns={
@@ -82,13 +92,13 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over pairs, and the judged contrasts."""
+    """Return every measurement, the means over pairs, and the judged claims."""
     rows = tidy("b5", records, extra=EXTRA).assign(matcher=None, route=None)
     return judged("b5", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
-    """One row per model, cohort, setting and site; then what the paper says."""
+    """Return a row per model, cohort, setting and site; then what the paper says."""
     lines = []
     means = means_of(table)
     for (model, setting, cohort), whole in by_site(means, []):
@@ -116,7 +126,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Explained variance by site, a panel per model, cohort and kind of SAE, and by the number of fitting tokens mid-stack."""
+    """Draw explained variance by site, a panel per model and kind of SAE, and by number of fitting tokens."""
     means = means_of(table)
     parts = sorted(by_site(means, []), key=lambda part: part[0][1] != "default")
     figure, axes = f.panels(len(parts) + 1, width=4.4, columns=3)

@@ -1,4 +1,4 @@
-"""Table a5: the share of a sentiment direction's effect that is kept when A's direction steers B."""
+"""Make table a5: the share of a sentiment direction's effect that is kept when A's direction steers B."""
 
 from gaugeport.pipeline.report import steering_tables
 from gaugeport.pipeline.report.conditions import SHORT_CAPTION, SHORT_NAMES
@@ -20,7 +20,7 @@ PAPER = {
     ("retention", "identical"): {"S_d, signs dropped": 0.172, "B_d": 0.958},
     ("retention", "finetuned"): {"S_d, signs dropped, trajectory": 0.172, "B_d, trajectory": 0.958},
 }
-"""The text does not say which setting, nor which S_d."""
+"""The paper says neither which setting nor which S_d."""
 COLUMNS = {
     "retention": "retention",
     "theory:retention": "theory",
@@ -56,15 +56,16 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds with theory and the paper's figures, and the judged contrasts."""
+    """Return every measurement, its mean over seeds with theory and the paper's figures, and the judged
+    contrasts."""
     return steering_tables.tabulate("a5", records, PAPER)
 
 
 def pivot(table):
-    """One row per model, target and condition."""
+    """Return a row per model, target and condition."""
     return steering_tables.pivot(table, COLUMNS)
 
 
 def plot(table):
-    """Retention by condition and target, and the log-odds over the strength."""
+    """Draw retention by condition and target, and the log-odds over the strength."""
     return steering_tables.plot(table, "retention", "share of the effect kept (bars: sd over plants)", PAPER)

@@ -1,4 +1,4 @@
-"""Table a2: raw matching is capped at the share of positive signs, sign-marginalized matching is not."""
+"""Make table a2: raw matching is capped at the share of positive signs, matching by |C| is not."""
 
 import pandas as pd
 
@@ -34,7 +34,7 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds, theory (p) beside raw matching, and the judged ceiling."""
+    """Return every measurement, the means over seeds with theory (p), and the judged ceiling."""
     rows = tidy("a2", records)
     synthetic = rows["setting"].isin(["default", "correlated"])
     rows = rows.assign(
@@ -47,7 +47,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per activations and p: raw and sign-marginalized accuracy with theory between them."""
+    """Return a row per activations and p: raw and sign-marginalized accuracy with theory between them."""
     means = select(means_of(table), {"metric": "index_accuracy"})
     lines = []
     for (setting, p), part in means.groupby(["setting", "p"], sort=False):
@@ -69,7 +69,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Accuracy against p with theory as a line, a panel per kind of activations."""
+    """Draw accuracy against p with theory as a line, a panel per kind of activations."""
     means = select(means_of(table), {"metric": "index_accuracy"})
     settings = [s for s in NAMES if s in set(means["setting"])]
     figure, axes = f.panels(len(settings), width=3.2)

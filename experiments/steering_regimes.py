@@ -1,4 +1,4 @@
-"""Table b8: steering vectors of seed 0 on other seeds of its cohort: how much of their effect they have, and what says so."""
+"""Make table b8: how much of its effect a steering vector of seed 0 has on other seeds of its cohort."""
 
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -46,7 +46,7 @@ PAPER = {
     ("A", "closer_signal"): "inverted, 8.43; accuracy −0.183",
     **{("seeds", v): "inverted, 1.8–10" for v in ("sentiment", "name_bias", "number_magnitude")},
 }
-"""Ratios and regimes of section 8.6, at strengths lost from the text; on the toy at one site."""
+"""The paper's ratios and regimes (section 8.6), at strengths lost from the text; on the toy at one site."""
 PERMUTATIONS = 9999
 CORRELATIONS = {
     "ρ share": "share_transfer_correlation",
@@ -89,13 +89,13 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Every measurement, its mean over pairs, and the judged claim about the predictor."""
+    """Return every measurement, the means over pairs, and the judged claim about the predictor."""
     rows = tidy("b8", records, extra=EXTRA).assign(matcher=None, route=None)
     return judged("b8", rows, aggregate(rows, EXTRA))
 
 
 def pivot(table):
-    """One row per cohort, vector and site; then the cohort's regimes in all and the predictors' rank correlations."""
+    """Return a row per cohort, vector and site, then each cohort's regimes and rank correlations."""
     lines = []
     seeds = table[table["seed"].notna()]
     for (model, setting, cohort), means in by_site(means_of(table), []):
@@ -118,7 +118,7 @@ def pivot(table):
 
 
 def plot(table):
-    """Effects over α where the paper measures them, a row per cohort; ratios against share and against cosine."""
+    """Draw effects over α where the paper measures them, and ratios against share and against cosine."""
     means, seeds = means_of(table), table[table["seed"].notna()]
     panels = []
     for (model, setting, cohort), part in by_site(means[means["vector"].notna()], []):
@@ -153,7 +153,7 @@ def plot(table):
 
 
 def _scatters(axes, seeds):
-    """Ratios of all pairs, sites and strengths against share (as they are, and matched), and against cosine."""
+    """Draw ratios of all pairs, sites and strengths against share, matched share, and cosine."""
     share, matched, cosine = axes
     for vector, marker, colour in zip(list(VECTORS)[:3], MARKS, (f.BLUE, f.ORANGE, f.GREEN), strict=True):
         toy = select(seeds, {"cohort": "A", "vector": vector})
@@ -211,7 +211,7 @@ def _line(pairs, means):
 
 
 def _range(rows):
-    """The median over pairs, and their range where there are several."""
+    """Return the median over pairs, and their range where there are several."""
     if rows.empty:
         return "–"
     values = rows["value"]
@@ -226,7 +226,7 @@ def _regimes(pairs):
 
 
 def _tested(pairs, arm):
-    """Correlation over vectors and sites of share and closeness of the ratio to 1, and its p by permutation."""
+    """Correlate share with closeness of the ratio to 1 over vectors and sites, with p by permutation."""
     found = _against(pairs, "pinned_share", arm)
     found["close"] = -(1 - found["value"]).abs()
     cells = found.groupby(["vector", "site"], sort=False)[["known", "close"]].median()
@@ -238,7 +238,7 @@ def _tested(pairs, arm):
 
 
 def _against(pairs, metric, arm):
-    """What is known of each vector beside its ratios unchanged, a row per pair, site and strength."""
+    """Join a metric of each vector with its unchanged ratios, a row per pair, site and strength."""
     keys = ["cohort", "seed", "vector", "site"]
     known = select(pairs, {"metric": metric})[[*keys, "value"]].rename(columns={"value": "known"})
     ratios = select(pairs, {**UNCHANGED, "metric": "ratio", "arm": arm})
@@ -246,6 +246,6 @@ def _against(pairs, metric, arm):
 
 
 def _middle(part):
-    """The site of language models, which have one; None where there are several."""
+    """Return the only site of a language model; None where there are several."""
     sites = part["site"].dropna().unique()
     return sites[0] if len(sites) == 1 else None

@@ -1,4 +1,4 @@
-"""Table a3: coordinates recovered across two fine-tuning runs from one base, by route."""
+"""Make table a3: coordinates recovered across two fine-tuning runs from one base, by route."""
 
 import pandas as pd
 
@@ -34,7 +34,7 @@ ARMS = {
 
 
 def tabulate(records):
-    """Every measurement, its mean over seeds with the paper's figure beside it, and the judged gaps."""
+    """Return every measurement, the means over seeds with the paper's figures, and the judged gaps."""
     rows = tidy("a3", records, SETTINGS)
     rows = pd.concat([rows, _gaps(rows)], ignore_index=True)
     means = aggregate(rows, list(SETTINGS))
@@ -47,7 +47,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """One row per model, setting, arm and site (ablations: the pre-declared site): accuracies at the last step, losses."""
+    """Return a row per model, setting, condition and site: accuracies at the last step, and losses."""
     means = means_of(table)
     last = means[means["step"] == means.groupby(["model", "setting"])["step"].transform("max")]
     by_site = last[(last["evidence"] == "site") & (last["setting"] == "default")]
@@ -88,7 +88,7 @@ def summary(wide):
 
 
 def plot(table):
-    """Accuracy over steps by route, a panel per model; then by site and by learning rate at the last step."""
+    """Draw accuracy over steps by route, a panel per model, then by site and by learning rate."""
     signed = select(means_of(table), {"metric": "signed_accuracy"})
     means = _at_middle(signed)
     models = [m for m in ("tinyllama", "qwen", "pythia") if m in set(means["model"])]
@@ -118,7 +118,7 @@ def plot(table):
 
 
 def _gaps(rows):
-    """Per seed: what the trajectory places more than the endpoint, and more than via the base, at each site and step."""
+    """Return, per seed, site and step, what the trajectory recovers more than the endpoint and the base."""
     signed = rows[(rows["metric"] == "signed_accuracy") & (rows["evidence"] == "site")]
     ours = signed[signed["route"] == "trajectory"]
     same = ["model", "seed", "setting", "group", "matcher", "site", "step"]

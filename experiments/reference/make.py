@@ -1,8 +1,9 @@
 """Keep the results of a full mini run: python experiments/reference/make.py, after ./run.sh all.
 
-Writes into ``mini/``: every record (``records.jsonl.xz``); of every table its means and verdicts (csv), its narrow
-form (md) and its figure; the claims; how long things take (``timings.json``); what made all that (``README.md``). It
-also writes the claims into the project's README. ``make.py render`` writes the texts once more, from the kept records.
+Writes into ``mini/``: every record (``records.jsonl.xz``); of every table its means and verdicts (csv), its
+narrow form (md) and its figure; the claims; how long things take (``timings.json``); what made all that
+(``README.md``). It also writes the claims into the project's README. ``make.py render`` writes the texts once
+more, from the kept records.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def keep() -> None:
 
 
 def render(tables: Mapping[str, Table]) -> None:
-    """Write what is text: csv and md of every table, the claims, those in the project's README, and FINDINGS.md."""
+    """Write what is text: csv and md of every table, the claims, those in the project's README, and
+    FINDINGS.md."""
     claims = claims_table(tables, "mini")
     for table in tables.values():
         write_means(FOLDER / f"{table.id}.csv", table.tidy)
@@ -105,7 +107,8 @@ def unpack(path: Path, outputs: Path) -> None:
 
 
 def means(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that the reference keeps: means over seeds, and verdicts. The others are in the records."""
+    """Return the rows that the reference keeps: means over seeds, and verdicts. The others are in the
+    records."""
     return tidy[tidy["seed"].isna()].drop(columns=["seed", "record"], errors="ignore").reset_index(drop=True)
 
 
@@ -152,9 +155,12 @@ def about(records: Sequence[Record], tables: int, stages: int, took: float) -> s
     versions = {k: v for k, v in records[0].versions.items() if k not in ("commit", "machine", "gaugeport")}
     jobs = sum(r.seconds for r in records)
     return (
-        "# A full mini run\n\nWritten by `experiments/reference/make.py`; regenerate the run with `./run.sh all`.\n\n"
-        f"- {len(records)} jobs of {tables} tables, every seed and ablation: `records.jsonl.xz`. A test makes every table\n"
-        "  from them and compares it with the csv here, which hold means over seeds and verdicts (the complete ones are 20 MB).\n"
+        "# A full mini run\n\n"
+        "Written by `experiments/reference/make.py`; regenerate the run with `./run.sh all`.\n\n"
+        f"- {len(records)} jobs of {tables} tables, every seed and ablation: `records.jsonl.xz`. "
+        "A test makes every table\n"
+        "  from them and compares it with the csv here, which hold means over seeds and verdicts "
+        "(the complete ones are 20 MB).\n"
         f"- Machines (jobs): {counted('machine')}.\n"
         f"- Versions: {', '.join(f'{k} {v}' for k, v in sorted(versions.items()))}.\n"
         f"- Commits that measured them (jobs): {counted('commit')}.\n"

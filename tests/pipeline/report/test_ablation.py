@@ -51,7 +51,7 @@ def records(**measurement):
     return [record(seed, route, **measurement) for seed in (0, 1) for route in ACCURACY]
 
 
-def test_levels_are_read_at_the_middle_site_and_the_last_step_and_the_gap_is_paired_by_seed():
+def test_levels_are_read_at_middle_site_and_last_step_with_gap_paired_by_seed():
     table = Ablation("d2", "calibration tokens", "measurement.tokens").tabulate(
         [*records(), *records(tokens=1000)]
     )
@@ -76,14 +76,14 @@ def test_levels_are_read_at_the_middle_site_and_the_last_step_and_the_gap_is_pai
     assert list(shown["n"]) == [2, 2] and list(shown["calibration tokens"]) == [1000, 16384]
 
 
-def test_an_option_that_came_later_has_its_default_in_older_records():
+def test_older_records_get_default_of_later_option():
     table = Ablation("d8", "precision", "measurement.dtype").tabulate(
         [*records(), *records(dtype="bfloat16")]
     )
     assert sorted(means_of(table)["precision"].unique()) == ["bfloat16", "float32"]
 
 
-def test_sites_and_kinds_of_evidence_are_levels_of_their_own():
+def test_sites_and_evidence_are_levels():
     sites = Ablation("d3", "site", everywhere=True)
     assert list(sites.pivot(sites.tabulate(records()))["site"]) == ["embed", "block0", "block1"]
     kinds = Ablation("d4", "evidence", kinds=("pooled", "site"))
@@ -94,7 +94,7 @@ def test_sites_and_kinds_of_evidence_are_levels_of_their_own():
     ]
 
 
-def test_the_interval_over_the_first_n_seeds():
+def test_interval_over_first_n_seeds():
     module = experiment_module("ablation_seeds")
     shown = module.pivot(module.tabulate(records()))
     assert list(shown["training seeds"]) == [1, 2] == list(shown["n"])

@@ -11,10 +11,19 @@ from gaugeport.pipeline.report.tidy import COLUMNS, aggregate, middle_site, t_in
 
 def gap(direction="greater", paper=0.3, null=0.0):
     return Claim(
-        id="t.gap", table="t", claim="gap", metric="accuracy", where={"setting": "default", "site": "middle", "step": "last"},
-        left={"route": "trajectory"}, right={"route": "endpoint"}, null_value=null, direction=direction, delta=0.05,
-        paper=paper, quote="",
-    )  # fmt: skip
+        id="t.gap",
+        table="t",
+        claim="gap",
+        metric="accuracy",
+        where={"setting": "default", "site": "middle", "step": "last"},
+        left={"route": "trajectory"},
+        right={"route": "endpoint"},
+        null_value=null,
+        direction=direction,
+        delta=0.05,
+        paper=paper,
+        quote="",
+    )
 
 
 def rows(trajectory, endpoint):
@@ -25,10 +34,15 @@ def rows(trajectory, endpoint):
             for site in ("embed", "block0", "block1"):
                 for step in (5, 10):
                     here = site == "block1" and step == 10
-                    lines.append(
-                        {"table": "t", "profile": "mini", "model": "m", "seed": seed, "setting": "default", "route": route,
-                         "site": site, "step": step, "metric": "accuracy", "value": value if here else -9.0}
-                    )  # fmt: skip
+                    where = {
+                        "table": "t",
+                        "profile": "mini",
+                        "model": "m",
+                        "seed": seed,
+                        "setting": "default",
+                    }
+                    measured = {"metric": "accuracy", "value": value if here else -9.0}
+                    lines.append({**where, "route": route, "site": site, "step": step, **measured})
     return pd.DataFrame(lines).reindex(columns=COLUMNS)
 
 
@@ -39,7 +53,7 @@ def differences(claim, frame):
 NOISE = np.array([-0.02, 0.03, 0.0, 0.01, -0.02])
 
 
-def test_a_clear_gap_is_reproduced_and_paired_by_seed():
+def test_clear_gap_is_reproduced_and_paired_by_seed():
     values = differences(gap(), rows(0.9 + NOISE, 0.6 + NOISE))
     assert values == pytest.approx([0.3] * 5)
     assert judge(gap(), values, "mini")[0] == "reproduced"
@@ -55,13 +69,13 @@ def test_reversed_records_are_not_reproduced():
     assert judge(gap("less"), [0.3, 0.31, 0.29, 0.3, 0.3], "mini")[0] == "not reproduced"
 
 
-def test_an_interval_that_touches_the_null_is_not_reproduced():
+def test_interval_that_includes_null_is_not_reproduced():
     values = [0.5, -0.1, 0.4, 0.0, 0.2]
     assert t_interval(values)[1] < 0 < np.mean(values)
     assert judge(gap(), values, "mini")[0] == "not reproduced"
 
 
-def test_what_could_not_be_otherwise_says_so_and_still_fails_where_it_does():
+def test_claim_by_construction_says_so_and_can_still_fail():
     claim = Claim(**{**vars(gap()), "by_construction": True})
     assert (
         judge(claim, [0.3] * 5, "mini")[0]
@@ -72,13 +86,13 @@ def test_what_could_not_be_otherwise_says_so_and_still_fails_where_it_does():
     assert judge(claim, [0.3] * 4, "mini")[0] == "direction only (n = 4)"
 
 
-def test_few_units_give_a_direction_only_and_none_is_not_run():
+def test_few_seeds_give_direction_only_and_none_gives_not_run():
     assert judge(gap(), [0.3] * 4, "mini")[0] == "direction only (n = 4)"
     assert judge(gap(), [0.3], "mini")[0] == "direction only (n = 1)"
     assert judge(gap(), [], "mini")[0] == "not run"
 
 
-def test_figures_are_matched_in_the_paper_profile_only():
+def test_figures_are_matched_at_paper_profile_only():
     near, better, short = (
         [0.30, 0.31, 0.29, 0.30, 0.30],
         [0.6, 0.61, 0.59, 0.6, 0.6],
@@ -94,12 +108,12 @@ def test_figures_are_matched_in_the_paper_profile_only():
     assert judge(two_sided, better, "paper")[0] == "reproduced", "beyond the figure is no better"
 
 
-def test_a_claim_on_a_chosen_setting_carries_no_verdict():
+def test_claim_on_chosen_setting_has_no_verdict():
     chosen = Claim(**{**vars(gap()), "unjudged": "setting chosen"})
     assert judge(chosen, [0.3] * 5, "mini")[0] == "no verdict (setting chosen)"
 
 
-def test_a_claim_that_names_several_measurements_per_seed_is_an_error():
+def test_several_measurements_per_seed_are_refused():
     with pytest.raises(ValueError, match="one measurement per seed"):
         differences(gap(), pd.concat([rows([0.9], [0.6])] * 2))
 

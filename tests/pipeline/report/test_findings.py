@@ -1,4 +1,5 @@
-"""experiments/FINDINGS.md is its template with the figures of the kept tables, and what it concludes holds there."""
+"""experiments/FINDINGS.md is its template with the figures of the kept tables, and what it concludes holds
+there."""
 
 import importlib.util
 import re

@@ -70,7 +70,7 @@ def page(folder):
     return write_page(folder / "report" / "index.html", claims(), [section], commands, folder)
 
 
-def test_rows_know_the_records_they_are_made_of():
+def test_rows_list_the_records_behind_them():
     found = table()
     assert records_behind(found.pivot, found.tidy) == [
         [f"{model}{group}{seed}" for seed in (0, 1)]
@@ -78,7 +78,7 @@ def test_rows_know_the_records_they_are_made_of():
     ]
 
 
-def test_the_page_is_one_file_that_needs_no_other_and_is_the_same_each_time(tmp_path):
+def test_page_is_self_contained_and_reproducible(tmp_path):
     path = page(tmp_path)
     text = path.read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"", text) and "http" not in text
@@ -119,7 +119,7 @@ def column(tab, index):
     return tab.locator(f"#a3 tbody td:nth-child({index})").all_inner_texts()
 
 
-def test_it_renders(opened):
+def test_page_renders_without_errors(opened):
     assert opened.locator("#a3 h2").inner_text() == "a3 trajectory"
     assert opened.locator("#claims tbody tr").count() == 2 and opened.locator("#a3 tbody tr").count() == 4
     assert opened.locator("#claims td.good").all_inner_texts() == ["reproduced"]
@@ -131,7 +131,7 @@ def test_it_renders(opened):
     assert opened.url.endswith("#a3")
 
 
-def test_columns_sort_by_number_up_then_down_with_what_is_no_number_last_or_first(opened):
+def test_columns_sort_by_number_and_keep_texts_at_one_end(opened):
     header = opened.locator("#a3 th").nth(2)
     header.get_by_role("button").click()
     assert [text[:5] for text in column(opened, 3)] == ["0.095", "0.100", "0.900", "–"]
@@ -151,7 +151,7 @@ def test_rows_are_filtered_by_words(opened):
     assert len(shown) == 1 and "0.100" in shown[0].inner_text()
 
 
-def test_a_row_leads_to_its_records_with_their_commands_and_configs(opened):
+def test_row_opens_its_records_with_commands_and_configs(opened):
     opened.locator("#a3 .records").nth(1).click()
     dialog = opened.locator("#record")
     assert dialog.locator("h3").all_inner_texts() == [

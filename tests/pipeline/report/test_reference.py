@@ -1,4 +1,5 @@
-"""The kept results: tables made of their records are the tables kept, and a subset that is run again agrees."""
+"""The kept results: tables made of their records are the tables kept, and a subset that is run again
+agrees."""
 
 import importlib.util
 import json
@@ -43,7 +44,7 @@ def kept(name):
 
 
 @pytest.mark.slow
-def test_every_table_is_what_its_records_say(make, remade, tmp_path):
+def test_every_table_regenerates_from_its_records(make, remade, tmp_path):
     chosen, tables = remade
     assert (
         sorted(tables) == sorted(chosen.experiments) == sorted(p.stem for p in KEPT.glob("[a-d][0-9]*.csv"))
@@ -60,7 +61,7 @@ def test_every_table_is_what_its_records_say(make, remade, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_headline_is_made_of_every_record_there_is(remade, tmp_path):
+def test_headline_uses_every_existing_record(remade, tmp_path):
     """``./run.sh`` after ``./run.sh all`` runs fewer jobs, and replaces no table by one of fewer seeds."""
     whole = remade[0]
     (tmp_path / "records").mkdir()
@@ -72,7 +73,7 @@ def test_the_headline_is_made_of_every_record_there_is(remade, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_reference_is_made_of_part_of_the_jobs(make, remade, tmp_path):
+def test_reference_refuses_missing_jobs(make, remade, tmp_path):
     chosen = choose(["c4"], "mini", False, ["tracker=none", f"paths.outputs={tmp_path}"])
     (tmp_path / "records").mkdir()
     first, *others = (remade[0].outputs / "records" / f"{job_id(c.job)}.json" for c in chosen.jobs["c4"])
@@ -85,7 +86,7 @@ def test_no_reference_is_made_of_part_of_the_jobs(make, remade, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_headline_s_records_alone_make_its_tables_and_figures(remade, tmp_path):
+def test_headline_records_alone_make_its_tables_and_figures(remade, tmp_path):
     (tmp_path / "records").mkdir()
     whole, wanted = remade[0], [i for i, e in remade[0].experiments.items() if e.headline]
     for table in wanted:
@@ -103,7 +104,7 @@ def test_the_headline_s_records_alone_make_its_tables_and_figures(remade, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_claims_in_the_readme_are_those_kept(make, remade):
+def test_readme_shows_the_kept_claims(make, remade):
     begin, end = make.MARKS
     text = (ROOT / "README.md").read_text()
     assert text.count(begin) == text.count(end) == 1
@@ -111,7 +112,7 @@ def test_the_claims_in_the_readme_are_those_kept(make, remade):
 
 
 @pytest.mark.slow
-def test_every_decoy_costs_a_tenth_of_a_nat_and_no_real_model_does(remade):
+def test_decoys_cost_a_tenth_of_a_nat_and_real_models_do_not(remade):
     table = remade[1]["b1"].tidy
     bars = table[(table["metric"] == "bar_b") & table["seed"].notna() & (table["setting"] == "default")]
     wide = bars.pivot(index=["cohort", "seed"], columns="variant", values="value")
@@ -123,7 +124,7 @@ def test_every_decoy_costs_a_tenth_of_a_nat_and_no_real_model_does(remade):
         )
 
 
-def test_what_made_it_is_said():
+def test_reference_readme_says_what_made_it():
     text = (KEPT / "README.md").read_text()
     for said in ("Machines (jobs): ", "torch 2.13", "transformers 5", "Commits that measured them", "cores"):
         assert said in text
@@ -133,7 +134,7 @@ def test_what_made_it_is_said():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table", ["a1", "a2"])
-def test_a_subset_run_again_has_intervals_that_overlap_the_kept_ones(table, tmp_path):
+def test_rerun_subset_has_overlapping_intervals(table, tmp_path):
     """What trains nothing is run whole, every seed: a1, and a2 on synthetic activations."""
     chosen = choose([table], "mini", False, ["tracker=none", f"paths.outputs={tmp_path}"])
     jobs = [c for c in chosen.jobs[table] if not str(c.job.task.get("activations")).startswith("real")]
@@ -153,8 +154,8 @@ def test_a_subset_run_again_has_intervals_that_overlap_the_kept_ones(table, tmp_
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a_trained_seed_run_again_lies_where_the_kept_ones_do(tmp_path, remade):
-    """Seed 0 of table a3's main arms, trained anew (minutes)."""
+def test_retrained_seed_lies_within_kept_seeds(tmp_path, remade):
+    """Seed 0 of table a3's main conditions, trained again (minutes)."""
     chosen = choose(["a3"], "mini", True, ["tracker=none", f"paths.outputs={tmp_path}"])
     assert run_all(chosen.asked) == []
     at = {"setting": "default", "evidence": "site", "metric": "signed_accuracy", "model": "tinyllama"}

@@ -31,21 +31,21 @@ def test_markdown_escapes_bars_and_prints_counts_as_integers():
 
 
 @pytest.mark.parametrize("title", ["b2 bars across seeds. B: KL", "b2 bars across seeds: B: KL"])
-def test_the_heading_of_markdown_is_the_title_to_its_first_stop(title):
+def test_markdown_heading_ends_at_first_stop(title):
     assert markdown(title, PIVOT).startswith("### b2 bars across seeds\n\nB: KL.\n\n| claim")
 
 
-def test_a_stop_within_a_word_or_number_does_not_end_the_heading():
+def test_stop_within_a_word_does_not_end_the_heading():
     assert markdown("at 1.5: a:b", PIVOT).startswith("### at 1.5\n\nA:b.\n\n| claim")
 
 
-def test_latex_escapes_what_tex_would_read():
+def test_latex_escapes_special_characters():
     text = latex("100 % of S_d", PIVOT, "a & b")
     assert r"$|$C$|$ beats 50 \% of B\_d" in text and r"100 \% of S\_d" in text and r"a \& b" in text
     assert r"x $\ge$ y & 1 \\" in text and r"\toprule" in text
 
 
-def test_latex_goes_on_over_pages_and_lies_across_them_and_keeps_what_never_varies_in_the_caption():
+def test_latex_splits_long_tables_turns_wide_ones_and_captions_constant_columns():
     long = pd.DataFrame({"seed": range(100), "site": "block2", "value": "0.5 [0.4, 0.6]"})
     text = latex("a3 shares", long, "")
     assert text.count(r"\begin{tabular}") == 3 and text.count("a3, continued") == 2
@@ -55,7 +55,7 @@ def test_latex_goes_on_over_pages_and_lies_across_them_and_keeps_what_never_vari
     assert latex("t", wide, "").count(r"\begin{landscape}") == 1
 
 
-def test_every_letter_of_latex_is_one_that_it_can_set():
+def test_latex_contains_only_letters_that_pdflatex_sets():
     """What the compiling test would find, where there is no pdflatex to find it."""
     expected = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
     expected |= {
@@ -118,7 +118,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_write_that_is_cut_short_leaves_what_was_there(tmp_path, monkeypatch):
+def test_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
     def half(file, whole):
         file.write_bytes(whole[: len(whole) // 2])
         raise OSError("killed")
@@ -140,13 +140,13 @@ def test_a_write_that_is_cut_short_leaves_what_was_there(tmp_path, monkeypatch):
     assert text.read_text() == "as it was" and picture.read_bytes() == before
 
 
-def test_a_cell_says_of_how_many_seeds_it_is_where_its_line_is_of_others():
+def test_cell_names_its_seeds_where_they_differ_from_its_line():
     rows = pd.DataFrame({"value": [0.5], "ci_low": [0.25], "ci_high": [0.75], "n": [2.0]})
     assert cell(rows) == cell(rows, n=2) == "0.500 [0.250, 0.750]"
     assert cell(rows, n=5) == "0.500 [0.250, 0.750] (n 2)" and cell(rows.iloc[:0], n=5) == "–"
 
 
-def test_a_job_prints_what_all_rows_share_once_and_the_last_step_alone():
+def test_job_summary_shows_shared_columns_once_and_last_step_only():
     config = {
         "profile": "mini",
         "model": {"name": "qwen"},

@@ -1,4 +1,5 @@
-"""Tables a5 and a6 from records: means, theory, the paper's figures, claims, and effects that are not there."""
+"""Tables a5 and a6 from records: means, theory, the paper's figures, claims, and effects that are not
+there."""
 
 import pytest
 
@@ -17,7 +18,8 @@ BY_CONSTRUCTION = "reproduced (by construction)"
 
 
 def record(condition, seed, effect=True, setting="default", **metrics):
-    """A record of one condition; without ``effect`` it holds what ``transport_rows`` writes where there is none."""
+    """A record of one condition; without ``effect`` it holds what ``transport_rows`` writes where there is
+    none."""
     group, matcher, route = CONDITIONS[condition]
     where = {"target": "identical", "evidence": "site", "site": "block2", "step": 1500}
     found = {"effect": 0.5, "effect_native": 2.0, "effect_control_ratio": 7.0, "no_effect_to_transport": 0.0}
@@ -51,7 +53,7 @@ def verdicts(table):
     return dict(zip(*table[table["verdict"].notna()][["metric", "verdict"]].to_numpy().T, strict=True))
 
 
-def test_the_claims_of_a5_and_a6_are_judged_against_null_and_reversed_records():
+def test_claims_of_a5_and_a6_fail_on_reversed_records():
     a5, a6 = experiment_module("sentiment_steering"), experiment_module("refusal_steering")
     found = verdicts(a5.tabulate(five_seeds()))
     assert found["a5.bd_over_sd"] == found["a5.bd_keeps"] == BY_CONSTRUCTION
@@ -66,7 +68,7 @@ def test_the_claims_of_a5_and_a6_are_judged_against_null_and_reversed_records():
     assert set(verdicts(a6.tabulate(five_seeds(reverse=True))).values()) == {"not reproduced"}
 
 
-def test_where_there_is_no_effect_no_claim_is_judged_and_the_table_says_so():
+def test_without_an_effect_no_claim_is_judged():
     for name in ("sentiment_steering", "refusal_steering"):
         module = experiment_module(name)
         table = module.tabulate(five_seeds(effect=False))
@@ -79,7 +81,7 @@ def test_where_there_is_no_effect_no_claim_is_judged_and_the_table_says_so():
         figures.plt.close(module.plot(table))
 
 
-def test_a_seed_without_an_effect_is_in_no_mean_and_no_claim():
+def test_seed_without_an_effect_counts_in_no_mean_and_no_claim():
     module = experiment_module("sentiment_steering")
     records = [
         *five_seeds()[:8],
@@ -92,7 +94,7 @@ def test_a_seed_without_an_effect_is_in_no_mean_and_no_claim():
     assert wide.at["B_d", "n"] == 4 and wide.at["B_d", "retention"].startswith("0.99")
 
 
-def test_a_column_with_other_seeds_than_the_first_says_how_many():
+def test_column_names_its_seeds_where_they_differ_from_the_first():
     module = experiment_module("sentiment_steering")
     records = [
         *five_seeds()[:8],
@@ -104,7 +106,7 @@ def test_a_column_with_other_seeds_than_the_first_says_how_many():
     assert line["B's own effect"].endswith(" (n 5)") and line["over random"].endswith(" (n 5)")
 
 
-def test_theory_and_the_papers_figures_stand_beside_the_measurement():
+def test_theory_and_paper_are_shown_beside_measurement():
     module = experiment_module("sentiment_steering")
     table = module.tabulate([*five_seeds(), record("B_d", 0, setting="lr", retention=0.5)])
     wide = module.pivot(table).set_index(["setting", "condition"])
@@ -120,7 +122,7 @@ def test_theory_and_the_papers_figures_stand_beside_the_measurement():
 
 
 @pytest.mark.parametrize("name", ["sentiment_steering", "refusal_steering"])
-def test_one_arm_of_one_seed_is_enough_for_a_table(name):
+def test_one_condition_of_one_seed_makes_a_table(name):
     module = experiment_module(name)
     table = module.tabulate([record("B_d", 0, retention=1.0, reversal_probability=0.0)])
     assert len(module.pivot(table)) == 1

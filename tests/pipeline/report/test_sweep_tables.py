@@ -39,7 +39,7 @@ def lines(text):
     ]
 
 
-def test_many_values_of_what_was_swept_are_no_curve(tmp_path):
+def test_many_swept_values_are_not_taken_for_a_curve(tmp_path):
     records = [record(str(i), lr=0.1 * i) for i in range(1, 10)]
     text, _ = table(tmp_path, records, {"lr": "training.run.lr"})
     assert len(lines(text)) == 2 + 9 and "alpha" not in text, "the curve within a job is left to the csv"
@@ -59,7 +59,7 @@ def test_corpora_are_not_averaged_as_seeds(tmp_path):
     assert dict(zip(means["data"], means["n"], strict=True)) == {"mini": 2, "text": 1}
 
 
-def test_values_that_are_no_part_of_a_result_are_shown_all_the_same(tmp_path):
+def test_swept_values_outside_the_hash_are_shown(tmp_path):
     swept = {"path": "model.path", "sites": "measurement.sites", "memory": "measurement.models_in_memory"}
     _, frame = table(tmp_path, [record("local")], swept)
     assert set(frame["path"]) == {"/m (ab)"} and set(frame["sites"]) == {"['embed']"}

@@ -1,4 +1,4 @@
-"""Tables of ablations: coordinates recovered by each route, as one setting of table a3 varies."""
+"""Make tables of ablations: coordinates recovered by each route, as one setting of table a3 varies."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ LOSSES = ("loss_base", "loss_A", "loss_B")
 
 @dataclass(frozen=True)
 class Ablation:
-    """One table: its ``id``, what it varies in words (``axis``), and the config ``path`` of that.
+    """Describe one ablation.
 
-    ``kinds`` is the evidence it is read at, ``everywhere`` whether at every site or at block L/2; an empty ``path`` means
-    that the evidence or the site itself is what varies.
+    Attributes:
+        id: The table's id.
+        axis: What varies, in words: a column of the csv. ``short``: the same as a heading.
+        path: Its config path; empty where the evidence or the site itself varies.
+        everywhere: Read it at every site, else at block L/2.
+        kinds: The evidence it is read at.
+        logarithmic: Draw the axis on a logarithmic scale.
     """
 
     id: str
@@ -65,12 +70,13 @@ class Ablation:
         return Narrow(columns={self.axis: self.short or self.axis, **routes, "gap": "gap", "n": "n"})
 
     def tabulate(self, records: Sequence[Record]) -> pd.DataFrame:
-        """Every seed's :meth:`measurements`, their means, and the judged contrasts."""
+        """Return every seed's :meth:`measurements`, their means, and the judged claims."""
         found = self.measurements(records)
         return judged(self.id, found, aggregate(found, [c for c in (self.axis,) if c not in KEYS]))
 
     def measurements(self, records: Sequence[Record]) -> pd.DataFrame:
-        """Signed accuracy at the last step and held-out losses by level of the axis, and the gap of each seed."""
+        """Return signed accuracy at the last step, held-out losses, and each seed's gap, by level of the
+        axis."""
         rows = tidy(self.id, records, {self.axis: self.path} if self.path else {})
         last = rows.groupby("record")["step"].transform("max")
         accuracy = rows[(rows["metric"] == "signed_accuracy") & (rows["step"] == last)]
@@ -87,7 +93,7 @@ class Ablation:
         return pd.concat([found, self._gaps(found)], ignore_index=True)
 
     def pivot(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A row per level: what each route recovers, the gap, and how well the models do."""
+        """Return a row per level: what each route recovers, the gap, and held-out losses."""
         means = means_of(table)
         lines = []
         for level in self._levels(means):
@@ -103,7 +109,7 @@ class Ablation:
         return wide.loc[:, (wide != "–").any()]
 
     def plot(self, table: pd.DataFrame) -> Any:
-        """Signed accuracy by level, a line per route with its interval."""
+        """Draw signed accuracy by level, a line per route with its interval."""
         figure, (axis,) = f.panels(1, width=5.4)
         means = select(means_of(table), {"metric": "signed_accuracy"})
         order = {level: i for i, level in enumerate(self._levels(means))}
@@ -132,7 +138,7 @@ class Ablation:
         return sorted(found.unique())
 
     def _gaps(self, found: pd.DataFrame) -> pd.DataFrame:
-        """Per seed and level, what the trajectory recovers more than the endpoint."""
+        """Return, per seed and level, what the trajectory recovers more than the endpoint."""
         accuracy = found[found["metric"] == "signed_accuracy"]
         same = ["model", "seed", self.axis]
         endpoint = accuracy[accuracy["route"] == "endpoint"].drop_duplicates(same).set_index(same)["value"]

@@ -22,14 +22,14 @@ class Claim:
     """Hold one claim: a paired contrast ``left − right`` of a metric, or ``left`` alone.
 
     Attributes:
-        id: ``b5.rotation_level``. ``table``: the table it is judged in. ``claim``: its sentence. ``short``: the same in
-            at most 41 characters, where the README shows it. ``metric``: what is compared.
+        id: ``b5.rotation_level``. ``table``: the table it is judged in. ``metric``: what is compared.
+        claim: Its sentence. ``short``: the same in at most 41 characters, for the README.
         where: The setting and site it is read at; ``site: middle`` and ``step: last`` are resolved per model.
-        left, right: What tells the two sides apart.
-        null_value, direction: The interval has to lie beyond the null, in this direction (``greater`` or ``less``).
-        paper, delta: The paper's figure for the contrast, and how near counts as it. ``quote``: its words;
-            ``short_quote``: the same, shorter.
-        unjudged: Why a claim that is measured carries no verdict: a chosen setting could produce it, or the seeds do
+        left: What tells the left side apart. ``right``: the right side; None compares with the null alone.
+        null_value: The interval has to lie beyond it in the ``direction``, ``greater`` or ``less``.
+        paper: The paper's figure for the contrast. ``delta``: how near counts as it. ``quote``: the paper's
+            words. ``short_quote``: the same, shorter.
+        unjudged: Why a measured claim carries no verdict: a chosen setting could produce it, or the seeds do
             not vary what it is about.
         by_construction: The measurement leaves it no other outcome, which its verdict says.
         two_sided: Neither side of the paper's figure is the better one.
@@ -81,11 +81,12 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
         profile: ``mini``, ``paper``, ...; only at ``paper`` is a figure compared with the paper's.
 
     Returns:
-        Verdict, mean, ends of the 95 % interval, and n. The verdict is *reproduced* where the interval excludes the
-        null in the claimed direction; *matched* (profile ``paper``) where it also lies within the paper's figure ±
-        delta or, unless that is two-sided, wholly on its better side; *not reproduced* otherwise. Fewer than
-        ``DECLARED_UNITS`` seeds give *direction only (n = …)*, none give *not run*. *no verdict (why)*: the claim
-        declares none. *reproduced (by construction)*: it could not have been otherwise.
+        Verdict, mean, ends of the 95 % interval, and n. The verdict is *reproduced* where the interval
+        excludes the null in the claimed direction; *matched* (profile ``paper``) where it also lies within
+        the paper's figure ± delta or, unless that is two-sided, wholly on its better side; *not reproduced*
+        otherwise. Fewer than ``DECLARED_UNITS`` seeds give *direction only (n = …)*, none give *not run*. *no
+        verdict (why)*: the claim declares none. *reproduced (by construction)*: it could not have been
+        otherwise.
     """
     if not values:
         return "not run", float("nan"), float("nan"), float("nan"), 0
@@ -108,7 +109,7 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
 
 
 def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return ``left``, ``right`` (0 where the claim has none) and their ``difference``, a row per seed with both."""
+    """Return ``left``, ``right`` (0 without one) and their ``difference``, a row per seed that has both."""
     where, left, right = (
         _resolved(part, claim, frame) for part in (claim.where, claim.left, claim.right or {})
     )
@@ -120,15 +121,15 @@ def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(table: str, rows: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
-    """Return a whole table: its measurements, their means over seeds, and its claims judged on the measurements."""
+    """Return a whole table: measurements, means over seeds, and the claims judged on the measurements."""
     return pd.concat([rows, means, claim_rows(table, rows)], ignore_index=True)
 
 
 def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the judged claims of a table as tidy rows.
 
-    ``frame`` holds the table's rows per seed. ``value`` is the difference, ``left`` and ``right`` the means of its
-    sides, ``metric`` the claim's id and ``claim`` its sentence.
+    ``frame`` holds the table's rows per seed. In a returned row ``value`` is the difference, ``left`` and
+    ``right`` are the means of its sides, ``metric`` is the claim's id and ``claim`` its sentence.
     """
     rows = []
     for claim in load_claims():
@@ -151,7 +152,7 @@ def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _resolved(where: dict[str, Any], claim: Claim, frame: pd.DataFrame) -> dict[str, Any]:
-    """Return ``where`` with ``step: last`` and ``site: middle`` read off the rows of the claim's model and setting."""
+    """Return ``where`` with ``step: last`` and ``site: middle`` read off the rows of the claim's model."""
     mine = select(frame, {k: v for k, v in claim.where.items() if k in ("model", "setting")})
     where = dict(where)
     if where.get("step") == "last":

@@ -1,4 +1,4 @@
-"""Share what all figures need: a palette, a headless canvas, panels, the paper's value as a line, atomic saving."""
+"""Share what all figures need: a palette, a headless canvas, panels, the paper's value as a line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
 def panels(
     n: int, width: float = 4.2, height: float = 3.4, columns: int = 6, sharey: bool = True
 ) -> tuple[Figure, list[Any]]:
-    """Return a figure and ``n`` axes, at most ``columns`` in a row; ``width`` and ``height`` are inches per panel."""
+    """Return a figure and ``n`` axes, at most ``columns`` in a row, of ``width`` × ``height`` inches each."""
     across = min(n, columns)
     down = -(-n // across)
     figure, grid = plt.subplots(
@@ -66,7 +66,7 @@ def paper_line(axis: Any, value: float, colour: str, text: str) -> None:
 
 
 def save(figure: Figure, path: Path, source: str = "") -> None:
-    """Write a PNG atomically, with ``source`` in its metadata; nothing of the time or machine goes into its bytes."""
+    """Write a PNG atomically, with ``source`` in its metadata; the same figure gives the same bytes."""
     with atomic_file(path) as temporary:
         metadata = {"Software": None, **({"Source": source} if source else {})}
         figure.savefig(temporary, format="png", dpi=150, metadata=metadata)

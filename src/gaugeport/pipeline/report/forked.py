@@ -1,4 +1,5 @@
-"""Call a function on many arguments in forked processes, which inherit what they read and only return results."""
+"""Call a function on many arguments in forked processes, which inherit what they read and only return
+results."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ _work: tuple[Callable[..., Any], Sequence[tuple[Any, ...]]] | None = None
 def map_forked(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Return ``function(*a)`` for every ``a`` of ``arguments``, in order.
 
-    Runs in this process where forking is impossible or unsafe (other threads are running, as a tracker's), and where
-    there is only one processor or one argument.
+    Runs in this process where forking is impossible or unsafe (other threads are running, as a tracker's),
+    and where there is only one processor or one argument.
     """
     global _work
     processes = min(len(arguments), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)

@@ -1,4 +1,4 @@
-"""What the two tables of importance lists share: what the lists are called, and bars by list and condition."""
+"""Share what the two tables of importance lists need: names of lists, and bars by list and condition."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ LISTS = {
 
 
 def panels(table: pd.DataFrame, metric: str) -> tuple[Any, list[tuple[Any, pd.DataFrame]]]:
-    """A figure with an axis per target of the first model, each with that target's named means of ``metric``."""
+    """Return a figure with an axis per target of the main model, each with that target's means of
+    ``metric``."""
     means = select(with_conditions(means_of(table)), {"metric": metric})
     means = means[means["list"].notna()]
     model = main_model(means)
@@ -41,7 +42,14 @@ def bars(
     conditions: Sequence[ConditionStyle],
     chance: Callable[[str], float | None],
 ) -> None:
-    """A group of bars per list, one per condition (hatched: along a trajectory); what ``chance`` gives for a list dotted."""
+    """Draw a group of bars per list.
+
+    Args:
+        axis: Where to draw.
+        means: Named means, a row per list and condition.
+        conditions: A bar each; hatched along a trajectory.
+        chance: List -> its value by chance, a dotted line; None draws none.
+    """
     names = [name for name in LISTS if name in set(means["list"])]
     width = 0.8 / max(1, len(conditions))
     for i, condition in enumerate(conditions):
@@ -66,6 +74,6 @@ def bars(
 
 
 def legend(figure: Any) -> None:
-    """One legend above all panels."""
+    """Put one legend above all panels."""
     entries = {label: h for a in figure.axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries, loc="outside upper center", ncols=len(entries), fontsize=7)

@@ -1,8 +1,9 @@
 """Cut a wide table down to the rows and columns that a person reads, at most 100 characters across.
 
-A table has two forms. The wide one (``pivot``) shows everything that was measured. The narrow one (``summary``) has
-the rows and columns of the paper with its figure beside ours. A module of ``experiments/`` declares the narrow
-form as ``SUMMARY = Narrow(...)``, or computes it in ``summary(wide)``; without either the default applies.
+A table has two forms. The wide one (``pivot``) shows everything that was measured. The narrow one
+(``summary``) has the rows and columns of the paper with its figure beside ours. A module of ``experiments/``
+declares the narrow form as ``SUMMARY = Narrow(...)``, or computes it in ``summary(wide)``; without either the
+default applies.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ class Narrow:
     """Describe the narrow form of a table by columns and rows of its wide form.
 
     Args:
-        columns: Wide column -> heading. A column that the wide table lacks is left out. Empty: as many columns as fit.
-        rows: Column -> the value or values to keep; of several such mappings a row has to meet one. A mapping that no
-            row meets is dropped, so that a table of another model is not empty. Empty: the rows of the default
-            setting.
+        columns: Wide column -> heading. A column that the wide table lacks is left out. Empty: as many
+            columns as fit.
+        rows: Column -> the value or values to keep; of several such mappings a row has to meet one. If none
+            does (a table of another model), all rows are shown. Empty: the rows of the default setting.
         words: Text -> what stands for it in a cell.
         means: Wide columns whose cells leave out their intervals; True: all.
         cut: Text from which on a cell is left out.
@@ -57,7 +58,7 @@ class Narrow:
 
 
 def shorten(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with its numbers written shorter: ``.623 [.500, .747]``, and ``1.000`` for ``1.000 [1.000, 1.000]``."""
+    """Return a table with its numbers written shorter: ``.623 [.500, .747]``; no interval without width."""
     return table.map(lambda value: _short(value)).reset_index(drop=True)
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: claims, sortable tables, figures, and what made each. It works from disk."""
+"""Write one self-contained HTML page of claims, sortable tables and figures; it works from disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ from gaugeport.utils.files import write_text
 
 @dataclass(frozen=True)
 class Section:
-    """A table on the page: its ``figure`` (a PNG), the ``command`` that makes it, its ``config`` file's text, its records."""
+    """Hold one table of the page.
+
+    Attributes:
+        table: The table. ``figure``: its PNG. ``command``: what makes it. ``config``: the text of its config
+            file.
+        records: The records it is made of.
+    """
 
     table: Table
     figure: Path
@@ -36,7 +42,18 @@ class Section:
 def write_page(
     path: Path, claims: Table, sections: Sequence[Section], commands: Mapping[str, str], outputs: Path
 ) -> Path:
-    """Write the page aside and rename it. ``commands`` maps job ids to what runs them. The same records give the same bytes."""
+    """Write the page atomically. The same records give the same bytes.
+
+    Args:
+        path: The page.
+        claims: The table of claims.
+        sections: The other tables.
+        commands: Job id -> the command that runs it.
+        outputs: The folder of the records, which the page links to.
+
+    Returns:
+        The path.
+    """
     records = {r.id: r for section in sections for r in section.records}
     environment = Environment(
         loader=PackageLoader("gaugeport.pipeline.report", "templates"),
@@ -69,7 +86,7 @@ def write_page(
 
 
 def grid(pivot: pd.DataFrame, behind: Sequence[Sequence[str]] | None = None) -> dict[str, Any]:
-    """A pivot as the template wants it: column names, and rows of cells with the ids of the records behind them."""
+    """Return a pivot as the template expects it: columns, and rows of cells with the ids of their records."""
     rows = [[plain(value) for value in row] for row in pivot.itertuples(index=False)]
     ids = behind if behind is not None else [()] * len(rows)
     return {
@@ -80,8 +97,11 @@ def grid(pivot: pd.DataFrame, behind: Sequence[Sequence[str]] | None = None) -> 
 
 
 def records_behind(pivot: pd.DataFrame, tidy: pd.DataFrame) -> list[list[str]]:
-    """For each row of a pivot, the ids of the records whose measurements it shows: those that agree with it in every column
-    that both have and that tells some of them apart (an condition's name stands for its group, matcher and route)."""
+    """Return, for each row of a pivot, the ids of the records whose measurements it shows.
+
+    Those are the records that agree with the row in every column that both have and that tells some of them
+    apart. A condition's name stands for its group, matcher and route.
+    """
     rows = tidy[tidy["record"].notna()]
     rows = with_conditions(rows) if "condition" in pivot else rows
     shared = [c for c in pivot.columns if c in rows and c not in _MEASURED]
@@ -123,7 +143,7 @@ def _section(section: Section) -> dict[str, Any]:
 
 
 def _records(records: Mapping[str, Record], commands: Mapping[str, str]) -> dict[str, Any]:
-    """What the page says of each record: ``common`` is what all configs share, each record's own is what differs."""
+    """Return what the page shows of each record: what all configs share (``common``), and what differs."""
     flat = {i: _flat(r.config) for i, r in records.items()}
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for config in flat.values():

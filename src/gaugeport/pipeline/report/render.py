@@ -1,4 +1,4 @@
-"""Tables to files: the tidy csv, and its pivot as Markdown and LaTeX (booktabs)."""
+"""Write tables as csv, Markdown and LaTeX (booktabs), and format their cells."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FLOAT = "%.6g"
 TEXT_WIDTH = 100
 """Characters of a line of prose above and below a Markdown table."""
 PACKAGES = "booktabs,adjustbox,pdflscape"
-"""What a document needs that takes in one of the tex files."""
+"""LaTeX packages that a document needs to include one of the tex files."""
 WIDE = 8
-"""A LaTeX table of more columns lies across its page."""
+"""A LaTeX table of more columns than this lies across its page."""
 PROSE = 45
-"""A column with longer cells is set in lines."""
+"""A LaTeX column with cells of more characters than this is set in lines."""
 ROWS = {False: 45, True: 30}
 """Rows of a LaTeX table on a page: upright, and across."""
 _FIRST_STOP = re.compile(r"(?<=[\w)])[.:] ")
@@ -65,7 +65,7 @@ def markdown(title: str, shown: pd.DataFrame, footer: str = "", caption: str = "
 
 
 def _pipe_table(cells: pd.DataFrame) -> str:
-    """Return a Markdown table whose columns are as wide as their widest cell (tabulate pads headings by two more)."""
+    """Return a Markdown table with columns as wide as their widest cell; tabulate pads headings by two."""
     rows = [[str(c) for c in cells.columns], *([str(v) for v in row] for row in cells.to_numpy())]
     widths = [max(2, *(len(row[i]) for row in rows)) for i in range(len(cells.columns))]
     rows.insert(1, [":" + "-" * (width - 1) for width in widths])
@@ -112,7 +112,7 @@ def _tabular(rows: pd.DataFrame, caption: str) -> str:
 
 
 def interval(value: float, low: float, high: float, digits: int = 3) -> str:
-    """``0.912 [0.901, 0.923]``; without an interval just the value, and – where there is none."""
+    """Return ``0.912 [0.901, 0.923]``; just the value without an interval, and – without a value."""
     if pd.isna(value):
         return "–"
     if pd.isna(low):
@@ -121,7 +121,7 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
 
 
 def scientific(value: float, low: float, high: float) -> str:
-    """As :func:`interval`, for values over several orders of magnitude: ``1.7e-04 [1.2e-04, 2.3e-04]``."""
+    """Return ``1.7e-04 [1.2e-04, 2.3e-04]``, for values over several orders of magnitude."""
     if pd.isna(value):
         return "–"
     if pd.isna(low):
@@ -130,9 +130,9 @@ def scientific(value: float, low: float, high: float) -> str:
 
 
 def cell(rows: pd.DataFrame, digits: int = 3, n: float | None = None) -> str:
-    """The first of some aggregate rows as :func:`interval`; – where there is none.
+    """Return the first of some aggregate rows as :func:`interval`; – where there is none.
 
-    ``n`` is how many seeds the line is of: where this is of more or fewer, the cell says of how many.
+    ``n`` is the number of seeds of the line. A cell of more or fewer says of how many.
     """
     if rows.empty:
         return "–"
@@ -141,25 +141,30 @@ def cell(rows: pd.DataFrame, digits: int = 3, n: float | None = None) -> str:
 
 
 def of_seeds(seeds: float, n: float | None) -> str:
-    """`` (n 2)`` where a number is of 2 seeds and its line of ``n`` others."""
+    """Return `` (n 2)`` where a number is of 2 seeds and its line of another number."""
     return "" if n is None or seeds == n else f" (n {seeds:.0f})"
 
 
 def with_intervals(frame: pd.DataFrame, digits: int = 3) -> pd.Series:
-    """The value column of aggregate rows as text with its intervals."""
+    """Return the values of aggregate rows as text with their intervals."""
     return frame.apply(lambda r: interval(r["value"], r["ci_low"], r["ci_high"], digits), axis=1)
 
 
 _SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "|": r"$|$"}
 _LETTERS = {
-    "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "≥": r"$\ge$", "≤": r"$\le$", "→": r"$\to$", "…": r"\dots{}",
-    "‖": r"$\Vert$", "√": r"$\surd$", "<": "$<$", ">": "$>$", "²": "$^2$", "½": r"$\frac12$", "·": r"$\cdot$",
-    "∞": r"$\infty$", "ᵀ": r"$^\top$", "⁻": "$^-$", "¹": "$^1$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "≥": r"$\ge$", "≤": r"$\le$", "→": r"$\to$",
+    "…": r"\dots{}", "‖": r"$\Vert$", "√": r"$\surd$", "<": "$<$", ">": "$>$", "²": "$^2$", "½": r"$\frac12$",
+    "·": r"$\cdot$", "∞": r"$\infty$", "ᵀ": r"$^\top$", "⁻": "$^-$", "¹": "$^1$", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
 }  # fmt: skip
 
 
 def _escape(value: object) -> str:
-    """Text that pdflatex can set; a letter it cannot is spelled out by its Unicode name."""
+    """Return text that pdflatex can set; a letter that it cannot is spelled out by its Unicode name.
+
+    The letters are written out here because pandas' ``escape="latex"`` leaves −, ≥, λ and ‖ as they are,
+    which pdflatex refuses, and pylatexenc would be one more dependency for these twenty.
+    """
     return "".join(map(_letter, str(value).replace("\\", "/")))
 
 
@@ -175,7 +180,7 @@ def _letter(c: str) -> str:
 
 
 def plain(value: object) -> str:
-    """A cell as text; whole numbers without a decimal point."""
+    """Return a cell as text, whole numbers without a decimal point."""
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole else value)  # type: ignore[call-overload]
 

@@ -1,4 +1,4 @@
-"""What the two steering tables share: conditions by name, theory beside measurement, pivot and figure."""
+"""Make the two steering tables, a5 and a6: theory beside measurement, wide form and figure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ THEORY = {
     "O(d)": (1.0, 0.0),
     "oracle": (1.0, 0.0),
 }
-"""Retention and reversal probability on an identical target of an effect that is odd in the vector, signs planted
-uniformly (p = ½): 2p − 1 and ½ with signs dropped, p and hardly ever with raw matching."""
+"""Condition -> (retention, reversal probability) in theory: an identical target, an effect odd in the vector,
+signs planted uniformly (p = ½). That is 2p − 1 and ½ with the signs dropped, p and 0 with raw matching."""
 NOTHING = "no effect to transport"
 NO_VERDICT = f"no verdict ({NOTHING})"
 
@@ -33,11 +33,17 @@ NO_VERDICT = f"no verdict ({NOTHING})"
 def tabulate(
     table: str, records: Sequence[Record], paper: Mapping[tuple[str, str], Mapping[str, float]], odd: str = ""
 ) -> pd.DataFrame:
-    """Every measurement, its mean over seeds with theory and the paper's figures, and the judged contrasts.
+    """Return every measurement, the means over seeds with theory and the paper's figures, and the judged
+    claims.
 
-    ``paper`` maps (metric, target) to figures by condition, ``odd`` begins the names of the metrics of an effect that is odd
-    in the vector, which theory speaks of. A seed without an effect to transport has no retention and no
-    reversal, so it is in no mean and no claim; a claim that is left with no seed at all says why.
+    A seed without an effect to transport has no retention and no reversal, so it is in no mean and no claim;
+    a claim that is left without any seed says why.
+
+    Args:
+        table: The table's id.
+        records: Its records.
+        paper: (metric, target) -> the paper's figures by condition.
+        odd: How the metrics begin that are of the part odd in the vector, which theory is about.
     """
     rows = tidy(table, records, SETTINGS, EXTRA)
     means = with_conditions(aggregate(rows, EXTRA))
@@ -58,10 +64,14 @@ def tabulate(
 
 
 def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """One row per model, target and condition; ``columns`` maps metrics to titles, ``theory:`` and ``paper:`` to theirs.
+    """Return a row per model, target and condition.
 
-    n counts the seeds in the first column, those with an effect to transport; where none had one, it says so. Where
-    another column has more or fewer, its cells say how many.
+    n counts the seeds of the first column, those with an effect to transport; where none had one, the cell
+    says so. Where another column has more or fewer, its cells say how many.
+
+    Args:
+        table: The whole table.
+        columns: Metric -> heading; ``theory:`` and ``paper:`` before a metric select those columns of it.
     """
     lines, first = [], next(iter(columns))
     by = ["model", "setting", "target", "site", "condition"]
@@ -88,8 +98,11 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
 def plot(
     table: pd.DataFrame, metric: str, label: str, paper: Mapping[tuple[str, str], Mapping[str, float]]
 ) -> Any:
-    """``metric`` by condition above (bars: its spread over plants; hollow: of the odd part; ticks: theory), the strength sweep
-    below; a column per model, setting and target."""
+    """Draw a metric by condition above and the sweep of strengths below, a column per model, setting and
+    target.
+
+    Bars are the spread over plants, hollow points the odd part, ticks theory.
+    """
     means = with_conditions(means_of(table))
     keys = ["model", "setting", "target"]
     order = {"default": 0, "tinyllama": 0, "identical": 0}

@@ -20,10 +20,11 @@ _FOOTER = "Means over n training seeds at the last step; brackets: 95 % t-interv
 
 
 def write_sweep(folder: Path, found: Found, swept: Mapping[str, str]) -> str:
-    """Write ``<task>.csv``, ``.md`` and ``.tex`` of every task among the records, and return them as Markdown.
+    """Write ``<task>.csv``, ``.md`` and ``.tex`` of every task among the records, and return them as
+    Markdown.
 
-    The csv has every measurement and its mean over seeds. md and tex have the means at the last step, a row per
-    combination, without curves.
+    The csv has every measurement and its mean over seeds. md and tex have the means at the last step, a row
+    per combination, without curves.
 
     Args:
         folder: Where the files go.
@@ -45,7 +46,8 @@ def write_sweep(folder: Path, found: Found, swept: Mapping[str, str]) -> str:
 
 
 def _pivot(rows: pd.DataFrame, own: Sequence[str], measured: Sequence[str]) -> pd.DataFrame:
-    """Means at each record's last step. Of the table's own columns, ``measured`` are those that jobs vary themselves."""
+    """Means at each record's last step. Of the table's own columns, ``measured`` are those that jobs vary
+    themselves."""
     final = rows[rows["step"].isna() | (rows["step"] == rows.groupby("record")["step"].transform("max"))]
     for column in measured:
         if pd.api.types.is_numeric_dtype(final[column]) and final[column].nunique() > MOST_VALUES_SHOWN:

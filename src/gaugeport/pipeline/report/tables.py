@@ -1,4 +1,4 @@
-"""Tables from records: csv, md, tex and figure of one table, and the summary ``claims`` over all of them."""
+"""Make tables from records, write them, and gather the claims of all of them in one table."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from gaugeport.pipeline.report.tidy import COLUMNS
 from gaugeport.pipeline.store.records import Found
 
 INTERVALS = (
-    "Brackets: 95 % t-intervals over n training seeds, not clipped to what a share can be. No brackets: one seed, or "
-    "all alike."
+    "Brackets: 95 % t-intervals over n training seeds, not clipped to what a share can be. No brackets: one "
+    "seed, or all alike."
 )
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of an experiment.
+    """Hold one table of an experiment.
 
     Attributes:
         id: ``a5``. ``name``: its module in ``experiments/`` and its file in ``conf/experiment/``.
-        title: One line. ``caption``: sentences that explain the narrow form; ``details``: those that only the wide
-            form needs; ``footer``: what stands below both.
+        title: One line. ``caption``: sentences that explain the narrow form; ``details``: those that only the
+            wide form needs; ``footer``: what stands below both.
         tidy: Every measurement, the means over seeds and the judged claims, one a row: the csv.
         pivot: The wide form, text: everything that was measured.
         summary: The narrow form, text: the paper's rows and columns, its figure beside ours.
@@ -64,8 +64,8 @@ def make(table_id: str, name: str, found: Found, options: str = "") -> Table:
 
     Args:
         table_id: The table's id.
-        name: Its module in ``experiments/``, which defines ``TITLE``, ``tabulate``, ``pivot`` and ``plot``, and may
-            define ``CAPTION``, ``DETAILS`` and the narrow form as ``summary`` or ``SUMMARY``.
+        name: Its module in ``experiments/``, which defines ``TITLE``, ``tabulate``, ``pivot`` and ``plot``,
+            and may define ``CAPTION``, ``DETAILS`` and the narrow form as ``summary`` or ``SUMMARY``.
         found: Its records, and how many jobs have none.
         options: Options of the command that runs the missing jobs.
     """
@@ -83,7 +83,7 @@ def make(table_id: str, name: str, found: Found, options: str = "") -> Table:
 
 
 def without_constant_n(summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Return a narrow table without its column n where that never varies, and a sentence that says n instead."""
+    """Return a narrow table without its column n where that never varies, and a sentence that says n."""
     if "n" not in summary or len(summary) < 2:
         return summary, ""
     counts = sorted(set(summary["n"]) - {"–"})
@@ -127,7 +127,7 @@ def write_all(tables: Sequence[Table], outputs: Path, variant: str) -> list[str]
 
 
 def _figure_source(name: str, csv: str) -> str:
-    """Return a hash of what a figure is drawn from: the csv, the code of its table and of the report, matplotlib."""
+    """Return a hash of what a figure is drawn from: csv, code of its table and of the report, matplotlib."""
     module = Path(str(experiment_module(name).__file__)).read_bytes()
     parts = (csv.encode(), module, _code(), matplotlib.__version__.encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -139,12 +139,12 @@ def _code() -> bytes:
 
 
 def footer_of(table_id: str, found: Found, options: str = "") -> str:
-    """What stands under a table: what its brackets are, and which of its jobs it lacks."""
+    """Return the footer of a table: what its brackets are, and which of its jobs have no record."""
     if not found.lacking:
         return INTERVALS
     return (
-        f"{INTERVALS} {len(found.records)} of {found.jobs} declared jobs have a readable record ({found.lacking}); "
-        f"`{f'gaugeport tables {table_id} {options}'.strip()}` runs the others."
+        f"{INTERVALS} {len(found.records)} of {found.jobs} declared jobs have a readable record "
+        f"({found.lacking}); `{f'gaugeport tables {table_id} {options}'.strip()}` runs the others."
     )
 
 
@@ -190,14 +190,14 @@ def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
 
 
 CLAIMS_CAPTION = (
-    "Ours: means over training seeds. Reproduced: the 95 % interval of the paired difference excludes the null in the "
-    "claimed direction. Direction only: fewer than five seeds."
+    "Ours: means over training seeds. Reproduced: the 95 % interval of the paired difference excludes the "
+    "null in the claimed direction. Direction only: fewer than five seeds."
 )
 CLAIMS_DETAILS = "Difference: paired by training seed, left minus right."
 
 
 def claims_text(claims: Table, shown: Sequence[str]) -> str:
-    """Return the short claims of the tables ``shown`` (ids) as Markdown, at most 100 columns; "" without any."""
+    """Return the short claims of the tables ``shown`` (ids) as Markdown, at most 100 columns; "" if none."""
     rows = claims.summary[claims.summary["claim"].str.split().str[0].isin(shown)]
     rows = rows[rows["verdict"] != "not run"]
     return markdown(claims.title, rows, caption=claims.caption) if len(rows) else ""

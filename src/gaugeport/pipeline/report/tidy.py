@@ -1,4 +1,4 @@
-"""Records -> tidy rows, one measurement a row, and their means over training seeds."""
+"""Turn records into tidy rows, one measurement each, and average them over training seeds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLUMNS = [
     ),
     *("metric", "value", "ci_low", "ci_high", "n", "paper", "verdict"),
 ]
-"""The columns every table's csv begins with; a column that does not apply is empty."""
+"""The first columns of every table's csv; a column that does not apply is empty."""
 
 KEYS = [c for c in COLUMNS if c not in ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict")]
 
@@ -40,11 +40,17 @@ def tidy(
     settings: Mapping[str, str] | None = None,
     extra: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """One row per measurement of the records. ``extra`` are columns the table has even where no row does.
+    """Return one row per measurement of the records.
 
-    ``settings`` maps the name of an ablation to the config path of what it varies (``{"lr": "training.run.lr"}``): its
-    rows get ``setting`` ``lr=0.003``, and every row a column ``lr`` with the value it was run at. Measurements override
-    the job's own columns (a row may name its model). The last column, ``record``, is the id of the record it is from.
+    Measurements override the job's own columns (a row may name its model). The last column, ``record``, is
+    the id of the record that a row is from.
+
+    Args:
+        table: The table's id.
+        records: Its records.
+        settings: Name of an ablation -> config path of what it varies (``{"lr": "training.run.lr"}``). Its
+            rows get the ``setting`` ``lr=0.003``, and every row a column ``lr`` with the value it was run at.
+        extra: Columns that the table has even where no row has them.
     """
     rows = [
         {**_job_columns(table, r, settings or {}), **row, "record": r.id} for r in records for row in r.rows
@@ -52,14 +58,15 @@ def tidy(
     frame = pd.DataFrame(rows)
     own = [c for c in dict.fromkeys([*frame.columns, *extra]) if c not in (*COLUMNS, "record")]
     frame = frame.reindex(columns=[*COLUMNS, *own, "record"]).replace("", None)
-    # plain objects: rows are selected thousands of times, which costs three times as much with pandas' own strings
+    # rows are selected thousands of times, which takes three times as long with pandas' own strings
     frame = frame.astype({c: object for c in frame if pd.api.types.is_string_dtype(frame[c])})
     order = [c for c in [*KEYS, *own, "seed"] if c in frame]
     return frame.sort_values(order, kind="stable", na_position="first").reset_index(drop=True)
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float, int]:
-    """Mean, lower and upper end of its t-interval, and n. One value has no interval: both ends are NaN."""
+    """Return mean, lower and upper end of its t-interval, and n. One value has no interval: both ends are
+    NaN."""
     x = np.asarray(values, dtype=float)
     n, mean = len(x), float(np.mean(x))
     if n < 2:
@@ -74,7 +81,8 @@ def _t_quantile(level: float, n: int) -> float:
 
 
 def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
-    """Mean over training seeds of every measurement, with its 95 % t-interval and n; ``seed`` is empty.
+    """Return the mean over training seeds of every measurement, with its 95 % t-interval and n; ``seed`` is
+    empty.
 
     ``extra`` are the table's own columns that tell measurements apart; its other columns are left empty.
     """
@@ -89,12 +97,12 @@ def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def means_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The means over seeds among a table's rows."""
+    """Return the means over seeds among a table's rows."""
     return table[table["seed"].isna() & table["verdict"].isna()]
 
 
 def select(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows in which every named column has the given value."""
+    """Return the rows in which every named column has the given value."""
     kept = np.ones(len(frame), dtype=bool)
     for column, value in where.items():
         kept &= (frame[column] == value).to_numpy(dtype=bool)
@@ -102,18 +110,19 @@ def select(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def main_model(frame: pd.DataFrame) -> str:
-    """The model a figure with room for one shows: tinyllama, which has every arm and seed, else the first there is."""
+    """Return the model for a figure with room for one: tinyllama, which has every condition, else the
+    first."""
     return "tinyllama" if "tinyllama" in set(frame["model"]) else frame["model"].iloc[0]
 
 
 def middle_site(sites: Sequence[str]) -> str:
-    """The pre-declared site, block L/2, among the sites of a model."""
+    """Return the pre-declared site, block L/2, among the sites of a model."""
     depth = 1 + max(int(s.removeprefix("block")) for s in sites if str(s).startswith("block"))
     return f"block{depth // 2}"
 
 
 def by_depth(sites: pd.Series) -> pd.Series:
-    """Sort key of a site column: embed, then blocks by number; or a layer's resid_pre, resid_mid, resid_post, by layer."""
+    """Return the sort key of a site column: embed, then blocks by number; or layers, each by place."""
     return sites.map(_depth)
 
 
@@ -149,7 +158,7 @@ _COMBINATION = {"group": "gauge", "matcher": "matcher", "route": "route"}
 
 
 def _swept(record: Record, path: str) -> Any:
-    """The value at a config path; of a path to local files, the files; lists as text, so that they can be grouped by."""
+    """Return the value at a config path: local files of a path to them, lists as text to group by."""
     if path in record.files:
         return record.files[path]
     try:
