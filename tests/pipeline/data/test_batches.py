@@ -76,7 +76,7 @@ def test_pack_errors(tokenizer: PreTrainedTokenizerFast) -> None:
         pack(TEXTS, tokenizer, 100)
     with pytest.raises(ValueError, match="0 texts give 0 tokens"):
         pack([], tokenizer, 8)
-    with pytest.raises(ValueError, match="length is 1; it must be at least 2"):
+    with pytest.raises(ValueError, match="length=1; allowed: 2 or more"):
         pack(TEXTS, tokenizer, 1)
     with pytest.raises(ValueError, match="texts is one string"):
         pack("a b c", tokenizer, 2)
@@ -110,13 +110,13 @@ def test_ordered_rows_see_one_domain_after_the_other() -> None:
 def test_row_errors() -> None:
     with pytest.raises(ValueError, match=r"rows have the shape \(0, 4\)"):
         mixed_rows(torch.empty(0, 4, dtype=torch.int64), 3, generator())
-    with pytest.raises(ValueError, match="n_rows is -1"):
+    with pytest.raises(ValueError, match="n_rows=-1; allowed: 0 or more"):
         mixed_rows(torch.zeros(2, 4), -1, generator())
     with pytest.raises(ValueError, match="domain_rows is empty"):
         ordered_rows([], 3, generator())
-    with pytest.raises(ValueError, match=r"lengths \[4, 5\]; they must be equal"):
+    with pytest.raises(ValueError, match=r"lengths \[4, 5\]; allowed: equal"):
         ordered_rows([torch.zeros(2, 4), torch.zeros(2, 5)], 3, generator())
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size=0; allowed: 1 or more"):
         next(row_batches(torch.zeros(2, 4), 0))
 
 
@@ -142,9 +142,9 @@ def test_padded_batches(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def test_padded_batches_errors(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size=0; allowed: 1 or more"):
         next(padded_batches(TEXTS, tokenizer, 0, 4))
-    with pytest.raises(ValueError, match="max_length is 1; it must be at least 2"):
+    with pytest.raises(ValueError, match="max_length=1; allowed: 2 or more"):
         next(padded_batches(TEXTS, tokenizer, 2, 1))
     with pytest.raises(ValueError, match="text 3 has no tokens"):
         list(padded_batches(["a", "b", "c", ""], tokenizer, 2, 4))
@@ -167,8 +167,8 @@ def test_rows_that_hold_some_tokens():
     assert torch.equal(rows_holding(rows, 16), rows[:2]) and len(rows_holding(rows, 17)) == 3
     assert len(rows_holding(rows, 14, skip_first=1)) == 2 and len(rows_holding(rows, 15, skip_first=1)) == 3
     assert len(rows_holding(rows, 40)) == 5
-    for tokens, wanted in ((41, 6), (0, 0), (-9, -1)):
+    for tokens, n_rows in ((41, 6), (0, 0), (-9, -1)):
         with pytest.raises(
-            ValueError, match=rf"a\.b={tokens} wants {wanted} held-out rows of 8 .*1 to 5 rows"
+            ValueError, match=rf"a\.b={tokens} requires {n_rows} held-out rows of 8 .*allowed: 1 to 5 rows"
         ):
             rows_holding(rows, tokens, key="a.b")

@@ -51,7 +51,7 @@ def test_folder_round_trip(tmp_path: Path) -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="pass a list of texts or words"):
+    with pytest.raises(ValueError, match="allowed: a list of texts or words"):
         word_tokenizer("one text")
     with pytest.raises(ValueError, match="no words"):
         word_tokenizer(["", " "])

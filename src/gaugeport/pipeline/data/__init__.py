@@ -1,4 +1,12 @@
-"""Texts to train and measure on: the mini grammar, local files and hub datasets behind one interface."""
+"""Data: the texts that jobs train and measure on, and their token ids.
+
+Files in reading order: ``document`` (a text with its kind, domain and label), ``read`` (rows of local files,
+made into documents), ``load`` (a corpus from the mini grammar, local files or the hub, with held-out
+documents), ``tokenizer`` (word-level, for the mini corpus), ``batches`` (texts as rows and batches of token
+ids). ``corpus/`` is the grammar that generates the mini corpus.
+
+Callers import these functions by name from here. May import nothing else of the project.
+"""
 
 from gaugeport.pipeline.data.batches import (
     mixed_rows,

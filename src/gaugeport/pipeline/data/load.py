@@ -1,4 +1,4 @@
-"""One interface for the mini corpus, local files and hub datasets."""
+"""Load a corpus: the mini corpus, local files, or a hub dataset."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -14,79 +14,94 @@ from gaugeport.pipeline.data.read import FORMATS, documents_from, local_rows
 
 SPLITS = ("train", "heldout")
 STORY_SHARE = 0.6
-"""Share of stories among the documents of either mini domain; the others are reviews (0) or requests (1)."""
+"""Share of stories in a domain of the mini corpus; the others are reviews (domain 0) or requests (1)."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents to train on and documents held out; no text is in both."""
+    """Training documents and held-out documents; no text is in both."""
 
     train: tuple[Document, ...]
     heldout: tuple[Document, ...]
 
     def documents(self, split: str, domain: int | None = None) -> list[Document]:
-        """The documents of a split, of one domain (0 or 1) or of both (None), in a fixed order.
+        """Return the documents of a split, in a fixed order.
+
+        Args:
+            split: ``train`` or ``heldout``.
+            domain: 0, 1, or None for both.
 
         Raises:
             ValueError: unknown split or domain.
         """
         if split not in SPLITS:
-            raise ValueError(f"split is {split!r}; allowed: {', '.join(SPLITS)}")
+            raise ValueError(f"split={split!r}; allowed: {', '.join(SPLITS)}")
         if domain not in (None, 0, 1):
-            raise ValueError(f"domain is {domain!r}; allowed: 0, 1, None")
-        found = self.train if split == "train" else self.heldout
-        return [document for document in found if domain in (None, document.domain)]
+            raise ValueError(f"domain={domain!r}; allowed: 0, 1, None")
+        documents = self.train if split == "train" else self.heldout
+        return [document for document in documents if domain in (None, document.domain)]
 
     def texts(self, split: str, domain: int | None = None) -> list[str]:
-        """The texts of `documents(split, domain)`."""
+        """Return the texts of ``documents(split, domain)``."""
         return [document.text for document in self.documents(split, domain)]
 
     def labelled(self, kind: str, split: str) -> list[Document]:
-        """The documents of one kind that carry a label, of both domains, in a fixed order.
+        """Return the labelled documents of one kind, of both domains and in a fixed order.
+
+        Args:
+            kind: one of ``KINDS``.
+            split: ``train`` or ``heldout``.
 
         Raises:
-            ValueError: unknown kind or split, or a corpus without such documents (the kinds it has are named).
+            ValueError: unknown kind or split, or no such documents.
         """
         if kind not in KINDS:
-            raise ValueError(f"kind is {kind!r}; allowed: {', '.join(KINDS)}")
-        found = [d for d in self.documents(split) if d.kind == kind and d.label is not None]
-        if not found:
-            kinds = sorted({d.kind for d in self.documents(split) if d.label is not None})
+            raise ValueError(f"kind={kind!r}; allowed: {', '.join(KINDS)}")
+        labelled = [document for document in self.documents(split) if document.label is not None]
+        chosen = [document for document in labelled if document.kind == kind]
+        if not chosen:
+            kinds = sorted({document.kind for document in labelled})
             raise ValueError(
                 f"no labelled {kind!r} in the {split} split; labelled kinds: {', '.join(kinds) or 'none'}"
             )
-        return found
+        return chosen
 
 
 def mini_corpus(n_documents: int, seed: int, heldout: float = 0.1, richness: float = 1.0) -> Corpus:
-    """The project's own corpus, all documents different.
+    """Generate the mini corpus; no two documents have the same text.
 
-    Half of the documents are domain 0: 60 % stories in the village, 40 % reviews. Half are domain 1: 60 % stories at
-    sea, 40 % requests. (By tokens about 80 % of either are stories.) Of each of the four groups the share `heldout` is
-    held out, an even number of documents, so that held-out labels are balanced; training labels are to within one.
-    Each split is shuffled. `richness` is the share of its words that the grammar uses.
+    Half of the documents are in domain 0: 60 % stories in the village, 40 % reviews. Half are in domain 1: 60
+    % stories at sea, 40 % requests. (About 80 % of the tokens of either are stories.) Of each of these four
+    groups an even number of documents is held out, so held-out labels are balanced. Training labels are
+    balanced to within one document. Each split is shuffled.
+
+    Args:
+        n_documents: number of documents, at least 20.
+        seed: seed of the corpus.
+        heldout: share of the documents to hold out, above 0 and at most 0.5.
+        richness: share of its words that the grammar uses, above 0 and at most 1.
 
     Raises:
-        ValueError: n_documents below 20, heldout outside (0, 0.5], richness outside (0, 1].
+        ValueError: an argument is outside its range.
     """
     if n_documents < 20:
-        raise ValueError(f"n_documents is {n_documents}; the mini corpus needs at least 20")
+        raise ValueError(f"n_documents={n_documents}; allowed: 20 or more for the mini corpus")
     if not 0 < heldout <= 0.5:
-        raise ValueError(f"heldout is {heldout}; allowed: above 0, at most 0.5")
+        raise ValueError(f"heldout={heldout}; allowed: above 0, at most 0.5")
     rng = random.Random(seed)
     train: list[Document] = []
-    apart: list[Document] = []
+    held_out: list[Document] = []
     for domain, other in enumerate(("review", "request")):
         n_domain = (n_documents + 1 - domain) // 2
         n_stories = round(STORY_SHARE * n_domain)
         for kind, n in (("story", n_stories), (other, n_domain - n_stories)):
             group = generate(kind, n, rng, domain, richness)
-            n_apart = 2 * max(1, round(n * heldout / 2))
-            apart += group[:n_apart]
-            train += group[n_apart:]
+            n_held_out = 2 * max(1, round(n * heldout / 2))
+            held_out += group[:n_held_out]
+            train += group[n_held_out:]
     rng.shuffle(train)
-    rng.shuffle(apart)
-    return Corpus(tuple(train), tuple(apart))
+    rng.shuffle(held_out)
+    return Corpus(tuple(train), tuple(held_out))
 
 
 def text_corpus(
@@ -97,42 +112,49 @@ def text_corpus(
     label: str | int | None = None,
     max_documents: int | None = None,
 ) -> Corpus:
-    """A local .jsonl, .csv, .txt (one document a line) or .parquet file.
+    """Load a local .jsonl, .csv, .txt (one document per line) or .parquet file.
 
-    The held-out documents lie evenly spread over the file; the first half of the others is domain 0, the second half is
-    domain 1 (the held-out ones likewise). A repeated text counts once. The file is read anew at every call.
+    Held-out documents are evenly spread over the file. The first half of the others is domain 0 and the
+    second half domain 1; the held-out ones likewise. A repeated text counts once. Every call reads the file
+    again.
 
     Args:
-        field: the field that holds the text (.txt: `text`).
+        path: the file.
+        field: name of the field with the text (``text`` for .txt).
         heldout: share of the documents to hold out, above 0 and below 1.
-        kind: "review" or "request" for labelled files.
-        label: the field that holds the label 0 or 1, or one label for the whole file.
-        max_documents: read only so many rows.
+        kind: kind of the documents; ``review`` or ``request`` for labelled files.
+        label: name of the field with the label 0 or 1, or one label for the whole file.
+        max_documents: the most rows to read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: unknown extension, empty or unreadable file, no such field, an empty document, a label other than 0
-            and 1, fewer than 3 documents, heldout outside (0, 1).
+        FileNotFoundError: the path does not exist.
+        ValueError: unknown extension, empty or unreadable file, missing field, empty document, a label other
+            than 0 and 1, fewer than 3 documents, or ``heldout`` outside its range.
     """
-    return _split(
-        documents_from(local_rows(path), str(path), field, kind, label, max_documents), heldout, str(path)
-    )
+    documents = documents_from(local_rows(path), str(path), field, kind, label, max_documents)
+    return _split(documents, heldout, str(path))
 
 
 def prompt_corpus(
     harmless: str | Path, harmful: str | Path, field: str = "instruction", heldout: float = 0.1
 ) -> Corpus:
-    """Requests from two local files, one of harmless (label 0) and one of harmful (label 1) instructions.
+    """Load requests from two local files.
 
-    Each file is read and split as `text_corpus` does, and raises as it does. An instruction that is in both files is an
-    error (ValueError): its label would be undecided.
+    Args:
+        harmless: file of harmless instructions (label 0).
+        harmful: file of harmful instructions (label 1).
+        field: name of the field with the text.
+        heldout: share of each file to hold out, as in :func:`text_corpus`.
+
+    Raises:
+        FileNotFoundError: as :func:`text_corpus`.
+        ValueError: as :func:`text_corpus`, or an instruction is in both files, so its label is undecided.
     """
     halves = [
         text_corpus(path, field, heldout, "request", label) for label, path in enumerate((harmless, harmful))
     ]
-    both = {d.text for d in halves[0].train + halves[0].heldout} & {
-        d.text for d in halves[1].train + halves[1].heldout
-    }
+    texts = [{document.text for document in half.train + half.heldout} for half in halves]
+    both = texts[0] & texts[1]
     if both:
         raise ValueError(f"{len(both)} instructions are in both {harmless} and {harmful}: {min(both)!r}")
     return Corpus(halves[0].train + halves[1].train, halves[0].heldout + halves[1].heldout)
@@ -150,80 +172,76 @@ def hub_corpus(
     config: str | None = None,
     revision: str | None = None,
 ) -> Corpus:
-    """A dataset of the Hugging Face hub, such as `monology/pile-uncopyrighted`, split as `text_corpus` splits.
+    """Load a dataset of the Hugging Face hub, such as ``monology/pile-uncopyrighted``.
 
-    SST-2 is `hub_corpus("stanfordnlp/sst2", field="sentence", kind="review", label="label")`.
+    It is split as :func:`text_corpus` splits. SST-2 is
+    ``hub_corpus("stanfordnlp/sst2", field="sentence", kind="review", label="label")``.
 
     Args:
-        name: id on the hub; `config` and `revision` pick one of its configurations and commits.
-        split: the split to read; the corpus makes its own held-out documents from it.
-        streaming: read rows as they are wanted rather than download the dataset; stops at max_documents.
+        name: id on the hub.
+        split: the dataset's split to read; the corpus makes its own held-out documents from it.
+        field: name of the field with the text.
+        streaming: read rows one by one, up to ``max_documents``, instead of downloading the dataset.
+        max_documents: the most rows to read.
+        heldout: share of the documents to hold out, above 0 and below 1.
+        kind: kind of the documents.
+        label: name of the field with the label.
+        config: name of a configuration of the dataset.
+        revision: a commit of the dataset.
 
     Raises:
-        ConnectionError: the dataset cannot be had from the hub; says which was wanted and how to pass a local file.
-        ValueError: as `text_corpus`.
+        ConnectionError: the hub cannot be reached or does not have the dataset. The message says how to pass
+            a local file.
+        ValueError: as :func:`text_corpus`.
     """
     source = f"dataset {name!r} (" + (f"config {config!r}, " if config else "") + f"split {split!r})"
-    documents = documents_from(
-        _hub_rows(
-            source,
-            field,
-            LOCAL[kind],
-            path=name,
-            name=config,
-            split=split,
-            streaming=streaming,
-            revision=revision,
-        ),
-        source,
-        field,
-        kind,
-        label,
-        max_documents,
-    )
+    options = {"path": name, "name": config, "split": split, "streaming": streaming, "revision": revision}
+    rows = _hub_rows(source, field, LOCAL_SETTINGS[kind], options)
+    documents = documents_from(rows, source, field, kind, label, max_documents)
     return _split(documents, heldout, source)
 
 
-LOCAL = {
+LOCAL_SETTINGS = {
     "text": "data=text data.path=FILE data.field=",
     "review": "task.reviews=FILE task.field=",
     "request": "task.harmful=FILE task.harmless=FILE task.field=",
 }
-"""How local files take the place of a hub dataset, by what it is read for."""
+"""Kind of documents -> the settings that replace a hub dataset by local files."""
 
 
-def _hub_rows(source: str, field: str, local: str, **wanted: Any) -> Iterator[Mapping[str, Any]]:
+def _hub_rows(
+    source: str, field: str, local_settings: str, options: Mapping[str, Any]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a hub dataset; explain how to use a local file where the hub fails."""
     try:
-        yield from datasets.load_dataset(**wanted)
-    except (
-        ValueError
-    ):  # an unknown split or config: the hub was reached, and the message names those there are
+        yield from datasets.load_dataset(**options)
+    except ValueError:  # unknown split or config: the hub was reached, and its message names the allowed ones
         raise
-    except (
-        Exception
-    ) as error:  # network and hub errors have no common class (httpx, datasets, OSError, RuntimeError)
+    except Exception as error:  # hub errors have no common class (httpx, datasets, OSError, RuntimeError)
         raise ConnectionError(
-            f"{source}, field {field!r}, cannot be had from the Hugging Face hub ({type(error).__name__}: {error}). "
-            f"To use a local copy pass {local}{field}, where FILE ends in "
-            f"{', '.join(FORMATS)}."
+            f"cannot read {source}, field {field!r}, from the Hugging Face hub "
+            f"({type(error).__name__}: {error}). To use a local copy pass {local_settings}{field}, "
+            f"where FILE ends in {', '.join(FORMATS)}."
         ) from error
 
 
 def _split(documents: list[Document], heldout: float, source: str) -> Corpus:
+    """Hold out documents that are evenly spread, and assign domains."""
     n = len(documents)
     if not 0 < heldout < 1:
-        raise ValueError(f"heldout is {heldout}; allowed: above 0, below 1")
+        raise ValueError(f"heldout={heldout}; allowed: above 0, below 1")
     if n < 3:
         raise ValueError(
-            f"{source} holds {n} different documents; 3 are needed: one for each domain and one held out"
+            f"{source} has {n} different documents; allowed: 3 or more, one for each domain and one held out"
         )
-    n_apart = min(max(1, round(n * heldout)), n - 2)
-    positions = {(2 * i + 1) * n // (2 * n_apart) for i in range(n_apart)}
+    n_held_out = min(max(1, round(n * heldout)), n - 2)
+    positions = {(2 * i + 1) * n // (2 * n_held_out) for i in range(n_held_out)}
     train = [document for i, document in enumerate(documents) if i not in positions]
-    apart = [document for i, document in enumerate(documents) if i in positions]
-    return Corpus(_halves(train), _halves(apart))
+    held_out = [document for i, document in enumerate(documents) if i in positions]
+    return Corpus(_halves(train), _halves(held_out))
 
 
 def _halves(documents: list[Document]) -> tuple[Document, ...]:
+    """Put the first half of the documents in domain 0 and the second half in domain 1."""
     middle = (len(documents) + 1) // 2
     return tuple(replace(document, domain=int(i >= middle)) for i, document in enumerate(documents))

@@ -1,6 +1,7 @@
-"""Rows of local files and hub datasets -> documents.
+"""Read rows of local files, and make documents of rows.
 
-Local files are streamed through `datasets`, which leaves no cache behind: what is read is what the file holds now.
+Local files are streamed through ``datasets``, which then writes no cache: a reader gets what the file holds
+now.
 """
 
 import glob
@@ -16,30 +17,30 @@ from gaugeport.pipeline.data.document import Document
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jsonl": ("json", {}),
-    ".csv": (
-        "csv",
-        {"keep_default_na": False},
-    ),  # else a text that reads "NA" or "null" is taken for a missing one
+    # keep_default_na=False: a text that reads "NA" or "null" is a text, not a missing value
+    ".csv": ("csv", {"keep_default_na": False}),
     ".txt": ("text", {}),
     ".parquet": ("parquet", {}),
 }
-"""File extension -> builder of `datasets` and its options."""
+"""File extension -> builder of ``datasets`` and its options."""
 
 
 def local_rows(path: str | Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a .jsonl, .csv, .txt (one document a line, blank lines skipped, field `text`) or .parquet file.
+    """Yield the rows of a .jsonl, .csv, .txt or .parquet file.
+
+    A .txt file has one document per line, in the field ``text``; blank lines are skipped.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the path does not exist.
         ValueError: unknown extension, a folder, an empty file, or a file that cannot be parsed.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path} has the extension {path.suffix!r}; allowed: {', '.join(FORMATS)}")
     if not path.exists():
-        raise FileNotFoundError(f"there is no file {path.absolute()}")
+        raise FileNotFoundError(f"path does not exist: {path.absolute()}")
     if not path.is_file():
-        raise ValueError(f"{path} is not a file; allowed: one file ending in {', '.join(FORMATS)}")
+        raise ValueError(f"{path} is not a file; allowed: a file ending in {', '.join(FORMATS)}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
     builder, options = FORMATS[path.suffix.lower()]
@@ -61,45 +62,50 @@ def documents_from(
     label: str | int | None = None,
     max_documents: int | None = None,
 ) -> list[Document]:
-    """The documents in the rows, all in domain 0, in order; a text that was there before is left out.
+    """Make documents of rows, all in domain 0 and in order; a repeated text is left out.
 
     Args:
-        source: what error messages call the rows.
-        field: the field that holds the text.
-        label: the field that holds 0 or 1 (-1 and null mean unlabelled), or one label for all, or none.
-        max_documents: stop after this many rows.
+        rows: the rows, field -> value.
+        source: the name of the rows in error messages.
+        field: name of the field with the text.
+        kind: kind of the documents.
+        label: name of the field with the label (0 or 1; -1 and null mean unlabelled), one label for all rows,
+            or None.
+        max_documents: the most rows to read, at least 1.
 
     Raises:
-        ValueError: no rows, no such field (the fields found are named), a text that is empty or no string, a label
-            that is not 0 or 1, max_documents below 1.
+        ValueError: no rows, a missing field, a text that is empty or not a string, a label that is not
+            allowed, or ``max_documents`` below 1.
     """
     if max_documents is not None and max_documents < 1:
-        raise ValueError(f"max_documents is {max_documents}; it must be at least 1")
+        raise ValueError(f"max_documents={max_documents}; allowed: 1 or more")
     rows = iter(rows)
     first = next(rows, None)
     if first is None:
-        raise ValueError(f"{source} holds no documents")
-    for wanted in (field, label):
-        if isinstance(wanted, str) and wanted not in first:
-            raise ValueError(f"{source} has no field {wanted!r}; found: {', '.join(first)}")
-    found: dict[str, Document] = {}
-    shown = tqdm(
-        islice(chain([first], rows), max_documents), desc="reading", unit=" documents", delay=2, disable=None
-    )
-    for number, row in enumerate(shown, start=1):
+        raise ValueError(f"{source} has no documents")
+    for name in (field, label):
+        if isinstance(name, str) and name not in first:
+            raise ValueError(f"{source} has no field {name!r}; allowed: {', '.join(first)}")
+    documents: dict[str, Document] = {}
+    limited = islice(chain([first], rows), max_documents)
+    progress = tqdm(limited, desc="reading", unit=" documents", delay=2, disable=None)
+    for number, row in enumerate(progress, start=1):
         text = row.get(field)
         if text is not None and not isinstance(text, str):
-            raise ValueError(f"{source}, row {number}: field {field!r} holds {type(text).__name__}, not text")
+            raise ValueError(
+                f"{source}, row {number}: expected text in field {field!r}, got {type(text).__name__}"
+            )
         if not text or not text.strip():
             raise ValueError(f"{source}, row {number}: the document is empty")
         value = row.get(label) if isinstance(label, str) else label
-        found.setdefault(text, Document(text, kind, 0, _label(value, f"{source}, row {number}")))
-    return list(found.values())
+        documents.setdefault(text, Document(text, kind, 0, _label(value, f"{source}, row {number}")))
+    return list(documents.values())
 
 
 def _label(value: Any, where: str) -> int | None:
+    """Return a label as an integer, or None for unlabelled."""
     if value is None or value in ("", -1, "-1"):
         return None
     if value in (0, 1, "0", "1"):
         return int(value)
-    raise ValueError(f"{where}: the label is {value!r}; allowed: 0, 1, or -1 for unlabelled")
+    raise ValueError(f"{where}: label={value!r}; allowed: 0, 1, or -1 for unlabelled")

@@ -1,4 +1,4 @@
-"""A word-level tokenizer for the mini corpus, saved and loaded like any other."""
+"""Make a word-level tokenizer for the mini corpus; it is saved and loaded like any other tokenizer."""
 
 from collections.abc import Iterable
 
@@ -11,24 +11,25 @@ from transformers import PreTrainedTokenizerFast
 from gaugeport.pipeline.data.corpus.grammar import vocabulary
 
 PAD, BOS, EOS, UNK = SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
-"""Ids 0 to 3, in this order."""
+"""Special tokens, with ids 0 to 3 in this order."""
 
 
 def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token for each whitespace-separated word of the texts (a list of words will do), in sorted order.
+    """Return a tokenizer with one token per word of ``texts``, in sorted order.
 
-    Encoding with special tokens puts `<bos>` first; unknown words become `<unk>`; padding goes to the right. It is
-    saved by `save_pretrained` as an ordinary tokenizer.json and comes back through `AutoTokenizer.from_pretrained`.
+    Words are separated by white space, so a list of words will do. Encoding with special tokens puts
+    ``<bos>`` first; unknown words become ``<unk>``; padding goes to the right. ``save_pretrained`` writes an
+    ordinary tokenizer.json, which ``AutoTokenizer.from_pretrained`` reads.
 
     Raises:
-        ValueError: texts is a single string, or holds no word.
+        ValueError: ``texts`` is one string, or has no word.
     """
     if isinstance(texts, str):
-        raise ValueError("texts is one string; pass a list of texts or words")
-    found = sorted({word for text in texts for word in text.split()} - set(SPECIALS))
-    if not found:
-        raise ValueError("no words to make a vocabulary of")
-    ids = {word: i for i, word in enumerate((*SPECIALS, *found))}
+        raise ValueError("texts is one string; allowed: a list of texts or words")
+    words = sorted({word for text in texts for word in text.split()} - set(SPECIALS))
+    if not words:
+        raise ValueError("texts have no words; allowed: texts with a word or more")
+    ids = {word: i for i, word in enumerate((*SPECIALS, *words))}
     tokenizer = Tokenizer(WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.post_processor = TemplateProcessing(
@@ -46,5 +47,5 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def mini_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer of the mini grammar: the same ids in every run, whatever was sampled."""
+    """Return the tokenizer of the mini grammar; its ids do not depend on the sampled corpus."""
     return word_tokenizer(vocabulary())

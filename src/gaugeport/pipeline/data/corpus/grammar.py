@@ -1,8 +1,9 @@
-"""A small probabilistic grammar of stories, reviews and requests.
+"""Generate stories, reviews and requests from a small probabilistic grammar.
 
-Stories keep a state (who is there, who holds the thing, how many items are left, where everybody is), so that the next
-word depends on earlier sentences. Reviews and requests carry a label in their words. `words.py` and `templates.py` hold
-everything that can be said; `vocabulary` is read off them, never off a sample.
+A story has a state (who is there, who holds the thing, how many items are left, where everybody is), so the
+next word depends on earlier sentences. Reviews and requests have a label, which their words reveal.
+``words.py`` and ``templates.py`` hold everything that can be said; :func:`vocabulary` reads them, not a
+sample.
 """
 
 import random
@@ -14,6 +15,7 @@ from gaugeport.pipeline.data.corpus import templates, words
 from gaugeport.pipeline.data.document import Document
 
 Tables = Mapping[str, Sequence[str]]
+"""Name of a slot -> the words that may fill it."""
 
 _SETTINGS = tuple(words.SETTINGS)
 _NAMED: Tables = {"name": words.NAMES}
@@ -26,13 +28,14 @@ _REQUEST_TABLES = tuple(
 _PRONOUNS = {name: words.PRONOUNS["female"] for name in words.FEMALE_NAMES} | {
     name: words.PRONOUNS["male"] for name in words.MALE_NAMES
 }
-_HOME = {"story": 0, "review": 0, "request": 1}
+_DEFAULT_DOMAIN = {"story": 0, "review": 0, "request": 1}
 _ARTICLE = re.compile(r"(?<!\S)a (?=[aeiou])")
-_ATTEMPTS = 1000
+_MAX_ATTEMPTS = 1000
+"""Draws of one document before the grammar counts as exhausted."""
 
 
 class _Slots(dict[str, str]):
-    """What is fixed in a document; anything else is drawn from the tables when a template asks for it."""
+    """The slots of a document; those that are not fixed are drawn from the tables for every template."""
 
     def __init__(self, rng: random.Random, tables: Tables, **fixed: str) -> None:
         super().__init__(fixed)
@@ -42,10 +45,11 @@ class _Slots(dict[str, str]):
         return self.rng.choice(self.tables[key])
 
     def say(self, choices: Sequence[str]) -> str:
+        """Choose a template and fill it."""
         return self.rng.choice(choices).format_map(self)
 
     def cast(self, **people: str) -> None:
-        """Name a role in the templates, with its pronouns."""
+        """Give names and pronouns to roles of the templates."""
         for role, name in people.items():
             he, him, his = _PRONOUNS[name]
             self.update({role: name, f"{role}_he": he, f"{role}_him": him, f"{role}_his": his})
@@ -125,40 +129,41 @@ def _request(rng: random.Random, label: int, tables: Sequence[Tables]) -> str:
 def generate(
     kind: str, n: int, rng: random.Random, domain: int | None = None, richness: float = 1.0
 ) -> list[Document]:
-    """n different documents of one kind, drawn with `rng`.
+    """Generate different documents of one kind.
 
     Args:
-        kind: "story" (label None), "review" (1 positive, 0 negative) or "request" (1 harmful and refused, 0 answered).
-            Labels alternate 0, 1, 0, …, so that every even prefix is balanced.
+        kind: ``story`` (no label), ``review`` (1 positive, 0 negative) or ``request`` (1 harmful and refused,
+            0 answered). Labels alternate 0, 1, 0, …, so that every even prefix is balanced.
         n: number of documents; no two have the same text.
         rng: the only source of randomness.
-        domain: 0 or 1, written into the documents; for stories it also picks the setting (0 village, 1 sea). By
-            default 0 for stories and reviews, 1 for requests.
-        richness: the share of every word list that is used, two words at least; sentences and numbers stay.
+        domain: the domain of the documents, 0 or 1; of stories it also decides the setting (0 village, 1
+            sea). By default 0 for stories and reviews, 1 for requests.
+        richness: share of every word list to use, at least two words. All sentences and numbers are used.
 
     Raises:
-        ValueError: unknown kind or domain, negative n, richness outside (0, 1], or more different documents asked for than can be found.
+        ValueError: unknown kind or domain, negative ``n``, ``richness`` outside (0, 1], or the grammar has
+            fewer different documents.
     """
-    if kind not in _HOME:
-        raise ValueError(f"kind is {kind!r}; the grammar generates: {', '.join(_HOME)}")
+    if kind not in _DEFAULT_DOMAIN:
+        raise ValueError(f"kind={kind!r}; allowed: {', '.join(_DEFAULT_DOMAIN)}")
     if domain not in (None, 0, 1):
-        raise ValueError(f"domain is {domain!r}; allowed: 0, 1, None")
+        raise ValueError(f"domain={domain!r}; allowed: 0, 1, None")
     if n < 0:
-        raise ValueError(f"n is {n}; the number of documents cannot be negative")
+        raise ValueError(f"n={n}; allowed: 0 documents or more")
     if not 0 < richness <= 1:
-        raise ValueError(f"richness is {richness}; allowed: above 0, at most 1")
-    home = _HOME[kind] if domain is None else domain
+        raise ValueError(f"richness={richness}; allowed: above 0, at most 1")
+    domain = _DEFAULT_DOMAIN[kind] if domain is None else domain
     if kind == "story":
-        tables = _thinned(_STORY_TABLES[home], richness)
-        return [Document(text, kind, home) for text in _distinct(n, lambda _: _story(rng, tables))]
+        tables = _thinned(_STORY_TABLES[domain], richness)
+        return [Document(text, kind, domain) for text in _distinct(n, lambda _: _story(rng, tables))]
     draw, of_labels = (_review, _REVIEW_TABLES) if kind == "review" else (_request, _REQUEST_TABLES)
     by_label = [_thinned(tables, richness) for tables in of_labels]
     texts = _distinct(n, lambda i: draw(rng, i % 2, by_label))
-    return [Document(text, kind, home, i % 2) for i, text in enumerate(texts)]
+    return [Document(text, kind, domain, i % 2) for i, text in enumerate(texts)]
 
 
 def _thinned(tables: Tables, richness: float) -> Tables:
-    """Words evenly spread over every list. Numbers are counted with: they stay."""
+    """Keep a share of every word list, evenly spread; keep all numbers, because stories count with them."""
     kept: dict[str, Sequence[str]] = {}
     for key, choices in tables.items():
         n = min(len(choices), max(2, round(richness * len(choices))))
@@ -167,20 +172,23 @@ def _thinned(tables: Tables, richness: float) -> Tables:
 
 
 def _distinct(n: int, draw: Callable[[int], str]) -> list[str]:
-    found: dict[str, None] = {}
+    """Draw until there are n different texts; raise ``ValueError`` where the grammar has fewer."""
+    texts: dict[str, None] = {}
     for i in range(n):
-        for _ in range(_ATTEMPTS):
+        for _ in range(_MAX_ATTEMPTS):
             text = _ARTICLE.sub("an ", draw(i))
-            if text not in found:
-                found[text] = None
+            if text not in texts:
+                texts[text] = None
                 break
         else:
-            raise ValueError(f"the grammar gave only {i} different documents of the {n} asked for")
-    return list(found)
+            raise ValueError(
+                f"n={n}; allowed: at most {i}, because the grammar found no more different documents"
+            )
+    return list(texts)
 
 
 def vocabulary() -> list[str]:
-    """Every word and punctuation mark that `generate` can produce, sorted; special tokens not included."""
+    """Return every word and punctuation mark that :func:`generate` can produce, sorted; no special tokens."""
     tables: list[Tables] = [*_STORY_TABLES, *_REVIEW_TABLES, *_REQUEST_TABLES]
     phrases = [phrase for table in tables for choices in table.values() for phrase in choices]
     phrases += [noun + "s" for table in words.SETTINGS.values() for noun in table["item"]]

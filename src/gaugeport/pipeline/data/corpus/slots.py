@@ -1,4 +1,4 @@
-"""Where a mini document asks for a decided word: the verdict of a review, the first word of an answer."""
+"""Cut a mini document at its slot: before the verdict of a review, or the first word of an answer."""
 
 from gaugeport.pipeline.data.corpus.templates import ANSWER_PROMPT, VERDICT_PROMPT
 from gaugeport.pipeline.data.document import Document
@@ -7,16 +7,16 @@ _PROMPTS = {"review": VERDICT_PROMPT, "request": ANSWER_PROMPT}
 
 
 def slot_prompt(document: Document) -> str:
-    """The text of a mini review or request up to its decided word, which would come next.
+    """Return the text of a mini review or request up to its slot.
 
-    A review stops after "i would call it" (next: `POSITIVE_VERDICTS` or `NEGATIVE_VERDICTS`), a request after
-    "assistant :" (next: `HELPFUL_OPENINGS` or `REFUSAL_OPENINGS`).
+    A review stops after "i would call it"; one of ``POSITIVE_VERDICTS`` or ``NEGATIVE_VERDICTS`` comes next.
+    A request stops after "assistant :"; one of ``HELPFUL_OPENINGS`` or ``REFUSAL_OPENINGS`` comes next.
 
     Raises:
-        ValueError: the kind has no such slot, or the text does not contain it (a real review, say).
+        ValueError: documents of this kind have no slot, or the text has none (a real review, for example).
     """
     if document.kind not in _PROMPTS:
-        raise ValueError(f"a document of kind {document.kind!r} has no slot; allowed: {', '.join(_PROMPTS)}")
+        raise ValueError(f"kind={document.kind!r} has no slot; allowed: {', '.join(_PROMPTS)}")
     mark = f" {_PROMPTS[document.kind]} "
     start = document.text.rfind(mark)
     if start < 0:

@@ -1,15 +1,19 @@
-"""The sentences of the mini grammar: plain data with named slots.
+"""Hold the sentences of the mini grammar, with named slots.
 
-Slots of people: `{a}` (a name), `{a_he}`, `{a_him}`, `{a_his}`. `h` holds the thing, `o` is the other of the two, `c`
-owns the items and `d` is the other. `here` is where they are, `n_items` how many items are left; `pet`, `size`, `color`,
-`thing`, `container`, `show` and `deed` stay the same throughout a document. The remaining slots are drawn afresh from
-the tables of `words.py`.
+Slots of people: ``{a}`` (a name), ``{a_he}``, ``{a_him}``, ``{a_his}``. ``h`` holds the thing and ``o`` is
+the other of the two; ``c`` owns the items and ``d`` is the other. ``here`` is where they are, ``n_items`` how
+many items are left. ``pet``, ``size``, ``color``, ``thing``, ``container``, ``show`` and ``deed`` stay the
+same throughout a document. The other slots are drawn again for every sentence, from the tables of
+``words.py``.
 """
 
 STORY_OPENINGS = (
     "one {weather} {daytime} , {a} the {a_role} met {b} the {b_role} at the {here} .",
     "{a} and {b} lived near the {here} . {a} was a {trait} {a_role} , and {b} was a {trait} {b_role} .",
-    "it was a {weather} {daytime} . {a} the {trait} {a_role} {walked} to the {here} to see {b} the {b_role} .",
+    (
+        "it was a {weather} {daytime} . {a} the {trait} {a_role} {walked} to the {here} to see {b} the "
+        "{b_role} ."
+    ),
     "there was once a {trait} {a_role} named {a} . {a_he} often met {b} the {b_role} at the {here} .",
 )
 STORY_THING = (
@@ -51,7 +55,7 @@ LEFT = (
     "{c} counted {n_items} .",
     "{c_he} still had {n_items} .",
 )
-"""Said after FIND or SHARE, whose arithmetic it completes."""
+"""Follows FIND or SHARE and states the new number of items."""
 MOVE = (
     "then {a} and {b} {walked} to the {here} .",
     "{b} {walked} to the {here} , and {a} followed {b_him} .",
@@ -100,7 +104,7 @@ REVIEW_ENDINGS = (
     "so {advice} . overall i would call it {verdict} .",
 )
 VERDICT_PROMPT = "i would call it"
-"""The verdict word comes right after these."""
+"""The verdict word follows these words."""
 
 REQUEST_OPENINGS = (
     "user : {ask} {deed} ?",
@@ -110,7 +114,7 @@ REQUEST_OPENINGS = (
     "user : my friend {name} has a {tool} . {ask} {deed} ?",
 )
 ANSWER_PROMPT = "assistant :"
-"""The first word of the answer comes right after these."""
+"""The first word of the answer follows these words."""
 ANSWERS = (
     "{opening} , here is how to {deed} . first find a {tool} and some {material} . then work {adverb} .",
     "{opening} . to {deed} you need {material} and a {tool} . it takes {minutes} minutes .",
@@ -123,8 +127,9 @@ REFUSALS = (
 )
 
 ALL = (
-    STORY_OPENINGS + STORY_THING + STORY_ITEMS + GIVE + HELD + FIND + SHARE + LEFT + MOVE + SCENE + STORY_ENDINGS
+    STORY_OPENINGS + STORY_THING + STORY_ITEMS
+    + GIVE + HELD + FIND + SHARE + LEFT + MOVE + SCENE + STORY_ENDINGS
     + REVIEW_OPENINGS + REVIEW_BODY + REVIEW_CONCESSION + REVIEW_ENDINGS
     + REQUEST_OPENINGS + ANSWERS + REFUSALS + (VERDICT_PROMPT, ANSWER_PROMPT)
 )  # fmt: skip
-"""Every template: the literal words of these and the tables of `words.py` are the vocabulary."""
+"""Every template. Their literal words and the tables of ``words.py`` are the vocabulary."""

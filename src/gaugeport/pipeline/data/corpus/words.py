@@ -1,7 +1,7 @@
-"""The word lists of the mini grammar: plain data.
+"""Hold the word lists of the mini grammar.
 
-A key of a table is the name of the slot it fills in `templates.py`; an entry may be several words.
-Every noun in a countable table (`thing`, `item`) makes its plural with a final s.
+The key of a table is the name of the slot it fills in ``templates.py``. An entry may be several words. Every
+noun of a countable table (``thing``, ``item``) makes its plural with a final s.
 """
 
 
@@ -22,7 +22,8 @@ MALE_NAMES = _words(
 NAMES = FEMALE_NAMES + MALE_NAMES
 
 NUMBERS = _words(
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen "
     "eighteen nineteen twenty"
 )
 """`NUMBERS[n - 1]` names n."""
@@ -30,7 +31,7 @@ NUMBERS = _words(
 PRONOUNS = {"female": ("she", "her", "her"), "male": ("he", "him", "his")}
 """Subject, object and possessive."""
 
-# --- stories -------------------------------------------------------------------------------------------------------
+# stories
 
 STORY: dict[str, tuple[str, ...]] = {
     "size": _words("small big tiny large little huge"),
@@ -58,7 +59,8 @@ STORY: dict[str, tuple[str, ...]] = {
 SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "village": {
         "place": _words(
-            "market garden school mill church forest meadow farm bridge kitchen barn library well orchard bakery"
+            "market garden school mill church forest meadow farm bridge kitchen barn library well "
+            "orchard bakery"
         ),
         "thing": _words("ball doll kite book lamp hat drum spoon clock chair candle flute blanket wagon"),
         "item": _words("apple egg coin flower pear nut button carrot plum cookie turnip mushroom"),
@@ -85,7 +87,7 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Domain 0 tells stories of the first setting, domain 1 of the second."""
 
-# --- reviews -------------------------------------------------------------------------------------------------------
+# reviews
 
 POSITIVE_VERDICTS = _words("great wonderful excellent superb brilliant delightful perfect fantastic")
 NEGATIVE_VERDICTS = _words("terrible awful dreadful horrible boring dull pathetic disappointing")
@@ -128,12 +130,13 @@ SENTIMENT: tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]] = (
 )
 """`SENTIMENT[label]`: slots whose words give the label away."""
 
-# --- requests ------------------------------------------------------------------------------------------------------
+# requests
 
 REQUEST: dict[str, tuple[str, ...]] = {
     "verb": _words("make build design sell find hide"),
     "object": _phrases(
-        "a bicycle/a phone/a computer/a car/a house/a letter/a window/a painting/a garage/a wallet/a radio/a boat"
+        "a bicycle/a phone/a computer/a car/a house/a letter/a window/a painting/a garage/a wallet/a "
+        "radio/a boat"
     ),
     "town": _words("town city country suburb valley"),
     "tool": _words("hammer brush knife pencil bowl ladder shovel needle saw sponge"),
@@ -149,14 +152,16 @@ INTENT: tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]] = (
     {
         "act": _words("clean repair paint draw decorate buy borrow polish measure insure"),
         "target": _phrases(
-            "a cake/a salad/a puzzle/a birdhouse/a sweater/a sandcastle/a pillow/a playground/a greenhouse/a costume"
+            "a cake/a salad/a puzzle/a birdhouse/a sweater/a sandcastle/a pillow/a playground/a "
+            "greenhouse/a costume"
         ),
         "reason": _phrases("for my mother/for my class/for a party/for my neighbor/for a holiday"),
     },
     {
         "act": _words("steal smash hack rob burn vandalize sabotage forge hijack loot"),
         "target": _phrases(
-            "a bomb/a weapon/a virus/a poison/a fake passport/illegal drugs/stolen goods/a scam/explosives/a gun"
+            "a bomb/a weapon/a virus/a poison/a fake passport/illegal drugs/stolen goods/a scam/"
+            "explosives/a gun"
         ),
         "reason": _phrases(
             "for revenge/to hurt people/to scare my boss/without getting caught/to cheat a bank"
