@@ -97,5 +97,5 @@ def test_heads_are_compared_matrix_by_matrix(anchor):
     model = generic(folded=True, scale=0.4, max_position_embeddings=64)
     with torch.no_grad():
         model.model.layers[1].self_attn.v_proj.weight[:8] += 0.5
-    found = {head: row["value"] for head, row in cross_seed.head_mse(model, anchor)}
-    assert found == pytest.approx({"L0H0": 0, "L0H1": 0, "L1H0": 0.25 / 4, "L1H1": 0})
+    mse = {row["component"]: row["value"] for row in cross_seed.head_rows(model, anchor)}
+    assert mse == pytest.approx({"L0H0": 0, "L0H1": 0, "L1H0": 0.25 / 4, "L1H1": 0})

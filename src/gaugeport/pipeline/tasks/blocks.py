@@ -1,4 +1,4 @@
-"""Table b3, second half (paper B, appendix D): predictors of mean ablation on a language model's blocks."""
+"""Table b3, second half: predictors of what ablating a language model's block costs (paper B, appendix D)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gaugeport.pipeline.tasks.task import Row, Task
 
 
 def check(job: Job) -> None:
-    """Refuse the cohorts of Dyck-3 models, which table b3 has by component.
+    """Refuse the cohorts of Dyck-3 models, whose components the task ``patching`` ablates.
 
     Raises:
         ValueError: The cohort is one of Dyck-3 models, or not allowed with the job's model.
@@ -34,38 +34,44 @@ def check(job: Job) -> None:
 
 def measure(job: Job, built: Built) -> list[Row]:
     """Return effects of every block, predicted and measured, completeness errors, and the loss."""
+    task = job.task
+    # 1) the model, the tokens to measure on, and fewer of them for the errors of longer paths
     model = pairs.load_side(job, built.folders, "other").model
-    chart, size = chart_of(model), job.measurement.batch_size
-    rows = heldout_rows(built["data"])[1][:, : job.task["longest"]]
-    seen, few = (
-        list(row_batches(rows_holding(rows, job.task[key], key=f"task.{key}"), size))
+    chart = chart_of(model)
+    heldout = heldout_rows(built["data"])[1][:, : task["longest"]]
+    batches, path_batches = (
+        list(row_batches(rows_holding(heldout, task[key], key=f"task.{key}"), job.measurement.batch_size))
         for key in ("tokens", "path_tokens")
     )
-    mean = block_effects.mean_streams(model, chart, seen)
-    found: list[Row] = [{"metric": "cross_entropy", "value": block_effects.cross_entropy(model, seen)}]
+    mean = block_effects.mean_streams(model, chart, batches)
+    rows: list[Row] = [{"metric": "cross_entropy", "value": block_effects.cross_entropy(model, batches)}]
     for ablated in block_effects.ABLATED:
-        here = (model, chart, seen, mean, ablated)
-        measured = block_effects.measure_effects(*here)
+        # 2) effects and their predictions
+        ablation = (model, chart, batches, mean, ablated)
+        measured = block_effects.measure_effects(*ablation)
         predictions = {
-            "integrated_gradients": block_effects.integrated_gradients(*here, job.task["points"]),
-            "attribution_patching": block_effects.attribution_patching(*here),
+            "integrated_gradients": block_effects.integrated_gradients(*ablation, task["points"]),
+            "attribution_patching": block_effects.attribution_patching(*ablation),
         }
-        rows_here = list(_compared(measured, predictions, job.task["points"]))
-        here = (model, chart, few, mean, ablated)
-        measured = block_effects.measure_effects(*here)
-        for points in job.task["path_points"]:
-            error = _largest_error(block_effects.integrated_gradients(*here, points), measured)
-            rows_here.append({"metric": "completeness_error", "points": points, "value": error})
-        found += [{"ablated": ablated, **row} for row in rows_here]
-    return [{"cohort": job.task["cohort"], **row} for row in found]
+        comparison = list(_comparison_rows(measured, predictions, task["points"]))
+        # 3) errors of integrated gradients by the number of points on the path
+        ablation = (model, chart, path_batches, mean, ablated)
+        measured = block_effects.measure_effects(*ablation)
+        for points in task["path_points"]:
+            error = _largest_error(block_effects.integrated_gradients(*ablation, points), measured)
+            comparison.append({"metric": "completeness_error", "points": points, "value": error})
+        rows += [{"ablated": ablated, **row} for row in comparison]
+    return [{"cohort": task["cohort"], **row} for row in rows]
 
 
-def _compared(
+def _comparison_rows(
     measured: Mapping[str, float], predictions: Mapping[str, Mapping[str, float]], points: int
 ) -> Iterator[Row]:
-    """Every effect; of each predictor its correlation (none where one side is constant) and the median share
-    of an effect that it predicts, signs aside, which a correlation does not see; the largest error of
-    integrated gradients.
+    """Yield every effect, and how well each predictor foretells them.
+
+    Of each predictor: its correlation with the effects (none where one side is constant), and the median
+    share of an effect that it predicts, signs ignored, which a correlation does not show. Of integrated
+    gradients also the largest error.
     """
     for block, value in measured.items():
         yield {"metric": "effect", "component": block, "value": value}

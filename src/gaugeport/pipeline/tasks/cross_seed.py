@@ -32,67 +32,67 @@ GROUPS = ("identity", "permutation", "signed_permutation", "orthogonal")
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Table b2: the four bars of the job's model, aligned, against the anchor's folded specification."""
+    """Return the four bars of the job's model against the anchor's folded specification, by alignment."""
     limits = thresholds(job)
     anchor, model = load_toy(built["anchor"]), load_own(job, built)
     specification, folded = fold_gains(anchor), fold_gains(model)
-    rows = [
-        {k: v for k, v in r.items() if k != "variant"}
-        for r in bars.divergence(specification, folded, bar_b_batches(job))
-    ]
-    for row in (r for r in rows if r["metric"] == "bar_b"):
-        row["status"] = limits.status("b", row["value"])
-    found = _alignments(job, folded, specification)
-    for name, alignment in found.items():
+    # 1) Bar B, which no alignment changes
+    rows = _bar_b(job, specification, folded, limits)
+    # 2) Bar P under every alignment, and with gains in place
+    alignments = _alignments(job, folded, specification)
+    best = alignments["cayley"]
+    for name, alignment in alignments.items():
         rows += [{"alignment": name, **row} for row in _bar_p(alignment, limits)]
     rows += _raw_groups(job, model, anchor)
-    rows += _search(job, found["orthogonal"], found["cayley"], specification)
-    best = found["cayley"].symmetry
-    least = floors(folded, specification)
-    worst = max(least, key=lambda name: least[name])
-    rows.append({"metric": "bar_p_floor", "tensor": worst, "value": least[worst]})
-    quotient = quotient_bar(folded, specification, best)
-    rows.append({"metric": "bar_p_quotient", "tensor": " · ".join(quotient.pair), "value": quotient.max_mse})
-    rows.append({"metric": "bar_p_quotient_relative", "value": max(quotient.relative.values())})
-    aligned = best.apply(folded)
+    rows += _search(job, alignments["orthogonal"], best, specification)
+    # 3) what no symmetry of the models can remove from Bar P
+    rows += _irreducible(folded, specification, best.symmetry)
+    # 4) bars C and Pr, before and after the best alignment, and Bar P head by head
+    aligned = best.symmetry.apply(folded)
     for name, other in (("none", folded), ("cayley", aligned)):
         rows += [{"alignment": name, **row} for row in correlations(job, specification, other, limits)]
-    rows += [
-        {"alignment": "cayley", "component": head, **row} for head, row in head_mse(aligned, specification)
-    ]
+    rows += [{"alignment": "cayley", **row} for row in head_rows(aligned, specification)]
     return with_cohort(job, rows)
+
+
+def _bar_b(job: Job, specification: DyckModel, model: DyckModel, limits: bars.Thresholds) -> list[Row]:
+    """Return Bar B's rows without their variant; the bar's own row has its status."""
+    rows: list[Row] = []
+    for row in bars.divergence(specification, model, bar_b_batches(job)):
+        kept = {key: value for key, value in row.items() if key != "variant"}
+        if kept["metric"] == "bar_b":
+            kept["status"] = limits.status("b", kept["value"])
+        rows.append(kept)
+    return rows
 
 
 def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, SymmetryFit]:
     """Return the best fit in every group of residual elements, and the refined rotation, by name."""
-    found = {name: search_symmetry(job, model, reference, name) for name in GROUPS}
-    return {**found, "cayley": refine(model, reference, found["orthogonal"], job.task["refine_steps"])}
+    fits = {name: search_symmetry(job, model, reference, name) for name in GROUPS}
+    refined = refine(model, reference, fits["orthogonal"], job.task["refine_steps"])
+    return {**fits, "cayley": refined}
 
 
 def _bar_p(alignment: SymmetryFit, limits: bars.Thresholds) -> list[Row]:
+    """Return Bar P of one alignment with its status, the mean, the objective, and every tensor's value."""
     tensors = alignment.per_tensor
     worst = max(tensors, key=lambda name: tensors[name])
     status = limits.status("p", alignment.max_mse)
-    rows: list[Row] = [
-        {"metric": "bar_p_max_mse", "tensor": worst, "value": alignment.max_mse, "status": status}
-    ]
-    rows.append({"metric": "bar_p_global_mse", "value": alignment.global_mse})
-    rows.append({"metric": "bar_p_objective", "value": _least_objective(alignment)})
-    return rows + [
-        {"metric": "bar_p_tensor", "tensor": name, "value": value} for name, value in tensors.items()
+    return [
+        {"metric": "bar_p_max_mse", "tensor": worst, "value": alignment.max_mse, "status": status},
+        {"metric": "bar_p_global_mse", "value": alignment.global_mse},
+        {"metric": "bar_p_objective", "value": _least_objective(alignment)},
+        *({"metric": "bar_p_tensor", "tensor": name, "value": value} for name, value in tensors.items()),
     ]
 
 
 def _raw_groups(job: Job, model: DyckModel, reference: DyckModel) -> list[Row]:
     """Search with gains in place, where only signed permutations are symmetries (rotations: to compare)."""
-    rows = []
+    rows: list[Row] = []
     for name in GROUPS:
-        found = search_symmetry(job, model, reference, name, strict=False)
-        for metric, value in (
-            ("bar_p_raw_max_mse", found.max_mse),
-            ("bar_p_raw_objective", _least_objective(found)),
-        ):
-            rows.append({"metric": metric, "alignment": name, "value": value})
+        fit = search_symmetry(job, model, reference, name, strict=False)
+        rows.append({"metric": "bar_p_raw_max_mse", "alignment": name, "value": fit.max_mse})
+        rows.append({"metric": "bar_p_raw_objective", "alignment": name, "value": _least_objective(fit)})
     return rows
 
 
@@ -101,92 +101,129 @@ def _least_objective(alignment: SymmetryFit) -> float:
     return min((c.objective for c in alignment.configurations), default=sum(alignment.per_tensor.values()))
 
 
-def head_mse(model: DyckModel, reference: DyckModel) -> Iterator[tuple[str, Row]]:
-    """Mean squared difference per entry of each head's four matrices, aligned models given."""
-    rows, target = comparable_rows(model, reference)
-    for head in components.heads(reference):
-        layer, own = components.layer_of(head), int(head.rpartition("H")[2])
-        squares = [
-            (rows[n][own] - target[n][own]).square().mean()
-            for n in (parameter_name(layer, kind) for kind in "qkvo")
-        ]
-        yield head, {"metric": "bar_p_head", "value": float(torch.stack(squares).mean())}
-
-
-def _search(job: Job, baseline: SymmetryFit, refined: SymmetryFit, reference: DyckModel) -> list[Row]:
+def _search(job: Job, searched: SymmetryFit, refined: SymmetryFit, reference: DyckModel) -> list[Row]:
     """Return the spread over the search's configurations, and what it leaves of a planted element."""
-    ends = [c.max_mse for c in baseline.configurations]
+    values = [c.max_mse for c in searched.configurations]
     planted = Symmetry.random(reference, generator(job.seed, "planted symmetry"))
     floor = search_symmetry(job, planted.apply(reference), reference, "orthogonal").max_mse
     return [
-        {"metric": "configurations", "value": len(ends)},
-        {"metric": "configurations_least", "value": min(ends)},
-        {"metric": "configurations_largest", "value": max(ends)},
+        {"metric": "configurations", "value": len(values)},
+        {"metric": "configurations_least", "value": min(values)},
+        {"metric": "configurations_largest", "value": max(values)},
         {"metric": "self_alignment_mse", "value": floor},
         {"metric": "uniqueness_factor", "value": refined.max_mse / max(floor, 1e-30)},
     ]
 
 
+def _irreducible(model: DyckModel, reference: DyckModel, best: Symmetry) -> list[Row]:
+    """Return the lower bound of Bar P over all symmetries, and Bar P of products that none of them moves."""
+    least = floors(model, reference)
+    worst = max(least, key=lambda name: least[name])
+    quotient = quotient_bar(model, reference, best)
+    return [
+        {"metric": "bar_p_floor", "tensor": worst, "value": least[worst]},
+        {"metric": "bar_p_quotient", "tensor": " · ".join(quotient.pair), "value": quotient.max_mse},
+        {"metric": "bar_p_quotient_relative", "value": max(quotient.relative.values())},
+    ]
+
+
+def head_rows(model: DyckModel, reference: DyckModel) -> Iterator[Row]:
+    """Yield each head's mean squared difference per entry, over its four matrices.
+
+    Args:
+        model: A folded model, aligned to the reference.
+        reference: The folded reference.
+
+    Yields:
+        One row ``bar_p_head`` for every head.
+    """
+    rows, target = comparable_rows(model, reference)
+    for head in components.heads(reference):
+        layer, index = components.layer_of(head), int(head.rpartition("H")[2])
+        squares = []
+        for kind in "qkvo":
+            name = parameter_name(layer, kind)
+            squares.append((rows[name][index] - target[name][index]).square().mean())
+        yield {"component": head, "metric": "bar_p_head", "value": float(torch.stack(squares).mean())}
+
+
 def correlations(job: Job, anchor: DyckModel, model: DyckModel, limits: bars.Thresholds) -> list[Row]:
-    """Compare effects that the anchor predicts with those measured on the model, by component and edge."""
-    seen = heldout(job, job.task["rows"], "effects")
-    ids, labels = seen["input_ids"], seen["labels"]
+    """Correlate effects that the anchor predicts with those measured on the model.
+
+    Args:
+        job: The job; ``task.rows`` strings are measured on, with ``task.points`` points on the path.
+        anchor: The folded anchor.
+        model: The folded model, aligned or not.
+        limits: Thresholds of the bars.
+
+    Returns:
+        Rows of bars C (components, edges, heads) and Pr (losses when components are ablated one after the
+        other), and of every effect.
+    """
+    strings = heldout(job, job.task["rows"], "effects")
+    ids, labels = strings["input_ids"], strings["labels"]
+    means_anchor, means_model = components.mean_outputs(anchor, ids), components.mean_outputs(model, ids)
+    sides = ((anchor, means_anchor), (model, means_model))
+    # 1) Bar C of components: the anchor's integrated gradients against the model's ablation effects
     patched = effects.component_edges(anchor)
-    theirs, mine = components.mean_outputs(anchor, ids), components.mean_outputs(model, ids)
-    predicted = effects.integrated_gradients(anchor, ids, labels, patched, theirs, job.task["points"])
-    measured = effects.measure_effects(model, ids, labels, patched, mine)
+    points = job.task["points"]
+    predicted = effects.integrated_gradients(anchor, ids, labels, patched, means_anchor, points)
+    measured = effects.measure_effects(model, ids, labels, patched, means_model)
     rows = [
         correlation_row("bar_c", "c", predicted, measured, limits),
-        *_null(anchor, predicted, measured, limits),
+        *_any_order(anchor, predicted, measured, limits),
     ]
-    rows += [{"metric": "effect", "component": edge[0], "value": rise} for edge, rise in measured.items()]
-    rows += [
-        {"metric": "effect_predicted", "component": edge[0], "value": rise}
-        for edge, rise in predicted.items()
-    ]
+    for metric, by_edge in (("effect", measured), ("effect_predicted", predicted)):
+        rows += [{"metric": metric, "component": edge[0], "value": rise} for edge, rise in by_edge.items()]
+    # 2) Bar C of edges: both models' ablation effects
     edges = components.edges(anchor)
-    first, second = (
-        effects.measure_effects(m, ids, labels, edges, x) for m, x in ((anchor, theirs), (model, mine))
-    )
-    rows.append(correlation_row("bar_c_edges", "c", first, second, limits))
+    theirs, mine = (effects.measure_effects(m, ids, labels, edges, means) for m, means in sides)
+    rows.append(correlation_row("bar_c_edges", "c", theirs, mine, limits))
+    # 3) Bar Pr: both models' losses as components are ablated in the order that the anchor predicts
     order = sorted(patched, key=lambda edge: -predicted[edge])
-    first, second = (_cumulative(m, seen, order, x) for m, x in ((anchor, theirs), (model, mine)))
-    return [*rows, correlation_row("bar_pr", "pr", first, second, limits)]
+    theirs, mine = (_cumulative(m, strings, order, means) for m, means in sides)
+    return [*rows, correlation_row("bar_pr", "pr", theirs, mine, limits)]
 
 
-def _null(
+def _any_order(
     anchor: DyckModel,
     predicted: Mapping[Edge, float],
     measured: Mapping[Edge, float],
     limits: bars.Thresholds,
 ) -> list[Row]:
-    """Bar C with the heads of each layer in any order, as a mean over orders: how much of it no matching of
-    heads earns, since a layer whose heads matter stays apart from one whose heads do not. And heads alone,
-    their null likewise."""
+    """Return Bar C's mean over all orders of heads within their layers, with and without other components.
+
+    This much of Bar C is no evidence that heads match one to one: a layer whose heads matter stays apart from
+    a layer whose heads do not, in any order. The last row is Bar C of heads alone.
+    """
     heads = [(head, ALL) for head in components.heads(anchor)]
     layers = [
         [e for e in heads if components.layer_of(e[0]) == n] for n in range(anchor.config.num_hidden_layers)
     ]
     rows: list[Row] = []
     for name, edges in (("bar_c_any_order", list(predicted)), ("bar_c_heads_any_order", heads)):
-        null = []
+        effects_predicted = [predicted[e] for e in edges]
+        by_order = []
         for orders in itertools.product(*(itertools.permutations(layer) for layer in layers)):
             renamed = dict(zip(itertools.chain(*layers), itertools.chain(*orders), strict=True))
-            null.append(
-                bars.pearson([predicted[e] for e in edges], [measured[renamed.get(e, e)] for e in edges])
-            )
-        null = [r for r in null if not math.isnan(r)]
-        rows += [{"metric": name, "value": fmean(null)}] if null else []
-    return [*rows, correlation_row("bar_c_heads", "c", {e: predicted[e] for e in heads}, measured, limits)]
+            by_order.append(bars.pearson(effects_predicted, [measured[renamed.get(e, e)] for e in edges]))
+        defined = [r for r in by_order if not math.isnan(r)]
+        if defined:
+            rows.append({"metric": name, "value": fmean(defined)})
+    of_heads = {head: predicted[head] for head in heads}
+    return [*rows, correlation_row("bar_c_heads", "c", of_heads, measured, limits)]
 
 
 def _cumulative(
-    model: DyckModel, rows: Mapping[str, Any], order: Sequence[Edge], means: Mapping[str, Any]
+    model: DyckModel, strings: Mapping[str, Any], order: Sequence[Edge], means: Mapping[str, Any]
 ) -> dict[Edge, float]:
-    """Rise of the loss when the first k components of ``order`` are ablated together, by the k-th."""
-    sets = [tuple(source for source, _ in order[: k + 1]) for k in range(len(order))]
-    found = [effects.measure_joint_effect(model, rows["input_ids"], rows["labels"], s, means) for s in sets]
-    return {(s[-1], ALL): rise for s, rise in zip(sets, found, strict=True)}
+    """Return the rise of the loss when the first k components of ``order`` are ablated, by the k-th."""
+    rises = {}
+    for k in range(1, len(order) + 1):
+        ablated = tuple(source for source, _ in order[:k])
+        rise = effects.measure_joint_effect(model, strings["input_ids"], strings["labels"], ablated, means)
+        rises[ablated[-1], ALL] = rise
+    return rises
 
 
 TASK = Task(measure, anchor_and_own, check_toy)

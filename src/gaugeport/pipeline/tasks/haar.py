@@ -1,4 +1,4 @@
-"""Table b6: whether the rotation between two models is a Haar-random one, as far as the data decide it."""
+"""Table b6: whether the data can tell the rotation between two models from a Haar-random one."""
 
 from __future__ import annotations
 
@@ -36,51 +36,70 @@ from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.utils.seeds import generator
 
 NULL_SEED = 0
-"""Of the Monte-Carlo null: one for all jobs, so that it is drawn once for each width."""
+"""Seed of the Monte-Carlo null: one for all jobs, so that each width's null is drawn once."""
 
-ROTATED = 8
-"""Random rotations of the cross moment that the smaller groups' share of it is compared with."""
+ROTATED_CONTROLS = 8
+"""Random rotations of the cross moment that the smaller groups' share of the objective is compared with."""
+
+NULL_RANGE = (0.025, 0.975)
+"""Quantiles of the null that its rows report."""
 
 
 def measure(job: Job, built: Built) -> list[Row]:
     """Return statistics of the rotation from the anchor to the other at every site, against Haar."""
     anchor, other = pairs.load_pair(job, built.folders)
-    a, b = (side.streams("fit", job.task["tokens"]) for side in (anchor, other))
+    streams_a, streams_b = (side.streams("fit", job.task["tokens"]) for side in (anchor, other))
     haar = anchor.rotation_group
     rows: list[Row] = []
     for site in anchor.sites:
-        null = stored_null(built.cache, a[site].shape[1], job.task["draws"], NULL_SEED, haar)
-        found = site_rows(a[site], b[site], null, job.task["share"], generator(job.seed, "haar", site))
-        rows += [{"site": site, "width": a[site].shape[1], "haar": haar, **row} for row in found]
+        a, b = streams_a[site], streams_b[site]
+        width = a.shape[1]
+        null = stored_null(built.cache, width, job.task["draws"], NULL_SEED, haar)
+        measured = site_rows(a, b, null, job.task["share"], generator(job.seed, "haar", site))
+        rows += [{"site": site, "width": width, "haar": haar, **row} for row in measured]
     return [{"cohort": job.task["cohort"], **row} for row in rows]
 
 
 def site_rows(a: Tensor, b: Tensor, null: Null, share: float, gen: torch.Generator) -> list[Row]:
-    """Return one site's rows from paired ``a`` and ``b`` [tokens, d]; ``share`` sets its support."""
+    """Compare the rotation between two streams with Haar-random ones.
+
+    Args:
+        a: The anchor's stream at a site, float32[tokens, d].
+        b: The other model's stream on the same tokens.
+        null: Statistics of Haar-random rotations of the same width and group.
+        share: The share of ``a``'s variance that its support holds.
+        gen: Source of the controls' random numbers.
+
+    Returns:
+        Rows without cohort and site.
+    """
+    # 1) the rotation's statistics, against Haar's
     components = spectrum(a)
     support = components.support(share)
     fit = fit_rotation(a, b, null.group)
-    found = _measured(fit, support, null)
-    rows: list[Row] = [{"metric": name, "value": value} for name, value in found.items()]
-    rows += [
-        *_against_haar(found, support.shape[1], null),
-        *_angles(fit.rotation, null),
-        *_ranks(components, b, share),
-    ]
+    statistics = _statistics(fit, support, null)
+    rows: list[Row] = [{"metric": name, "value": value} for name, value in statistics.items()]
+    rows += _against_haar(statistics, support.shape[1], null)
+    rows += _angles(fit.rotation, null)
+    rows += _ranks(components, b, share)
+    # 2) the same statistics where the answer is known: no rotation at low rank, and no relation
     controls = {
         "low_rank_identity": low_rank_copies(a, support, gen, group=null.group),
         "independent_noise": independent_rows(a, b, gen),
     }
     for control, (x, y) in controls.items():
-        same = _measured(fit_rotation(x, y, null.group), support, null)
+        of_control = _statistics(fit_rotation(x, y, null.group), support, null)
         rows += [
-            {"metric": f"control_{name}", "control": control, "value": value} for name, value in same.items()
+            {"metric": f"control_{name}", "control": control, "value": value}
+            for name, value in of_control.items()
         ]
-    return [{"group": "orthogonal", **row} for row in rows] + list(_groups(fit.cross, null.group, gen))
+    # 3) the smaller groups
+    of_rotation = [{"group": "orthogonal", **row} for row in rows]
+    return [*of_rotation, *_smaller_groups(fit.cross, null.group, gen)]
 
 
-def _measured(fit: RotationFit, support: Tensor, null: Null) -> dict[str, float]:
-    """Of a fit: the statistics of its matrix, and those that know of the support."""
+def _statistics(fit: RotationFit, support: Tensor, null: Null) -> dict[str, float]:
+    """Return the statistics of a fit's matrix, of its action on the support, and the fit's correlation."""
     supported = supported_distance(fit.rotation, support)
     least = float(null.supported_distance(support.shape[1]).min())
     return {
@@ -91,53 +110,53 @@ def _measured(fit: RotationFit, support: Tensor, null: Null) -> dict[str, float]
     }
 
 
-def _against_haar(found: dict[str, float], rank: int, null: Null) -> Iterator[Row]:
-    """Of every statistic that Haar's is known of: its calibrated p-value, and Haar's mean and 95 % range."""
+def _against_haar(statistics: dict[str, float], rank: int, null: Null) -> Iterator[Row]:
+    """Yield the calibrated p-value of every statistic whose null is known, and the null's mean and range."""
     draws = {**null.statistics, "supported_distance": null.supported_distance(rank)}
-    for name, tail in {**TAILS, "supported_distance": "small"}.items():
-        of = {"statistic": name}
-        yield {
-            "metric": "p_value",
-            **of,
-            "test": "calibrated",
-            "value": p_value(found[name], draws[name], tail),
-        }
-        low, high = draws[name].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    tails = {**TAILS, "supported_distance": "small"}
+    for name, tail in tails.items():
+        p = p_value(statistics[name], draws[name], tail)
+        yield {"metric": "p_value", "statistic": name, "test": "calibrated", "value": p}
+        low, high = draws[name].quantile(torch.tensor(NULL_RANGE, dtype=torch.float64)).tolist()
         values = {"null_mean": float(draws[name].mean()), "null_low": low, "null_high": high}
-        yield from ({"metric": metric, **of, "value": value} for metric, value in values.items())
+        for metric, value in values.items():
+            yield {"metric": metric, "statistic": name, "value": value}
 
 
 def _ranks(components: Spectrum, b: Tensor, share: float) -> Iterator[Row]:
-    """Effective rank of the anchor's stream, and of the other's."""
-    for end, found in {"anchor": components, "other": spectrum(b)}.items():
-        yield {"metric": f"effective_rank_{end}", "value": found.participation}
-        yield {"metric": f"rank_{end}", "value": found.rank(share)}
+    """Yield the effective rank and the rank at ``share`` of both streams."""
+    for side, of_side in {"anchor": components, "other": spectrum(b)}.items():
+        yield {"metric": f"effective_rank_{side}", "value": of_side.participation}
+        yield {"metric": f"rank_{side}", "value": of_side.rank(share)}
 
 
 def _angles(r: Tensor, null: Null) -> Iterator[Row]:
-    """Return the paper's p-value of this matrix, and its eigen-angles (both signs of a conjugate pair)."""
+    """Yield the paper's p-value of this matrix, and its eigen-angles (both signs of a conjugate pair)."""
     angles = eigenangles(free_part(r, null.group))
     signed = signed_angles(angles)
     naive = naive_p_value(signed, null.reference)
     yield {"metric": "p_value", "statistic": "ks_distance", "test": "naive", "value": naive}
-    yield from ({"metric": "eigen_angle", "rank": i, "value": x} for i, x in enumerate(signed.tolist()))
+    for rank, angle in enumerate(signed.tolist()):
+        yield {"metric": "eigen_angle", "rank": rank, "value": angle}
 
 
-def _groups(cross: Tensor, haar: str, gen: torch.Generator) -> Iterator[Row]:
-    """S_d and B_d beside O(d): the best element of each for the same objective ⟨g, C⟩, its share of what the
-    best rotation attains, its distance from the identity; and as a control its share where C is rotated at
-    random."""
+def _smaller_groups(cross: Tensor, haar: str, gen: torch.Generator) -> Iterator[Row]:
+    """Yield how far permutations and signed permutations explain the cross moment C [d, d].
+
+    Of each group, the element g that maximises ⟨g, C⟩: its distance from the identity, and its share of what
+    the best rotation attains. The control is this share where C is rotated at random.
+    """
     attained = float(torch.linalg.svdvals(cross).sum())
     d = len(cross)
-    turned = [random_rotation(d, haar, gen) @ cross for _ in range(ROTATED)]
+    rotated = [random_rotation(d, haar, gen) @ cross for _ in range(ROTATED_CONTROLS)]
     for group in ("permutation", "signed_permutation"):
-        found = match(cross, group, MATCHER_OF_GROUP[group])
-        away = float((found.gauge.dense() - torch.eye(d, dtype=torch.float64)).norm())
-        yield {"metric": "distance_from_identity", "group": group, "value": away / (2 * d) ** 0.5}
-        yield {"metric": "objective_share", "group": group, "value": found.objective / attained}
-        shares = [match(c, group, MATCHER_OF_GROUP[group]).objective / attained for c in turned]
+        best = match(cross, group, MATCHER_OF_GROUP[group])
+        distance = float((best.gauge.dense() - torch.eye(d, dtype=torch.float64)).norm())
+        yield {"metric": "distance_from_identity", "group": group, "value": distance / (2 * d) ** 0.5}
+        yield {"metric": "objective_share", "group": group, "value": best.objective / attained}
+        shares = [match(c, group, MATCHER_OF_GROUP[group]).objective / attained for c in rotated]
         control = {"metric": "control_objective_share", "control": "haar_rotated", "group": group}
-        yield {**control, "value": sum(shares) / ROTATED}
+        yield {**control, "value": sum(shares) / len(shares)}
 
 
 TASK = Task(measure, pairs.pair_stages, check_cohort)

@@ -30,33 +30,41 @@ def check(job: Job) -> None:
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return rows by what is compared: the models, their initialisations, and the other with its own
-    checkpoints.
+    """Compare the models, their initialisations, and the other model with its own checkpoints.
 
-    A pair that is not independent gets a row that says so;
-    :func:`gaugeport.pipeline.rotation.models.independence.check_independent` is what refuses it.
+    A pair that is not independent gets a row that says so; it is
+    :func:`gaugeport.pipeline.rotation.models.independence.check_independent` that refuses such pairs.
     """
     largest = float(job.task["largest_cosine"])
     shared = cohorts.SHARED if job.task["cohort"] == "A" else ()
+    # 1) both models at the end and at the start of their training
     ends: dict[Side, Any] = {side: pairs.load_side(job, built.folders, side).model for side in pairs.SIDES}
     starts: dict[Side, Any] = {side: start(job, built, side) for side in ends}
     digest = independence.model_digest(ends["other"])
-    rows: list[Row] = []
-    for compared, sides in (("models", ends), ("initialisations", starts)):
-        pair = independence.compare(sides["anchor"], sides["other"], shared)
-        rows += [{"compared": compared, **row} for row in _rows(pair, largest)]
-        if compared == "models":
-            rows += [{"compared": compared, **row} for row in _tensor_rows(pair)]
-    rows += _training(ends, starts, shared)
+    # 2) the models, tensor by tensor too, and their initialisations
+    pair = independence.compare(ends["anchor"], ends["other"], shared)
+    rows = [{"compared": "models", **row} for row in (*_pair_rows(pair, largest), *_tensor_rows(pair))]
+    pair = independence.compare(starts["anchor"], starts["other"], shared)
+    rows += [{"compared": "initialisations", **row} for row in _pair_rows(pair, largest)]
+    # 3) how far and where training moved them
+    rows += _training_rows(ends, starts, shared)
+    # 4) the other model and its own checkpoints, which are not independent of it
     for step in compared_steps(job, built):
         earlier = pairs.load_side(job, built.folders, "other", step).model
         pair = independence.compare(ends["other"], earlier, shared)
-        rows += [{"compared": "own checkpoint", "step": step, **row} for row in _rows(pair, largest)]
+        at = {"compared": "own checkpoint", "step": step}
+        rows += [{**at, **row} for row in _pair_rows(pair, largest)]
     return [{"cohort": job.task["cohort"], "digest": digest, **row} for row in rows]
 
 
 def start(job: Job, built: Built, side: Side) -> Any:
-    """Return the model that one side's training started from; of a fine-tuning run, its base."""
+    """Return the model that one side's training started from; of a fine-tuning run, its base.
+
+    Args:
+        job: The job.
+        built: The folders of its stages.
+        side: ``anchor`` or ``other``.
+    """
     if pairs.is_toy(job):
         return cohorts.initialised(job, pairs.seed_of(job, side))
     if job.task["cohort"] == "runs":
@@ -73,7 +81,8 @@ def compared_steps(job: Job, built: Built) -> list[int]:
     return pairs.saved_steps(job, built.folders, "other")
 
 
-def _rows(pair: independence.WeightComparison, largest: float) -> Iterator[Row]:
+def _pair_rows(pair: independence.WeightComparison, largest: float) -> Iterator[Row]:
+    """Yield the verdict on two models, and what it rests on."""
     verdict = pair.verdict(largest)
     name, spectrum = pair.spectrum
     yield {"metric": "independent", "value": float(verdict == "independent"), "status": verdict}
@@ -85,6 +94,7 @@ def _rows(pair: independence.WeightComparison, largest: float) -> Iterator[Row]:
 
 
 def _tensor_rows(pair: independence.WeightComparison) -> Iterator[Row]:
+    """Yield which tensors are equal, and how near each of the others is."""
     for name in pair.identical:
         yield {"metric": "identical", "tensor": name, "value": 1.0}
     for name, why in pair.constructed.items():
@@ -95,26 +105,26 @@ def _tensor_rows(pair: independence.WeightComparison) -> Iterator[Row]:
         yield {"metric": "tensor_spectrum", "tensor": name, "value": spectrum}
 
 
-def _training(ends: Mapping[Side, Any], starts: Mapping[Side, Any], shared: tuple[str, ...]) -> Iterator[Row]:
-    """Return how far each side moved from its step 0 (over its norm), and how alike the updates are."""
-    ways = {end: independence.weight_changes(ends[end], starts[end]) for end in ends}
-    names = [n for n in ways["other"] if n not in shared and n in ways["anchor"]]
-    yield {
-        "metric": "update_cosine",
-        "value": independence.cosine_and_distance(ways["anchor"], ways["other"], names)[0],
-    }
-    for end, way in ways.items():
-        before, after = independence.tensors(starts[end]), independence.tensors(ends[end])
-        yield {"metric": "distance_to_start", "end": end, "value": _norm(way, names) / _norm(before, names)}
-        yield {
-            "metric": "cosine_to_start",
-            "end": end,
-            "value": independence.cosine_and_distance(after, before, names)[0],
-        }
+def _training_rows(
+    ends: Mapping[Side, Any], starts: Mapping[Side, Any], shared: tuple[str, ...]
+) -> Iterator[Row]:
+    """Yield how far each side moved from its step 0 (over its norm), and how alike the two updates are."""
+    cosine_and_distance = independence.cosine_and_distance
+    updates = {side: independence.weight_changes(ends[side], starts[side]) for side in ends}
+    names = [n for n in updates["other"] if n not in shared and n in updates["anchor"]]
+    cosine, _ = cosine_and_distance(updates["anchor"], updates["other"], names)
+    yield {"metric": "update_cosine", "value": cosine}
+    for side, update in updates.items():
+        before, after = independence.tensors(starts[side]), independence.tensors(ends[side])
+        distance = _norm(update, names) / _norm(before, names)
+        yield {"metric": "distance_to_start", "end": side, "value": distance}
+        cosine, _ = cosine_and_distance(after, before, names)
+        yield {"metric": "cosine_to_start", "end": side, "value": cosine}
 
 
-def _norm(side: Mapping[str, torch.Tensor], names: list[str]) -> float:
-    return float(torch.stack([side[n].double().norm().cpu() for n in names]).norm())
+def _norm(weights: Mapping[str, torch.Tensor], names: list[str]) -> float:
+    """Return the norm of several tensors taken together."""
+    return float(torch.stack([weights[n].double().norm().cpu() for n in names]).norm())
 
 
 TASK = Task(measure, pairs.pair_stages, check)
