@@ -17,11 +17,13 @@ DETAILS, SUMMARY, pivot = TABLE.details, TABLE.summary, TABLE.pivot
 
 def tabulate(records):
     """Return, for each n, the measurements of the first n seeds and their means."""
-    found = TABLE.measurements(records)
-    seeds = sorted(found["seed"].unique())
-    first = [found[found["seed"].isin(seeds[:n])].assign(**{TABLE.axis: n}) for n in range(1, len(seeds) + 1)]
-    found = pd.concat(first, ignore_index=True)
-    return pd.concat([found, aggregate(found, [TABLE.axis])], ignore_index=True)
+    measured = TABLE.measurements(records)
+    seeds = sorted(measured["seed"].unique())
+    first = [
+        measured[measured["seed"].isin(seeds[:n])].assign(**{TABLE.axis: n}) for n in range(1, len(seeds) + 1)
+    ]
+    measured = pd.concat(first, ignore_index=True)
+    return pd.concat([measured, aggregate(measured, [TABLE.axis])], ignore_index=True)
 
 
 def plot(table):

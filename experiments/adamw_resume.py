@@ -20,7 +20,7 @@ CAPTION = (
 DETAILS = "Divergence is ‖g⁻¹θ' − θ‖ / ‖θ − θ_resume‖; the horizon's range is over seeds."
 SETTINGS = {"lr": "training.run.lr"}
 EXTRA = ["arm", "theory", "resume_step", *SETTINGS]
-ARMS = {
+STATES = {
     "zeroed": ("moments zeroed, step kept", f.PURPLE, "-"),
     "no_state": ("no state", f.ORANGE, "-"),
     "permutation_only": ("state permuted, signs dropped", f.RED, "-"),
@@ -58,7 +58,7 @@ def pivot(table):
     for model, setting in _cases(seeds):
         group = select(seeds, {"model": model, "setting": setting})
         first, last = group["step"].min(), group["step"].max()
-        for arm, (name, _, _) in ARMS.items():
+        for arm, (name, _, _) in STATES.items():
             part = select(group, {"arm": arm})
             line = {"model": model, "setting": setting, "state": name, "theory": part["theory"].iloc[0]}
             line |= {"n": part["seed"].nunique(), f"step {first:.0f}": _mean(part, "divergence", first)}
@@ -83,7 +83,7 @@ def plot(table):
     figure, axes = f.panels(len(settings), width=4.6, columns=3)
     for axis, (model, setting) in zip(axes, settings, strict=True):
         here = select(rows, {"model": model, "setting": setting})
-        for arm, (name, colour, style) in ARMS.items():
+        for arm, (name, colour, style) in STATES.items():
             part = select(here, {"arm": arm})
             if (part["value"] == 0).all():
                 axis.plot([], [], style, color=colour, label=f"{name}: exactly 0")
@@ -104,8 +104,8 @@ def plot(table):
 
 def _cases(rows):
     """Return the models and settings that were run, the default of tinyllama first."""
-    found = set(rows[["model", "setting"]].itertuples(index=False, name=None))
-    return sorted(found, key=lambda c: (c[0] != "tinyllama", c[1] != "default", c))
+    cases = set(rows[["model", "setting"]].itertuples(index=False, name=None))
+    return sorted(cases, key=lambda c: (c[0] != "tinyllama", c[1] != "default", c))
 
 
 def _mean(rows, metric, step, form="{:.1e}"):

@@ -153,8 +153,8 @@ def of_heads(part):
 
 def _line(part, shown):
     def value(metric, **where):
-        found = select(part, {"metric": metric, **where})
-        return shown(found.iloc[0]) if len(found) else "–"
+        selected = select(part, {"metric": metric, **where})
+        return shown(selected.iloc[0]) if len(selected) else "–"
 
     line = {"B": value("bar_b")}
     line |= {f"P, {name}": value("bar_p_max_mse", alignment=a) for a, name in ALIGNMENTS.items()}

@@ -114,8 +114,8 @@ def plot(table):
 
 def _line(part, shown):
     def value(metric, **where):
-        found = select(part, {"metric": metric, **where})
-        return shown(found.iloc[0]) if len(found) else "–"
+        selected = select(part, {"metric": metric, **where})
+        return shown(selected.iloc[0]) if len(selected) else "–"
 
     line = {"B": value("bar_b", variant="real")}
     line |= {

@@ -149,9 +149,11 @@ def _texts(part):
 def _numbers(part):
     line = {}
     for name, where in NUMBERS.items():
-        found = select(part, where)
+        selected = select(part, where)
         digits = 4 if "cosine" in name or "singular" in name else 3
-        line[name] = interval(*found[["value", "ci_low", "ci_high"]].iloc[0], digits) if len(found) else "–"
+        line[name] = (
+            interval(*selected[["value", "ci_low", "ci_high"]].iloc[0], digits) if len(selected) else "–"
+        )
     return line
 
 

@@ -67,7 +67,7 @@ def pivot(table):
     means = means[means["metric"].isin(COLUMNS)]
     keys = ["model", "setting", "group", "matcher", "route", "evidence", "site"]
     means = means.assign(site=means["site"].fillna("–"))
-    # a row is one arm; AUROC is left out where every placement is right, so that n is that of the others
+    # a row is one condition; AUROC is left out where every placement is right, so that n is that of the others
     most = means.groupby(keys)["n"].transform("max")
     of = [of_seeds(*pair) for pair in zip(means["n"], most, strict=True)]
     means = means.assign(text=with_intervals(means) + of, n=most)
@@ -126,5 +126,5 @@ def _means(table):
 
 def _at_middle(frame):
     sites = frame[frame["site"].notna()].groupby("model")["site"].unique()
-    middle = {model: middle_site(list(found)) for model, found in sites.items()}
+    middle = {model: middle_site(list(names)) for model, names in sites.items()}
     return frame["site"].isna() | (frame["site"] == frame["model"].map(middle))

@@ -63,8 +63,8 @@ def pivot(table):
             for group, name in (("self", "self"), *((g, n) for g, (n, _) in GROUPS.items())):
                 line[name] = cell(select(part, {"metric": "firing_pearson", "group": group}))
             for group in RECOVERED:
-                found = select(part, {"metric": "recovered_share", "group": group})
-                line[f"recovered, {GROUPS[group][0]}"] = cell(found)
+                selected = select(part, {"metric": "recovered_share", "group": group})
+                line[f"recovered, {GROUPS[group][0]}"] = cell(selected)
             lines.append({**line, "n": int(part["n"].max())})
         if (model, cohort) in PAPER:
             lines.append(

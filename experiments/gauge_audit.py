@@ -56,10 +56,10 @@ def pivot(table):
     lines = []
     for (model, target), part in with_conditions(means_of(table)).groupby(["model", "target"], sort=False):
         conditions = [condition.name for condition in conditions_of(part)]
-        found = part[part["list"].notna()].groupby(["planted", "list"])
+        lists = part[part["list"].notna()].groupby(["planted", "list"])
         # the residual gauge and what it moves first
         for (planted, name), rows in sorted(
-            found, key=lambda g: (g[0][0] != "residual", list(LISTS).index(g[0][1]))
+            lists, key=lambda g: (g[0][0] != "residual", list(LISTS).index(g[0][1]))
         ):
             line = {"model": model, "target": target, "planted": planted, "list": LISTS[name]}
             raw = select(rows, {"named": "raw"})

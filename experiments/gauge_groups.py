@@ -53,8 +53,8 @@ def pivot(table):
         line = {"model": model, "chart": chart, "n": part["seed"].nunique()}
         for group, name in GROUPS.items():
             rows = part[part["group"] == group]
-            theory, found = rows["theory"].iloc[0], measured(rows)
-            mark = found if theory == found else f"{found} (theory: {theory})"
+            theory, outcome = rows["theory"].iloc[0], measured(rows)
+            mark = outcome if theory == outcome else f"{outcome} (theory: {theory})"
             line[name] = f"{mark} {rows['value'].max():.0e}"
         lines.append(line)
     return pd.DataFrame(lines)

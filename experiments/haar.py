@@ -192,20 +192,20 @@ def _line(part):
             )
     line["naive p"] = cell(select(fitted, {"metric": "p_value", "test": "naive"}))
     for control, name in {"low_rank_identity": "R = I, that rank", "independent_noise": "noise"}.items():
-        found = select(part, {"control": control})
+        selected = select(part, {"control": control})
         both = (f"control_{m}" for m in ("distance_from_identity", "supported_distance"))
         line[f"{name}: whole / support"] = (
-            f"{' / '.join(_mean(found, m) for m in both)}{_flag(found, 'control_')}"
+            f"{' / '.join(_mean(selected, m) for m in both)}{_flag(selected, 'control_')}"
         )
     line["correlation (noise)"] = (
         f"{cell(select(fitted, {'metric': 'correlation'}))} "
         f"({_mean(select(part, {'control': 'independent_noise'}), 'control_correlation')})"
     )
     for group, name in {"permutation": "S_d", "signed_permutation": "B_d"}.items():
-        found = select(part, {"group": group})
-        shares = _mean(found, "objective_share"), _mean(found, "control_objective_share")
+        selected = select(part, {"group": group})
+        shares = _mean(selected, "objective_share"), _mean(selected, "control_objective_share")
         line[f"{name}: share (rotated), ‖g−I‖"] = (
-            f"{shares[0]} ({shares[1]}), {_mean(found, 'distance_from_identity')}"
+            f"{shares[0]} ({shares[1]}), {_mean(selected, 'distance_from_identity')}"
         )
     return {**line, "n": _whole(select(fitted, {"metric": "distance_from_identity"})["n"])}
 
@@ -222,8 +222,8 @@ def _flag(part, prefix):
 
 
 def _mean(part, metric):
-    found = select(part, {"metric": metric})["value"]
-    return interval(found.mean(), float("nan"), float("nan"))
+    selected = select(part, {"metric": metric})["value"]
+    return interval(selected.mean(), float("nan"), float("nan"))
 
 
 def _whole(n):
@@ -268,13 +268,15 @@ def _by_site(axis, part, cohort):
         "R = I of that rank, on the support": ("control_supported_distance", "x", f.GREY, f.GREY),
     }
     for label, (metric, marker, fill, edge) in drawn.items():
-        found = select(fitted, {"metric": metric})
-        found = select(found, {"control": "low_rank_identity"}) if metric.startswith("control") else found
-        found = found.set_index("site").reindex(sites)
+        selected = select(fitted, {"metric": metric})
+        selected = (
+            select(selected, {"control": "low_rank_identity"}) if metric.startswith("control") else selected
+        )
+        selected = selected.set_index("site").reindex(sites)
         at = range(len(sites))
-        axis.plot(at, found["value"], marker, color=edge, markerfacecolor=fill, markersize=5, label=label)
+        axis.plot(at, selected["value"], marker, color=edge, markerfacecolor=fill, markersize=5, label=label)
         if not metric.startswith("control"):
-            axis.vlines(at, found["ci_low"], found["ci_high"], colors=edge, linewidth=1, alpha=0.5)
+            axis.vlines(at, selected["ci_low"], selected["ci_high"], colors=edge, linewidth=1, alpha=0.5)
     axis.set_xticks(range(len(sites)), sites, rotation=30, ha="right", fontsize=7)
     f.paper_line(axis, 1, f.PURPLE, "Haar" if cohort in ("A", "runs") else "Haar, and paper")
     axis.set(title=COHORTS[cohort], ylim=(-0.05, 1.2))

@@ -146,9 +146,9 @@ def _line(part):
         share = select(part, {"metric": "predicted_share", "predictor": predictor})
         line[f"|predicted / measured|, {name}"] = cell(share, digits=4)
     for points in POINTS:
-        found = select(part, {"metric": "completeness_error", "points": points})
+        selected = select(part, {"metric": "completeness_error", "points": points})
         line[f"error, {points} points"] = (
-            scientific(*found[["value", "ci_low", "ci_high"]].iloc[0]) if len(found) else "–"
+            scientific(*selected[["value", "ci_low", "ci_high"]].iloc[0]) if len(selected) else "–"
         )
     return line
 

@@ -41,7 +41,7 @@ def pivot(table):
     ):
         if method == "geodesic":
             continue
-        found = part.drop_duplicates("metric").set_index("metric")
+        by_metric = part.drop_duplicates("metric").set_index("metric")
         line = {"cohort": cohort, "λ": lam, "method": method, "start": start}
         for metric, name in (
             ("weight_max_mse", "P"),
@@ -52,16 +52,16 @@ def pivot(table):
             ("determinant", "determinant"),
             ("excess", "excess"),
         ):
-            row = found.loc[metric]
+            row = by_metric.loc[metric]
             line[name] = scientific(row["value"], row["ci_low"], row["ci_high"])
         path = select(means, {"cohort": cohort, "lam": lam, "method": "geodesic"}).set_index("metric")[
             "value"
         ]
         line |= {"barrier": f"{path['barrier']:.1e}", "same determinant": f"{path['same_component']:.2f}"}
         line["cost of the other"] = f"{path['determinant_cost']:.1e}"
-        paper = found.at["weight_max_mse", "paper"]
+        paper = by_metric.at["weight_max_mse", "paper"]
         lines.append(
-            {**line, "paper's P": "–" if pd.isna(paper) else f"{paper:.3f}", "n": int(found["n"].max())}
+            {**line, "paper's P": "–" if pd.isna(paper) else f"{paper:.3f}", "n": int(by_metric["n"].max())}
         )
     wide = pd.DataFrame(lines)
     keys = [wide["cohort"], wide["λ"].map(float), wide["method"].map(order), wide["start"]]

@@ -87,8 +87,8 @@ def pivot(table):
             line[column] = cell(select(part, {"lens": lens, "metric": metric}), digits=2)
         flags = select(means, {"cohort": cohort, "lens": "crosslens"})
         for flag in ("unused", "vestigial"):
-            found = select(flags, {"metric": f"flag_{flag}"})
-            line[flag] = f"{found['value'].sum():.2f}"
+            selected = select(flags, {"metric": f"flag_{flag}"})
+            line[flag] = f"{selected['value'].sum():.2f}"
         for circuit in ("QK", "OV"):
             ratio = select(flags, {"metric": f"unused_{circuit.lower()}_over_used"})
             if len(ratio):

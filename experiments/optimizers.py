@@ -15,7 +15,7 @@ CAPTION = (
     "otherwise."
 )
 DETAILS = "The largest displacement where theory says exact, the smallest elsewhere."
-ARMS = {
+CONDITIONS = {
     "signs": "signs only",
     "signed": "B_d or S_d × {±1}",
     "signs_dropped": "the same, state without signs",
@@ -69,11 +69,11 @@ def cell(rows):
     Where the measurement or the library disagrees with theory, all three are named. Where reordering neurons
     alone already moves the run (bfloat16), the cell gives that noise as well.
     """
-    theory, library, found = rows["theory"].iloc[0], rows["library"].iloc[0], measured(rows)
-    agrees = found == ("exact" if theory == "exact" else "broken")
+    theory, library, outcome = rows["theory"].iloc[0], rows["library"].iloc[0], measured(rows)
+    agrees = outcome == ("exact" if theory == "exact" else "broken")
     agrees &= (rows["library"] == ("refuses" if theory == "refused" else "moves")).all()
     value = rows["value"].max() if theory == "exact" else rows["value"].min()
-    mark = theory if agrees else f"{found}, library {library} (theory: {theory})"
+    mark = theory if agrees else f"{outcome}, library {library} (theory: {theory})"
     noise = rows["yardstick"].max() / YARDSTICK_FACTOR
     return f"{mark} {value:.0e}" + (f" (noise {noise:.0e})" if theory == "exact" and noise > VISIBLE else "")
 
@@ -85,7 +85,9 @@ def pivot(table):
     for (model, optimizer), part in seeds.groupby(["model", "optimizer"], sort=False):
         line = {"model": model, "optimizer": optimizer, "n": part["seed"].nunique()}
         line |= {
-            name: cell(part[part["arm"] == arm]) for arm, name in ARMS.items() if arm in set(part["arm"])
+            name: cell(part[part["arm"] == arm])
+            for arm, name in CONDITIONS.items()
+            if arm in set(part["arm"])
         }
         lines.append(line)
     return pd.DataFrame(lines).fillna("–")
@@ -96,10 +98,10 @@ def plot(table):
     seeds = table[table["seed"].notna()]
     names = list(dict.fromkeys(zip(seeds["model"], seeds["optimizer"], strict=True)))
     worst = seeds.groupby(["model", "optimizer", "arm"])["value"].max()
-    grid = np.array([[max(worst.get((m, o, a), np.nan), 1e-17) for a in ARMS] for m, o in names])
+    grid = np.array([[max(worst.get((m, o, a), np.nan), 1e-17) for a in CONDITIONS] for m, o in names])
     figure, axes = f.panels(1, width=7.5, height=0.3 * len(names) + 1.8)
     image = axes[0].imshow(np.log10(grid), cmap="cividis", aspect="auto", vmin=-16, vmax=0)
-    axes[0].set_xticks(range(len(ARMS)), ARMS.values(), rotation=20, ha="right", fontsize=7)
+    axes[0].set_xticks(range(len(CONDITIONS)), CONDITIONS.values(), rotation=20, ha="right", fontsize=7)
     axes[0].set_yticks(range(len(names)), [f"{m}, {o}" for m, o in names], fontsize=7)
     figure.colorbar(image, label="log10 of displacement / distance travelled")
     return figure

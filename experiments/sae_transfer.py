@@ -83,13 +83,13 @@ def pivot(table):
     by = ["model", "setting", "architecture", "target", "site", "condition"]
     for key, part in with_conditions(means_of(table)).groupby(by, sort=False, dropna=False):
         line = dict(zip(by, key, strict=True))
-        found = part.drop_duplicates("metric").set_index("metric")
+        by_metric = part.drop_duplicates("metric").set_index("metric")
         for name, title in COLUMNS.items():
             if name in ("theory", "paper"):
-                line[title] = interval(found.at["nmse", name], None, None)
+                line[title] = interval(by_metric.at["nmse", name], None, None)
             else:
                 line[title] = cell(select(part, {"metric": name}))
-        lines.append({**line, "n": int(found.at["nmse", "n"])})
+        lines.append({**line, "n": int(by_metric.at["nmse", "n"])})
     wide = pd.DataFrame(lines)
     wide["order"] = wide["condition"].map(ORDER).fillna(len(ORDER))
     wide["topk"] = wide["architecture"] != "topk"

@@ -55,7 +55,7 @@ CORRELATIONS = {
     "ρ cosine, matched": "matched_cosine_transfer_correlation",
 }
 UNCHANGED = {"arm": "cross", "group": "identity"}
-ARMS = {
+LINES = {
     "on seed 0": ({"arm": "within"}, "black", "-"),
     "unchanged": (UNCHANGED, f.RED, "-"),
     "rotated": ({"arm": "cross", "group": "orthogonal"}, f.BLUE, "-"),
@@ -129,7 +129,7 @@ def plot(table):
             panels += [(pair_label(model, cohort), site, v, select(here, {"vector": v})) for v in vectors]
     figure, axes = f.panels(len(panels) + 3, width=4.2, height=3.2, columns=3, sharey=False)
     for axis, (model, site, vector, part) in zip(axes, panels, strict=False):
-        for name, (where, colour, style) in ARMS.items():
+        for name, (where, colour, style) in LINES.items():
             rows = select(part, {"metric": "effect", **where}).sort_values("strength")
             curve = {**dict(zip(rows["strength"], rows["value"], strict=True)), 0.0: 0.0}
             axis.plot(
@@ -158,14 +158,20 @@ def _scatters(axes, seeds):
     for vector, marker, colour in zip(list(VECTORS)[:3], MARKS, (f.BLUE, f.ORANGE, f.GREEN), strict=True):
         toy = select(seeds, {"cohort": "A", "vector": vector})
         for axis, arm in ((share, "cross"), (matched, "matched")):
-            found = _against(toy, "pinned_share", arm)
+            ratios = _against(toy, "pinned_share", arm)
             axis.plot(
-                found["known"], found["value"], marker, color=colour, markersize=4, label=VECTORS[vector][0]
+                ratios["known"], ratios["value"], marker, color=colour, markersize=4, label=VECTORS[vector][0]
             )
     for cohort, colour in (("A", f.BLUE), ("B", f.ORANGE), ("seeds", f.PURPLE)):
-        found = _against(select(seeds, {"cohort": cohort}), "rotation_cosine", "cross")
+        ratios = _against(select(seeds, {"cohort": cohort}), "rotation_cosine", "cross")
         cosine.plot(
-            found["known"], found["value"], "o", color=colour, markersize=3, alpha=0.6, label=COHORTS[cohort]
+            ratios["known"],
+            ratios["value"],
+            "o",
+            color=colour,
+            markersize=3,
+            alpha=0.6,
+            label=COHORTS[cohort],
         )
     labels = ("share in the pinned subspace, cohort A", "share, at matched lengths", "cosine of v and R v")
     for axis, label in zip(axes, labels, strict=True):
@@ -220,16 +226,16 @@ def _range(rows):
 
 
 def _regimes(pairs):
-    found = select(pairs, UNCHANGED)
-    counts = {name: found.loc[found["metric"] == f"regime_{name}", "value"].sum() for name in REGIMES}
+    unchanged = select(pairs, UNCHANGED)
+    counts = {name: unchanged.loc[unchanged["metric"] == f"regime_{name}", "value"].sum() for name in REGIMES}
     return ", ".join(f"{name.replace('no_effect', 'none')} {n:.0f}" for name, n in counts.items() if n) or "–"
 
 
 def _tested(pairs, arm):
     """Correlate share with closeness of the ratio to 1 over vectors and sites, with p by permutation."""
-    found = _against(pairs, "pinned_share", arm)
-    found["close"] = -(1 - found["value"]).abs()
-    cells = found.groupby(["vector", "site"], sort=False)[["known", "close"]].median()
+    ratios = _against(pairs, "pinned_share", arm)
+    ratios["close"] = -(1 - ratios["value"]).abs()
+    cells = ratios.groupby(["vector", "site"], sort=False)[["known", "close"]].median()
     if len(cells) < FEWEST_POINTS or cells["known"].nunique() < 2:
         return "–"
     sites = list(cells.index.get_level_values("site"))

@@ -21,7 +21,7 @@ SETTINGS = {"lr": "training.run.lr", "spacing": "measurement.spacing", "tokens":
 METRICS = ["signed_accuracy", "index_accuracy", "gap_to_endpoint", "gap_to_via_base", "loop_consistency"]
 PAPER = {"endpoint": 0.603, "trajectory": 0.911}
 
-ARMS = {
+CONDITIONS = {
     ("permutation", "hungarian_raw", "endpoint"): ("endpoint, S_d raw", f.GREY, "--"),
     ("permutation", "hungarian_abs", "endpoint"): ("endpoint, S_d signs dropped", f.PURPLE, "--"),
     ("signed_permutation", "hungarian_abs", "endpoint"): ("endpoint, B_d", f.RED, "-"),
@@ -70,7 +70,7 @@ def summary(wide):
     """Return the middle site of the default setting: a row per model, group and route."""
     default = wide[wide["setting"] == "default"]
     sites = default[default["site"] != "–"].groupby("model")["site"].unique()
-    at = default["model"].map({model: middle_site(list(found)) for model, found in sites.items()})
+    at = default["model"].map({model: middle_site(list(names)) for model, names in sites.items()})
     here = default[default["site"] == at].copy()
     keys = zip(here["group"], here["matcher"], strict=True)
     names = [condition_name(group, matcher, "endpoint") for group, matcher in keys]
@@ -112,7 +112,7 @@ def plot(table):
         axes[-1].set_xticks(ticks, [f"{t:g}" for t in ticks])
         axes[-1].minorticks_off()
     for axis, model in zip(axes, models, strict=False):
-        if model in ("tinyllama", "pythia"):  # their groups differ; qwen's arms are tinyllama's
+        if model in ("tinyllama", "pythia"):  # their groups differ; qwen's conditions are tinyllama's
             axis.legend(fontsize=6.5, loc="lower left")
     return figure
 
@@ -131,7 +131,7 @@ def _gaps(rows):
 
 
 def _draw(axis, means, x):
-    for (group, matcher, route), (label, colour, style) in ARMS.items():
+    for (group, matcher, route), (label, colour, style) in CONDITIONS.items():
         rows = select(means, {"group": group, "matcher": matcher, "route": route})
         if len(rows):
             f.line_with_band(axis, rows, x, colour, label, style)
@@ -158,7 +158,7 @@ def _at_middle(frame):
 
 def _losses(means):
     losses = means[means["metric"].isin(["loss_base", "loss_A", "loss_B"])]
-    # every arm of a setting reports the losses of the same models; take them from the arm with the most seeds
+    # every condition of a setting reports the losses of the same models: take the one with the most seeds
     losses = losses.sort_values("n", ascending=False).drop_duplicates(["model", "setting", "metric"])
     wide = losses.pivot(index=["model", "setting"], columns="metric", values="value")
     return wide.map(lambda v: f"{v:.2f}").reset_index()

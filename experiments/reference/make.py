@@ -88,10 +88,10 @@ def render(tables: Mapping[str, Table]) -> None:
 
 def complete(chosen: Chosen, table_id: str) -> list[Record]:
     """Return the records of a table. Raises ``ValueError`` where one is missing."""
-    found = chosen.found(table_id)
-    if found.lacking:
-        raise ValueError(f"{table_id} lacks records ({found.lacking}): `./run.sh all` first")
-    return found.records
+    read = chosen.found(table_id)
+    if read.lacking:
+        raise ValueError(f"{table_id} lacks records ({read.lacking}): `./run.sh all` first")
+    return read.records
 
 
 def write_archive(path: Path, records: Sequence[Record]) -> None:
@@ -119,12 +119,12 @@ def write_means(path: Path, tidy: pd.DataFrame) -> None:
 
 def stages_of(chosen: Chosen) -> list[dict[str, Any]]:
     """Return the configs of the stages that some tables require, each once."""
-    found = {}
+    stages = {}
     for c in (c for jobs in chosen.jobs.values() for c in jobs):
         for stage, config in stage_keys(c.job).items():
             one = {"kind": STAGES[stage].kind, **config}
-            found[digest(one)] = one
-    return list(found.values())
+            stages[digest(one)] = one
+    return list(stages.values())
 
 
 def write_timings(timings: Timings, configs: Sequence[Mapping[str, Any]]) -> None:
@@ -133,8 +133,8 @@ def write_timings(timings: Timings, configs: Sequence[Mapping[str, Any]]) -> Non
     What was not run here has the seconds that were kept before; what no table requires any more has none.
     """
     wanted = sorted({shape for config in configs for shape in shapes(config)})
-    found = {shape: timings.seconds.get(shape) or timings.reference.get(shape) for shape in wanted}
-    seconds = {shape: [round(median(s), 1)] for shape, s in found.items() if s}
+    recorded = {shape: timings.seconds.get(shape) or timings.reference.get(shape) for shape in wanted}
+    seconds = {shape: [round(median(s), 1)] for shape, s in recorded.items() if s}
     write_text(FOLDER / "timings.json", json.dumps(seconds, indent=0) + "\n")
 
 
@@ -149,8 +149,8 @@ def about(records: Sequence[Record], tables: int, stages: int, took: float) -> s
     """
 
     def counted(what: str) -> str:
-        found = Counter(r.versions[what] for r in records)
-        return ", ".join(f"`{name}` ({n})" for name, n in sorted(found.items()))
+        counts = Counter(r.versions[what] for r in records)
+        return ", ".join(f"`{name}` ({n})" for name, n in sorted(counts.items()))
 
     versions = {k: v for k, v in records[0].versions.items() if k not in ("commit", "machine", "gaugeport")}
     jobs = sum(r.seconds for r in records)

@@ -15,6 +15,7 @@ from gaugeport.pipeline.commands.tables import choose, made, write_tables
 from gaugeport.pipeline.config.sweeps import jobs_of
 from gaugeport.pipeline.execution.runner import run_all
 from gaugeport.pipeline.job import job_id
+from gaugeport.pipeline.report.narrow import WIDTH
 from gaugeport.pipeline.report.tables import claims_table, narrow_text, wide_text
 from gaugeport.pipeline.report.tidy import select
 from places import ROOT
@@ -58,6 +59,12 @@ def test_every_table_regenerates_from_its_records(make, remade, tmp_path):
         pd.testing.assert_frame_equal(ours.drop(columns=numbers), theirs.drop(columns=numbers))
         shown = wide_text(claims) if table is claims else narrow_text(table)
         assert (KEPT / f"{table.id}.md").read_text() == shown, table.id
+
+
+@pytest.mark.parametrize("path", sorted(KEPT.glob("[a-d][0-9]*.md")), ids=lambda path: path.stem)
+def test_narrow_tables_fit_a_hundred_columns_and_a_screen(path):
+    lines = path.read_text().splitlines()
+    assert max(map(len, lines)) <= WIDTH and len(lines) <= 50
 
 
 @pytest.mark.slow

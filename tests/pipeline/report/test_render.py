@@ -176,3 +176,12 @@ def test_job_summary_shows_shared_columns_once_and_last_step_only():
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in (head, *body)]
     assert cells[0] == ["site", "step", "metric", "value"]
     assert cells[1:] == [["–", "–", "x", "7"], ["block0", "2", "m", "0.6667"], ["embed", "2", "m", "0.6667"]]
+
+
+def test_figure_is_drawn_again_only_when_its_source_changed(tmp_path):
+    path = tmp_path / "t.png"
+    assert figures.source_of(path) is None
+    figures.save(figures.panels(1)[0], path, "first")
+    assert figures.source_of(path) == "first"
+    path.write_bytes(b"damaged")
+    assert figures.source_of(path) is None

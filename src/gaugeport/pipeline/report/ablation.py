@@ -71,8 +71,8 @@ class Ablation:
 
     def tabulate(self, records: Sequence[Record]) -> pd.DataFrame:
         """Return every seed's :meth:`measurements`, their means, and the judged claims."""
-        found = self.measurements(records)
-        return judged(self.id, found, aggregate(found, [c for c in (self.axis,) if c not in KEYS]))
+        measured = self.measurements(records)
+        return judged(self.id, measured, aggregate(measured, [c for c in (self.axis,) if c not in KEYS]))
 
     def measurements(self, records: Sequence[Record]) -> pd.DataFrame:
         """Return signed accuracy at the last step, held-out losses, and each seed's gap, by level of the
@@ -87,10 +87,10 @@ class Ablation:
         losses = rows[
             rows["metric"].isin(LOSSES) & (rows["route"] == "endpoint") & (rows["matcher"] != "weights")
         ]
-        found = pd.concat([accuracy, losses], ignore_index=True)
+        measured = pd.concat([accuracy, losses], ignore_index=True)
         if not self.path:
-            found[self.axis] = found["site"] if self.everywhere else found["evidence"]
-        return pd.concat([found, self._gaps(found)], ignore_index=True)
+            measured[self.axis] = measured["site"] if self.everywhere else measured["evidence"]
+        return pd.concat([measured, self._gaps(measured)], ignore_index=True)
 
     def pivot(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row per level: what each route recovers, the gap, and held-out losses."""
@@ -130,16 +130,16 @@ class Ablation:
         return figure
 
     def _levels(self, means: pd.DataFrame) -> list[Any]:
-        found = means[self.axis].dropna()
+        levels = means[self.axis].dropna()
         if self.everywhere:
-            return sorted(found.unique(), key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
+            return sorted(levels.unique(), key=lambda s: -1 if s == "embed" else int(s.removeprefix("block")))
         if not self.path:
-            return [kind for kind in self.kinds if kind in set(found)]
-        return sorted(found.unique())
+            return [kind for kind in self.kinds if kind in set(levels)]
+        return sorted(levels.unique())
 
-    def _gaps(self, found: pd.DataFrame) -> pd.DataFrame:
+    def _gaps(self, measured: pd.DataFrame) -> pd.DataFrame:
         """Return, per seed and level, what the trajectory recovers more than the endpoint."""
-        accuracy = found[found["metric"] == "signed_accuracy"]
+        accuracy = measured[measured["metric"] == "signed_accuracy"]
         same = ["model", "seed", self.axis]
         endpoint = accuracy[accuracy["route"] == "endpoint"].drop_duplicates(same).set_index(same)["value"]
         ours = accuracy[accuracy["route"] == "trajectory"]

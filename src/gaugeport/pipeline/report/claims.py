@@ -68,8 +68,8 @@ def load_claims() -> list[Claim]:
 
 @functools.cache  # every table reads them all, and the file takes a third of a second
 def _claims(text: str) -> tuple[Claim, ...]:
-    found = [Claim(**c) for c in yaml.safe_load(text)]
-    return tuple(sorted(found, key=lambda claim: by_number(claim.table)))
+    claims = [Claim(**c) for c in yaml.safe_load(text)]
+    return tuple(sorted(claims, key=lambda claim: by_number(claim.table)))
 
 
 def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, float, float, float, int]:

@@ -107,14 +107,14 @@ def records_behind(pivot: pd.DataFrame, tidy: pd.DataFrame) -> list[list[str]]:
     shared = [c for c in pivot.columns if c in rows and c not in _MEASURED]
     keys = rows[[*shared, *({"seed"} - set(shared)), "record"]].drop_duplicates()
     texts = {c: keys[c].map(_key) for c in shared}
-    found = []
+    ids = []
     for _, row in pivot.iterrows():
         mask = pd.Series(True, index=keys.index)
         for c in shared:
             agreeing = mask & (texts[c] == _key(row[c]))
             mask = agreeing if agreeing.any() else mask
-        found.append(list(keys[mask].sort_values(["seed", "record"])["record"].unique()))
-    return found
+        ids.append(list(keys[mask].sort_values(["seed", "record"])["record"].unique()))
+    return ids
 
 
 _MEASURED = ("n", "value", "ci_low", "ci_high", "paper", "verdict", "theory", "metric", "step", "record")
@@ -149,7 +149,7 @@ def _records(records: Mapping[str, Record], commands: Mapping[str, str]) -> dict
     for config in flat.values():
         for key, value in config.items():
             counts[key][_json(value)] += 1
-    common = {key: json.loads(found.most_common(1)[0][0]) for key, found in counts.items()}
+    common = {key: json.loads(values.most_common(1)[0][0]) for key, values in counts.items()}
     each = {
         i: {
             "label": f"{r.task}, {r.config['model']['name']}, seed {r.config['seed']}",
@@ -166,8 +166,8 @@ def _records(records: Mapping[str, Record], commands: Mapping[str, str]) -> dict
 
 
 def _versions(records: Any) -> list[dict[str, Any]]:
-    found = Counter(json.dumps(r.versions, sort_keys=True) for r in records)
-    return [{"records": n, **json.loads(v)} for v, n in sorted(found.items())]
+    versions = Counter(json.dumps(r.versions, sort_keys=True) for r in records)
+    return [{"records": n, **json.loads(v)} for v, n in sorted(versions.items())]
 
 
 def _timings(records: Any) -> list[dict[str, Any]]:

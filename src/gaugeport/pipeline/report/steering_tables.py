@@ -76,16 +76,16 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     lines, first = [], next(iter(columns))
     by = ["model", "setting", "target", "site", "condition"]
     for key, part in with_conditions(means_of(table)).groupby(by, sort=False, dropna=False):
-        found: Any = part.drop_duplicates("metric").set_index("metric")
+        by_metric: Any = part.drop_duplicates("metric").set_index("metric")
         line: dict[str, Any] = dict(zip(by, key, strict=True))
-        silent = found.at["no_effect_to_transport", "value"] == 1
-        n = found.at[first, "n"] if first in found.index else None
+        silent = by_metric.at["no_effect_to_transport", "value"] == 1
+        n = by_metric.at[first, "n"] if first in by_metric.index else None
         for name, title in columns.items():
             kind, _, metric = name.rpartition(":")
             if silent and name == first:
                 line[title] = NOTHING
-            elif kind and metric in found.index:
-                line[title] = interval(found.at[metric, kind], float("nan"), float("nan"))
+            elif kind and metric in by_metric.index:
+                line[title] = interval(by_metric.at[metric, kind], float("nan"), float("nan"))
             else:
                 line[title] = cell(select(part, {"metric": metric}), n=n)
         lines.append({**line, "n": int(n or 0)})
@@ -146,17 +146,17 @@ def plot(
 
 
 def _point(axis: Any, x: int, rows: pd.DataFrame, metric: str, colour: str) -> None:
-    found: Any = rows.drop_duplicates("metric").set_index("metric")
-    if metric not in found.index:
+    by_metric: Any = rows.drop_duplicates("metric").set_index("metric")
+    if metric not in by_metric.index:
         return
-    value = found.at[metric, "value"]
-    spread = found["value"].get(f"{metric}_plants_sd", 0.0)
+    value = by_metric.at[metric, "value"]
+    spread = by_metric["value"].get(f"{metric}_plants_sd", 0.0)
     axis.errorbar([x], [value], [spread], fmt="o", color=colour, markersize=5, capsize=3)
     odd = f"odd_{metric}"
-    if odd in found.index:
+    if odd in by_metric.index:
         axis.plot(
-            [x + 0.2], [found.at[odd, "value"]], "o", color=colour, markerfacecolor="white", markersize=5
+            [x + 0.2], [by_metric.at[odd, "value"]], "o", color=colour, markerfacecolor="white", markersize=5
         )
-    theory = found.at[odd if odd in found.index else metric, "theory"]
+    theory = by_metric.at[odd if odd in by_metric.index else metric, "theory"]
     if pd.notna(theory):
         axis.plot([x - 0.3, x + 0.3], [theory] * 2, color="black", linewidth=1.2)
