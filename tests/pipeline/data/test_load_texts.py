@@ -182,7 +182,7 @@ def test_row_errors(tmp_path: Path) -> None:
     missing.write_text('{"text": "a"}\n{"other": "b"}\n')
     with pytest.raises(ValueError, match="row 2: the document is empty"):
         text_corpus(missing)
-    with pytest.raises(ValueError, match="holds 2 different documents; 3 are needed"):
+    with pytest.raises(ValueError, match="has 2 different documents; allowed: 3 or more"):
         text_corpus(write(tmp_path / "two.jsonl", ["a", "b", "a"]))
     with pytest.raises(ValueError, match=r"heldout=1.0; allowed: above 0, below 1"):
         text_corpus(path, heldout=1.0)
