@@ -113,7 +113,7 @@ def test_a_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(head_to_head, "load_models", lambda job, built: pair)
-    monkeypatch.setattr(head_to_head, "_streams", record_rows)
+    monkeypatch.setattr(head_to_head, "_stream", record_rows)
     monkeypatch.setattr(head_to_head, "sentiment_directions", stop_after_streams)
     with pytest.raises(ZeroDivisionError):
         head_to_head.measure(job, None)

@@ -1,12 +1,13 @@
 """Table a8: run A resumed from a checkpoint moved by a gauge, with its AdamW state moved in several ways.
 
-The job's gauge, matcher and route are not read: every condition needs the same reference run, so one job
-holds all.
+One job holds all conditions, because they share one reference run; the job's gauge, matcher and route are not
+read.
 """
 
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job, job_id
@@ -20,6 +21,7 @@ from gaugeport.pipeline.training.trainer import checkpoints
 from gaugeport.utils.seeds import derive
 
 RUN = "A"
+"""The fine-tuning run that is resumed."""
 
 
 def check(job: Job) -> None:
@@ -37,7 +39,7 @@ def measure(job: Job, built: Built) -> list[Row]:
     step = resume_step(job)
     checkpoint = checkpoints(built[RUN])[step]
     schedule = job.training.run
-    fit, test = heldout_rows(built["data"])
+    rows_fit, rows_test = heldout_rows(built["data"])
     # beside the store, not in /tmp: a moved checkpoint is three times the size of its model
     scratch = built.cache.root / f".resume-{job_id(job)}"
     shutil.rmtree(scratch, ignore_errors=True)  # a killed run left it
@@ -50,8 +52,8 @@ def measure(job: Job, built: Built) -> list[Row]:
             seed=derive(job.seed, "run", RUN),
             steps=min(job.task["steps"], schedule.steps - step),
             at=job.task["at"],
-            calibration=list(calibration_batches(job, fit)),
-            evaluation=list(row_batches(loss_rows(test), job.measurement.batch_size)),
+            calibration=list(calibration_batches(job, rows_fit)),
+            evaluation=list(row_batches(loss_rows(rows_test), job.measurement.batch_size)),
             scratch=scratch,
         )
     finally:
@@ -62,27 +64,28 @@ def measure(job: Job, built: Built) -> list[Row]:
 def resume_step(job: Job) -> int:
     """Return the step a job resumes from, given its config alone.
 
-    Raises: ValueError: The run saves no checkpoint at that step or ends there, a count is not a positive
-            integer, or the model would be trained here with dropout.
+    By default it is the last checkpoint within the first two thirds of the run, or else the first one.
+
+    Raises:
+        ValueError: The run saves no checkpoint at that step or ends there, a count is not a positive integer,
+            or the model would be trained here with dropout.
     """
     schedule, task = job.training.run, job.task
-    for key, counts in (("steps", [task["steps"]]), ("at", task["at"])):
-        if not isinstance(counts, list) or any(type(n) is not int or n < 1 for n in counts):
-            raise ValueError(
-                f"task.{key}={task[key]}; allowed: "
-                f"{'positive numbers of steps' if key == 'at' else 'a positive number'}"
-            )
+    # 1) the numbers of steps
+    _check_counts("steps", task["steps"], [task["steps"]], "a positive number")
+    _check_counts("at", task["at"], task["at"], "positive numbers of steps")
+    # 2) dropout
     rates = {k: v for k, v in job.model.architecture.items() if "drop" in k and isinstance(v, int | float)}
-    dropout = {k: v for k, v in rates.items() if v > 0}
+    dropout = [f"model.architecture.{k}={v}" for k, v in rates.items() if v > 0]
     if dropout and not is_pretrained(job):
-        found = ", ".join(f"model.architecture.{k}={v}" for k, v in dropout.items())
         raise ValueError(
-            f"{found}: the masks of dropout do not move with the coordinates, so no resumed run could stay "
-            "on its trajectory; allowed: 0"
+            f"{', '.join(dropout)}: the masks of dropout do not move with the coordinates, so no resumed run "
+            "could stay on its trajectory; allowed: 0"
         )
+    # 3) the step
     saved = list(range(schedule.save_every, schedule.steps, schedule.save_every))
-    within = [s for s in saved if 3 * s <= 2 * schedule.steps]
-    default = max(within, default=min(saved, default=None))
+    early = [step for step in saved if 3 * step <= 2 * schedule.steps]
+    default = max(early, default=min(saved, default=None))
     step = default if task["resume_step"] is None else task["resume_step"]
     if step not in saved:
         raise ValueError(
@@ -90,6 +93,12 @@ def resume_step(job: Job) -> int:
             f"no step left; allowed: {', '.join(map(str, saved)) or 'none (lower training.run.save_every)'}"
         )
     return int(step)
+
+
+def _check_counts(key: str, given: Any, counts: Any, allowed: str) -> None:
+    """Refuse anything but a list of whole numbers from 1."""
+    if not isinstance(counts, list) or any(type(n) is not int or n < 1 for n in counts):
+        raise ValueError(f"task.{key}={given}; allowed: {allowed}")
 
 
 TASK = Task(measure, lambda job: ("data", "base", RUN), check)

@@ -23,51 +23,53 @@ def measure(job: Job, built: Built) -> list[Row]:
     model = load_own(job, built)
     specification = fold_gains(model)
     variants = {"real": model, "decoy": bars.make_decoy(model)}
+    # 1) Bar B
     rows = bars.bar_b(variants, bar_b_batches(job))
-    for row in (r for r in rows if r["metric"] == "bar_b"):
-        row["status"] = limits.status("b", row["value"])
-    for variant, other in variants.items():  # nothing is aligned
-        tensors = tensor_mse(*comparable_rows(fold_gains(other), specification))
-        worst = max(tensors, key=lambda name: tensors[name])
-        status = limits.status("p", tensors[worst])
-        rows.append(
-            {
-                "metric": "bar_p",
-                "variant": variant,
-                "tensor": worst,
-                "value": tensors[worst],
-                "status": status,
-            }
-        )
+    for row in rows:
+        if row["metric"] == "bar_b":
+            row["status"] = limits.status("b", row["value"])
+    # 2) Bar P; nothing is aligned
+    for variant, other in variants.items():
+        rows.append(_bar_p(variant, other, specification, limits))
+    # 3) bars C and Pr
     rows += _correlations(job, specification, limits)
+    # 4) how the training of the model ended
     rows.append({"metric": "steps_trained", "value": steps_trained(built[stage_of(job.seed)])})
     for split in strings.SPLITS:
-        found = accuracy(model, heldout(job, ACCURACY_ROWS, "accuracy", split))
-        rows += [
-            {"metric": f"accuracy_{head}", "split": split, "value": value} for head, value in found.items()
-        ]
+        by_head = accuracy(model, heldout(job, ACCURACY_ROWS, "accuracy", split))
+        for head, value in by_head.items():
+            rows.append({"metric": f"accuracy_{head}", "split": split, "value": value})
     return with_cohort(job, rows)
 
 
+def _bar_p(variant: str, model: DyckModel, specification: DyckModel, limits: bars.Thresholds) -> Row:
+    """Return Bar P: the mean squared difference of the worst tensor."""
+    tensors = tensor_mse(*comparable_rows(fold_gains(model), specification))
+    worst = max(tensors, key=lambda name: tensors[name])
+    value = tensors[worst]
+    row: Row = {"metric": "bar_p", "variant": variant, "tensor": worst, "value": value}
+    return {**row, "status": limits.status("p", value)}
+
+
 def _correlations(job: Job, model: DyckModel, limits: bars.Thresholds) -> list[Row]:
-    """Return Bar C of components and of edges, on the rows they are predicted from, and Pr on other rows."""
+    """Return Bar C of components and of edges, on the strings they are predicted from, and Pr on others."""
     rows = []
-    parts = (
+    for metric, size, patched in (
         ("bar_c", "rows", effects.component_edges(model)),
         ("bar_c_edges", "edge_rows", components.edges(model)),
-    )
-    for metric, size, patched in parts:
-        seen = heldout(job, job.task[size], "effects")
-        mean = components.mean_outputs(model, seen["input_ids"])
-        points = job.task["points"]
-        predicted = effects.integrated_gradients(
-            model, seen["input_ids"], seen["labels"], patched, mean, points
-        )
-        measured = effects.measure_effects(model, seen["input_ids"], seen["labels"], patched, mean)
+    ):
+        # 1) Bar C
+        drawn = heldout(job, job.task[size], "effects")
+        ids, labels = drawn["input_ids"], drawn["labels"]
+        mean = components.mean_outputs(model, ids)
+        predicted = effects.integrated_gradients(model, ids, labels, patched, mean, job.task["points"])
+        measured = effects.measure_effects(model, ids, labels, patched, mean)
         rows.append(correlation_row(metric, "c", predicted, measured, limits))
+        # 2) Bar Pr
         if metric == "bar_c":
             fresh = heldout(job, job.task[size], "ablation losses")
-            ablated = effects.measure_effects(model, fresh["input_ids"], fresh["labels"], patched, mean)
+            ids, labels = fresh["input_ids"], fresh["labels"]
+            ablated = effects.measure_effects(model, ids, labels, patched, mean)
             rows.append(correlation_row("bar_pr", "pr", predicted, ablated, limits))
     return rows
 

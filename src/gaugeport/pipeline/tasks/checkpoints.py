@@ -21,7 +21,10 @@ from gaugeport.pipeline.tasks.shared.checks import check_cohort
 from gaugeport.pipeline.tasks.task import Row, Task
 
 GROUPS = ("permutation", "signed_permutation", "orthogonal")
-"""Groups whose local elements are composed along the run."""
+"""Groups whose maps from each checkpoint to the next are composed along the run."""
+
+Streams = dict[str, dict[str, Tensor]]
+"""Part (``fit``, ``test``) -> site -> float32[tokens, d]."""
 
 
 def check(job: Job) -> None:
@@ -39,39 +42,41 @@ def check(job: Job) -> None:
 def measure(job: Job, built: Built) -> list[Row]:
     """Return, by site and step, explained variance through end-to-end and composed maps, and distances."""
     source, *targets = steps_of(job, built)
-    saes, rows = _source_saes(job, built, source), []
-    anchor = pairs.load_side(job, built.folders, "other", source)
-    before = _streams(job, anchor)
-    local: dict[str, dict[str, list[Map]]] = {site: {g: [] for g in GROUPS} for site in before["fit"]}
-    first = before
+    # 1) the source checkpoint: its SAEs, and its streams
+    saes = _source_saes(job, built, source)
+    model = pairs.load_side(job, built.folders, "other", source)
+    first = before = _streams(job, model)
+    # 2) every later checkpoint: one more map of each group's walk, and what the SAEs explain
+    walks: dict[str, dict[str, list[Map]]] = {site: {g: [] for g in GROUPS} for site in first["fit"]}
+    rows: list[Row] = []
     for step in targets:
-        here = _streams(job, pairs.load_side(job, built.folders, "other", step))
-        for site, walked in local.items():
-            for group in GROUPS:
-                m = replace(fit_map(group, before["fit"][site], here["fit"][site]), scale=1.0)
-                walked[group].append(m)
+        streams = _streams(job, pairs.load_side(job, built.folders, "other", step))
+        for site, walk_of in walks.items():
+            for group, walk in walk_of.items():
+                link = fit_map(group, before["fit"][site], streams["fit"][site])
+                walk.append(replace(link, scale=1.0))
             at = {"cohort": job.task["cohort"], "site": site, "step": step, "source": source}
-            found = [
-                *_rows(saes[site], first, here, site, walked),
-                *_distances(first["fit"][site], here["fit"][site], anchor.rotation_group),
-            ]
-            rows += [{**at, **row} for row in found]
-        before = here
-    last = [
-        {**row, "metric": "explained_variance"}
-        for row in rows
-        if row["step"] == targets[-1]
-        and row["metric"] == "explained_variance_by_step"
-        and row["route"] == "endpoint"
-    ]
-    return [*rows, *last]
+            explained = _explained_rows(saes[site], first, streams, site, walk_of)
+            distances = _distance_rows(first["fit"][site], streams["fit"][site], model.rotation_group)
+            rows += [{**at, **row} for row in (*explained, *distances)]
+        before = streams
+    # 3) the end of the run once more, under the metric's own name
+    return [*rows, *_at_the_end(rows, targets[-1])]
+
+
+def _at_the_end(rows: list[Row], step: int) -> Iterator[Row]:
+    """Yield the end-to-end explained variances of the last step as ``explained_variance``."""
+    for row in rows:
+        by_step = row["metric"] == "explained_variance_by_step"
+        if by_step and row["step"] == step and row["route"] == "endpoint":
+            yield {**row, "metric": "explained_variance"}
 
 
 def steps_of(job: Job, built: Built) -> list[int]:
-    """Return the steps to compare: the first checkpoint at or beyond the share ``task.source``, and every
-    later one.
+    """Return the steps to compare; the first is the source.
 
-    For several shares in ``task.source`` it is the first checkpoint at or beyond each; on the hub,
+    For one share in ``task.source`` they are the first saved step at or beyond that share of the run, and
+    every later one. For several shares they are the first saved step at or beyond each. On the hub they are
     ``task.hub_steps``.
 
     Raises:
@@ -84,14 +89,20 @@ def steps_of(job: Job, built: Built) -> list[int]:
         saved = pairs.saved_steps(job, built.folders, "other")
         shares = sorted(source) if isinstance(source, list) else [source]
         beyond = [[s for s in saved if s >= share * saved[-1]] for share in shares]
-        steps = beyond[0] if len(beyond) == 1 else sorted({later[0] for later in beyond if later})
+        if len(shares) == 1:
+            steps = beyond[0]
+        else:
+            steps = sorted({later[0] for later in beyond if later})
     if len(steps) < 2:
         raise ValueError(f"task.source={source} leaves the checkpoints {steps}; expected at least two")
     return steps
 
 
 def _source_saes(job: Job, built: Built, step: int) -> dict[str, Any]:
-    """Train the SAEs of the source checkpoint, or find them; only the finished run tells its step."""
+    """Load the SAEs of the source checkpoint; train them if the store has none.
+
+    They are no stage of the job, because only a finished run tells which step the source is.
+    """
     key = pair_saes.saes_key(job, "other", step)
     folder = built.cache.ensure(
         "subject_saes", key, lambda f: pair_saes.build_saes(job, built.folders, f, "other", step)
@@ -100,44 +111,47 @@ def _source_saes(job: Job, built: Built, step: int) -> dict[str, Any]:
 
 
 def composed(walk: list[Map]) -> Map:
-    """Compose the maps of a walk; none has a scale."""
-    return reduce(
-        lambda a, b: Map(b.to_b @ a.to_b, a.to_a @ b.to_a, a.mean_a, b.mean_b, None),
-        walk,
-    )
+    """Compose the maps of a walk, the first one first; none has a scale."""
+    return reduce(_then, walk)
 
 
-def _rows(
-    sae: Any, first: dict[str, Any], here: dict[str, Any], site: str, walked: dict[str, list[Map]]
+def _then(first: Map, second: Map) -> Map:
+    """Return the map that applies ``first`` and then ``second``."""
+    to_b, to_a = second.to_b @ first.to_b, first.to_a @ second.to_a
+    return Map(to_b, to_a, first.mean_a, second.mean_b, None)
+
+
+def _explained_rows(
+    sae: Any, first: Streams, later: Streams, site: str, walk_of: dict[str, list[Map]]
 ) -> Iterator[Row]:
-    fit, test = (first["fit"][site], here["fit"][site]), here["test"][site]
-    yield _ev("self", "endpoint", explained_variance(sae, first["test"][site]))
-    for group, m in fit_maps(*fit).items():
-        yield _ev(group, "endpoint", explained_variance(sae, test, m))
-    for group, walk in walked.items():
-        yield _ev(group, "trajectory", explained_variance(sae, test, composed(walk)))
+    """Yield what the SAE explains of its own stream and, through every map, of a later one."""
+    yield _explained("self", "endpoint", explained_variance(sae, first["test"][site]))
+    test = later["test"][site]
+    for group, end_to_end in fit_maps(first["fit"][site], later["fit"][site]).items():
+        yield _explained(group, "endpoint", explained_variance(sae, test, end_to_end))
+    for group, walk in walk_of.items():
+        yield _explained(group, "trajectory", explained_variance(sae, test, composed(walk)))
 
 
-def _distances(a: Tensor, b: Tensor, group: str) -> Iterator[Row]:
-    """Return the end-to-end rotation's distance from the identity over a random one's, and on the support."""
-    r = fit_rotation(a, b, group).rotation
-    found = {
-        "distance_from_identity": rotation_statistics(r, group)["distance_from_identity"],
-        "supported_distance": supported_distance(r, spectrum(a).support()),
-    }
-    yield from (
-        {"metric": m, "group": "orthogonal", "route": "endpoint", "value": v} for m, v in found.items()
-    )
-
-
-def _ev(group: str, route: str, value: float) -> Row:
+def _explained(group: str, route: str, value: float) -> Row:
     return {"metric": "explained_variance_by_step", "group": group, "route": route, "value": value}
 
 
-def _streams(job: Job, paired: PairedModel) -> dict[str, dict[str, Tensor]]:
+def _distance_rows(a: Tensor, b: Tensor, group: str) -> Iterator[Row]:
+    """Yield the end-to-end rotation's distance from the identity over a random one's, and on the support."""
+    rotation = fit_rotation(a, b, group).rotation
+    distances = {
+        "distance_from_identity": rotation_statistics(rotation, group)["distance_from_identity"],
+        "supported_distance": supported_distance(rotation, spectrum(a).support()),
+    }
+    for metric, value in distances.items():
+        yield {"metric": metric, "group": "orthogonal", "route": "endpoint", "value": value}
+
+
+def _streams(job: Job, model: PairedModel) -> Streams:
     return {
-        "fit": paired.streams("fit", max(job.task["tokens"])),
-        "test": paired.streams("test", job.task["test_tokens"]),
+        "fit": model.streams("fit", max(job.task["tokens"])),
+        "test": model.streams("test", job.task["test_tokens"]),
     }
 
 

@@ -20,30 +20,36 @@ from gaugeport.pipeline.tasks.task import Row, Task
 def measure(job: Job, built: Built) -> list[Row]:
     """Return the held-out quality of an SAE at every site and expansion and of a transcoder per MLP."""
     model, task = fold_gains(load_own(job, built)), job.task
-    train, held = heldout(job, task["train_rows"], "dictionaries"), heldout(job, task["rows"], "effects")
+    train = heldout(job, task["train_rows"], "dictionaries")
+    test = heldout(job, task["rows"], "effects")
     rows: list[Row] = []
     for site, expansions in task["sites"].items():
-        x, y = (activations_at(model, r, site) for r in (train, held))
+        x, x_test = activations_at(model, train, site), activations_at(model, test, site)
         for expansion in expansions:
-            trained_sae = dictionaries.train_dictionary(x, task["sae"], expansion, job.seed, site)
-            rows += dictionaries.dictionary_rows(trained_sae, site, y, text={"expansion": expansion})
+            sae = dictionaries.train_dictionary(x, task["sae"], expansion, job.seed, site)
+            rows += dictionaries.dictionary_rows(sae, site, x_test, text={"expansion": expansion})
     for layer in range(model.config.num_hidden_layers):
-        rows += _transcoder_rows(job, model, layer, train, held)
+        rows += _transcoder_rows(job, model, layer, train, test)
     return with_cohort(job, rows)
 
 
-def _transcoder_rows(job: Job, model: DyckModel, layer: int, train: Any, held: Any) -> list[Row]:
-    def read_and_written(rows: Any) -> list[Any]:
-        return [activations_at(model, rows, f"{end}_{layer}") for end in TRANSCODER_PLACES]
-
-    (x, y), (x_held, y_held) = read_and_written(train), read_and_written(held)
+def _transcoder_rows(
+    job: Job, model: DyckModel, layer: int, train: dict[str, Any], test: dict[str, Any]
+) -> list[Row]:
+    """Return the held-out quality of one MLP's transcoder at every expansion."""
+    x, y = _read_and_written(model, layer, train)
+    x_test, y_test = _read_and_written(model, layer, test)
     rows: list[Row] = []
     for expansion in job.task["transcoders"]:
         transcoder = train_transcoder(x, y, job.task["sae"], expansion, job.seed)
-        rows += dictionaries.dictionary_rows(
-            transcoder, f"L{layer}M", x_held, y_held, {"expansion": expansion}
-        )
+        of_layer = f"L{layer}M"
+        rows += dictionaries.dictionary_rows(transcoder, of_layer, x_test, y_test, {"expansion": expansion})
     return rows
+
+
+def _read_and_written(model: DyckModel, layer: int, strings: dict[str, Any]) -> list[Any]:
+    """Return what an MLP reads and what it writes."""
+    return [activations_at(model, strings, f"{place}_{layer}") for place in TRANSCODER_PLACES]
 
 
 TASK = Task(measure, own_stages, check_toy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,12 +24,16 @@ from gaugeport.pipeline.training.saes import sae_settings
 from gaugeport.streams.activations import streams_at
 from gaugeport.utils.seeds import generator
 
+RETENTION_METRICS = ("retention_native", "no_effect_to_transport")
+"""What is reported of a moved direction's effect on B."""
+
 
 def check(job: Job) -> None:
     """Check the target and the SAE's settings.
 
-    Raises: ValueError: The target is identical, which leaves nothing to fit, or a value of the task is not
-        allowed.
+    Raises:
+        ValueError: The target is identical, which leaves nothing to fit, or a value of the task is not
+            allowed.
     """
     check_language_model(job)
     if job.task["target"] == "identical":
@@ -48,45 +53,29 @@ def stages(job: Job) -> tuple[str, ...]:
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return the rows of every group between A and the target."""
+    """Return the rows of every group between A and the target.
+
+    Raises:
+        ValueError: There are too few held-out rows for ``task.tokens``.
+    """
     pair = load_models(job, built)
-    wanted = max(job.task["tokens"]) // (pair.rows_fit.shape[1] - job.measurement.skip_first) + 1
-    if wanted > len(pair.rows_fit):
-        raise ValueError(
-            f"task.tokens={job.task['tokens']} wants {wanted} held-out rows, there are {len(pair.rows_fit)}"
-        )
-    fit = [_streams(job, pair, model, pair.rows_fit[:wanted]) for model in (pair.a, pair.b)]
-    # from the other end of the text: no document but the one where both meet, if they do, is fitted on and
-    # measured on
-    apart = pair.rows_test[max(wanted, len(pair.rows_test) - job.task["test_rows"]) :]
-    if not len(apart):
-        raise ValueError(
-            f"task.tokens={job.task['tokens']} leaves none of {len(pair.rows_test)} held-out rows to measure "
-            "on; allowed: fewer tokens, or more rows (data.documents)"
-        )
-    test = [_streams(job, pair, model, apart) for model in (pair.a, pair.b)]
-    v = sentiment_directions(job, pair)
-    effect = steering_effect(v.slot(pair.b), job.task["strength"])
-
-    def retention(m: Map) -> dict[str, float]:
-        rows = transported_effect_rows(effect, [m.direction(v.of_a)], v.of_a, v.of_b, v.random_controls())
-        return {
-            r["metric"]: r["value"]
-            for r in rows
-            if r["metric"] in ("retention_native", "no_effect_to_transport")
-        }
-
+    # 1) the streams of both models, on rows to fit on and on rows to measure on
+    rows_fit, rows_test = _rows_to_fit_and_measure_on(job, pair)
+    fit = [_stream(job, pair, model, rows_fit) for model in (pair.a, pair.b)]
+    test = [_stream(job, pair, model, rows_test) for model in (pair.a, pair.b)]
+    # 2) a sentiment direction, and known gauges planted on B
+    retention = _retention(job, pair)
     exact = GROUPS[pair.chart.group]
     assert issubclass(exact, SignedPermutation)
+    plants = [exact.random(pair.chart.width, generator(job.seed, "c1", p)) for p in range(job.task["plants"])]
+    # 3) every group's maps
     rows = head_to_head_rows(
         *fit,
         *test,
         sae=load_sae(built["sae"]),
         retention=retention,
         tokens=job.task["tokens"],
-        plants=[
-            exact.random(pair.chart.width, generator(job.seed, "c1", p)) for p in range(job.task["plants"])
-        ],
+        plants=plants,
         k=job.task["k"],
     )
     where = {
@@ -99,7 +88,41 @@ def measure(job: Job, built: Built) -> list[Row]:
     return [{**where, **row} for row in rows]
 
 
-def _streams(job: Job, pair: ModelPair, model: Any, rows: torch.Tensor) -> torch.Tensor:
+def _rows_to_fit_and_measure_on(job: Job, pair: ModelPair) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return held-out rows from the start of the text, and others from its end.
+
+    They share no document, except one where they meet.
+    """
+    tokens = job.task["tokens"]
+    n_fit = max(tokens) // (pair.rows_fit.shape[1] - job.measurement.skip_first) + 1
+    if n_fit > len(pair.rows_fit):
+        raise ValueError(
+            f"task.tokens={tokens} requires {n_fit} held-out rows, there are {len(pair.rows_fit)}; "
+            "allowed: fewer tokens, or more rows (data.documents)"
+        )
+    rows_test = pair.rows_test[max(n_fit, len(pair.rows_test) - job.task["test_rows"]) :]
+    if not len(rows_test):
+        raise ValueError(
+            f"task.tokens={tokens} leaves none of {len(pair.rows_test)} held-out rows to measure "
+            "on; allowed: fewer tokens, or more rows (data.documents)"
+        )
+    return pair.rows_fit[:n_fit], rows_test
+
+
+def _retention(job: Job, pair: ModelPair) -> Callable[[Map], dict[str, float]]:
+    """Make the function that moves A's sentiment direction by a map and measures what B retains of it."""
+    v = sentiment_directions(job, pair)
+    effect = steering_effect(v.slot(pair.b), job.task["strength"])
+
+    def retention(m: Map) -> dict[str, float]:
+        rows = transported_effect_rows(effect, [m.direction(v.of_a)], v.of_a, v.of_b, v.random_controls())
+        return {row["metric"]: row["value"] for row in rows if row["metric"] in RETENTION_METRICS}
+
+    return retention
+
+
+def _stream(job: Job, pair: ModelPair, model: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Return one model's stream at the pair's site, float32[tokens, d], on the CPU."""
     batches = row_batches(rows, job.measurement.batch_size)
     skip = job.measurement.skip_first
     return torch.cat([streams_at(model, pair.chart, b, [pair.site], skip)[pair.site].cpu() for b in batches])

@@ -15,8 +15,8 @@ from gaugeport.pipeline.tasks.task import Row, Task
 def measure(job: Job, built: Built) -> list[Row]:
     """Return the rows of one condition, its gauge accuracy and the losses of both models."""
     pair, (a, b), k = load_transfer(job, built), scores_of(job, built), job.task["k"]
-    rows = moved_list_rows(a, b, list(pair.residuals()), k)
     exact, identical = plant_group(pair.condition.evidence), job.task["target"] == "identical"
+    rows = moved_list_rows(a, b, list(pair.residuals()), k)
     for row in rows:
         if LISTS[row["list"]].space == "coordinate":
             row["theory"] = theory(job, exact, row["metric"], len(a[row["list"]]))

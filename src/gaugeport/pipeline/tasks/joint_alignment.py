@@ -17,22 +17,27 @@ from gaugeport.pipeline.tasks.task import Row, Task
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Table b10: one rotation for weights and activations, over the weight λ of the activations."""
-    specification, folded = fold_gains(load_toy(built["anchor"])), fold_gains(load_own(job, built))
-    seen = heldout(job, job.task["rows"], "effects")
-    mine, theirs = (
-        {s: activations_at(m, seen, s) for s in job.task["sites"]} for m in (folded, specification)
+    """Return how far one rotation brings weights and activations together, for every λ."""
+    task = job.task
+    # 1) both models and their activations on the same strings
+    specification, model = fold_gains(load_toy(built["anchor"])), fold_gains(load_own(job, built))
+    strings = heldout(job, task["rows"], "effects")
+    of_model, of_specification = (
+        {site: activations_at(m, strings, site) for site in task["sites"]} for m in (model, specification)
     )
-    search = search_symmetry(job, folded, specification, "orthogonal")
-    # of the least sum over tensors, which is what is minimised here; the bar's own choice is by the worst
-    # tensor
-    baseline = replace(search, symmetry=min(search.configurations, key=lambda c: c.objective).symmetry)
-    lambdas = [float(lam) for lam in job.task["lambdas"]]
-    found = joint_alignment(folded, specification, baseline, mine, theirs, lambdas, job.task["refine_steps"])
-    rows = [{**row, "lam": f"{row['lam']:g}"} for row in found]  # JSON has no infinity
+    # 2) start from the configuration with the least sum over tensors, the objective here; Bar P's own search
+    # chooses by the worst tensor
+    search = search_symmetry(job, model, specification, "orthogonal")
+    least = min(search.configurations, key=lambda c: c.objective)
+    start = replace(search, symmetry=least.symmetry)
+    # 3) one rotation for every λ
+    lambdas = [float(lam) for lam in task["lambdas"]]
+    rows = joint_alignment(
+        model, specification, start, of_model, of_specification, lambdas, task["refine_steps"]
+    )
+    rows = [{**row, "lam": f"{row['lam']:g}"} for row in rows]  # JSON has no infinity
     best = min(row["value"] for row in rows if row["metric"] == "weight_max_mse")
-    rows.append({"metric": "bar_p_max_mse_best", "value": best})
-    return with_cohort(job, rows)
+    return with_cohort(job, [*rows, {"metric": "bar_p_max_mse_best", "value": best}])
 
 
 TASK = Task(measure, anchor_and_own, check_toy)

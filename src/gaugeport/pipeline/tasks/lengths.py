@@ -14,17 +14,18 @@ from gaugeport.utils.seeds import derive
 
 def measure(job: Job, built: Built) -> list[Row]:
     """Return each head's accuracy on held-out strings of the trained lengths and on those of 50 to 60."""
-    model, n = load_own(job, built), job.data.documents // len(strings.SPLITS)
-    context = job.model.architecture["max_position_embeddings"]
-    sets = {
+    model = load_own(job, built)
+    n, longest = job.data.documents // len(strings.SPLITS), longest_trained(job)
+    context, seed = job.model.architecture["max_position_embeddings"], derive(job.data.seed, "lengths")
+    drawn = {
         "trained": heldout(job, n, "lengths"),
-        "longer": strings.heldout("long", n, longest_trained(job), context, derive(job.data.seed, "lengths")),
+        "longer": strings.heldout("long", n, longest, context, seed),
     }
     rows: list[Row] = []
-    for lengths, held in sets.items():
-        found = accuracy(model, held)
-        rows += [{"metric": f"{head}_accuracy", "lengths": lengths, "value": v} for head, v in found.items()]
-    return [{"cohort": job.task["cohort"], "longest": longest_trained(job), **row} for row in rows]
+    for lengths, some in drawn.items():
+        for head, value in accuracy(model, some).items():
+            rows.append({"metric": f"{head}_accuracy", "lengths": lengths, "value": value})
+    return [{"cohort": job.task["cohort"], "longest": longest, **row} for row in rows]
 
 
 TASK = Task(measure, own_stages, check_toy)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from gaugeport.charts import fold_gains
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.toy import bars, components, effects
+from gaugeport.pipeline.rotation.toy.components import Edge
 from gaugeport.pipeline.stages.cohorts import load_own, own_stages
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_toy
@@ -16,37 +18,45 @@ from gaugeport.pipeline.tasks.task import Row, Task
 
 def measure(job: Job, built: Built) -> list[Row]:
     """Return effects of all components, predicted and measured, and completeness errors by path points."""
+    task = job.task
     model = fold_gains(load_own(job, built))
     patched = effects.component_edges(model)
-    seen = heldout(job, job.task["rows"], "effects")
-    ids, labels = seen["input_ids"], seen["labels"]
+    # 1) effects, and their predictions
+    strings = heldout(job, task["rows"], "effects")
+    ids, labels = strings["input_ids"], strings["labels"]
     mean = components.mean_outputs(model, ids)
     measured = effects.measure_effects(model, ids, labels, patched, mean)
     predictions = {
         "integrated_gradients": effects.integrated_gradients(
-            model, ids, labels, patched, mean, job.task["points"]
+            model, ids, labels, patched, mean, task["points"]
         ),
         "attribution_patching": effects.attribution_patching(model, ids, labels, patched, mean),
     }
+    # 2) how well each predictor foretells them
     rows: list[Row] = [{"metric": "effect", "component": e[0], "value": v} for e, v in measured.items()]
     for name, predicted in predictions.items():
         rows += [
-            {"metric": "effect", "component": e[0], "predictor": name, "value": v}
-            for e, v in predicted.items()
+            {"metric": "effect", "component": edge[0], "predictor": name, "value": value}
+            for edge, value in predicted.items()
         ]
         r = bars.pearson(list(predicted.values()), list(measured.values()))
         if not math.isnan(r):
             rows.append({"metric": "predictor_pearson", "predictor": name, "value": r})
-    error = max(abs(predictions["integrated_gradients"][e] - measured[e]) for e in patched)
-    rows.append({"metric": "prediction_error", "points": job.task["points"], "value": error})
-    few = heldout(job, job.task["path_rows"], "effects")
-    ids, labels = few["input_ids"], few["labels"]
+    error = _largest_error(predictions["integrated_gradients"], measured)
+    rows.append({"metric": "prediction_error", "points": task["points"], "value": error})
+    # 3) errors of integrated gradients by the number of points on the path, on fewer strings
+    strings = heldout(job, task["path_rows"], "effects")
+    ids, labels = strings["input_ids"], strings["labels"]
     measured = effects.measure_effects(model, ids, labels, patched, mean)
-    for points in job.task["path_points"]:
-        found = effects.integrated_gradients(model, ids, labels, patched, mean, points)
-        worst = max(abs(found[e] - measured[e]) for e in patched)
-        rows.append({"metric": "completeness_error", "points": points, "value": worst})
+    for points in task["path_points"]:
+        predicted = effects.integrated_gradients(model, ids, labels, patched, mean, points)
+        error = _largest_error(predicted, measured)
+        rows.append({"metric": "completeness_error", "points": points, "value": error})
     return with_cohort(job, rows)
+
+
+def _largest_error(predicted: Mapping[Edge, float], measured: Mapping[Edge, float]) -> float:
+    return max(abs(predicted[edge] - value) for edge, value in measured.items())
 
 
 TASK = Task(measure, own_stages, check_toy)

@@ -57,20 +57,20 @@ def measure(job: Job, built: Built) -> list[Row]:
 
 
 def _initial_rows(job: Job, site: str, sae: Any, other: Any) -> Iterator[Row]:
-    """Return how near SAEs stay to their initialisation, and how alike two untrained ones look."""
-    width = sae.cfg.d_in
-    began = [pair_saes.initial_sae(job, site, init, width).W_dec for init in (pair_saes.SAME, pair_saes.OWN)]
-    for init, trained, initial in zip((pair_saes.SAME, pair_saes.OWN), (sae, other), began, strict=True):
+    """Yield how near SAEs stay to their initialisation, and how alike two untrained ones look."""
+    inits = (pair_saes.SAME, pair_saes.OWN)
+    untrained = [pair_saes.initial_sae(job, site, init, sae.cfg.d_in).W_dec for init in inits]
+    for init, trained, initial in zip(inits, (sae, other), untrained, strict=True):
         cosine = (unit(trained.W_dec) * unit(initial)).sum(1)
         yield {"metric": "cosine_to_initial", "init": init, "value": float(cosine.mean())}
-    for metric, value in match_decoders(*began).values(job.task["threshold"]).items():
+    for metric, value in match_decoders(*untrained).values(job.task["threshold"]).items():
         yield {"metric": f"decoder_{metric}", "group": RAW, "init": "untrained", "value": value}
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Rows [n, d] scaled to length 1, on the CPU in float64."""
-    wide = rows.detach().cpu().double()
-    return wide / wide.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    """Return rows [n, d] scaled to length 1, on the CPU in float64."""
+    x = rows.detach().cpu().double()
+    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
 TASK = Task(measure, stages, check_pair_with_saes)
