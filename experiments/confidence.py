@@ -29,7 +29,7 @@ EVIDENCE = {
 }
 ROUTES = {"endpoint": f.RED, "via_base": f.ORANGE, "trajectory": f.BLUE}
 
-SUMMARY = Narrow(
+NARROW = Narrow(
     columns={
         "setting": "setting",
         "route": "route",
@@ -43,7 +43,7 @@ SUMMARY = Narrow(
         "model": "tinyllama",
         "setting": ("default", "lr=0.03"),
         "group": "signed_permutation",
-        "site": ("–", "block2"),
+        "site": ("–", "middle"),
         "route": ("endpoint", "trajectory"),
     },
     means=("area",),
@@ -76,6 +76,13 @@ def pivot(table):
     wide = wide.sort_values(keys[:-1], kind="stable")
     shown = [c for c in COLUMNS if c in wide]
     return wide[[*keys, *shown, "n"]].rename(columns=COLUMNS).fillna("–")
+
+
+def summary(wide):
+    """Return the endpoint and the trajectory at block L/2, at the default and the largest learning rate."""
+    sites = wide.loc[wide["site"].str.startswith("block"), "site"]
+    middle = middle_site(list(sites.unique())) if len(sites) else ""
+    return NARROW(wide.assign(site=wide["site"].replace(middle, "middle")))
 
 
 def plot(table):

@@ -13,11 +13,11 @@ CAPTION = (
 )
 SETTINGS = {"lr": "training.run.lr"}
 
-SUMMARY = Narrow(
+NARROW = Narrow(
     columns={
         "model": "model",
         "setting": "setting",
-        "site block2": "one site",
+        "one site": "one site",
         "pooled sites": "pooled sites",
         "weights": "weights",
         "pooled + weights": "both",
@@ -41,6 +41,12 @@ def pivot(table):
     wide = last.pivot(index=["model", "setting", "n"], columns="label", values="text")
     order = [label for label in ORDER if label in wide]
     return wide[order].fillna("–").reset_index()
+
+
+def summary(wide):
+    """Return, for each model and setting, one site (block L/2) beside pooled sites and weights."""
+    sites = [column.removeprefix("site ") for column in wide if column.startswith("site block")]
+    return NARROW(wide.rename(columns={f"site {middle_site(sites)}": "one site"}) if sites else wide)
 
 
 def plot(table):

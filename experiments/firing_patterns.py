@@ -39,7 +39,7 @@ SUMMARY = Narrow(
     rows=[
         {
             "setting": "default",
-            "site": ("resid_mid_0", "resid_mid_1", "resid_post_1", "block0", "block2", "block3"),
+            "site": lambda site: site.startswith("block") or site in ("resid_mid_1", "resid_post_1"),
         },
         {"setting": "paper"},
     ],

@@ -73,10 +73,9 @@ SUMMARY = Narrow(
     },
     rows=[
         {
-            "setting": "default",
-            "site": ("resid_mid_1", "resid_post_1", "block0", "block1", "block2", "block3"),
+            "setting": ("default", "relu_l1"),
+            "site": lambda site: site.startswith("block") or site in ("resid_mid_1", "resid_post_1"),
         },
-        {"setting": "relu_l1", "site": ("resid_mid_1", "block2")},
         {"setting": "paper"},
     ],
     words={

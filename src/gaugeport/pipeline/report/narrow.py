@@ -9,7 +9,7 @@ default applies.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -21,7 +21,8 @@ _NUMBERS = re.compile(r"-?\d\.\d+( \[[^\]]*\])?( \(n \d+\))?")
 _NO_WIDTH = re.compile(r"(-?[\d.]+) \[\1, \1\]")
 _LEADING_ZERO = re.compile(r"(?<![\d.])0(?=\.\d)")
 
-Wanted = str | Collection[str]
+Values = str | Collection[str] | Callable[[str], bool]
+"""The value of a column that is kept, several of them, or a test."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Narrow:
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    rows: Mapping[str, Wanted] | Sequence[Mapping[str, Wanted]] = ()
+    rows: Mapping[str, Values] | Sequence[Mapping[str, Values]] = ()
     words: Mapping[str, str] = field(default_factory=dict)
     means: bool | Collection[str] = False
     cut: str = ""
@@ -67,17 +68,24 @@ def width_of(table: pd.DataFrame) -> int:
     return 1 + sum(3 + max([len(str(c)), *table[c].map(lambda v: len(str(v)))]) for c in table)
 
 
-def _rows(wide: pd.DataFrame, wanted: Sequence[Mapping[str, Wanted]]) -> pd.DataFrame:
-    if not wanted:
+def _rows(wide: pd.DataFrame, filters: Sequence[Mapping[str, Values]]) -> pd.DataFrame:
+    if not filters:
         return wide[wide["setting"] == "default"] if "default" in set(wide.get("setting", ())) else wide
     kept = pd.Series(False, index=wide.index)
-    for where in wanted:
+    for where in filters:
         here = pd.Series(True, index=wide.index)
         for column, values in where.items():
             if column in wide:
-                here &= wide[column].isin([values] if isinstance(values, str) else list(values))
+                here &= wide[column].map(_test(values)).astype(bool)
         kept |= here
     return wide[kept] if kept.any() else wide
+
+
+def _test(values: Values) -> Callable[[str], bool]:
+    """Return the function that tells whether a cell is kept."""
+    if callable(values):
+        return values
+    return {values}.__contains__ if isinstance(values, str) else set(values).__contains__
 
 
 def _without_constants(table: pd.DataFrame) -> pd.DataFrame:

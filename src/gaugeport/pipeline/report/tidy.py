@@ -52,9 +52,10 @@ def tidy(
             rows get the ``setting`` ``lr=0.003``, and every row a column ``lr`` with the value it was run at.
         extra: Columns that the table has even where no row has them.
     """
-    rows = [
-        {**_job_columns(table, r, settings or {}), **row, "record": r.id} for r in records for row in r.rows
-    ]
+    rows = []
+    for record in records:
+        columns = _job_columns(table, record, settings or {})
+        rows += [{**columns, **row, "record": record.id} for row in record.rows]
     frame = pd.DataFrame(rows)
     own = [c for c in dict.fromkeys([*frame.columns, *extra]) if c not in (*COLUMNS, "record")]
     frame = frame.reindex(columns=[*COLUMNS, *own, "record"]).replace("", None)
