@@ -1,4 +1,4 @@
-"""Tiny models, batches and plants for the tests of importance lists and of their audit."""
+"""Tiny models, batches and plants for tests of importance scores and index lists."""
 
 import torch
 

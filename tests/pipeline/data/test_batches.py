@@ -1,4 +1,4 @@
-"""Packing loses only the remainder, rows begin with bos, runs see their domains in order."""
+"""Rows and batches: packing drops only the remainder, rows begin with bos, domains keep their order."""
 
 import itertools
 

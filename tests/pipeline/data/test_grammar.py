@@ -1,4 +1,4 @@
-"""The mini grammar: deterministic, covered by its vocabulary, labelled by its words, different in its domains."""
+"""The mini grammar: deterministic, within its vocabulary, labelled by its words, different by domain."""
 
 import hashlib
 import random
@@ -39,7 +39,7 @@ def test_same_seed_same_documents(kind: str) -> None:
 
 
 def test_documents_are_pinned() -> None:
-    """A change of the grammar changes every artefact trained on it, so it must be seen: then update the digest."""
+    """A change of the grammar changes every artefact trained on it; if it is meant, update the digest."""
     texts = [
         document.text for kind in KINDS for domain in (0, 1) for document in sample(kind, 20, domain=domain)
     ]

@@ -1,4 +1,4 @@
-"""The loaders: one interface, disjoint splits, clear errors, no network and no stale cache."""
+"""Loading of corpora: disjoint splits, clear errors, no network and no stale cache."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_files_round_trip(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt"])
-def test_a_changed_file_is_read_anew(tmp_path: Path, suffix: str) -> None:
+def test_changed_file_is_read_again(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"data{suffix}", TEXTS)
     text_corpus(path)
     before = path.stat()
@@ -206,14 +206,13 @@ def test_corpus_errors() -> None:
         mini_corpus(20, seed=0, heldout=0.6)
 
 
-def test_hub_corpus_reads_rows_as_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_corpus_reads_no_more_rows_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
     def load_dataset(**wanted: Any) -> Any:
         asked.update(wanted)
-        return (
-            {"sentence": f"text {i}", "label": i % 2} for i in count()
-        )  # endless: max_documents must stop it
+        # endless: max_documents must stop it
+        return ({"sentence": f"text {i}", "label": i % 2} for i in count())
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     corpus = hub_corpus(
@@ -234,7 +233,7 @@ def test_hub_corpus_reads_rows_as_they_are_wanted(monkeypatch: pytest.MonkeyPatc
     "error", [ConnectionError("unreachable"), datasets.exceptions.DatasetNotFoundError("gone")]
 )
 @pytest.mark.parametrize("late", [False, True])
-def test_hub_failure_says_what_was_wanted_and_what_to_do(
+def test_hub_failure_names_the_dataset_and_the_local_settings(
     monkeypatch: pytest.MonkeyPatch, error: Exception, late: bool
 ) -> None:
     def load_dataset(**wanted: Any) -> Any:
@@ -263,7 +262,7 @@ def test_hub_failure_says_what_was_wanted_and_what_to_do(
 
 
 def test_hub_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The installed `datasets` itself, told that there is no network."""
+    """Use the installed ``datasets`` in offline mode."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match=r"pile-uncopyrighted'.*data=text data.path=FILE"):

@@ -1,4 +1,4 @@
-"""The loaders on real text, a real tokenizer and real labels, where they lie beside the checkout."""
+"""Loading of real texts, a real tokenizer and real labels, where they are beside the checkout."""
 
 import pytest
 import torch

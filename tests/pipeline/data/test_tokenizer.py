@@ -1,4 +1,4 @@
-"""The word-level tokenizer: covers the grammar, begins with bos, survives a folder."""
+"""The word-level tokenizer: knows the grammar, begins with bos, is saved and loaded."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Resumed AdamW runs: signs give exactly the reference run, a moved state stays at the noise floor, the rest leaves."""
+"""Resumed AdamW runs: a state moved with its signs stays on the run, up to the noise floor; others leave."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ from gaugeport.pipeline.stages import runs
 from gaugeport.pipeline.stages.catalogue import build_stage
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks import adamw_resume as workflow
+from gaugeport.pipeline.tasks import adamw_resume as task
 from gaugeport.pipeline.training.trainer import checkpoints, resume, train
 from gaugeport.transport.neurons import NeuronGauge
 from gaugeport.transport.optimizer_checkpoint import read_checkpoint, trainer_names
@@ -68,32 +68,34 @@ def measured(run, tmp_path_factory):
     return found
 
 
-def values(measured, arm, metric):
-    return {r["step"]: r["value"] for r in measured if r["arm"] == arm and r["metric"] == metric}
+def values(measured, condition, metric):
+    return {r["step"]: r["value"] for r in measured if r["arm"] == condition and r["metric"] == metric}
 
 
-def test_steps_and_arms(measured):
+def test_rows_have_every_condition_and_step(measured):
     assert {r["arm"] for r in measured} == {"reference", *THEORY}
-    for arm in THEORY:
+    for condition in THEORY:
         assert (
-            list(values(measured, arm, "divergence")) == [3, 6, 8] == list(values(measured, arm, "loss_gap"))
+            list(values(measured, condition, "divergence"))
+            == [3, 6, 8]
+            == list(values(measured, condition, "loss_gap"))
         )
     json.dumps(measured, allow_nan=False)
 
 
-def test_signs_alone_give_exactly_the_reference_run(measured):
+def test_sign_changes_repeat_the_reference_run_exactly(measured):
     for metric in ("divergence", "loss_gap", "heldout_gap"):
         assert set(values(measured, "sign_only", metric).values()) == {0.0}
     assert all(v != 0 for v in values(measured, FLOOR, "divergence").values()), "reordering is not free"
 
 
-def test_a_moved_state_stays_at_the_floor_and_the_others_leave(measured):
-    """A state moved with signs is the same run in another order of sums: at most ten times what neurons' order does."""
-    for arm in ("signed", "recovered"):
-        assert all(v < 10 for v in values(measured, arm, "divergence_over_floor").values())
-    for arm in ("permutation_only", "zeroed", "no_state"):
-        assert all(v > 0.1 for v in values(measured, arm, "divergence").values())
-        assert all(v > 10 for v in values(measured, arm, "divergence_over_floor").values())
+def test_moved_state_stays_at_the_noise_floor_and_others_leave(measured):
+    """With its signs, a moved state gives the same run up to the order of sums: at most ten times the floor."""
+    for condition in ("signed", "recovered"):
+        assert all(v < 10 for v in values(measured, condition, "divergence_over_floor").values())
+    for condition in ("permutation_only", "zeroed", "no_state"):
+        assert all(v > 0.1 for v in values(measured, condition, "divergence").values())
+        assert all(v > 10 for v in values(measured, condition, "divergence_over_floor").values())
 
 
 def test_matching_recovers_the_planted_gauge(measured):
@@ -102,7 +104,7 @@ def test_matching_recovers_the_planted_gauge(measured):
         assert values(measured, "recovered", metric) == values(measured, "signed", metric)
 
 
-def test_the_reference_is_the_run_itself(run, tmp_path):
+def test_reference_repeats_the_original_run(run, tmp_path):
     """Resumed from a checkpoint, it passes through the later ones bit by bit; with other rows it does not."""
 
     def at(these):
@@ -125,17 +127,17 @@ def test_the_reference_is_the_run_itself(run, tmp_path):
     assert not list(tmp_path.rglob("*.safetensors")), "nothing is saved"
 
 
-def test_arms_differ_in_their_state_alone(run):
+def test_conditions_differ_only_in_their_state(run):
     model, state = read_checkpoint(checkpoints(run)[RESUME])
-    arms = list(moved_checkpoints(model, state, 3, batches(4)))
+    conditions = list(moved_checkpoints(model, state, 3, batches(4)))
     alone = ["sign_only", "signed", "permutation_only", "zeroed", "no_state", "recovered"]
-    assert [name for name, _ in arms] == alone + [FLOOR] * FLOOR_DRAWS
-    by = dict(arms)
+    assert [name for name, _ in conditions] == alone + [FLOOR] * FLOOR_DRAWS
+    by = dict(conditions)
     start = dict(model.named_parameters())
-    for name, arm in arms:
-        back = dict(arm.back(arm.model).named_parameters())
+    for name, moved in conditions:
+        back = dict(moved.back(moved.model).named_parameters())
         assert all(torch.equal(back[n], p) for n, p in start.items()), f"{name} comes back bit by bit"
-        assert any(not torch.equal(q, start[n]) for n, q in arm.model.named_parameters())
+        assert any(not torch.equal(q, start[n]) for n, q in moved.model.named_parameters())
     for name in ("permutation_only", "zeroed", "no_state", "recovered"):
         pairs = zip(by[name].model.parameters(), by["signed"].model.parameters(), strict=True)
         assert all(torch.equal(p, q) for p, q in pairs)
@@ -150,11 +152,11 @@ def test_arms_differ_in_their_state_alone(run):
     )
 
 
-def test_moments_go_with_their_neurons(run):
+def test_moments_are_reordered_like_their_neurons(run):
     model, state = read_checkpoint(checkpoints(run)[RESUME])
     names, neurons = trainer_names(model), NeuronGauge.random(model, gen(2), signs=False)
     moved = with_moved_neurons(state, neurons, model, names)
-    # weights that hold the first moment are reordered as any weights are
+    # put the first moment in the place of the weights, and reorder these
     holder = copy.deepcopy(model)
     with torch.no_grad():
         for i, held in state["state"].items():
@@ -170,23 +172,25 @@ def test_moments_go_with_their_neurons(run):
 
 
 def test_ratios_and_horizon_by_hand():
-    def arm(*divergence):
+    def divergences(*divergence):
         return {("divergence", t): v for t, v in zip((1, 2, 4), divergence, strict=True)}
 
-    found = compare_with_floor({FLOOR: arm(0.0, 0.004, 0.5), "signed": arm(0.0, 0.02, 0.4)}, [1, 2, 4])
+    found = compare_with_floor(
+        {FLOOR: divergences(0.0, 0.004, 0.5), "signed": divergences(0.0, 0.02, 0.4)}, [1, 2, 4]
+    )
     signed = found["signed"]
     assert ("divergence_over_floor", 1) not in signed, "no ratio to a floor of 0"
     assert signed["divergence_over_floor", 2] == 5.0 and signed["divergence_over_floor", 4] == 0.8
     assert signed["horizon", 4] == 2 and signed["divergence_at_horizon", 4] == 0.02
     assert signed["over_floor_at_horizon", 4] == 5.0
-    # once above, always beyond: a floor that comes down again resolves nothing
-    late = compare_with_floor({FLOOR: arm(0.004, 0.5, 0.001)}, [1, 2, 4])[FLOOR]
+    # the horizon is before the first step above the limit, even if the floor falls again
+    late = compare_with_floor({FLOOR: divergences(0.004, 0.5, 0.001)}, [1, 2, 4])[FLOOR]
     assert late["horizon", 4] == 1
-    chaos = compare_with_floor({FLOOR: arm(0.5, 0.6, 0.7)}, [1, 2, 4])[FLOOR]
+    chaos = compare_with_floor({FLOOR: divergences(0.5, 0.6, 0.7)}, [1, 2, 4])[FLOOR]
     assert not any(metric.endswith("horizon") for metric, _ in chaos)
 
 
-# bad input: said clearly, and nothing written
+# bad input: an error, and nothing is written
 
 
 def refused(run, tmp_path, error, words, change):
@@ -236,14 +240,14 @@ def test_bad_settings_are_refused_before_anything_is_built(override, words):
         job(override)
 
 
-def test_where_a_job_resumes():
-    assert workflow.resume_step(job()) == 10, "the last checkpoint in the first two thirds of 20 steps"
-    assert workflow.resume_step(job("task.resume_step=15")) == 15
-    assert workflow.TASK.stages(job()) == ("data", "base", "A")
+def test_default_step_to_resume_from():
+    assert task.resume_step(job()) == 10, "the last checkpoint in the first two thirds of 20 steps"
+    assert task.resume_step(job("task.resume_step=15")) == 15
+    assert task.TASK.stages(job()) == ("data", "base", "A")
 
 
-def test_a_job_goes_on_with_the_rows_its_run_saw(tmp_path, monkeypatch):
-    """And not with run B's; its scratch folder is cleared away, as is one that a killed job left."""
+def test_job_continues_with_the_rows_of_its_run(tmp_path, monkeypatch):
+    """It does not use run B's rows, and it deletes its scratch folder, also one that a killed job left."""
     given, store, seen = {}, Store(tmp_path), {}
     data = build_stage(job(), store, "data")
     monkeypatch.setattr(runs, "load_model", lambda *a, **k: None)
@@ -256,13 +260,13 @@ def test_a_job_goes_on_with_the_rows_its_run_saw(tmp_path, monkeypatch):
         seen.update(options, rows=order, scratch=scratch, found=list(scratch.iterdir()))
         return []
 
-    monkeypatch.setattr(workflow, "checkpoints", lambda folder: {10: tmp_path})
-    monkeypatch.setattr(workflow, "adamw_resume_rows", measured)
-    assert workflow.measure(job(), built) == []
+    monkeypatch.setattr(task, "checkpoints", lambda folder: {10: tmp_path})
+    monkeypatch.setattr(task, "adamw_resume_rows", measured)
+    assert task.measure(job(), built) == []
     (seen["scratch"] / "half written").mkdir(parents=True)
-    assert workflow.measure(job(), built) == [] and seen["found"] == []
+    assert task.measure(job(), built) == [] and seen["found"] == []
     assert torch.equal(seen["rows"], given[0]) and not torch.equal(seen["rows"], given[1])
-    assert workflow.measure(job("task.steps=99"), built) == [] and seen["steps"] == 10, (
-        "as many as the run has left"
+    assert task.measure(job("task.steps=99"), built) == [] and seen["steps"] == 10, (
+        "the steps that the run has left"
     )
-    assert not seen["scratch"].exists(), "and it is cleared away"
+    assert not seen["scratch"].exists(), "the scratch folder is deleted"

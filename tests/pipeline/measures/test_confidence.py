@@ -1,4 +1,4 @@
-"""Calibration of margins: areas by hand, random order as the negative control, and margins as ``align`` gives them."""
+"""Calibration of margins: areas by hand, random order as a negative control, margins equal to ``align``'s."""
 
 import itertools
 
@@ -61,7 +61,7 @@ def planted(request, tmp_path_factory):
     return request.param, PlantedEvidence(folder)
 
 
-def arm_of(family, evidence, kind="pooled"):
+def condition_of(family, evidence, kind="pooled"):
     group, matcher = (
         ("signed_permutation", "hungarian_abs")
         if family == "llama"
@@ -91,7 +91,7 @@ def test_areas_by_hand():
         assert found["margin_auroc"] == pytest.approx(3 / 4)
 
 
-def test_the_best_and_the_worst_order():
+def test_best_and_worst_order():
     right = torch.arange(50) < 30
     best, worst = calibration(right, -torch.arange(50.0)), calibration(right, torch.arange(50.0))
     assert best["area_under_curve"] == pytest.approx(best["area_best"])
@@ -121,7 +121,7 @@ def test_auroc_against_mann_whitney_with_ties():
     assert "margin_auroc" not in calibration(torch.zeros(40, dtype=torch.bool), margin)
 
 
-def test_the_curve_and_the_threshold_that_keeps_a_share():
+def test_threshold_keeps_its_share():
     right = torch.rand(40, generator=gen(0)) < 0.6
     margin = torch.randn(40, generator=gen(1), dtype=torch.float64)
     found = accuracy_by_share_kept(right, margin)
@@ -140,29 +140,29 @@ def test_the_curve_and_the_threshold_that_keeps_a_share():
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_margins_are_those_of_align(planted, route):
-    """``align`` and ``align_along`` on really planted models give the same gauge and margins as the stored evidence."""
+def test_margins_equal_those_of_align(planted, route):
+    """``align`` and ``align_along`` on planted models give the gauge and margins of the stored evidence."""
     family, evidence = planted
     nodes = walk(route, STEP, SPACING)
     models = [transport_model(checkpoint(family)(n), evidence.plants[node_name(n)]) for n in nodes]
     found = (align if len(models) == 2 else lambda *m: align_along(m[:-1], m[-1]))(*models, batches_of())
-    gauge, truth = arm_of(family, evidence).gauge_and_truth(nodes, 0)
-    right, margin = placements_and_margins(arm_of(family, evidence), nodes, 0)
+    gauge, truth = condition_of(family, evidence).gauge_and_truth(nodes, 0)
+    right, margin = placements_and_margins(condition_of(family, evidence), nodes, 0)
     assert found.gauge == gauge
-    # float32 streams agree to about 1e-6 of their size, correlations and so margins likewise
+    # float32 streams agree to about 1e-6 of their size, and so do correlations and margins
     assert torch.allclose(found.margin, margin, atol=1e-4)
     assert torch.equal(right, (found.gauge.perm == truth.perm) & (found.gauge.sign == truth.sign))
     if route == "trajectory":
-        direct = placements_and_margins(arm_of(family, evidence), [nodes[0], nodes[-1]], 0)[1]
+        direct = placements_and_margins(condition_of(family, evidence), [nodes[0], nodes[-1]], 0)[1]
         assert not torch.allclose(direct, margin, atol=1e-2)
 
 
 def test_margins_belong_to_coordinates_of_the_last_node(planted):
-    """The weakest link of each coordinate, followed by hand through the composed gauges."""
+    """A margin is that of the weakest link, followed by hand through the composed gauges."""
     family, evidence = planted
-    arm, nodes = arm_of(family, evidence), walk("trajectory", STEP, SPACING)
-    margin = placements_and_margins(arm, nodes, 0)[1]
-    steps = [arm.local(a, b) for a, b in itertools.pairwise(nodes)]
+    condition, nodes = condition_of(family, evidence), walk("trajectory", STEP, SPACING)
+    margin = placements_and_margins(condition, nodes, 0)[1]
+    steps = [condition.local(a, b) for a, b in itertools.pairwise(nodes)]
     for i in range(D):
         here, weakest = i, float("inf")
         for link in reversed(steps):
@@ -174,7 +174,9 @@ def test_margins_belong_to_coordinates_of_the_last_node(planted):
 def test_signed_matching_does_not_depend_on_the_plant(planted):
     family, evidence = planted
     nodes = walk("trajectory", STEP, SPACING)
-    first, second = (placements_and_margins(arm_of(family, evidence, "block1"), nodes, p) for p in (0, 1))
+    first, second = (
+        placements_and_margins(condition_of(family, evidence, "block1"), nodes, p) for p in (0, 1)
+    )
     assert torch.allclose(first[1].sort().values, second[1].sort().values)
     assert int(first[0].sum()) == int(second[0].sum())
     if family == "llama":
@@ -201,7 +203,7 @@ def rows_of(evidence, group, matcher, route="endpoint", kinds=("block1", "pooled
 
 
 @pytest.mark.parametrize("planted", ["llama"], indirect=True)
-def test_rows_of_an_arm(planted):
+def test_rows_of_a_condition(planted):
     _, evidence = planted
     rows = rows_of(evidence, "signed_permutation", "hungarian_abs")
     at = {(r["evidence"], r["site"], r["metric"], r.get("kept")): r["value"] for r in rows}
@@ -219,7 +221,7 @@ def test_rows_of_an_arm(planted):
 
 
 @pytest.mark.parametrize("planted", ["llama"], indirect=True)
-def test_arms_without_margins(planted):
+def test_conditions_without_margins_are_refused(planted):
     for group, matcher in (
         ("signed_permutation", "oracle"),
         ("identity", "none"),
@@ -230,6 +232,6 @@ def test_arms_without_margins(planted):
 
 
 @pytest.mark.parametrize("planted", ["gpt_neox"], indirect=True)
-def test_a_group_larger_than_the_charts(planted):
+def test_group_larger_than_the_exact_one_is_refused(planted):
     with pytest.raises(ValueError, match="larger than this model's exact gauge group"):
         rows_of(planted[1], "signed_permutation", "hungarian_abs")

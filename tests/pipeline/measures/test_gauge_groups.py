@@ -1,4 +1,4 @@
-"""Table a1's measurement: theory is stated before measuring, and the measurement agrees with it."""
+"""Table a1: theory does not depend on the measurement, and the measurement agrees with it."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_measurement_agrees_with_theory(family):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
-def test_theory_is_the_papers(family):
+def test_theory_is_that_of_the_paper(family):
     exact = {
         (r["chart"], r["group"]) for r in gauge_group_rows(family, 1, "float32") if r["theory"] == "exact"
     }
@@ -41,7 +41,7 @@ def test_theory_is_the_papers(family):
     assert exact == wanted | (set() if family in POST_NORM else {("folded", g) for g in large})
 
 
-def test_the_seed_decides_everything_and_nothing_global_is_touched():
+def test_result_depends_on_the_seed_and_not_on_global_state():
     state = torch.get_rng_state()
     first = gauge_group_rows("qwen2", 5, "float32")
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,4 +1,4 @@
-"""The groups' comparison on streams whose gauge is planted: what is fitted is not what is measured on."""
+"""Comparison of groups on streams with a planted gauge; held-out tokens are measured."""
 
 from types import SimpleNamespace
 
@@ -28,7 +28,7 @@ def gen(seed):
 
 
 def streams():
-    """A few of 40 features a token, each of one sign, loudest in the last coordinates."""
+    """Each token has a few of 40 features, each of one sign and largest in the last coordinates."""
     active = torch.rand(MANY + 500, 40, generator=gen(0)) < 0.08
     features = torch.randn(40, D, generator=gen(3)) * torch.linspace(0.5, 2.0, D)
     return (active * (0.5 + torch.rand(active.shape, generator=gen(4)))) @ features
@@ -36,7 +36,7 @@ def streams():
 
 @pytest.fixture(scope="module")
 def rows():
-    """B is A in other coordinates, with noise; measured on tokens that nothing is fitted on."""
+    """B is A in other coordinates, with noise; no map is fitted on the tokens measured."""
     plant = SignedPermutation.random(D, gen(1))
     a = streams()
     b = 2 * plant.act(a) + NOISE * torch.randn(a.shape, generator=gen(2))
@@ -57,7 +57,7 @@ def rows():
         plants=[SignedPermutation.random(D, gen(s)) for s in (5, 6, 7)],
         k=K,
     )
-    assert len(seen) == 3 + 4, "raw S_d once a plant, the others once"
+    assert len(seen) == 3 + 4, "raw S_d once per plant, the others once"
     return found
 
 
@@ -65,16 +65,18 @@ def of(rows, metric, tokens=MANY):
     return {r["group"]: r["value"] for r in rows if r["metric"] == metric and r["tokens"] == tokens}
 
 
-def test_the_held_out_fit_is_of_tokens_that_were_not_fitted(rows):
+def test_fit_is_measured_on_held_out_tokens(rows):
     few, many = of(rows, "heldout_fit", FEW), of(rows, "heldout_fit")
     noise = NOISE**2 / (4 * float(streams().var(0).mean()) + NOISE**2)
     assert many["signed_permutation"] == pytest.approx(1 - noise, abs=0.02)
     assert many["affine"] == pytest.approx(many["signed_permutation"], abs=0.02)
-    assert few["affine"] < few["signed_permutation"] - 0.02, "on the rows it was fitted on it would be ahead"
+    assert few["affine"] < few["signed_permutation"] - 0.02, (
+        "the affine map is ahead only on the rows it was fitted on"
+    )
     assert many["permutation"] < 0.5 and many["identity"] < 0.5
 
 
-def test_a_map_that_may_shrink_is_never_worse_and_what_fits_is_left_as_it_is(rows):
+def test_shrinking_never_hurts_and_changes_no_good_fit(rows):
     fit, shrunk = of(rows, "heldout_fit"), of(rows, "heldout_fit_shrunk")
     assert (
         set(fit) == set(shrunk) == {"identity", "permutation", "signed_permutation", "orthogonal", "affine"}
@@ -85,7 +87,7 @@ def test_a_map_that_may_shrink_is_never_worse_and_what_fits_is_left_as_it_is(row
     assert of(rows, "heldout_fit_shrunk", FEW)["affine"] == of(rows, "heldout_fit", FEW)["affine"]
 
 
-def test_an_sae_goes_through_the_right_map_and_indices_through_permutations_alone(rows):
+def test_sae_needs_the_right_map_and_indices_need_a_permutation(rows):
     nmse, native = of(rows, "sae_nmse"), of(rows, "sae_nmse_native", 0)["none"]
     assert abs(nmse["signed_permutation"] - native) < 0.1 < nmse["permutation"] - native
     assert of(rows, "index_refused") == {"orthogonal": 1.0, "affine": 1.0}
@@ -100,7 +102,7 @@ def test_an_sae_goes_through_the_right_map_and_indices_through_permutations_alon
     assert trip["orthogonal"] < 1e-6 < trip["affine"]
 
 
-def test_a_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
+def test_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
     job = from_config(compose_config(["experiment=groups_head_to_head", "profile=smoke"]), ()).job
     wanted = max(job.task["tokens"]) // (job.data.length - job.measurement.skip_first) + 1
     rows = torch.arange(wanted + 20)[:, None].expand(-1, job.data.length)
@@ -126,7 +128,7 @@ def test_a_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
         head_to_head.measure(job, None)
 
 
-def test_more_tokens_than_there_are_rows_to_fit_on_are_refused():
+def test_too_many_fitting_tokens_are_refused():
     x = torch.zeros(10, D)
     for tokens in ([], [11], [1]):
         with pytest.raises(ValueError, match="of 10 rows to fit on; allowed: 2 to 10"):

@@ -28,7 +28,7 @@ def apart(x, y):
 
 
 def test_activations_and_gradients_against_hidden_states():
-    """transformers' own ``hidden_states`` and a backward pass through the whole model."""
+    """Compare with the ``hidden_states`` of transformers and a backward pass through the whole model."""
     model, (batch,) = wide("llama"), batches_of(1)
     ids = batch["input_ids"]
     out = model(ids, output_hidden_states=True, use_cache=False)
@@ -64,7 +64,7 @@ def test_neurons_against_the_mlp():
 
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
 def test_integrated_gradients_against_finite_differences(baseline):
-    """Every partial derivative on the path by central differences of the loss, one row per coordinate and sign."""
+    """Compute every partial derivative on the path by central differences of the loss."""
     model, steps, eps = wide("llama"), 3, 1e-4
     ids = batches_of(1, rows=1, length=4)[0]["input_ids"]
     chart, slopes = chart_of(model), torch.zeros(3, D, dtype=torch.float64)
@@ -86,13 +86,13 @@ def test_integrated_gradients_against_finite_differences(baseline):
             slopes += (losses[: 3 * D] - losses[3 * D :]).view(3, D) / (2 * eps) / steps
         expected = ((x[0, 1:] - start) * slopes).abs().mean(0)
         found = scores(model, [{"input_ids": ids}], ig_steps=steps, baseline=baseline)
-    # eager attention's float32 softmax leaves 1e-7 on a loss, over 2e-4; central differences err by eps² or
-    # so
+    # the float32 softmax of eager attention rounds a loss by 1e-7, divided by 2e-4; central differences err
+    # by about eps²
     assert apart(found["integrated_gradients"], expected) < 5e-3
     assert apart(found["gradient_activation"], expected) > 0.1, "the end of the path is not the path"
 
 
-def test_batches_and_padding_do_not_matter():
+def test_scores_do_not_depend_on_batches_and_padding():
     model, rows = wide("llama"), torch.cat([b["input_ids"] for b in batches_of()])
     whole = scores(model, [{"input_ids": rows}])
     padded = torch.cat([rows, torch.zeros(8, 3, dtype=torch.long)], 1)
@@ -104,7 +104,7 @@ def test_batches_and_padding_do_not_matter():
     assert all(apart(unmasked[name], whole[name]) > 1e-3 for name in LISTS)
 
 
-def test_the_model_is_left_alone():
+def test_model_is_left_unchanged():
     model = tiny_model("llama", gen(0)).train()
     model.lm_head.weight.requires_grad_(False)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -129,7 +129,7 @@ def test_signs_move_scores_exactly(family):
     for name in LISTS:
         kept = LISTS[name].space == "neuron"
         assert torch.equal(there[name], here[name] if kept else moved(here[name], name, g)), name
-    assert apart(there["mean_activation"], here["mean_activation"]) > 0.1, "the sign is not optional"
+    assert apart(there["mean_activation"], here["mean_activation"]) > 0.1, "the sign counts"
 
 
 # bad input

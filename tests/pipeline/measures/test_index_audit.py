@@ -1,4 +1,4 @@
-"""The audit of lists: running a planted model is relabelling it, chance where nothing is named, theory of the arms."""
+"""The audit of lists: planting relabels scores; unnamed gauges leave chance; theory by condition."""
 
 import copy
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from gaugeport.pipeline.measures.index_audit import (
 )
 from gaugeport.pipeline.measures.list_agreement import agreement_by_chance, compare_lists
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
-from gaugeport.pipeline.tasks import audit as workflow
+from gaugeport.pipeline.tasks import audit as audit_task
 from gaugeport.pipeline.tasks.shared.lists import theory
 from gaugeport.pipeline.tasks.shared.transfer import Transfer
 from gaugeport.transport import transport_model
@@ -37,7 +37,7 @@ def noisy(model, scale, seed=3):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_permutations_and_neurons_relabel_scores(family):
-    """Running a planted model is relabelling its scores, for both kinds of gauge; each is the other's control."""
+    """A planted model has relabelled scores, for both kinds of gauge; each is the other's control."""
     model, g = wide(family), plant_of(wide(family), 1)
     shuffled = copy.deepcopy(model)
     permute_neurons(chart_of(model), shuffled, gen(2))
@@ -62,7 +62,7 @@ def test_permutations_and_neurons_relabel_scores(family):
 
 @pytest.mark.parametrize("right", [True, False])
 def test_residuals_stand_for_planted_models(right):
-    """Lists of really planted models compared through ĝ agree as the unplanted ones do through q_B⁻¹ ∘ ĝ ∘ q_A."""
+    """Comparing planted models through ĝ equals comparing the unplanted ones through q_B⁻¹ ∘ ĝ ∘ q_A."""
     a = wide("llama")
     b = noisy(a, 0.05)
     q_a, q_b = (SignedPermutation.random(D, gen(s)) for s in (1, 2))
@@ -80,8 +80,8 @@ def test_residuals_stand_for_planted_models(right):
     assert overlap > 0.7 if right else overlap < 0.7
 
 
-def test_unnamed_gauges_leave_chance_and_named_ones_everything():
-    """300 random plants: means within 5 standard errors of theory; the wrong gauge does not name anything."""
+def test_unnamed_gauges_leave_chance_and_named_ones_the_whole_list():
+    """Over 300 random plants, means are within 5 standard errors of chance; the right gauge gives 1."""
     here = scores(tiny_model("llama", gen(0)))
     for planted, n in (("residual", D), ("neuron", N)):
         plants = [SignedPermutation.random(n, gen(s)) for s in range(300)]
@@ -112,26 +112,26 @@ def models():
     return a, noisy(a, 0.2)
 
 
-def found_by(models, group, matcher, target="identical"):
+def transfer_of(models, group, matcher, target="identical"):
     a, b = models[0], models[target == "finetuned"]
     batches = [{"input_ids": torch.randint(0, 64, (8, 12), generator=gen(s))} for s in range(6)]
     evidence = SelfEvidence(a, 9, batches, sites="all", skip_first=1, seen=torch.arange(64), seed=0)
-    arm = Condition(evidence, group, matcher, "pooled", 0)
-    plants = 6 if arm.depends_on_plant else 1
+    condition = Condition(evidence, group, matcher, "pooled", 0)
+    plants = 6 if condition.depends_on_plant else 1
     none = torch.zeros(1, 8, dtype=torch.long)
     return Transfer(
         a=a, b=b, chart=chart_of(a), tokenizer=None, site="block1", step=9, rows_fit=none, rows_test=none,
-        nodes=list(evidence.nodes), condition=arm, plants=plants, where={"target": target},
+        nodes=list(evidence.nodes), condition=condition, plants=plants, where={"target": target},
     )  # fmt: skip
 
 
 def measured(models, monkeypatch, group, matcher, target="identical"):
-    found = found_by(models, group, matcher, target)
+    pair = transfer_of(models, group, matcher, target)
     site = {m: scores(m, site="block1") for m in models}
-    monkeypatch.setattr(workflow, "load_transfer", lambda job, built: found)
-    monkeypatch.setattr(workflow, "scores_of", lambda job, built, part="": (site[found.a], site[found.b]))
-    monkeypatch.setattr(workflow, "measure_scores", lambda model, job, data: scores(model, site="block1"))
-    return workflow.measure(job_of(group, matcher, target=target), {"data": None})
+    monkeypatch.setattr(audit_task, "load_transfer", lambda job, built: pair)
+    monkeypatch.setattr(audit_task, "scores_of", lambda job, built, part="": (site[pair.a], site[pair.b]))
+    monkeypatch.setattr(audit_task, "measure_scores", lambda model, job, data: scores(model, site="block1"))
+    return audit_task.measure(job_of(group, matcher, target=target), {"data": None})
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,11 @@ def measured(models, monkeypatch, group, matcher, target="identical"):
         ("permutation", "hungarian_raw", "recovered"),
     ],
 )
-def test_a_job_of_the_audit(models, monkeypatch, group, matcher, named):
+def test_job_of_the_audit(models, monkeypatch, group, matcher, named):
     rows = [r for r in measured(models, monkeypatch, group, matcher) if "list" in r]
     assert {r["named"] for r in rows} == {named}
-    across = [
-        r for r in rows if "planted" not in r
-    ]  # lists of other tokens, beside which no gauge is planted
+    # rows of lists on other tokens have no planted gauge
+    across = [r for r in rows if "planted" not in r]
     assert bool(across) == (named == "oracle") and all(r["metric"].endswith("_same_model") for r in across)
     at = {(r["planted"], r["list"], r["metric"]): r for r in rows if "planted" in r}
     exact = group == "signed_permutation"
@@ -161,8 +160,8 @@ def test_a_job_of_the_audit(models, monkeypatch, group, matcher, named):
     neurons = at["neuron", "neuron_activation", "jaccard"]["value"]
     if exact:
         assert neurons == 1
-    elif matcher != "hungarian_raw":  # which is right about half of the coordinates, enough for this model
-        assert neurons < 1, "neurons can be named only once the residual gauge is, signs included"
+    elif matcher != "hungarian_raw":  # it places half of the coordinates, enough for this model
+        assert neurons < 1, "neurons can be matched only after the residual gauge with its signs"
     signs = at["residual", "mean_activation", "sign_agreement"]["value"]
     assert signs == 1 if exact else 0.1 < signs < 0.9
     raw = at["residual", "activation", "jaccard"]["value"]
@@ -183,7 +182,7 @@ def test_a_drifted_target_has_no_theory_but_chance(models, monkeypatch):
             assert by_metric["jaccard"]["theory"] is None and by_metric["rank_correlation"]["value"] < 1
 
 
-def test_theory_of_arms():
+def test_theory_of_conditions():
     def of(group, matcher, metric="sign_agreement", exact="signed_permutation", target="identical"):
         return theory(job_of(group, matcher, target=target), exact, metric, D)
 
@@ -212,8 +211,8 @@ def test_bad_input():
         audit_rows(here, here, [Orthogonal.random(D, gen(0))], "residual", K)
 
 
-def test_noise_of_a_list_is_told_from_drift():
-    """Scores that are noise agree by chance in one model too; scores that drift agree in one model and not across."""
+def test_reliability_separates_noise_from_drift():
+    """Noisy scores agree by chance within a model too; drifted scores agree within it but not across."""
     width, k = 4000, 400
 
     def drawn(seed):

@@ -1,4 +1,4 @@
-"""Lists moved by arms: exact where the gauge is, drift under the oracle, refused by rotations."""
+"""Moved lists: exact under right gauges, drifted under the oracle, refused under rotations."""
 
 import copy
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from gaugeport.pipeline.measures.importance import LISTS, score_importance
 from gaugeport.pipeline.measures.index_lists import METRICS, moved_list_rows
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
 from gaugeport.pipeline.stages import lists
-from gaugeport.pipeline.tasks import indices as workflow
+from gaugeport.pipeline.tasks import indices as indices
 from gaugeport.pipeline.tasks.shared.transfer import Transfer
 from gaugeport.transport import transport_indices
 
@@ -55,22 +55,22 @@ def drifted(model):
     return score_importance(b, batches_of(2), "block1", ig_steps=2)
 
 
-def arm_rows(evidence, a, b, group, matcher):
-    arm = Condition(evidence, group, matcher, "pooled", 0)
-    plants = PLANTS if arm.depends_on_plant else 1
-    rows = moved_list_rows(a, b, [arm.residual(evidence.nodes, p) for p in range(plants)], K)
+def rows_of(evidence, a, b, group, matcher):
+    condition = Condition(evidence, group, matcher, "pooled", 0)
+    plants = PLANTS if condition.depends_on_plant else 1
+    rows = moved_list_rows(a, b, [condition.residual(evidence.nodes, p) for p in range(plants)], K)
     return {(r["list"], r["metric"]): r["value"] for r in rows}
 
 
 def test_right_gauges_name_the_targets_own_lists(evidence, here):
     for group, matcher in (("signed_permutation", "oracle"), ("signed_permutation", "hungarian_abs")):
-        found = arm_rows(evidence, here, here, group, matcher)
+        found = rows_of(evidence, here, here, group, matcher)
         assert set(found) == {(n, m) for n in LISTS for m in METRICS if m != "sign_agreement" or n in SIGNED}
         assert all(v == pytest.approx(1.0) for v in found.values())
 
 
 def test_no_gauge_is_chance(evidence, here):
-    found = arm_rows(evidence, here, here, "identity", "none")
+    found = rows_of(evidence, here, here, "identity", "none")
     for name in COORDINATES:
         error = found[name, "precision_plants_sd"] / PLANTS**0.5
         assert error > 0 and abs(found[name, "precision"] - K / D) < 5 * error
@@ -78,7 +78,7 @@ def test_no_gauge_is_chance(evidence, here):
 
 
 def test_signs_dropped_keep_the_index_and_lose_the_sign(evidence, here):
-    found = arm_rows(evidence, here, here, "permutation", "hungarian_abs")
+    found = rows_of(evidence, here, here, "permutation", "hungarian_abs")
     assert all(found[name, "precision"] == 1 for name in COORDINATES)
     for name in SIGNED:
         # a uniform sign per entry and plant: 5 standard errors of the mean of K · PLANTS coins
@@ -86,21 +86,21 @@ def test_signs_dropped_keep_the_index_and_lose_the_sign(evidence, here):
 
 
 def test_raw_matching_loses_indices(evidence, here):
-    raw = arm_rows(evidence, here, here, "permutation", "hungarian_raw")
-    chance = arm_rows(evidence, here, here, "identity", "none")
+    raw = rows_of(evidence, here, here, "permutation", "hungarian_raw")
+    chance = rows_of(evidence, here, here, "identity", "none")
     for name in COORDINATES:
         assert chance[name, "precision"] < raw[name, "precision"] < 1
 
 
 def test_rotations_refuse_and_leave_neurons_alone(evidence, here):
-    found = arm_rows(evidence, here, here, "orthogonal", "procrustes")
+    found = rows_of(evidence, here, here, "orthogonal", "procrustes")
     assert {n for n, m in found if m == "refused"} == set(COORDINATES)
     assert all(m == "refused" for n, m in found if n in COORDINATES)
     assert found["neuron_activation", "precision"] == 1
 
 
 def test_the_oracle_shows_drift(evidence, here, drifted):
-    found = arm_rows(evidence, here, drifted, "signed_permutation", "oracle")
+    found = rows_of(evidence, here, drifted, "signed_permutation", "oracle")
     for name in LISTS:
         mine, theirs = (set(s[name].abs().topk(K).indices.tolist()) for s in (here, drifted))
         assert found[name, "precision"] == pytest.approx(len(mine & theirs) / K)
@@ -122,16 +122,16 @@ def test_a_job(model, evidence, here, drifted, monkeypatch):
     none = torch.zeros(1, 8, dtype=torch.long)
 
     def rows_of(group, matcher, target):
-        arm = Condition(evidence, group, matcher, "pooled", 0)
+        condition = Condition(evidence, group, matcher, "pooled", 0)
         found = Transfer(
             a=model, b=model, chart=chart_of(model), tokenizer=None, site="block1", step=9, rows_fit=none,
-            rows_test=none, nodes=list(evidence.nodes), condition=arm, plants=1, where={"target": target},
+            rows_test=none, nodes=list(evidence.nodes), condition=condition, plants=1, where={"target": target},
         )  # fmt: skip
-        monkeypatch.setattr(workflow, "load_transfer", lambda job, built: found)
+        monkeypatch.setattr(indices, "load_transfer", lambda job, built: found)
         b = here if target == "identical" else drifted
-        monkeypatch.setattr(workflow, "scores_of", lambda job, built: (here, b))
+        monkeypatch.setattr(indices, "scores_of", lambda job, built: (here, b))
         task = {"target": target, "k": K, "plants": 1}
-        return workflow.measure(SimpleNamespace(gauge=group, matcher=matcher, seed=0, task=task), None)
+        return indices.measure(SimpleNamespace(gauge=group, matcher=matcher, seed=0, task=task), None)
 
     for group, matcher in (
         ("signed_permutation", "hungarian_abs"),

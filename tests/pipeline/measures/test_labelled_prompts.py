@@ -1,4 +1,4 @@
-"""Labelled prompts: where they come from, what is refused, and that their content counts in a job's hash."""
+"""Labelled prompts: their sources, what is refused, and that their content counts in a job's hash."""
 
 import inspect
 import json
@@ -28,7 +28,7 @@ def test_mini_reviews_stop_at_the_verdict():
     )
 
 
-def test_no_prompt_is_held_out_twice_or_trained_on():
+def test_heldout_prompts_are_unique_and_not_trained_on():
     documents = mini_corpus(20_000, 0, 0.1, 1.0)
     trained, held = ([slot_prompt(d) for d in documents.labelled("request", s)] for s in ("train", "heldout"))
     assert set(trained) & set(held), "the grammar makes no request twice: nothing is shown here"
@@ -37,7 +37,7 @@ def test_no_prompt_is_held_out_twice_or_trained_on():
         assert len(set(found)) == 100 and not set(found) & set(trained)
 
 
-def test_held_out_prompts_that_are_all_trained_on_are_refused():
+def test_corpus_without_unseen_prompts_is_refused():
     documents = mini_corpus(600, 0)
     same = Corpus(documents.train, documents.train)
     with pytest.raises(
@@ -79,7 +79,7 @@ def test_one_class_and_bad_templates_are_refused(tmp_path):
         labelled_prompts(found, "review", tokenizer, "chat", 10, 10, source)
 
 
-def test_a_chat_template_makes_the_prompt_a_turn():
+def test_chat_template_makes_the_prompt_a_user_turn():
     tokenizer = mini_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>{{ '\\n' }}"
@@ -89,7 +89,7 @@ def test_a_chat_template_makes_the_prompt_a_turn():
     assert prompts.positive[0].startswith("<user>user :") and prompts.after == "\n<assistant>\n"
 
 
-def test_without_files_and_without_the_mini_corpus_the_hub_is_asked(tmp_path, monkeypatch):
+def test_labels_come_from_the_hub_without_files_and_mini_corpus(tmp_path, monkeypatch):
     asked = []
 
     def hub(*args, **options):
@@ -111,7 +111,7 @@ def test_without_files_and_without_the_mini_corpus_the_hub_is_asked(tmp_path, mo
     assert {d.label for d in found.labelled("request", "train")} == {0, 1} and "{text}" in template
 
 
-def test_the_content_of_the_labels_counts_in_the_jobs_hash_and_their_path_does_not(tmp_path):
+def test_job_hash_depends_on_the_content_of_labels_and_not_on_their_path(tmp_path):
     labels = [i % 2 for i in range(40)]
     here, there = (reviews_file(tmp_path / name, labels) for name in ("here.csv", "there.csv"))
     other = reviews_file(tmp_path / "other.csv", [1 - x for x in labels])

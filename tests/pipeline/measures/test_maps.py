@@ -1,4 +1,4 @@
-"""Maps fitted in each group: planted ones are recovered, larger groups hold smaller ones, few tokens overfit."""
+"""Maps of each group: planted ones are recovered, larger groups contain smaller ones, few tokens overfit."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_a_planted_signed_permutation_is_carried_both_ways():
     assert unexplained(fit_map("permutation", a, b).forward(a), b) > 0.5, "half the signs are wrong"
 
 
-def test_a_rotation_needs_the_rotations():
+def test_rotation_is_fitted_only_by_rotations():
     q = Orthogonal.random(D, torch.Generator().manual_seed(2))
     a = rows(0)
     b = q.act(a)
@@ -38,7 +38,7 @@ def test_a_rotation_needs_the_rotations():
     assert unexplained(fit_map("signed_permutation", a, b).forward(a), b) > 0.5
 
 
-def test_a_plant_leaves_no_free_answer_and_no_trace():
+def test_plant_prevents_ties_and_leaves_no_trace():
     a = rows(0)
     plant = SignedPermutation.random(D, torch.Generator().manual_seed(3))
     for group in ("signed_permutation", "orthogonal", "affine"):
@@ -49,7 +49,7 @@ def test_a_plant_leaves_no_free_answer_and_no_trace():
     assert unexplained(fit_map("permutation", a, a, plant).forward(a), a) > 0.5
 
 
-def test_the_map_that_moves_nothing_carries_means_and_scale():
+def test_identity_map_carries_means_and_scale():
     a = rows(0)
     m = identity_map(a, 2.5 * a + 3.0)
     assert m.scale == pytest.approx(2.5) and m.gauge == SignedPermutation.identity(D)
@@ -58,8 +58,8 @@ def test_the_map_that_moves_nothing_carries_means_and_scale():
     assert unexplained(identity_map(a, g.act(a)).forward(a), g.act(a)) > 0.5
 
 
-def test_a_map_that_may_shrink_explains_rho_squared_where_one_that_keeps_lengths_explains_2_rho_less_1():
-    """B is half of A, the rest of its variance noise: ρ = ½, so 0 and a quarter."""
+def test_shrunk_map_explains_rho_squared_and_gauge_2_rho_minus_1():
+    """B is half A and half noise: ρ = ½, so the gauge explains 0 and the shrunk map a quarter."""
     gen = torch.Generator().manual_seed(4)
     a, noise = (torch.randn(40_000, D, generator=gen) for _ in range(2))
     b = 3 * (0.5 * a + 0.75**0.5 * noise) + 1
@@ -75,7 +75,7 @@ def test_a_map_that_may_shrink_explains_rho_squared_where_one_that_keeps_lengths
 
 
 def test_few_tokens_hurt_the_affine_map_on_held_out_rows():
-    """A noisy copy: B_d has nothing to overfit with, the ridge map has d² numbers."""
+    """B is a noisy copy: B_d cannot overfit, but the ridge map has d² parameters."""
     a, test = rows(0, 40), rows(5)
     noise = torch.Generator().manual_seed(4)
     b = a + 0.3 * torch.randn(a.shape, generator=noise)

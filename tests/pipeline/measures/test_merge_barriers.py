@@ -1,4 +1,4 @@
-"""Barriers and merges: by hand, between a model and itself, on really planted models, and what matching puts back."""
+"""Barriers and merges: by hand, between a model and itself, on planted models, and after matching."""
 
 import copy
 
@@ -40,7 +40,7 @@ def identity():
 
 
 def batches(model):
-    """Rows that ``model`` itself continues greedily, so that it is good at them and a worse one is not."""
+    """Rows that ``model`` continues greedily, so that its loss on them is lower than a worse model's."""
     rows = torch.randint(0, 64, (32, 2), generator=gen(9))
     while rows.shape[1] < 10:
         rows = torch.cat([rows, logits_of(model, rows)[:, -1:].argmax(-1)], dim=1)
@@ -48,7 +48,7 @@ def batches(model):
 
 
 def apart(model, seed, size=0.3):
-    """A copy with every parameter drifted by ``size`` of its deviation."""
+    """A copy whose every parameter drifted by ``size`` of its standard deviation."""
     other = copy.deepcopy(model)
     with torch.no_grad():
         for p in other.parameters():
@@ -96,8 +96,8 @@ def test_a_perfect_gauge_between_a_model_and_itself_has_no_barrier(family):
 
 
 @families
-def test_planting_and_moving_is_the_residual_between_the_models_themselves(family):
-    """Moved by ĝ between planted checkpoints, merged, and read back: bit by bit the merge by q_B⁻¹∘ĝ∘q_A."""
+def test_moving_between_planted_models_equals_moving_by_the_residual(family):
+    """Moving by ĝ between planted checkpoints gives, bit by bit, the merge by q_B⁻¹ ∘ ĝ ∘ q_A."""
     a = tiny_model(family, gen())
     b = apart(a, 1)
     q_a, q_b, found = (exact(a, s) for s in (2, 3, 4))
@@ -108,7 +108,7 @@ def test_planting_and_moving_is_the_residual_between_the_models_themselves(famil
 
 
 def test_elements_outside_the_group_are_refused():
-    """A sign-flipped LayerNorm model would be another function; so would a rotated one with its gains in place."""
+    """Sign flips change a LayerNorm model, and rotations change any model whose gains are in place."""
     neox = tiny_model("gpt_neox", gen())
     with pytest.raises(ValueError, match="not in the exact group"):
         merge_barrier_rows(neox, neox, [SignedPermutation.random(D, gen(1))], batches(neox))
@@ -132,8 +132,8 @@ def test_rotations_are_symmetries_of_folded_models():
 
 @families
 @pytest.mark.parametrize("planted", ["neurons", "both"])
-def test_matching_puts_back_what_was_reordered(family, planted):
-    """B is A elsewhere, A's neurons (and heads) reordered: found only once the residual gauge is applied, then exactly."""
+def test_matching_undoes_a_reordering(family, planted):
+    """B is A in other coordinates, with neurons (and heads) reordered: matching needs the residual gauge."""
     a = tiny_model(family, gen())
     g = exact(a, 1)
     b = transport_model(a, g)
@@ -151,7 +151,7 @@ def test_matching_puts_back_what_was_reordered(family, planted):
     )
 
 
-def test_reordering_is_the_same_function_and_is_undone():
+def test_reordering_keeps_the_function_and_can_be_undone():
     a, tokens = tiny_model("llama", gen()).double(), random_tokens(tiny_model("llama", gen()), gen(1))
     moved, plants = reorder_at_random(a, "both", 3)
     with norms_in_float64(a), norms_in_float64(moved):

@@ -1,4 +1,4 @@
-"""Table c4's measurement: theory is stated before measuring, and every measurement agrees with it."""
+"""Table c4: theory does not depend on the measurement, and every measurement agrees with it."""
 
 import pandas as pd
 import pytest
@@ -27,29 +27,29 @@ def test_measurement_agrees_with_theory(recipe):
     rows = rows_of(recipe)
     assert tuple(rows) == CONDITIONS
     assert rows["signs"]["value"] == 0.0
-    for arm, r in rows.items():
+    for condition, r in rows.items():
         assert r["optimizer"] == recipe and r["library"] == (
             "refuses" if r["theory"] == "refused" else "moves"
         )
         if r["theory"] == "exact":
-            assert r["value"] <= r["yardstick"], arm
+            assert r["value"] <= r["yardstick"], condition
             assert recipe.startswith("muon") or r["value"] <= 1e-10
         else:
-            assert r["value"] > max(1e-2, r["yardstick"]), arm
+            assert r["value"] > max(1e-2, r["yardstick"]), condition
 
 
-def test_theory_is_the_algebras():
-    """Written out by hand, from DESIGN §1: what each optimizer allows beyond B_d, and what dropping signs does."""
+def test_theory_follows_the_algebra_of_the_optimizers():
+    """Written out by hand: which groups beyond B_d each optimizer allows, and what dropping signs does."""
     exact = {(name, r["arm"]) for name in RECIPES for r in rows_of(name).values() if r["theory"] == "exact"}
-    everywhere = {(name, arm) for name in RECIPES for arm in ("signs", "signed")}
+    everywhere = {(name, condition) for name in RECIPES for condition in ("signs", "signed")}
     rotations = {(name, "rotation_frozen") for name in ("sgd", "sgd_nesterov", "sgd_clip_norm", "muon_sgd")}
     assert exact == everywhere | rotations | {("adafactor_torch", "signs_dropped")}
     assert all(rows_of(name)["rotation_trained"]["theory"] == "refused" for name in RECIPES)
     assert rows_of("sgd_clip_value")["rotation_frozen"]["theory"] == "broken"
 
 
-def test_muon_is_exact_but_for_its_bfloat16(monkeypatch):
-    """With its Newton-Schulz iteration in float64, Muon is as covariant as SGD, rotations included."""
+def test_muon_is_exact_without_bfloat16(monkeypatch):
+    """With its Newton-Schulz iteration in float64, Muon is as covariant as SGD, also under rotations."""
 
     def iteration(grad, coefficients, steps, eps):
         a, b, c = coefficients
@@ -61,12 +61,12 @@ def test_muon_is_exact_but_for_its_bfloat16(monkeypatch):
 
     monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", iteration)
     rows = {r["arm"]: r["value"] for r in optimizer_rows("muon_sgd", "llama", 0, "float64")}
-    assert max(rows[arm] for arm in ("signs", "signed", "rotation_frozen")) <= 1e-10
-    assert min(rows[arm] for arm in ("signs_dropped", "rotation_trained")) > 1e-2
+    assert max(rows[condition] for condition in ("signs", "signed", "rotation_frozen")) <= 1e-10
+    assert min(rows[condition] for condition in ("signs_dropped", "rotation_trained")) > 1e-2
 
 
-def test_both_clips_bite():
-    """The rows on clipping say something only if gradients are clipped: norms and entries exceed the bounds."""
+def test_both_recipes_clip_gradients():
+    """The rows on clipping mean something only where norms and entries of gradients exceed the bounds."""
     generator = torch.Generator().manual_seed(0)
     model = tiny_model("llama", generator)
     next_token_loss(model, random_tokens(model, generator)).backward()
@@ -74,18 +74,18 @@ def test_both_clips_bite():
     assert float(gradients.norm()) > CLIP_NORM and float((gradients.abs() > CLIP_VALUE).float().mean()) > 0.1
 
 
-@pytest.mark.parametrize(("family", "arms"), [("gpt_neox", CONDITIONS), ("gemma2", CONDITIONS[:3])])
-def test_other_families(family, arms):
+@pytest.mark.parametrize(("family", "conditions"), [("gpt_neox", CONDITIONS), ("gemma2", CONDITIONS[:3])])
+def test_other_families(family, conditions):
     """LayerNorm: S_d × {±1} and the rotations that fix 1; post-norm families have no rotations."""
     rows = {r["arm"]: r for r in optimizer_rows("sgd", family, 1)}
-    assert tuple(rows) == arms
+    assert tuple(rows) == conditions
     groups = {"gpt_neox": "global_sign_permutation", "gemma2": "signed_permutation"}
     assert rows["signed"]["group"] == groups[family] and rows["signs_dropped"]["group"] == "permutation"
     for r in rows.values():
         assert (r["value"] <= 1e-10) == (r["theory"] == "exact")
 
 
-def test_gpt2_goes_although_its_config_has_dropout():
+def test_gpt2_is_measured_although_its_config_has_dropout():
     rows = optimizer_rows("adamw", "gpt2", 0, warmup=2, steps=2)
     assert [r["library"] for r in rows] == ["moves"] * 3 + ["refuses"] * 2
 
@@ -103,7 +103,7 @@ def test_gains_can_be_held():
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
-def test_reordering_neurons_is_another_parametrisation_of_one_function(family):
+def test_reordering_neurons_keeps_the_function(family):
     generator = torch.Generator().manual_seed(0)
     model = tiny_model(family, generator).double()
     tokens, axes = random_tokens(model, generator), neuron_axes(chart_of(model), model)
@@ -120,7 +120,7 @@ def test_reordering_neurons_is_another_parametrisation_of_one_function(family):
         assert torch.equal(reorder(p.data, axes[name], torch.argsort(perm)), original[name])
 
 
-def test_the_seed_decides_everything_and_nothing_global_is_touched():
+def test_result_depends_on_the_seed_and_not_on_global_state():
     state = torch.get_rng_state()
     first = optimizer_rows("sgd", "llama", 5, warmup=2, steps=2)
     assert torch.equal(torch.get_rng_state(), state)

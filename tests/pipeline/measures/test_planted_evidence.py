@@ -1,4 +1,4 @@
-"""Planted evidence: what is stored, read in either direction, and re-planted without running a model again."""
+"""Planted evidence: stored, read in either direction, and planted again without running a model."""
 
 import copy
 import itertools
@@ -40,7 +40,7 @@ def batches_of(n=4):
 
 
 def checkpoints(family):
-    """A base and its drifting descendants in common coordinates, as a function of the node."""
+    """Return the loader of a base and its drifting descendants, all in shared coordinates."""
     base = tiny_model(family, gen(0))
 
     def checkpoint(node):
@@ -79,7 +79,7 @@ def planted(request, tmp_path_factory):
     return request.param, write(tmp_path_factory.mktemp(request.param), request.param)
 
 
-def really_planted(family, evidence, node):
+def planted_model(family, evidence, node):
     """The checkpoint with its stored plant, by transport of its weights."""
     return transport_model(checkpoints(family)(node), evidence.plants[node_name(node)])
 
@@ -95,14 +95,14 @@ def test_every_checkpoint_carries_its_own_plant(planted):
     assert evidence.width == D and evidence.sites == SITES
 
 
-def test_evidence_is_that_of_the_planted_models(planted):
+def test_evidence_equals_that_of_the_planted_models(planted):
     family, evidence = planted
     for a, b in (
         (("A", 200), ("B", 200)),
         (("B", 100), BASE),
         (BASE, ("A", 100)),
     ):  # one of these is stored backwards
-        models = {"a": really_planted(family, evidence, a), "b": really_planted(family, evidence, b)}
+        models = {"a": planted_model(family, evidence, a), "b": planted_model(family, evidence, b)}
         moments = pair_moments(models, [("a", "b")], batches_of())["a", "b"]
         for site in SITES:
             assert torch.allclose(evidence.between(a, b, site), moments[site].correlation(), atol=FLOAT32)
@@ -119,7 +119,7 @@ def test_evidence_is_that_of_the_planted_models(planted):
         assert not torch.allclose(every, weights, atol=1e-2)
 
 
-def test_backwards_is_transposed(planted):
+def test_evidence_backwards_is_the_transpose(planted):
     _, evidence = planted
     for a, b in NODES:
         for kind in ("block1", "pooled", "weights", "both"):
@@ -128,7 +128,7 @@ def test_backwards_is_transposed(planted):
 
 
 def test_the_truth_carries_one_planted_model_to_another(planted):
-    """Without drift x_A' = h_A·x and x_B' = h_B·x, so that the truth of any walk from A to B maps x_A' to x_B'."""
+    """Without drift x_A' = h_A·x and x_B' = h_B·x, so the truth of any walk from A to B maps x_A' to x_B'."""
     _, evidence = planted
     x = torch.randn(5, D, generator=gen(0), dtype=torch.float64)
     here = {n: evidence.plants[node_name(n)].act(x) for n in {n for link in NODES for n in link}}
@@ -156,15 +156,15 @@ def test_small_drift_is_recovered_against_the_truth(planted):
 
 
 @pytest.mark.parametrize("plant", [1, 2])
-def test_replanting_evidence_is_planting_models(planted, plant):
-    """New elements on top of the planted ones: of the stored statistics, and of the models run anew."""
+def test_relabelled_evidence_equals_that_of_models_planted_again(planted, plant):
+    """Planting again on stored statistics equals planting again on the models and running them."""
     family, evidence = planted
     nodes = [("A", 200), BASE, ("B", 200)]
     group = next(iter(evidence.plants.values())).group
     new = further_plants(D, group, nodes, seed=3, plant=plant)
     for a, b in itertools.pairwise(nodes):
         models = {
-            n: transport_model(really_planted(family, evidence, node), new[node])
+            n: transport_model(planted_model(family, evidence, node), new[node])
             for n, node in (("a", a), ("b", b))
         }
         moments = pair_moments(models, [("a", "b")], batches_of())["a", "b"]
@@ -185,7 +185,7 @@ def test_replanting_evidence_is_planting_models(planted, plant):
         )
 
 
-def test_replanting_cross_moments_by_rotations():
+def test_cross_moments_are_relabelled_by_rotations():
     q_a, q_b = (Orthogonal.random(6, gen(k)) for k in (0, 1))
     x, y = (torch.randn(50, 6, generator=gen(k), dtype=torch.float64) for k in (2, 3))
     assert torch.allclose(relabel_evidence(y.T @ x, q_a, q_b), q_b.act(y).T @ q_a.act(x))
@@ -212,7 +212,7 @@ def test_a_walk_that_visits_a_node_twice_plants_it_once():
     assert truth == SignedPermutation.identity(D)
 
 
-def test_what_fits_in_memory_does_not_change_the_evidence(tmp_path):
+def test_evidence_does_not_depend_on_the_memory_limit(tmp_path):
     wide, narrow = write(tmp_path / "wide", "llama", 5), write(tmp_path / "narrow", "llama", 2)
     assert wide.plants == narrow.plants
     for a, b in NODES:
@@ -231,13 +231,13 @@ def test_groups_of_links_respect_memory_and_lose_none(limit):
         assert len(groups) == 1
 
 
-def test_a_link_needs_two_models():
+def test_fewer_than_two_models_in_memory_are_refused():
     for limit in (1, 0):
         with pytest.raises(ValueError, match=f"models_in_memory={limit}; allowed: 2 or more"):
             group_links(NODES, limit)
 
 
-def test_a_dead_coordinate_is_named(tmp_path):
+def test_error_names_the_sites_of_a_constant_coordinate(tmp_path):
     def dead(node):
         model = checkpoints("llama")(node)
         with torch.no_grad():
@@ -261,7 +261,7 @@ def test_a_dead_coordinate_is_named(tmp_path):
         )
 
 
-def test_models_run_in_the_precision_that_is_asked_for(planted, tmp_path):
+def test_models_run_in_the_requested_dtype(planted, tmp_path):
     family, full = planted
     half = write(tmp_path / "bf16", family, dtype=torch.bfloat16)
     a, b = NODES[0]
@@ -272,7 +272,7 @@ def test_models_run_in_the_precision_that_is_asked_for(planted, tmp_path):
 
 
 def test_whitened_evidence_is_that_of_decorrelated_coordinates(planted, tmp_path):
-    """With one model on both ends of a link, whitened coordinates correlate with themselves alone; others do not."""
+    """Between a model and itself, whitened coordinates correlate only with themselves; raw ones do not."""
     family, full = planted
     same = checkpoints(family)(NODES[0][0])
     streams = pair_moments({"m": same}, [("m", "m")], batches_of(), ["block1"], whiten=True)

@@ -31,7 +31,7 @@ def gen(seed):
 
 
 def evidence_of(folder, family, size=1.0, folded=False):
-    """Two runs from one base that drift apart by ``size`` of a parameter's deviation per 1000 steps, planted."""
+    """Plant two runs from one base that drift by ``size`` standard deviations per 1000 steps."""
 
     def checkpoint(node):
         model = tiny_model(family, gen(0))
@@ -151,7 +151,7 @@ def test_a_global_sign_is_a_sign():
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("group", ["permutation", "signed_permutation", "identity", "orthogonal"])
-def test_the_oracle_scores_one_and_nothing_scores_chance(llama, route, group):
+def test_oracle_scores_one_and_no_gauge_scores_chance(llama, route, group):
     rows = rows_of(llama, group, "oracle", route)
     for metric in ("index_accuracy", "signed_accuracy", "sign_accuracy"):
         assert values(rows, metric) == [1.0] * len(STEPS)
@@ -179,7 +179,7 @@ def test_a_small_drift_is_recovered_by_every_route(llama, neox, route):
             assert loops == ([1.0] * len(kinds) if route == "trajectory" else [])
 
 
-def test_metrics_that_no_plant_can_change_are_taken_once(llama):
+def test_one_plant_suffices_where_matching_is_equivariant(llama):
     once = rows_of(llama, *GROUPED, plants=1)
     assert rows_of(llama, *GROUPED, plants=8) == once
     assert rows_of(llama, *GROUPED, plants=8, seed=5) == once
@@ -198,7 +198,7 @@ def test_raw_matching_depends_on_the_signs_of_the_plant(llama):
     assert abs(values(dropped, "sign_accuracy")[0] - 0.5) < 5 * 0.5 / math.sqrt(12 * D)
 
 
-def test_one_sign_cannot_hold_a_plant_of_many(llama, neox):
+def test_one_global_sign_cannot_recover_a_signed_plant(llama, neox):
     """S_d × {±1} on a B_d chart depends on the plant's signs; on its own chart it does not."""
     rows = rows_of(llama, "global_sign_permutation", "hungarian_raw", plants=6, evidence="both", step=100)
     assert values(rows, "signed_accuracy_plants_sd")[0] > 0 and values(rows, "signed_accuracy")[0] < 0.9
@@ -206,8 +206,8 @@ def test_one_sign_cannot_hold_a_plant_of_many(llama, neox):
     assert values(rows, "signed_accuracy") == [1.0] and not values(rows, "signed_accuracy_plants_sd")
 
 
-def test_a_plant_changes_no_accuracy_of_marginalized_matching(tmp_path):
-    """Strong drift, so that there are errors: other plants on the checkpoints, the very same share of errors."""
+def test_accuracy_of_sign_free_matching_does_not_depend_on_the_plant(tmp_path):
+    """With drift strong enough for errors, other plants give exactly the same share of errors."""
 
     evidence = evidence_of(tmp_path / "far", "llama", size=8.0)
     for kind in ("block1", "pooled", "weights"):
@@ -226,7 +226,7 @@ def test_a_plant_changes_no_accuracy_of_marginalized_matching(tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_folded_checkpoints_are_scored_as_rotations(tmp_path, family):
-    """Rotations planted on every checkpoint: no share of coordinates, and no loop share either."""
+    """Planted rotations have no share of coordinates, and no loop consistency either."""
     evidence = evidence_of(tmp_path / family, family, size=0.1, folded=True)
     group = evidence.plants["base0"].group
     assert group == ("orthogonal" if family == "llama" else "mean_preserving_orthogonal")
@@ -248,7 +248,7 @@ def test_weights_on_rotation_groups(llama):
     )
 
 
-def test_both_gives_activations_and_weights_like_weight(llama):
+def test_both_weighs_activations_and_weights_alike(llama):
     """Cross moments have total variance 1 per site; so must weights, or 'both' would be weights alone."""
     a, b = ("A", 200), ("B", 200)
     parts = [torch.linalg.svdvals(llama.between(a, b, k, cross=True)).sum() for k in ("pooled", "weights")]
@@ -260,7 +260,7 @@ def test_both_gives_activations_and_weights_like_weight(llama):
 @pytest.mark.parametrize(
     ("group", "matcher"), [("affine", "weights"), ("affine", "procrustes"), ("orthogonal", "hungarian_abs")]
 )
-def test_pairs_that_make_no_sense(llama, group, matcher):
+def test_invalid_pairs_are_refused(llama, group, matcher):
     with pytest.raises(
         ValueError, match=f"does not recover an element of '{group}'; allowed: permutation with hungarian_raw"
     ):
@@ -278,7 +278,7 @@ def test_composition_follows_the_walk(llama):
     assert Condition(llama, *GROUPED, "block0", seed=0).gauge_and_truth(nodes, 0)[0] == gauge
 
 
-def test_no_gauge_at_all_leaves_a_residual_in_the_models_group(neox):
-    """So that it can be applied to the model: planted gauges that nobody took off."""
+def test_residual_without_a_gauge_is_in_the_exact_group(neox):
+    """The residual is the planted gauges, so it can be applied to the model."""
     residual = Condition(neox, "identity", "none", "", seed=0).residual(walk("endpoint", 200, SPACING), 0)
     assert isinstance(residual, GlobalSignPermutation) and residual != GlobalSignPermutation.identity(D)

@@ -54,8 +54,8 @@ def test_an_ablation_is_even_and_independent_of_length(slot):
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch, silent):
-    """What the workflow hands to the measurements, which are tested by themselves."""
+def test_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch, silent):
+    """The task passes the right prompts to the measures, which have their own tests."""
     prompts = SimpleNamespace(heldout_negative=["bake"], heldout_positive=["steal"])
     v = SimpleNamespace(
         prompts=prompts,
@@ -117,7 +117,7 @@ def test_mini_requests_stop_where_the_answer_begins():
     assert {label[t] for t in (*prompts.negative, *prompts.heldout_negative)} == {0}
 
 
-def test_prompt_files_are_labelled_by_which_they_are(tmp_path):
+def test_labels_follow_from_the_setting_of_a_prompt_file(tmp_path):
     bad, good = instructions(tmp_path / "bad.jsonl", "steal"), instructions(tmp_path / "good.jsonl", "bake")
     both = job(f"task.harmful={bad}", f"task.harmless={good}")
     found, template, source = _requests(both)
@@ -145,7 +145,7 @@ def test_prompt_files_are_labelled_by_which_they_are(tmp_path):
     ids=["refusal", "sentiment"],
 )
 def test_a_model_that_cannot_refuse_has_no_effect_to_transport(tmp_path_factory, task):
-    outputs = tmp_path_factory.getbasetemp() / "stories"  # both tasks stand on the same run
+    outputs = tmp_path_factory.getbasetemp() / "stories"  # both tasks require the same run
     stories = [
         *("profile=smoke", "tracker=none", "data=text", "data.documents=300", "training.run.lr=1e-3"),
         *("gauge=identity", "matcher=none", "route=endpoint", "task.plants=5"),

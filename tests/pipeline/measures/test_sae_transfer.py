@@ -1,4 +1,4 @@
-"""SAE transfer: known answers, planted models, plants, splicing, and the workflow with its stage."""
+"""SAE transfer: known answers, planted models, plants, splicing, and jobs with their SAE stage."""
 
 from statistics import fmean, stdev
 
@@ -99,7 +99,7 @@ def test_the_perfect_gauge_costs_nothing_and_a_wrong_one_does():
 
 
 def test_first_tokens_are_left_out_and_reported():
-    """A massive first token that the SAE gives back makes the second column cheap."""
+    """A massive first token that the SAE reconstructs lowers the error that includes first tokens."""
     x, sae = stream(mean=0.0), exact()
     sae.W_dec.data *= 0.5  # half of everything: NMSE about ¼ + ¼‖mean‖²/variance
     small = values(sae_transfer_rows(sae, [SignedPermutation.identity(D)], x, x))
@@ -126,10 +126,10 @@ def test_sparsity_counts_tokens_beyond_the_first():
 
 
 def test_random_signs_over_silent_latents_average_to_the_reference():
-    """And only a reference: latents that give anything back have no error under any gauge."""
+    """It is only a reference: an SAE that reconstructs everything has no error under any gauge."""
     x = stream()
     sae = silent(x.mean((0, 1)))
-    with torch.no_grad():  # one latent whispers, or there would be no variance to compare reconstructions by
+    with torch.no_grad():  # one latent fires weakly, or reconstructions would have no variance
         sae.b_enc[0] = 0
         sae.W_dec[0] *= 1e-6
     drawn = torch.where(torch.rand(400, D, generator=gen(1)) < 0.5, -1, 1).to(torch.int8)
@@ -156,8 +156,8 @@ def test_plants_are_averaged_within_the_job():
     assert not any(m.endswith("_plants_sd") for m in each[0])
 
 
-def test_moving_between_planted_models_is_moving_by_the_residual():
-    """Sign-only plants on A and on B, and a wrong gauge between them: the very same numbers, losses included."""
+def test_moving_between_planted_models_equals_moving_by_the_residual():
+    """With sign plants on A and B and a wrong gauge between them, all numbers are equal, losses too."""
     a, rows, sae = tiny_model("llama", gen(0)), tokens(), top_k()
     q_a, q_b, wrong = signs(1), signs(2), signs(3)
     planted = transport_model(a, q_b)
@@ -183,7 +183,7 @@ def test_moving_between_planted_models_is_moving_by_the_residual():
 
 @pytest.mark.parametrize("group", [SignedPermutation, Orthogonal])
 def test_moving_by_the_residual_in_float64(group):
-    """Any plants of the group: float64 sums in another order, ≤ 1e-10."""
+    """For any plants of the group, float64 sums in another order differ by 1e-10 at most."""
     x, sae = stream(dtype=torch.float64), top_k(dtype="float64")
     q_a, q_b, gauge = (group.random(D, gen(i)) for i in range(3))
     residual = compose(q_b.inverse(), compose(gauge, q_a))
@@ -198,12 +198,11 @@ def test_moving_by_the_residual_in_float64(group):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_loss_recovered_of_everything_and_of_nothing(family):
+def test_loss_recovered_by_perfect_and_by_silent_saes(family):
     model = tiny_model(family, gen(0)).double()
     rows = tokens()[:, :2]
-    while (
-        rows.shape[1] < 8
-    ):  # rows that the model continues greedily, so that it loses by whatever is taken away
+    # rows that the model continues greedily, so that removing anything raises its loss
+    while rows.shape[1] < 8:
         rows = torch.cat([rows, model(input_ids=rows).logits[:, -1:].argmax(-1)], dim=1)
     chart, batches = chart_of(model), list(row_batches(rows, 4))
 
@@ -257,6 +256,6 @@ def test_all_conditions_share_one_sae(store):
     )
 
 
-def test_more_tokens_than_are_held_out_are_refused(store):
+def test_too_many_tokens_are_refused(store):
     with pytest.raises(ValueError, match=r"task.tokens=10000000 .*allowed: 1 to \d+ rows"):
         measured(job("task.tokens=10000000"), store)

@@ -1,4 +1,4 @@
-"""The sign ceiling (paper A): raw matching is capped at the share of positive signs, |C| is not."""
+"""The sign ceiling (paper A): raw accuracy is at most the share of positive signs, that of |C| is not."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def correlations(x):
 
 
 def test_synthetic_activations():
-    """Corr of the two sides at noise σ is 1/(1+σ²); decorrelated entries off the diagonal are noise of 1/√n."""
+    """At noise σ the copies correlate by 1/(1+σ²); off the diagonal there is noise of size 1/√n."""
     n, d = 8000, 64
     for noise in (0.0, 0.5, 1.0):
         a, b = synthetic_activations(d, n, False, noise, gen(0))

@@ -40,7 +40,7 @@ def gen(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_what_is_projected_out_is_gone_to_rounding_and_has_a_length():
+def test_ablation_removes_a_direction_up_to_rounding():
     x, v = torch.randn(7, 32, generator=gen()), torch.randn(32, generator=gen(1))
     for dtype, rounding in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):  # of the result alone
         left = ablating(v.to(dtype))(x.to(dtype))
@@ -68,12 +68,11 @@ def metrics(rows):
     return {r["metric"]: r["value"] for r in rows}
 
 
-# --- the slot
-# ------------------------------------------------------------------------------------------------------
+# the slot
 
 
 @pytest.mark.parametrize("family", MODEL_TYPES)
-def test_log_odds_resumed_at_a_site_are_those_of_whole_forward_passes(family):
+def test_resumed_log_odds_equal_those_of_whole_forward_passes(family):
     model, prompts = tiny_model(family, gen()), ragged(gen(1))
     chart, v = chart_of(model), torch.randn(32, generator=gen(2))
     rows = list(zip(prompts.input_ids, prompts.last.tolist(), strict=True))
@@ -81,9 +80,8 @@ def test_log_odds_resumed_at_a_site_are_those_of_whole_forward_passes(family):
     def f(logits):
         return logits.double()[WORDS[0]].logsumexp(0) - logits.double()[WORDS[1]].logsumexp(0)
 
-    with (
-        torch.no_grad()
-    ):  # padding is summed over, with weights of zero: what that costs without any edit or resuming
+    # padding is summed over with weights of zero; measure what this costs without any edit
+    with torch.no_grad():
         padded = model(prompts.input_ids, attention_mask=prompts.attention_mask).logits
         costs = [
             (padded[i, k] - model(r[None, : k + 1]).logits[0, -1]).abs().max()
@@ -102,7 +100,7 @@ def test_log_odds_resumed_at_a_site_are_those_of_whole_forward_passes(family):
     assert torch.equal(after, fresh(prompts.input_ids).logits), "the model is left as it was"
 
 
-def test_a_model_in_training_mode_and_sites_that_are_no_block_are_refused():
+def test_training_mode_and_sites_other_than_blocks_are_refused():
     model, prompts = tiny_model("llama", gen()), token_rows(2, 5, gen())
     chart = chart_of(model)
     for site in ("embed", "block7"):
@@ -124,7 +122,7 @@ def test_prompts_keep_their_end_and_their_first_token():
         prompt_batches([], tokenizer, 6, 4)
 
 
-def test_word_lists_are_first_tokens_without_what_both_sides_share():
+def test_word_ids_are_first_tokens_of_one_side_only():
     tokenizer = mini_tokenizer()
     positive, negative = word_ids((POSITIVE_VERDICTS, NEGATIVE_VERDICTS), tokenizer)
     assert tokenizer.convert_ids_to_tokens(positive.tolist()) == sorted(POSITIVE_VERDICTS)
@@ -139,12 +137,11 @@ def test_word_lists_are_first_tokens_without_what_both_sides_share():
         word_ids(([], ["dull"]), tokenizer)
 
 
-# --- moving by the residual is moving between planted models
-# --------------------------------------------------------
+# moving by the residual equals moving between planted models
 
 
 def planted(signs_only):
-    """The effect on a planted B of a planted A's vector moved by ĝ, and that of moving A's own by the residual."""
+    """Effects on planted models of a vector moved by ĝ, and on plain models of one moved by the residual."""
     a, b = tiny_model("qwen2", gen(0)), tiny_model("qwen2", gen(1))
     chart, d = chart_of(a), 32
     q_a, q_b = (SignedPermutation.random(d, gen(s)) for s in (2, 3))
@@ -174,20 +171,19 @@ def planted(signs_only):
     return there, here, untouched, YARDSTICK_FACTOR * floor
 
 
-def test_between_sign_planted_models_a_vector_does_exactly_what_the_residual_says():
+def test_effect_between_sign_planted_models_equals_the_residuals_exactly():
     there, here, untouched, _ = planted(signs_only=True)
     assert torch.equal(there, here)
     assert (untouched - here).abs().max() > 0.1, "the residual is not the identity"
 
 
-def test_between_planted_models_a_vector_does_what_the_residual_says():
+def test_effect_between_planted_models_equals_the_residuals():
     there, here, untouched, yardstick = planted(signs_only=False)
     assert (there - here).abs().max() <= yardstick
     assert (untouched - here).abs().max() > 0.1 > yardstick
 
 
-# --- statistics
-# ----------------------------------------------------------------------------------------------------
+# statistics
 
 
 def linear(w, n=40, noise=0.3, seed=0):
@@ -196,7 +192,7 @@ def linear(w, n=40, noise=0.3, seed=0):
     return lambda v: per_prompt.double() @ v.double()
 
 
-def test_fieller_ends_are_where_the_t_test_is_critical():
+def test_fieller_interval_ends_where_the_t_test_is_critical():
     from scipy import stats
 
     x = 0.6 + 0.2 * torch.randn(30, generator=gen(0)).double()
@@ -207,13 +203,13 @@ def test_fieller_ends_are_where_the_t_test_is_critical():
         z = x - end * y
         assert abs(z.mean() / (z.std() / 30**0.5)) == pytest.approx(stats.t.ppf(0.975, 29), rel=1e-9)
     assert fieller_interval(3 * y, y) == pytest.approx((3, 3, 3), rel=1e-7)
-    lost = fieller_interval(x, y - y.mean() + 0.01)  # a denominator that may be zero bounds nothing
+    lost = fieller_interval(x, y - y.mean() + 0.01)  # the denominator may be zero: no bounds
     assert math.isfinite(lost[0]) and math.isnan(lost[1]) and math.isnan(lost[2])
     with pytest.raises(ValueError, match="two pairs"):
         fieller_interval(x[:1], y[:1])
 
 
-def test_sign_statistics_are_what_theory_says():
+def test_sign_statistics_agree_with_theory():
     d, plants = 64, 400
     w = torch.randn(d, generator=gen(1))
     effect, controls = linear(w), random_directions(RANDOM_CONTROLS, w, gen(2))
@@ -256,15 +252,14 @@ def test_an_effect_no_larger_than_that_of_random_directions_is_no_effect():
     assert heard["no_effect_to_transport"] == 0 and heard["reversal_probability"] == 0
     backwards = metrics(transported_effect_rows(effect, [w], w, -w, controls))
     assert backwards["no_effect_to_transport"] == 1, "B's own direction steers the wrong way"
-    drifted = metrics(
-        transported_effect_rows(effect, [v], v, w, controls)
-    )  # B's own steers, A's does nothing on B
+    # B's own vector steers B, A's has no effect on it
+    drifted = metrics(transported_effect_rows(effect, [v], v, w, controls))
     assert (
         "retention_native" in drifted and "retention" not in drifted and "reversal_probability" not in drifted
     )
     same = metrics(transported_effect_rows(lambda v: effect(w) + 1e-3 * effect(v), [v], w, w, controls))
     assert same["effect_se_ratio"] > 5 and same["no_effect_to_transport"] == 1, (
-        "what every direction does is no effect"
+        "an effect that every direction has is no effect"
     )
     assert same["effect_control_ratio"] == pytest.approx(1, abs=0.1)
     known = metrics(transported_effect_rows(effect, [w], w, w, controls, "ablation_", even=True, silent=True))
@@ -285,7 +280,7 @@ def test_equal_vectors_are_measured_once_and_controls_have_the_length_of_the_vec
     assert len(calls) == 1 + 3
 
 
-def test_a_sweep_is_the_shift_of_the_log_odds():
+def test_sweep_measures_the_shift_of_log_odds():
     model = tiny_model("llama", gen())
     slot = Slot(model, chart_of(model), "block0", [token_rows(4, 6, gen(1))], WORDS)
     v = torch.randn(32, generator=gen(2))
@@ -308,12 +303,14 @@ def test_which_models_are_paired_for_each_target(monkeypatch):
     monkeypatch.setattr(transfer, "middle_site", lambda model, chart: "block1")
     monkeypatch.setattr(transfer, "heldout_rows", lambda data: (None, None))
 
-    def ends(target):
-        arm = [f"task.target={target}", "gauge=signed_permutation", "matcher=oracle", "route=endpoint"]
-        job = from_config(compose_config(["experiment=sentiment_steering", "profile=smoke", *arm]), ()).job
+    def pair_of(target):
+        settings = [f"task.target={target}", "gauge=signed_permutation", "matcher=oracle", "route=endpoint"]
+        job = from_config(
+            compose_config(["experiment=sentiment_steering", "profile=smoke", *settings]), ()
+        ).job
         stages = {"data": None, "A": "A", "B": "B", "other": "independent"}
-        found = transfer.load_models(job, Built(stages, None))
-        return found.a, found.b, found.step
+        pair = transfer.load_models(job, Built(stages, None))
+        return pair.a, pair.b, pair.step
 
-    assert ends("identical") == ("A", "A", 5) and ends("finetuned") == ("A", "B", 5)
-    assert ends("finetuned_back") == ("B", "A", 5) and ends("independent") == ("A", "independent", 5)
+    assert pair_of("identical") == ("A", "A", 5) and pair_of("finetuned") == ("A", "B", 5)
+    assert pair_of("finetuned_back") == ("B", "A", 5) and pair_of("independent") == ("A", "independent", 5)
