@@ -24,7 +24,7 @@ from gaugeport.pipeline.stages import runs
 from gaugeport.pipeline.stages.catalogue import build_stage
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks import adamw_resume as task
+from gaugeport.pipeline.tasks import adamw_resume
 from gaugeport.pipeline.training.trainer import checkpoints, resume, train
 from gaugeport.transport.neurons import NeuronGauge
 from gaugeport.transport.optimizer_checkpoint import read_checkpoint, trainer_names
@@ -86,11 +86,13 @@ def test_rows_have_every_condition_and_step(measured):
 def test_sign_changes_repeat_the_reference_run_exactly(measured):
     for metric in ("divergence", "loss_gap", "heldout_gap"):
         assert set(values(measured, "sign_only", metric).values()) == {0.0}
-    assert all(v != 0 for v in values(measured, FLOOR, "divergence").values()), "reordering is not free"
+    assert all(v != 0 for v in values(measured, FLOOR, "divergence").values()), (
+        "reordering neurons changes the order of sums"
+    )
 
 
 def test_moved_state_stays_at_the_noise_floor_and_others_leave(measured):
-    """With its signs, a moved state gives the same run up to the order of sums: at most ten times the floor."""
+    """With its signs, a moved state gives the same run up to the order of sums: at most 10 times the floor."""
     for condition in ("signed", "recovered"):
         assert all(v < 10 for v in values(measured, condition, "divergence_over_floor").values())
     for condition in ("permutation_only", "zeroed", "no_state"):
@@ -241,9 +243,9 @@ def test_bad_settings_are_refused_before_anything_is_built(override, words):
 
 
 def test_default_step_to_resume_from():
-    assert task.resume_step(job()) == 10, "the last checkpoint in the first two thirds of 20 steps"
-    assert task.resume_step(job("task.resume_step=15")) == 15
-    assert task.TASK.stages(job()) == ("data", "base", "A")
+    assert adamw_resume.resume_step(job()) == 10, "the last checkpoint in the first two thirds of 20 steps"
+    assert adamw_resume.resume_step(job("task.resume_step=15")) == 15
+    assert adamw_resume.TASK.stages(job()) == ("data", "base", "A")
 
 
 def test_job_continues_with_the_rows_of_its_run(tmp_path, monkeypatch):
@@ -260,13 +262,13 @@ def test_job_continues_with_the_rows_of_its_run(tmp_path, monkeypatch):
         seen.update(options, rows=order, scratch=scratch, found=list(scratch.iterdir()))
         return []
 
-    monkeypatch.setattr(task, "checkpoints", lambda folder: {10: tmp_path})
-    monkeypatch.setattr(task, "adamw_resume_rows", measured)
-    assert task.measure(job(), built) == []
+    monkeypatch.setattr(adamw_resume, "checkpoints", lambda folder: {10: tmp_path})
+    monkeypatch.setattr(adamw_resume, "adamw_resume_rows", measured)
+    assert adamw_resume.measure(job(), built) == []
     (seen["scratch"] / "half written").mkdir(parents=True)
-    assert task.measure(job(), built) == [] and seen["found"] == []
+    assert adamw_resume.measure(job(), built) == [] and seen["found"] == []
     assert torch.equal(seen["rows"], given[0]) and not torch.equal(seen["rows"], given[1])
-    assert task.measure(job("task.steps=99"), built) == [] and seen["steps"] == 10, (
+    assert adamw_resume.measure(job("task.steps=99"), built) == [] and seen["steps"] == 10, (
         "the steps that the run has left"
     )
     assert not seen["scratch"].exists(), "the scratch folder is deleted"

@@ -89,7 +89,9 @@ def test_integrated_gradients_against_finite_differences(baseline):
     # the float32 softmax of eager attention rounds a loss by 1e-7, divided by 2e-4; central differences err
     # by about eps²
     assert apart(found["integrated_gradients"], expected) < 5e-3
-    assert apart(found["gradient_activation"], expected) > 0.1, "the end of the path is not the path"
+    assert apart(found["gradient_activation"], expected) > 0.1, (
+        "the gradient at the end differs from the mean on the path"
+    )
 
 
 def test_scores_do_not_depend_on_batches_and_padding():

@@ -125,7 +125,8 @@ def test_a_job(model, evidence, here, drifted, monkeypatch):
         condition = Condition(evidence, group, matcher, "pooled", 0)
         found = Transfer(
             a=model, b=model, chart=chart_of(model), tokenizer=None, site="block1", step=9, rows_fit=none,
-            rows_test=none, nodes=list(evidence.nodes), condition=condition, plants=1, where={"target": target},
+            rows_test=none, nodes=list(evidence.nodes), condition=condition, plants=1,
+            where={"target": target},
         )  # fmt: skip
         monkeypatch.setattr(indices, "load_transfer", lambda job, built: found)
         b = here if target == "identical" else drifted

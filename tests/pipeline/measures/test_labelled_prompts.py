@@ -31,7 +31,7 @@ def test_mini_reviews_stop_at_the_verdict():
 def test_heldout_prompts_are_unique_and_not_trained_on():
     documents = mini_corpus(20_000, 0, 0.1, 1.0)
     trained, held = ([slot_prompt(d) for d in documents.labelled("request", s)] for s in ("train", "heldout"))
-    assert set(trained) & set(held), "the grammar makes no request twice: nothing is shown here"
+    assert set(trained) & set(held), "this test needs a corpus that repeats requests"
     prompts = labelled_prompts(documents, "request", mini_tokenizer(), None, 200, 100, "mini")
     for found in (prompts.heldout_positive, prompts.heldout_negative):
         assert len(set(found)) == 100 and not set(found) & set(trained)
@@ -120,7 +120,7 @@ def test_job_hash_depends_on_the_content_of_labels_and_not_on_their_path(tmp_pat
     assert ids[0] == ids[1] != ids[2]
     assert job_id(job("task=steering_sentiment")) not in ids
     assert len({json.dumps(data_key(j), sort_keys=True) for j in (*jobs, job())}) == 1, (
-        "no model hangs on them"
+        "no model depends on them"
     )
     with pytest.raises(FileNotFoundError, match=r"task\.reviews=/nope"):
         job("task=steering_sentiment", "task.reviews=/nope.csv")

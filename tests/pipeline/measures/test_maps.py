@@ -27,7 +27,7 @@ def test_a_planted_signed_permutation_is_carried_both_ways():
         m = fit_map(group, a, b)
         assert unexplained(m.forward(a), b) < 1e-4 and unexplained(m.backward(b), a) < 1e-4
     assert fit_map("signed_permutation", a, b).gauge == g
-    assert unexplained(fit_map("permutation", a, b).forward(a), b) > 0.5, "half the signs are wrong"
+    assert unexplained(fit_map("permutation", a, b).forward(a), b) > 0.5, "half of the signs are wrong"
 
 
 def test_rotation_is_fitted_only_by_rotations():
@@ -44,7 +44,7 @@ def test_plant_prevents_ties_and_leaves_no_trace():
     for group in ("signed_permutation", "orthogonal", "affine"):
         assert unexplained(fit_map(group, a, a, plant).forward(a), a) < 1e-4
     assert unexplained(fit_map("permutation", a, a).forward(a), a) < 1e-6, (
-        "without a plant raw S_d is right for free"
+        "without a plant, ties make raw S_d right"
     )
     assert unexplained(fit_map("permutation", a, a, plant).forward(a), a) > 0.5
 
@@ -71,7 +71,7 @@ def test_shrunk_map_explains_rho_squared_and_gauge_2_rho_minus_1():
     assert torch.equal(small.to_b, m.to_b) and torch.equal(small.mean_b, m.mean_b)
     torch.testing.assert_close(small.backward(small.forward(a)), a)
     affine = fit_map("affine", a[:40], b[:40])
-    assert shrink(affine, a[:40], b[:40]) is affine, "ridge has shrunk it, by what it tried on other rows"
+    assert shrink(affine, a[:40], b[:40]) is affine, "the ridge penalty has shrunk it already"
 
 
 def test_few_tokens_hurt_the_affine_map_on_held_out_rows():

@@ -73,7 +73,7 @@ def same(a, b):
 def test_barrier_by_hand():
     assert barrier([0, 0.5, 1], [1.0, 3.0, 2.0]) == 1.5
     assert barrier([0, 0.25, 1], [1.0, 1.5, 3.0]) == 0, "the line itself"
-    assert barrier([0, 0.5, 1], [1.0, 0.0, 2.0]) == 0, "below the line: the ends are on it"
+    assert barrier([0, 0.5, 1], [1.0, 0.0, 2.0]) == 0, "below the line, but the ends are on it"
     assert barrier([0, 0.1, 0.7, 1], [0.1] * 4) == 0, "equal ends give exactly their loss"
     assert barrier([0, 0.2, 0.6, 1], [4.0, 5.0, 3.0, 0.0]) == pytest.approx(1.8)
 
@@ -92,7 +92,7 @@ def test_a_perfect_gauge_between_a_model_and_itself_has_no_barrier(family):
     )
     assert values(rows, "barrier") == [0.0]
     wrong = merge_barrier_rows(model, model, [exact(model, 1)], batches(model))
-    assert values(wrong, "barrier")[0] > 0.1, "the same function, written elsewhere"
+    assert values(wrong, "barrier")[0] > 0.1, "the same function in other coordinates"
 
 
 @families
@@ -146,9 +146,7 @@ def test_matching_undoes_a_reordering(family, planted):
     astray = merge_barrier_rows(
         a, b, [exact(a, 2)], batches(a), points=3, planted=planted, matched="both", seed=5
     )
-    assert values(astray, "neurons_matched")[0] < 0.5, (
-        "in coordinates that are not shared there is nothing to match"
-    )
+    assert values(astray, "neurons_matched")[0] < 0.5, "without shared coordinates nothing matches"
 
 
 def test_reordering_keeps_the_function_and_can_be_undone():
@@ -189,7 +187,7 @@ def test_task_arithmetic_at_one_half_is_the_average_and_moves_its_base():
     sums = {r["scaling"]: r["value"] for r in rows if r["metric"] == "loss_task_arithmetic"}
     assert sums[0.0] == heldout_loss(base, batches(base))
     assert sums[0.5] == pytest.approx(values(rows, "loss_average")[0], abs=1e-6), (
-        "losses are taken in float32"
+        "losses are computed in float32"
     )
 
 

@@ -36,11 +36,11 @@ def test_an_addition_is_signed_and_measured_from_rest(slot):
     assert torch.equal(effect(v), slot.log_odds(adding(0.01 * v)) - slot.log_odds())
     assert torch.equal(effect(torch.zeros(32)), torch.zeros(6, dtype=torch.float64))
     forth, back = effect(v).mean(), effect(-v).mean()
-    assert forth * back < 0 and abs(forth + back) < 0.2 * abs(forth), "small steps: odd in v"
+    assert forth * back < 0 and abs(forth + back) < 0.2 * abs(forth), "small additions are odd in v"
     assert torch.equal(odd(v), -odd(-v)) and odd(v).mean() == pytest.approx(float(forth - back) / 2)
     far, far_odd = addition_effects(slot, 3.0)
     assert abs(far(v).mean() - far_odd(v).mean()) > 0.1 * abs(far(v).mean()), (
-        "large ones are not, but their odd part is"
+        "large additions are not, but their odd part is"
     )
 
 
@@ -48,9 +48,9 @@ def test_an_ablation_is_even_and_independent_of_length(slot):
     v = torch.randn(32, generator=torch.Generator().manual_seed(2))
     effect = ablation_effect(slot)
     assert torch.equal(effect(v), effect(-v))
-    assert torch.equal(effect(v), effect(4 * v)), "a power of two only moves the exponent"
+    assert torch.equal(effect(v), effect(4 * v)), "a power of two changes only the exponent"
     assert effect(v).abs().mean() > 1e-3
-    assert (effect(v) - effect(torch.roll(v, 1))).abs().max() > 1e-3, "which direction it is does count"
+    assert (effect(v) - effect(torch.roll(v, 1))).abs().max() > 1e-3, "the direction counts"
 
 
 @pytest.mark.parametrize("silent", [True, False])
@@ -160,6 +160,6 @@ def test_a_model_that_cannot_refuse_has_no_effect_to_transport(tmp_path_factory,
         rows["no_effect_to_transport"] == 1 and "retention" not in rows and "reversal_probability" not in rows
     )
     assert abs(rows["effect_se_ratio"]) > 5 > rows["effect_control_ratio"], (
-        "over prompts alone it would be one"
+        "by the first ratio alone it would be an effect"
     )
     assert rows["index_accuracy"] < 0.2 and rows["loss_A"] < 3

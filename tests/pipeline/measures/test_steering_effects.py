@@ -97,7 +97,7 @@ def test_resumed_log_odds_equal_those_of_whole_forward_passes(family):
     with torch.no_grad():
         after = model(prompts.input_ids).logits
     fresh = tiny_model(family, gen())
-    assert torch.equal(after, fresh(prompts.input_ids).logits), "the model is left as it was"
+    assert torch.equal(after, fresh(prompts.input_ids).logits), "the model is unchanged"
 
 
 def test_training_mode_and_sites_other_than_blocks_are_refused():
@@ -245,7 +245,9 @@ def test_an_effect_no_larger_than_that_of_random_directions_is_no_effect():
     controls = random_directions(RANDOM_CONTROLS, w, gen(2))
     v = random * (random @ w).sign() / random.norm() * w.norm()
     silent = metrics(transported_effect_rows(effect, [v], v, v, controls))
-    assert silent["effect_se_ratio"] > 5 > silent["effect_control_ratio"], "over prompts alone it would pass"
+    assert silent["effect_se_ratio"] > 5 > silent["effect_control_ratio"], (
+        "by the first ratio alone it would pass"
+    )
     assert silent["no_effect_to_transport"] == 1
     assert not any(m.startswith(("retention", "reversal")) for m in silent)
     heard = metrics(transported_effect_rows(effect, [w], w, w, controls))
