@@ -93,8 +93,8 @@ def plot(table):
             mean = part.groupby("step")["value"].mean()
             axis.plot(mean.index, mean, style, color=colour, label=name)
         axis.axhline(LARGEST_RESOLVED_FLOOR, color="black", linewidth=0.5)
-        axis.annotate("horizon: the floor crosses this", (0.98, LARGEST_RESOLVED_FLOOR), xycoords=("axes fraction", "data"),
-                      fontsize=6, ha="right", va="bottom")  # fmt: skip
+        where = {"xycoords": ("axes fraction", "data"), "fontsize": 6, "ha": "right", "va": "bottom"}
+        axis.annotate("horizon: the floor crosses this", (0.98, LARGEST_RESOLVED_FLOOR), **where)
         what = "" if setting == "default" else f", {setting}"
         axis.set(title=f"{model}{what}", xlabel="steps since the checkpoint", yscale="log")
     axes[0].set_ylabel("divergence / distance travelled")

@@ -58,8 +58,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """Return a row per model, setting, condition and evidence: every site at the default, else the middle
-    one."""
+    """Return a row per model, setting, condition and evidence; the middle site but for the default setting."""
     means = _means(table)
     means = means[(means["setting"] == "default") | _at_middle(means)]
     means.loc[(means["metric"] == "kept_accuracy") & (means["kept"] == 1.0), "metric"] = "all"
@@ -67,7 +66,7 @@ def pivot(table):
     means = means[means["metric"].isin(COLUMNS)]
     keys = ["model", "setting", "group", "matcher", "route", "evidence", "site"]
     means = means.assign(site=means["site"].fillna("–"))
-    # a row is one condition; AUROC is left out where every placement is right, so that n is that of the others
+    # AUROC is undefined where every placement is right, so a row's n is that of its other columns
     most = means.groupby(keys)["n"].transform("max")
     of = [of_seeds(*pair) for pair in zip(means["n"], most, strict=True)]
     means = means.assign(text=with_intervals(means) + of, n=most)

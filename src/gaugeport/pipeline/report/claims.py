@@ -109,7 +109,13 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
 
 
 def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return ``left``, ``right`` (0 without one) and their ``difference``, a row per seed that has both."""
+    """Return ``left``, ``right`` (0 without one) and their ``difference``, a row per seed that has both.
+
+    ``frame`` holds the table's rows per seed.
+
+    Raises:
+        ValueError: The claim names several measurements of one seed.
+    """
     where, left, right = (
         _resolved(part, claim, frame) for part in (claim.where, claim.left, claim.right or {})
     )
@@ -121,7 +127,7 @@ def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(table: str, rows: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
-    """Return a whole table: measurements, means over seeds, and the claims judged on the measurements."""
+    """Return a whole table: measurements (``rows``), their ``means``, and the claims judged on the rows."""
     return pd.concat([rows, means, claim_rows(table, rows)], ignore_index=True)
 
 

@@ -24,7 +24,14 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
 def panels(
     n: int, width: float = 4.2, height: float = 3.4, columns: int = 6, sharey: bool = True
 ) -> tuple[Figure, list[Any]]:
-    """Return a figure and ``n`` axes, at most ``columns`` in a row, of ``width`` × ``height`` inches each."""
+    """Return a figure and its first ``n`` axes.
+
+    Args:
+        n: How many panels.
+        width: Inches of a panel. ``height``: likewise.
+        columns: Most panels in a row.
+        sharey: Whether all panels have one y axis.
+    """
     across = min(n, columns)
     down = -(-n // across)
     figure, grid = plt.subplots(
@@ -42,7 +49,16 @@ def panels(
 
 
 def line_with_band(axis: Any, rows: pd.DataFrame, x: str, colour: str, label: str, style: str = "-") -> None:
-    """Draw the mean over seeds against ``x`` with its 95 % interval as a band, from aggregate rows."""
+    """Draw means over seeds with their 95 % interval as a band, clipped to [0, 1].
+
+    Args:
+        axis: Where to draw.
+        rows: Aggregate rows.
+        x: The column on the horizontal axis.
+        colour: Of line and band.
+        label: In the legend.
+        style: Of the line.
+    """
     rows = rows.sort_values(x) if pd.api.types.is_numeric_dtype(rows[x]) else rows
     axis.plot(rows[x], rows["value"], style, color=colour, label=label, marker="o", markersize=3)
     if rows["ci_low"].notna().any():
@@ -58,7 +74,7 @@ def legend_below(figure: Figure, axis: Any) -> None:
 
 
 def paper_line(axis: Any, value: float, colour: str, text: str) -> None:
-    """Draw the paper's figure as a dotted reference line."""
+    """Draw the paper's figure as a dotted line at height ``value``, with ``text`` on it."""
     axis.axhline(value, color=colour, linestyle=":", linewidth=1)
     axis.annotate(
         text, (0.01, value), xycoords=("axes fraction", "data"), fontsize=7, color=colour, va="bottom"

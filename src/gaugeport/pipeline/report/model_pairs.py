@@ -29,7 +29,7 @@ def line_style(group: str) -> str:
 
 
 def by_site(frame: pd.DataFrame, by: list[str]) -> Any:
-    """Group a frame by model, setting, cohort and ``by``, sites in order of depth."""
+    """Group a frame by model, setting, cohort and the columns ``by``, sites in order of depth."""
     ordered = frame.sort_values("site", key=by_depth, kind="stable") if "site" in by else frame
     return ordered.groupby(["model", "setting", "cohort", *by], sort=False)
 

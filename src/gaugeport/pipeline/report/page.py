@@ -86,7 +86,10 @@ def write_page(
 
 
 def grid(pivot: pd.DataFrame, behind: Sequence[Sequence[str]] | None = None) -> dict[str, Any]:
-    """Return a pivot as the template expects it: columns, and rows of cells with the ids of their records."""
+    """Return a pivot as the template expects it: columns, and rows of cells with the ids of their records.
+
+    ``behind`` has the ids of each row; without it rows link to no records.
+    """
     rows = [[plain(value) for value in row] for row in pivot.itertuples(index=False)]
     ids = behind if behind is not None else [()] * len(rows)
     return {

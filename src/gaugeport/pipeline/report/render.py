@@ -34,9 +34,15 @@ def write_table(
     footer: str,
     caption: str = "",
 ) -> str:
-    """Write ``<name>.csv`` (tidy), ``<name>.md`` and ``<name>.tex`` (the shown form) atomically.
+    """Write a table's files atomically; the same rows give the same bytes.
 
-    The same rows give the same bytes.
+    Args:
+        folder: Where they go.
+        name: ``<name>.csv``, ``<name>.md`` and ``<name>.tex``.
+        title: Heading of md and tex.
+        tidy: Every row, for the csv.
+        shown: The form that md and tex show.
+        footer: Stands below it. ``caption``: stands above it.
 
     Returns:
         The text of the csv.
@@ -52,7 +58,13 @@ def write_table(
 def markdown(title: str, shown: pd.DataFrame, footer: str = "", caption: str = "") -> str:
     """Return a Markdown table: the title as heading, the caption, the rows, the footer.
 
-    A title without a caption that runs on is cut at its first colon or full stop; the rest is the caption.
+    Without a caption, a title is cut at its first colon or full stop, and the rest is the caption.
+
+    Args:
+        title: The heading.
+        shown: Cells as text or numbers.
+        footer: Stands below the rows.
+        caption: Sentences between heading and rows.
     """
     heading, rest = title, caption
     if not caption:
@@ -75,7 +87,8 @@ def _pipe_table(cells: pd.DataFrame) -> str:
 def latex(title: str, shown: pd.DataFrame, footer: str = "", caption: str = "") -> str:
     """Return booktabs tables that fit a page: long ones go on in a further table, wide ones lie across.
 
-    Columns that say the same in every row stand in the caption. Text is escaped. Needs :data:`PACKAGES`.
+    Columns that say the same in every row stand in the caption. Text is escaped. A document that includes the
+    result needs :data:`PACKAGES`. Arguments are those of :func:`markdown`.
     """
     same = {
         c: plain(shown[c].iloc[0]) for c in shown if len(shown) > 1 and shown[c].nunique(dropna=False) == 1

@@ -102,6 +102,11 @@ def plot(
     target.
 
     Bars are the spread over plants, hollow points the odd part, ticks theory.
+
+    Args:
+        table: The whole table.
+        metric: What the upper panels show. ``label``: its name on the axis.
+        paper: (metric, target) -> the paper's figures by condition, drawn as lines.
     """
     means = with_conditions(means_of(table))
     keys = ["model", "setting", "target"]

@@ -82,10 +82,12 @@ def _t_quantile(level: float, n: int) -> float:
 
 
 def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the mean over training seeds of every measurement, with its 95 % t-interval and n; ``seed`` is
-    empty.
+    """Return the mean over training seeds of every measurement, with its 95 % t-interval and n.
 
-    ``extra`` are the table's own columns that tell measurements apart; its other columns are left empty.
+    Args:
+        frame: Rows per seed.
+        extra: The table's own columns that tell measurements apart. ``seed`` and its other columns are left
+            empty.
     """
     by = [*KEYS, *extra]
     rows = []
