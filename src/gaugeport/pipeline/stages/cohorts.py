@@ -40,7 +40,11 @@ STOP_ROWS = 512
 def build_model(job: Job, required: Folders, folder: Path, seed: int) -> None:
     """Train one seed of the job's cohort and write it as ``save_pretrained`` does.
 
-    ``training/checkpoint-<step>/`` are the checkpoints of its run.
+    Args:
+        job: The job.
+        required: The folders of the required stages: the anchor's, where its boundary is shared.
+        folder: Where to write; the run's checkpoints are in ``training/checkpoint-<step>/``.
+        seed: The seed to train.
 
     Raises:
         ValueError: A frozen tensor is not bit-identical to the anchor's at the end.
@@ -52,11 +56,12 @@ def build_model(job: Job, required: Folders, folder: Path, seed: int) -> None:
     anchor = load_toy(required["anchor"]) if frozen(job, seed) else None
     if anchor is not None:
         freeze(model, anchor)
-    rows = job.model.architecture["max_position_embeddings"]
+    context = job.model.architecture["max_position_embeddings"]
+    row_length = min(context, longest + 2)
     data = strings.TrainingStrings(
-        schedule.steps, schedule.batch_size, longest, min(rows, longest + 2), derive(seed, *purpose, "data")
+        schedule.steps, schedule.batch_size, longest, row_length, derive(seed, *purpose, "data")
     )
-    stop = StopWhenAccurate(longest, rows, job.data.seed)
+    stop = StopWhenAccurate(longest, context, job.data.seed)
     # 2) train, unless an earlier process was killed after the save that ended training
     drop_broken_checkpoints(folder / "training")
     saved = checkpoints(folder / "training")
@@ -81,7 +86,7 @@ def initialised(job: Job, seed: int) -> DyckModel:
 
 def model_key(job: Job, seed: int) -> dict[str, Any]:
     """Return what decides one seed of the job's cohort."""
-    mine = {
+    key = {
         "architecture": job.model.architecture,
         "longest": longest_trained(job),
         "heldout_seed": job.data.seed,
@@ -89,7 +94,7 @@ def model_key(job: Job, seed: int) -> dict[str, Any]:
         "cohort": job.task["cohort"],
         "seed": seed,
     }
-    return {**mine, "anchor": model_key(job, ANCHOR)} if frozen(job, seed) else mine
+    return {**key, "anchor": model_key(job, ANCHOR)} if frozen(job, seed) else key
 
 
 def stage_of(seed: int) -> str:
@@ -110,7 +115,11 @@ def load_toy(folder: Path) -> DyckModel:
 
 
 def load_own(job: Job, built: Built) -> DyckModel:
-    """Load the job's own model; in cohort A its boundary is checked against the anchor's."""
+    """Load the job's own model; in cohort A, check its boundary against the anchor's.
+
+    Raises:
+        ValueError: A frozen tensor is not bit-identical to the anchor's.
+    """
     model = load_toy(built[stage_of(job.seed)])
     if frozen(job, job.seed):
         check_frozen({f"seed {ANCHOR}": load_toy(built["anchor"]), f"seed {job.seed}": model})
@@ -123,7 +132,7 @@ def steps_trained(folder: Path) -> int:
 
 
 def longest_trained(job: Job) -> int:
-    """Return the length of the longest training string: what a row of ``data.length`` tokens holds."""
+    """Return the number of brackets in the longest training string: a row less its start and end tokens."""
     return job.data.length - 2
 
 
@@ -133,7 +142,7 @@ def frozen(job: Job, seed: int) -> bool:
 
 
 def freeze(model: nn.Module, anchor: nn.Module) -> None:
-    """Copy the shared tensors of ``anchor`` into ``model`` and exclude them from training.
+    """Copy the tensors that cohort A shares from ``anchor`` into ``model``, and exclude them from training.
 
     Raises:
         ValueError: A shape differs.
@@ -146,49 +155,59 @@ def freeze(model: nn.Module, anchor: nn.Module) -> None:
 
 
 def check_frozen(models: Mapping[str, nn.Module]) -> None:
-    """Check that the shared tensors are bit-identical in all of ``models``, given by name.
+    """Check that the tensors that cohort A shares are bit-identical in all models.
+
+    Args:
+        models: Two models or more, by name.
 
     Raises:
-        ValueError: Names the first shared tensor that differs, and the two models.
+        ValueError: A tensor differs; the message names it and the two models.
     """
     check_sizes(models)
     (first, reference), *others = models.items()
     for name, model in others:
         for shared in SHARED:
-            mine, theirs = reference.get_parameter(shared), model.get_parameter(shared)
-            if not torch.equal(mine, theirs):
+            expected, actual = reference.get_parameter(shared), model.get_parameter(shared)
+            if not torch.equal(expected, actual):
+                largest = float((expected - actual).detach().abs().max())
                 raise ValueError(
                     f"cohort A shares its boundary: {shared} of {name} differs from {first}'s by up to "
-                    f"{float((mine - theirs).detach().abs().max()):.3g}; "
-                    "allowed: bit-identical tensors, or cohort B"
+                    f"{largest:.3g}; allowed: bit-identical tensors, or cohort B"
                 )
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, rows: Mapping[str, torch.Tensor], batch_size: int = 256) -> dict[str, float]:
-    """Return the share of positions, padding excluded, at which each of :data:`HEADS` is right."""
-    right, counted = torch.zeros(len(HEADS)), 0
-    where = next(model.parameters()).device
-    for ids, labels in zip(
-        rows["input_ids"].split(batch_size), rows["labels"].split(batch_size), strict=True
-    ):
-        found = torch.stack([z.argmax(-1) for z in by_head(model(ids.to(where)).logits)], -1).cpu()
+    """Return the share of positions, padding excluded, at which each of :data:`HEADS` is right.
+
+    Args:
+        model: A Dyck-3 model in evaluation mode.
+        rows: ``input_ids``, int64[n, length], and ``labels``, int64[n, length, heads].
+        batch_size: Rows of one pass.
+    """
+    correct, positions = torch.zeros(len(HEADS)), 0
+    device = next(model.parameters()).device
+    batches = zip(rows["input_ids"].split(batch_size), rows["labels"].split(batch_size), strict=True)
+    for ids, labels in batches:
+        logits = by_head(model(ids.to(device)).logits)
+        predicted = torch.stack([z.argmax(-1) for z in logits], -1).cpu()
         kept = labels[..., 0] != IGNORED
-        right += (found == labels)[kept].sum(0)
-        counted += int(kept.sum())
-    return {head: float(n) / counted for head, n in zip(HEADS, right, strict=True)}
+        correct += (predicted == labels)[kept].sum(0)
+        positions += int(kept.sum())
+    return {head: float(n) / positions for head, n in zip(HEADS, correct, strict=True)}
 
 
 class StopWhenAccurate(TrainerCallback):
     """End training at the first save at which the least held-out accuracy reaches :data:`STOP_AT`."""
 
-    def __init__(self, longest: int, rows: int, seed: int):
+    def __init__(self, longest: int, context: int, seed: int):
         splits = [s for s in strings.SPLITS if s != "long" or longest >= strings.LONG_LENGTHS[1]]
-        self.heldout = [strings.heldout(split, STOP_ROWS, longest, rows, seed) for split in splits]
+        self.heldout = [strings.heldout(split, STOP_ROWS, longest, context, seed) for split in splits]
 
     def reached(self, model: nn.Module) -> bool:
         """Return whether ``model``, in evaluation mode, is accurate enough."""
-        return min(min(accuracy(model, rows).values()) for rows in self.heldout) >= STOP_AT
+        least_by_split = [min(accuracy(model, rows).values()) for rows in self.heldout]
+        return min(least_by_split) >= STOP_AT
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> Any:
         control.should_training_stop |= self.reached(model.eval())

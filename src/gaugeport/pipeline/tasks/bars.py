@@ -1,4 +1,7 @@
-"""Table b1: the four bars of a Dyck-3 model against its own folded specification, and of a decoy."""
+"""Table b1: the four bars of a Dyck-3 model against its own folded specification, and of a decoy.
+
+Paper B, section 6.
+"""
 
 from __future__ import annotations
 

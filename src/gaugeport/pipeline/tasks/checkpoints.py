@@ -1,4 +1,7 @@
-"""Table b9: an SAE of an early checkpoint of a training run on every later one, by group and by route."""
+"""Table b9: an SAE of an early checkpoint of a training run on every later one, by group and by route.
+
+Paper B, section 8.7.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Table b2: the four bars across seeds, between a Dyck-3 model and the anchor of its cohort."""
+"""Table b2: the four bars across seeds, between a Dyck-3 model and the anchor of its cohort.
+
+Paper B, section 7.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Table b4, lens 2: SAEs at the sites of one Dyck-3 model and transcoders over its MLPs."""
+"""Table b4, lens 2: SAEs at the sites of one Dyck-3 model and transcoders over its MLPs.
+
+Paper B, section 3.2.
+"""
 
 from __future__ import annotations
 

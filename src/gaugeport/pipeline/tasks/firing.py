@@ -1,4 +1,7 @@
-"""Table b7: whether the latents of the anchor's SAE fire on the same tokens of another model, by group."""
+"""Table b7: whether the latents of the anchor's SAE fire on the same tokens of another model, by group.
+
+Paper B, section 8.5.
+"""
 
 from __future__ import annotations
 

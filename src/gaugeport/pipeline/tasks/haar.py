@@ -1,4 +1,7 @@
-"""Table b6: whether the data can tell the rotation between two models from a Haar-random one."""
+"""Table b6: whether the data can tell the rotation between two models from a Haar-random one.
+
+Paper B, section 8.3.
+"""
 
 from __future__ import annotations
 

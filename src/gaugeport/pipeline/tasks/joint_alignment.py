@@ -1,4 +1,7 @@
-"""Table b10: one rotation for weights and activations together, over the weight λ of the activations."""
+"""Table b10: one rotation for weights and activations together, over the weight λ of the activations.
+
+Paper B, section 9.5.
+"""
 
 from __future__ import annotations
 

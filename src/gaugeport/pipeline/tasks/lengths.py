@@ -1,4 +1,4 @@
-"""Table b11: accuracy of a Dyck-3 model on strings longer than any trained on."""
+"""Table b11: accuracy of a Dyck-3 model on strings longer than any trained on (paper B, appendix A)."""
 
 from __future__ import annotations
 

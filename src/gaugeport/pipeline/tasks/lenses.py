@@ -1,4 +1,7 @@
-"""Table b4: lenses on one Dyck-3 model: weights, circuits, regions, roles; lens 2 is ``dictionaries``."""
+"""Table b4: lenses on one Dyck-3 model: weights, circuits, regions, roles; lens 2 is ``dictionaries``.
+
+Paper B, section 3.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Table b3: integrated gradients and attribution patching as predictors of ablation, on a Dyck-3 model."""
+"""Table b3: integrated gradients and attribution patching as predictors of ablation, on a Dyck-3 model.
+
+Paper B, section 3.3.
+"""
 
 from __future__ import annotations
 

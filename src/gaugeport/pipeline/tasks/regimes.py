@@ -1,4 +1,7 @@
-"""Table b8: what steering vectors of the anchor do to it and, moved by each group's map, to another model."""
+"""Table b8: what steering vectors of the anchor do to it and, moved by each group's map, to another model.
+
+Paper B, section 8.6.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Table b5: what an SAE of the anchor explains of another model, and how alike their decoders look."""
+"""Table b5: what an SAE of the anchor explains of another model, and how alike their decoders look.
+
+Paper B, sections 7.1 and 8.1.
+"""
 
 from __future__ import annotations
 
