@@ -14,8 +14,8 @@ from gaugeport.pipeline.report.tidy import aggregate, select, tidy
 TITLE = "a8 AdamW: a run resumed from a moved checkpoint, by what is done to its state"
 CAPTION = (
     "Divergence from the reference run on identical batches, over the distance travelled since resuming. "
-    "Horizon: the last step up to which the noise floor (the same function with its MLP neurons permuted) "
-    "is below 0.01; beyond it every run is chaotic."
+    "Horizon: the last step up to which the noise floor (the same function with its MLP neurons permuted) is "
+    f"below {LARGEST_RESOLVED_FLOOR:g}; beyond it every run is chaotic."
 )
 DETAILS = "Divergence is ‖g⁻¹θ' − θ‖ / ‖θ − θ_resume‖; the horizon's range is over seeds."
 SETTINGS = {"lr": "training.run.lr"}

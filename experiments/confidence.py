@@ -58,7 +58,7 @@ def tabulate(records):
 
 
 def pivot(table):
-    """Return a row per model, setting, condition and evidence; the middle site but for the default setting."""
+    """Return a row per model, setting, condition and evidence: all sites by default, else the middle one."""
     means = _means(table)
     means = means[(means["setting"] == "default") | _at_middle(means)]
     means.loc[(means["metric"] == "kept_accuracy") & (means["kept"] == 1.0), "metric"] = "all"
