@@ -59,8 +59,7 @@ def keep() -> None:
     records = {r.id: r for i in chosen.jobs for r in complete(chosen, i)}
     tables = made(chosen)
     timings = Timings.recorded(chosen.outputs)  # the kept ones are read before they are replaced
-    for _ in write_tables(chosen, tables, ()):
-        pass
+    write_tables(chosen, tables)
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     write_archive(FOLDER / "records.jsonl.xz", list(records.values()))

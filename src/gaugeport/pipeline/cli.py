@@ -1,6 +1,6 @@
 """The command line: ``gaugeport run | tables | status | report | certify``.
 
-This module imports nothing heavy, so that ``--help`` is quick; each command imports what it needs when it runs.
+This module imports nothing heavy, so that ``--help`` is quick; a command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -58,10 +58,14 @@ def tables(
     ids: Annotated[list[str] | None, typer.Argument(help="Table ids or names; all when omitted.")] = None,
     profile: Profile = "mini",
     run: Annotated[
-        bool, typer.Option(help="Run what is missing first; --no-run tabulates what is there.")
+        bool, typer.Option(help="Run what is missing first; --no-run makes tables of what is there.")
     ] = True,
     headline: Annotated[
         bool, typer.Option(help="Only the headline jobs: one model, one training seed per claim.")
+    ] = False,
+    wide: Annotated[
+        bool,
+        typer.Option("--wide", help="Print everything that was measured, in as many columns as it takes."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the jobs and an estimate; run nothing.")
@@ -72,8 +76,9 @@ def tables(
     ] = None,
     set_: Set = None,
 ) -> None:
-    """Make tables: run missing jobs, then write and print tables, figures and the claims summary."""
+    """Make tables: run missing jobs, write tables and figures, print the tables named and the claims."""
     from gaugeport.pipeline.commands.run import describe
+    from gaugeport.pipeline.commands.screen import end_screen
     from gaugeport.pipeline.commands.tables import choose, made, write_tables
     from gaugeport.pipeline.execution.launchers import by_hydra, local
     from gaugeport.pipeline.execution.runner import run_all
@@ -85,9 +90,11 @@ def tables(
     failures = run_all(chosen.asked, launch, processes) if run else []
     if any(failure.error.full_disk for failure in failures):
         _end("", failures)  # no room for tables either
-    for text in write_tables(chosen, made(chosen), chosen.wanted if ids else list(chosen.experiments)):
-        console.print(text, markup=False)
-    _end("", failures)
+    if len(chosen.wanted) > 3:
+        typer.echo(f"making {len(chosen.wanted)} tables", err=True)
+    made_tables = made(chosen)
+    claims = write_tables(chosen, made_tables)
+    _end(end_screen(chosen, made_tables, claims, bool(ids), wide), failures)
 
 
 @app.command()
@@ -98,7 +105,7 @@ def status(
     profile: Profile = "mini",
     set_: Set = None,
 ) -> None:
-    """List how many jobs of tables and sweeps are done, failed and missing, and what the store holds."""
+    """List how many jobs of tables and sweeps are done, failed and missing, and the store's size."""
     from gaugeport.pipeline.commands.status import status_text
 
     console.print(status_text(what or [], profile, set_ or []), markup=False)
@@ -132,13 +139,19 @@ def certify(
     console.print(str(certify_model(loaded, generator=torch.Generator().manual_seed(seed))), markup=False)
 
 
+MOST_FAILURES_PRINTED = 5
+
+
 def _end(text: str, failures: list[Failure]) -> None:
     """Print a command's result, then what failed; exit with code 1 if anything did."""
     if text:
         console.print(text, markup=False)
-    for failure in failures:
+    for failure in failures[:MOST_FAILURES_PRINTED]:
         console.print(f"FAILED {failure}", style="red", markup=False)
     if failures:
+        more = len(failures) - MOST_FAILURES_PRINTED
+        if more > 0:
+            console.print(f"and {more} more: `gaugeport status` lists all", style="red", markup=False)
         console.print(
             f"{len(failures)} failed; the same command runs again what is not done, and only that",
             style="red",

@@ -43,8 +43,11 @@ def test_tables_have_the_declared_columns_and_controls(headline):
     assert set(signed["route"]) == {"endpoint", "via_base", "trajectory"}
     judged = frame[frame["verdict"].notna()]
     assert set(judged["verdict"]) == {"no verdict (learning rate chosen)"} and len(judged) == 2
-    claims = text.split("### claims")[1]
+    assert "### a3 " in text, "a table that was named is printed"
+    claims = text.split("### Claims")[1]
     assert "91.1 % vs 60.3 %" in claims and "not run" not in claims, "the claims of the tables asked for"
+    result = text[text.index("### ") :].splitlines()
+    assert len(result) <= 60 and max(map(len, result[:-3])) <= 100, "one screen; its last lines are paths"
     assert "not run" in (outputs / "tables" / "smoke" / "claims.md").read_text(), "all claims"
 
 
@@ -91,7 +94,7 @@ def test_a_damaged_record_is_named_left_out_and_counted(headline):
             victim.name in text
             and "damaged" in text
             and ": left out" in text
-            and "declared jobs have a readable record (1 damaged" in text
+            and "declared jobs have a readable record (1 damaged" in " ".join(text.split())
         )
     finally:
         victim.write_text(whole)
@@ -105,7 +108,7 @@ def test_a_record_of_another_version_is_named_left_out_and_counted(headline):
         victim.write_text(whole.replace('"schema": 2', '"schema": 1'))
         text = printed([*HEADLINE, "--no-run"], outputs)
         assert f"{victim.name} is outdated (schema 1, this version reads 2)" in text
-        assert "(1 of another version" in text
+        assert "(1 of another version" in " ".join(text.split())
         states = printed(["status", "a3", "c2", "--profile", "smoke"], outputs)
         assert "1 of another version" in states
     finally:

@@ -1,4 +1,4 @@
-"""``gaugeport report``: the tables, and one page with all of them."""
+"""Write all tables, and one page with all of them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from gaugeport.pipeline.commands.tables import choose, made, write_tables
 from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.report.page import Section, write_page
-from gaugeport.pipeline.report.tables import claims_table
 
 
 def write_report(profile: str, extra: Sequence[str]) -> Path:
-    """Write every table that has records, and the page; returns the page."""
+    """Write every table that has records, and the page; return the page's path.
+
+    Args:
+        profile: The profile of the tables.
+        extra: Overrides of every job.
+    """
     chosen = choose([], profile, False, extra)
     tables = made(chosen)
-    for _ in write_tables(chosen, tables, ()):
-        pass
+    claims = write_tables(chosen, tables)
     sections = [
         Section(
             table,
@@ -30,9 +33,8 @@ def write_report(profile: str, extra: Sequence[str]) -> Path:
         for i, table in tables.items()
     ]
     commands: dict[str, str] = {}
-    for c in (c for jobs in chosen.jobs.values() for c in jobs):
-        commands.setdefault(job_id(c.job), shlex.join(["./run.sh", "run", *c.overrides]))
+    for specs in chosen.jobs.values():
+        for spec in specs:
+            commands.setdefault(job_id(spec.job), shlex.join(["./run.sh", "run", *spec.overrides]))
     folder = chosen.outputs / "report" / chosen.variant
-    return write_page(
-        folder / "index.html", claims_table(tables, profile), sections, commands, chosen.outputs
-    )
+    return write_page(folder / "index.html", claims, sections, commands, chosen.outputs)

@@ -220,10 +220,10 @@ def _is_only_a_name(group: str, choice: str) -> bool:
 
 
 def _sweep_config(overrides: Sequence[str]) -> DictConfig:
-    """Compose a job of a sweep: Hydra composes the choices of groups, once; values are set on a copy, as Hydra does last.
+    """Compose a job of a sweep: Hydra composes each choice of groups once, and values are set on copies of it.
 
-    The 1,481 jobs of all tables take 6 s so, and 2.5 minutes when Hydra composes each. A value that cannot be set
-    goes to Hydra for its error.
+    Hydra too sets values last. All tables' 1,481 jobs take 7 s of processor time this way, and 2 minutes when
+    Hydra composes each. A value that cannot be set goes to Hydra for its error.
     """
     groups = {p.name for p in data_dir("conf").iterdir() if p.is_dir()}
     parsed = [_parsed(o) for o in overrides]
