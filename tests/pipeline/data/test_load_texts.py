@@ -209,8 +209,8 @@ def test_corpus_errors() -> None:
 def test_hub_corpus_reads_no_more_rows_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
-    def load_dataset(**wanted: Any) -> Any:
-        asked.update(wanted)
+    def load_dataset(**options: Any) -> Any:
+        asked.update(options)
         # endless: max_documents must stop it
         return ({"sentence": f"text {i}", "label": i % 2} for i in count())
 
@@ -236,7 +236,7 @@ def test_hub_corpus_reads_no_more_rows_than_needed(monkeypatch: pytest.MonkeyPat
 def test_hub_failure_names_the_dataset_and_the_local_settings(
     monkeypatch: pytest.MonkeyPatch, error: Exception, late: bool
 ) -> None:
-    def load_dataset(**wanted: Any) -> Any:
+    def load_dataset(**options: Any) -> Any:
         def rows() -> Any:
             yield {"text": "a"}
             raise error
@@ -270,7 +270,7 @@ def test_hub_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hub_wrong_split_keeps_its_own_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(**wanted: Any) -> NoReturn:
+    def load_dataset(**options: Any) -> NoReturn:
         raise ValueError("Bad split: tran. Available splits: ['train']")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

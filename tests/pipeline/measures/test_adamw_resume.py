@@ -92,7 +92,7 @@ def test_sign_changes_repeat_the_reference_run_exactly(measured):
 
 
 def test_moved_state_stays_at_the_noise_floor_and_others_leave(measured):
-    """With its signs, a moved state gives the same run up to the order of sums: at most 10 times the floor."""
+    """A state moved with its signs gives the same run but for the order of sums (at most 10 floors)."""
     for condition in ("signed", "recovered"):
         assert all(v < 10 for v in values(measured, condition, "divergence_over_floor").values())
     for condition in ("permutation_only", "zeroed", "no_state"):

@@ -37,8 +37,8 @@ def test_theory_is_that_of_the_paper(family):
     small = {"permutation", "global_sign_permutation"}
     raw = small if family in LAYER else small | {"signed_permutation"}
     large = raw | {"mean_preserving_orthogonal"} | (set() if family in LAYER else {"orthogonal"})
-    wanted = {("raw", g) for g in raw} | {("degenerate", g) for g in large}
-    assert exact == wanted | (set() if family in POST_NORM else {("folded", g) for g in large})
+    expected = {("raw", g) for g in raw} | {("degenerate", g) for g in large}
+    assert exact == expected | (set() if family in POST_NORM else {("folded", g) for g in large})
 
 
 def test_result_depends_on_the_seed_and_not_on_global_state():

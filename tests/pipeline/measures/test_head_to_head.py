@@ -104,8 +104,8 @@ def test_sae_needs_the_right_map_and_indices_need_a_permutation(rows):
 
 def test_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
     job = from_config(compose_config(["experiment=groups_head_to_head", "profile=smoke"]), ()).job
-    wanted = max(job.task["tokens"]) // (job.data.length - job.measurement.skip_first) + 1
-    rows = torch.arange(wanted + 20)[:, None].expand(-1, job.data.length)
+    n_fit = max(job.task["tokens"]) // (job.data.length - job.measurement.skip_first) + 1
+    rows = torch.arange(n_fit + 20)[:, None].expand(-1, job.data.length)
     pair, seen = SimpleNamespace(a="A", b="B", rows_fit=rows, rows_test=rows), []
 
     def record_rows(job, pair, model, rows):
@@ -119,11 +119,11 @@ def test_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
     monkeypatch.setattr(head_to_head, "sentiment_directions", stop_after_streams)
     with pytest.raises(ZeroDivisionError):
         head_to_head.measure(job, None)
-    fit, test = list(range(wanted)), list(range(wanted, wanted + 20))
+    fit, test = list(range(n_fit)), list(range(n_fit, n_fit + 20))
     assert seen == [("A", fit), ("B", fit), ("A", test), ("B", test)]
-    pair.rows_test = rows[:wanted]
+    pair.rows_test = rows[:n_fit]
     with pytest.raises(
-        ValueError, match=f"leaves none of {wanted} held-out rows to measure on; allowed: fewer tokens"
+        ValueError, match=f"leaves none of {n_fit} held-out rows to measure on; allowed: fewer tokens"
     ):
         head_to_head.measure(job, None)
 

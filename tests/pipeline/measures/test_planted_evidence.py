@@ -265,8 +265,8 @@ def test_models_run_in_the_requested_dtype(planted, tmp_path):
     family, full = planted
     half = write(tmp_path / "bf16", family, dtype=torch.bfloat16)
     a, b = NODES[0]
-    found, wanted = (e.between(a, b, "block1") for e in (half, full))
-    assert 1e-5 < (found - wanted).abs().max() < 0.1, "bfloat16 keeps 8 bits: the evidence differs a little"
+    found, expected = (e.between(a, b, "block1") for e in (half, full))
+    assert 1e-5 < (found - expected).abs().max() < 0.1, "bfloat16 keeps 8 bits: the evidence differs a little"
 
 
 def test_whitened_evidence_is_that_of_decorrelated_coordinates(planted, tmp_path):

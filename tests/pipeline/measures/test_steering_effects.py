@@ -91,9 +91,9 @@ def test_resumed_log_odds_equal_those_of_whole_forward_passes(family):
     for site in ("block0", "block1"):
         slot = Slot(model, chart, site, [prompts], WORDS)
         with torch.no_grad(), edited(model, chart, site, adding(v)):
-            wanted = torch.stack([f(model(r[None, : k + 1]).logits[0, -1]) for r, k in rows])
-        assert (slot.log_odds(adding(v)) - wanted).abs().max() <= yardstick
-        assert (slot.log_odds() - wanted).abs().max() > 1e-2 > yardstick, "the edit counts"
+            expected = torch.stack([f(model(r[None, : k + 1]).logits[0, -1]) for r, k in rows])
+        assert (slot.log_odds(adding(v)) - expected).abs().max() <= yardstick
+        assert (slot.log_odds() - expected).abs().max() > 1e-2 > yardstick, "the edit counts"
     with torch.no_grad():
         after = model(prompts.input_ids).logits
     fresh = tiny_model(family, gen())
@@ -288,11 +288,13 @@ def test_sweep_measures_the_shift_of_log_odds():
     v = torch.randn(32, generator=gen(2))
     rows = strength_sweep_rows(slot, [v, -v], [-0.5, 0.5, 1.0])
     assert [r["strength"] for r in rows] == [-0.5, 0.5, 1.0]
-    wanted = [
+    expected = [
         float((slot.log_odds(adding(a * s * v)) - slot.log_odds()).mean()) for a in (0.5, 1) for s in (1, -1)
     ]
-    assert rows[0]["value"] == pytest.approx(rows[1]["value"], rel=1e-6) == pytest.approx(sum(wanted[:2]) / 2)
-    assert rows[2]["value"] == pytest.approx(sum(wanted[2:]) / 2)
+    assert (
+        rows[0]["value"] == pytest.approx(rows[1]["value"], rel=1e-6) == pytest.approx(sum(expected[:2]) / 2)
+    )
+    assert rows[2]["value"] == pytest.approx(sum(expected[2:]) / 2)
     with pytest.raises(ValueError, match="same mean"):
         difference_of_means(torch.ones(3, 4), torch.ones(2, 4), 1.0)
 

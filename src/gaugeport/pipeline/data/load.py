@@ -70,8 +70,8 @@ class Corpus:
 def mini_corpus(n_documents: int, seed: int, heldout: float = 0.1, richness: float = 1.0) -> Corpus:
     """Generate the mini corpus; no two documents have the same text.
 
-    Half of the documents are in domain 0: 60 % stories in the village, 40 % reviews. Half are in domain 1: 60
-    % stories at sea, 40 % requests. (About 80 % of the tokens of either are stories.) Of each of these four
+    Half of the documents are in domain 0: 60% stories in the village, 40% reviews. Half are in domain 1: 60%
+    stories at sea, 40% requests. (About 80% of the tokens of either are stories.) Of each of these four
     groups an even number of documents is held out, so held-out labels are balanced. Training labels are
     balanced to within one document. Each split is shuffled.
 

@@ -55,7 +55,7 @@ def prompt_batches(
     """
     if not texts or length < 2:
         raise ValueError(
-            f"{len(texts)} prompts of length={length}; allowed: 1 prompt or more, of length 2 or more"
+            f"{len(texts)} prompts, length={length}; allowed: 1 prompt or more, length 2 or more"
         )
     prefix = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
     if prefix is None:
@@ -170,12 +170,12 @@ def last_token_streams(
     Raises:
         ValueError: the model is in training mode, or the site is not the output of a block.
     """
-    ends, lengths = [], []
+    at_last_token, lengths = [], []
     for b, x in _streams(model, chart, site, batches):
         visible = x.float() - x.float().mean(-1, keepdim=True) if chart.norm == "layer" else x.float()
-        ends.append(visible[torch.arange(len(x), device=x.device), b.last].cpu())
+        at_last_token.append(visible[torch.arange(len(x), device=x.device), b.last].cpu())
         lengths.append(visible[:, 1:].norm(dim=-1)[b.attention_mask[:, 1:] > 0].cpu())
-    return torch.cat(ends), float(torch.cat(lengths).mean())
+    return torch.cat(at_last_token), float(torch.cat(lengths).mean())
 
 
 @contextmanager
@@ -205,6 +205,7 @@ def resumed_above(model: nn.Module, chart: Chart, site: str, stream: Tensor) -> 
 def _streams(
     model: Any, chart: Chart, site: str, batches: Sequence[Prompts]
 ) -> Iterator[tuple[Prompts, Tensor]]:
+    """Yield every batch on the model's device, and the stream at the site."""
     check_sites(site, len(chart.blocks(model)))
     if model.training or site == "embed":
         mode = "training" if model.training else "evaluation"

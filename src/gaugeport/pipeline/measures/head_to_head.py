@@ -1,4 +1,4 @@
-"""Compare S_d, B_d, O(d) and an affine map on the same tasks: what does a larger group gain or cost? (c1)"""
+"""Compare S_d, B_d, O(d) and an affine map on the same tasks (table c1)."""
 
 from __future__ import annotations
 
@@ -59,8 +59,7 @@ def head_to_head_rows(
         test_a: float[m, d], A's stream on the held-out tokens.
         test_b: float[m, d], B's stream on the same tokens.
         sae: an SAE of A.
-        retention: measures steering through a map, metric -> value; empty where there is no effect to
-            transport.
+        retention: measures steering through a map and returns metric -> value; metrics may be missing.
         tokens: numbers of fitting tokens to fit on, each from 2 to n.
         plants: gauges to apply to B before the fit.
         k: length of the index lists.

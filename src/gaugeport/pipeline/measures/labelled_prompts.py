@@ -18,7 +18,7 @@ class Labelled:
     """Prompts of label 1 and of label 0, in a training and a held-out split.
 
     A held-out prompt occurs once, and it begins no text of the training split: models are trained on the
-    whole of it. (About 8 % of the held-out requests of the mini corpus do, with other answers.)
+    whole of that. (Otherwise about 8% of the mini corpus's held-out requests would, with other answers.)
     """
 
     positive: list[str]

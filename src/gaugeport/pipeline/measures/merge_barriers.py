@@ -51,7 +51,7 @@ def merge_barrier_rows(
         ``loss_average``: the loss of the mean of A' and B.
         ``loss_unaligned``: the loss of this mean in A's coordinates.
         ``loss_task_arithmetic`` (with ``scaling``): the loss of base + scaling · (A' − base + B − base).
-        ``neurons_matched``, ``heads_matched``: where these are matched, the share that ends in its place in
+        ``neurons_matched``, ``heads_matched``: where these are matched, the share put in its place in
             ``a``.
     Source: paper A, the merge barrier.
 
