@@ -19,7 +19,7 @@ def raised(error, cause=None):
         return Error.of(e)
 
 
-def test_an_error_says_its_type_and_message_and_crosses_processes():
+def test_error_has_type_and_message_and_can_be_pickled():
     error = raised(ValueError("lr=-1 must be positive"))
     assert error.message == "ValueError: lr=-1 must be positive" and not error.full_disk
     assert "test_failures.py" in error.traceback
@@ -33,13 +33,13 @@ def test_an_error_says_its_type_and_message_and_crosses_processes():
         (RuntimeError("could not save"), OSError(errno.ENOSPC, "No space left on device")),
     ],
 )
-def test_a_full_disk_is_told_from_other_errors(error, cause):
+def test_full_disk_is_recognised(error, cause):
     found = raised(error, cause)
     assert found.full_disk and "free some space and run the same command" in found.message
     assert not raised(OSError(errno.EACCES, "Permission denied")).full_disk
 
 
-def test_a_writer_that_only_says_that_it_failed_is_asked_about_the_disk(tmp_path, monkeypatch):
+def test_unspecific_write_error_counts_as_full_disk_if_no_space_is_left(tmp_path, monkeypatch):
     error = RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
     assert not Error.of(error, tmp_path).full_disk
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
@@ -51,7 +51,7 @@ def jobs(tmp_path, *sweeps):
     return [from_config(compose_config([*fixed, *s.split()]), (*fixed, *s.split())) for s in sweeps]
 
 
-def test_a_failed_stage_is_told_once_and_noted_of_every_job_that_stands_on_it(tmp_path):
+def test_failed_stage_is_reported_once_and_noted_for_every_job_that_requires_it(tmp_path):
     found = jobs(
         tmp_path, "route=endpoint", "route=via_base", "task=sign_ceiling task.activations=decorrelated"
     )
@@ -75,7 +75,7 @@ def test_a_failed_stage_is_told_once_and_noted_of_every_job_that_stands_on_it(tm
         assert noted["command"].startswith("gaugeport run profile=smoke") and "stage=" not in noted["command"]
 
 
-def test_what_launches_may_fail_too(tmp_path):
+def test_failing_launcher_is_reported(tmp_path):
     def launch(steps):
         raise ConnectionError("the queue is gone")
 
@@ -86,7 +86,7 @@ def test_what_launches_may_fail_too(tmp_path):
 SYNTHETIC = "task=sign_ceiling task.activations=decorrelated seed="
 
 
-def test_a_worker_that_dies_takes_nothing_with_it_but_its_own_step(tmp_path):
+def test_dying_worker_fails_only_its_own_step(tmp_path):
     """The first launch dies at seed 2, after seed 1's own error; alone, seed 2 kills its worker again."""
     calls = []
 
@@ -104,7 +104,7 @@ def test_a_worker_that_dies_takes_nothing_with_it_but_its_own_step(tmp_path):
     assert said == {1: "ValueError: the real reason", 2: "RuntimeError: worker killed"}
 
 
-def test_what_launches_is_given_up_where_it_fails_twice_running(tmp_path):
+def test_launcher_is_abandoned_after_two_failures_in_a_row(tmp_path):
     calls = []
 
     def launch(steps):
@@ -115,7 +115,7 @@ def test_what_launches_is_given_up_where_it_fails_twice_running(tmp_path):
     assert calls == [5, 1, 1]
 
 
-def test_an_outdated_record_is_no_sign_that_its_job_is_done(tmp_path):
+def test_job_with_outdated_record_runs_again(tmp_path):
     found = jobs(tmp_path, SYNTHETIC + "0")
     (step,) = plan(found).steps.values()
     step.result.parent.mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_an_outdated_record_is_no_sign_that_its_job_is_done(tmp_path):
     assert run_all(found, processes=1) == [] and step.done
 
 
-def test_a_full_disk_ends_it_all(tmp_path):
+def test_full_disk_stops_all_steps(tmp_path):
     tried = []
 
     def launch(steps):
@@ -137,7 +137,7 @@ def test_a_full_disk_ends_it_all(tmp_path):
     assert len(run_all(found, launch)) == 1 and [s.stage for s in tried] == ["data"]
 
 
-def test_a_note_that_cannot_be_written_is_no_failure_of_its_own(tmp_path):
+def test_unwritable_note_raises_nothing(tmp_path):
     (job,) = plan(jobs(tmp_path, "task=sign_ceiling task.activations=decorrelated")).steps.values()
     (tmp_path / "failures").write_text("a file where the folder should be")
     note(job, Failure(job, raised(ValueError("no"))))

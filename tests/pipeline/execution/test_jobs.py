@@ -50,13 +50,13 @@ def written(composed):
     return read_record(path) if path.exists() else None
 
 
-def test_a_job_is_measured_tracked_and_then_written_once(composed, tracked):
+def test_job_is_measured_tracked_and_then_written_once(composed, tracked):
     first = jobs.run_job(composed)
     assert jobs.run_job(composed) == first == written(composed)
     assert measured(composed) == "x" and tracked == [(first.id, False)]
 
 
-def test_two_processes_that_run_one_job_measure_it_once(composed, tracked):
+def test_two_processes_measure_one_job_once(composed, tracked):
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=jobs.run_job, args=(composed,)) for _ in range(2)]
     for w in workers:
@@ -77,7 +77,7 @@ def test_tracking_failure_keeps_record(composed, monkeypatch):
     assert written(composed) == record
 
 
-def test_job_killed_while_tracked_is_not_written_and_tracked_again(composed, monkeypatch, tracked):
+def test_job_killed_during_tracking_is_tracked_again_before_it_is_written(composed, monkeypatch, tracked):
     def killed(*a):
         raise KeyboardInterrupt
 
@@ -89,7 +89,7 @@ def test_job_killed_while_tracked_is_not_written_and_tracked_again(composed, mon
     assert written(composed) is not None and len(tracked) == 1
 
 
-def test_a_failure_s_note_goes_once_the_job_succeeds(composed, tracked):
+def test_failure_note_is_deleted_when_job_succeeds(composed, tracked):
     note = note_path(composed.outputs, jobs.job_id(composed.job))
     note.parent.mkdir(parents=True)
     note.write_text("{}")

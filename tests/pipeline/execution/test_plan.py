@@ -24,7 +24,7 @@ def build(step, seconds=2.0):
     step.result.write_text(json.dumps({**found, "seconds": seconds}))
 
 
-def test_shared_stages_are_there_once_in_the_order_in_which_they_build_on_one_another(tmp_path):
+def test_shared_stages_are_planned_once_in_build_order(tmp_path):
     todo = plan(jobs(tmp_path))
     assert [s.stage for s in todo.steps.values()] == [
         "data",
@@ -41,14 +41,14 @@ def test_shared_stages_are_there_once_in_the_order_in_which_they_build_on_one_an
     )
 
 
-def test_what_stands_on_a_failed_stage_is_not_tried(tmp_path):
+def test_steps_that_require_failed_stage_are_skipped(tmp_path):
     todo = plan(jobs(tmp_path))
     failed = next(key for key, s in todo.steps.items() if s.stage == "base" and s.composed.job.seed == 1)
     left = todo.without([failed])
     assert {s.composed.job.seed for s in left.steps.values()} == {0} and len(left.needs) == 2
 
 
-def test_times_are_those_of_the_same_shape_else_of_the_kind(tmp_path):
+def test_time_comes_from_same_shape_else_same_kind(tmp_path):
     todo = plan(jobs(tmp_path))
     timings = Timings.recorded(tmp_path)
     timings.reference = {}
@@ -68,7 +68,7 @@ def test_times_are_those_of_the_same_shape_else_of_the_kind(tmp_path):
     assert timings.of(wider.shape) == 200.0 and timings.of(bases[1].shape) == 90.0
 
 
-def test_clock():
+def test_clock_rounds_to_readable_units():
     assert [clock(s) for s in (0.4, 89, 91, 5340, 5460, 3 * 3600 + 300)] == [
         "0 s",
         "89 s",

@@ -31,7 +31,7 @@ def only(folder, pattern="offline-run-*"):
     return found
 
 
-def test_a_job_is_a_run_of_its_experiment_with_its_metrics_and_the_curves_behind_them(tmp_path):
+def test_job_run_holds_config_metrics_and_training_curves(tmp_path):
     track_job(record(), "trajectory", CURVES, tmp_path, "offline")
     run, config, history, summary, _ = read(only(tmp_path))
     assert (run.run_id, run.run_group, run.job_type) == ("0123456789abcdef", "trajectory", "job")
@@ -49,7 +49,7 @@ def test_a_job_is_a_run_of_its_experiment_with_its_metrics_and_the_curves_behind
     assert any(h.get("train/base/learning_rate") == 0.1 for h in history)
 
 
-def test_rows_that_differ_in_anything_are_series_of_their_own(tmp_path):
+def test_rows_with_different_columns_are_separate_series(tmp_path):
     rows = [
         {"target": target, "k": k, "theory": 0.5, "metric": "overlap", "value": float(k)}
         for target in ("identical", "finetuned")
@@ -63,14 +63,14 @@ def test_rows_that_differ_in_anything_are_series_of_their_own(tmp_path):
     }
 
 
-def test_a_job_that_runs_again_takes_the_place_of_its_run(tmp_path):
+def test_job_that_runs_again_replaces_its_run(tmp_path):
     track_job(record(), "first", {}, tmp_path, "offline")
     time.sleep(1.1)  # wandb names a run's folder by the second it began in; no job runs twice in one
     track_job(record(), "second", {}, tmp_path, "offline")
     assert read(only(tmp_path))[0].run_group == "second"
 
 
-def test_a_table_is_an_artifact_with_its_files_kept_beside_the_run(tmp_path, monkeypatch):
+def test_table_is_logged_once_as_artifact_with_local_files(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
     files = [tmp_path / name for name in ("a3.csv", "a3.md", "a3.tex", "a3.png")]
     for file in files:
@@ -91,7 +91,7 @@ def test_a_table_is_an_artifact_with_its_files_kept_beside_the_run(tmp_path, mon
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2, "… a changed one is"
 
 
-def test_nothing_is_tracked_where_nothing_is_asked_for(tmp_path):
+def test_tracker_none_writes_nothing_and_unknown_tracker_is_refused(tmp_path):
     track_job(record(), "trajectory", CURVES, tmp_path, "none")
     track_table("trajectory", [], tmp_path, "none")
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
-"""Cohorts of Dyck-3 models: the boundary stays frozen, a killed run resumes, training stops when accurate."""
+"""Test cohorts of Dyck-3 models: frozen boundaries, resumed runs, the stop rule and bad settings."""
 
+import re
 import shutil
 
 import pytest
@@ -32,7 +33,7 @@ def load(store, *overrides):
     return cohorts.load_toy(build_stage(chosen, store, cohorts.stage_of(chosen.seed)))
 
 
-def test_cohort_a_shares_seed_0s_boundary_bit_for_bit_and_cohort_b_nothing(store):
+def test_cohort_a_shares_its_boundary_exactly_and_cohort_b_shares_nothing(store):
     anchor, other = (load(store, f"seed={seed}") for seed in (0, 1))
     apart = load(store, "task.cohort=B", "seed=0")
     for name, p in anchor.named_parameters():
@@ -44,17 +45,14 @@ def test_cohort_a_shares_seed_0s_boundary_bit_for_bit_and_cohort_b_nothing(store
 
 
 def test_only_seeds_of_cohort_a_require_their_anchor():
-    assert cohorts.own_stages(job()) == ("anchor",) and cohorts.own_stages(job("seed=2")) == (
-        "anchor",
-        "replica",
-    )
-    assert cohorts.own_stages(job("task.cohort=B", "seed=2")) == ("replica",)
-    assert "anchor" in cohorts.model_key(job(), 2) and "anchor" not in cohorts.model_key(
-        job("task.cohort=B"), 2
-    )
-    assert cohorts.model_key(job(), 0) != cohorts.model_key(job("task.cohort=B"), 0)
-    with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort; allowed: seed=1"):
-        anchor_and_own(job())
+    anchor, in_a, in_b = job(), job("seed=2"), job("task.cohort=B", "seed=2")
+    assert cohorts.own_stages(anchor) == ("anchor",)
+    assert cohorts.own_stages(in_a) == ("anchor", "replica")
+    assert cohorts.own_stages(in_b) == ("replica",)
+    assert "anchor" in cohorts.model_key(in_a, 2) and "anchor" not in cohorts.model_key(in_b, 2)
+    assert cohorts.model_key(in_a, 0) != cohorts.model_key(in_b, 0)
+    with pytest.raises(ValueError, match=r"with seed 0 .*allowed: seed=1"):
+        anchor_and_own(anchor)
 
 
 def tiny(seed=0):
@@ -63,16 +61,20 @@ def tiny(seed=0):
         return DyckModel(DyckConfig(**SIZES | {"max_position_embeddings": 64}))
 
 
-def test_a_run_that_was_cut_short_ends_where_a_whole_one_does(tmp_path):
-    schedule = Schedule(
-        steps=9,
+def short_schedule(steps, weight_decay=0.0):
+    return Schedule(
+        steps=steps,
         batch_size=4,
         lr=1e-2,
         scheduler="cosine_with_min_lr",
         warmup_steps=2,
-        weight_decay=0.01,
+        weight_decay=weight_decay,
         save_every=3,
     )
+
+
+def test_resumed_run_ends_with_weights_of_uninterrupted_run(tmp_path):
+    schedule = short_schedule(steps=9, weight_decay=0.01)
     data = strings.TrainingStrings(9, 4, 18, 20, seed=1)
     whole, resumed, other = tiny(), tiny(), tiny()
     train(whole, data, tmp_path / "whole", schedule, 0, keep=None)
@@ -86,40 +88,31 @@ def test_a_run_that_was_cut_short_ends_where_a_whole_one_does(tmp_path):
 
 
 @pytest.mark.parametrize(("reached", "steps"), [(1.0, 3), (0.9998, 6)])
-def test_training_stops_at_the_first_save_that_is_accurate_enough(tmp_path, monkeypatch, reached, steps):
-    found = {"token": 1.0, "depth": 1.0, "valid": reached}
-    monkeypatch.setattr(cohorts, "accuracy", lambda model, rows: found)
-    schedule = Schedule(
-        steps=6,
-        batch_size=4,
-        lr=1e-2,
-        scheduler="cosine_with_min_lr",
-        warmup_steps=2,
-        weight_decay=0.0,
-        save_every=3,
-    )
+def test_training_stops_at_first_accurate_save(tmp_path, monkeypatch, reached, steps):
+    by_head = {"token": 1.0, "depth": 1.0, "valid": reached}
+    monkeypatch.setattr(cohorts, "accuracy", lambda model, rows: by_head)
     stop = cohorts.StopWhenAccurate(48, 64, 0)
-    assert len(stop.heldout) == 2, "long strings count only where strings as long are trained on"
-    train(
-        tiny(), strings.TrainingStrings(6, 4, 18, 20, 0), tmp_path, schedule, 0, keep=None, callbacks=[stop]
-    )
+    assert len(stop.heldout) == 2, "long strings are left out unless strings of their length are trained on"
+    data, schedule = strings.TrainingStrings(6, 4, 18, 20, 0), short_schedule(steps=6)
+    train(tiny(), data, tmp_path, schedule, 0, keep=None, callbacks=[stop])
     assert max(checkpoints(tmp_path)) == steps
 
 
-def test_accuracy_counts_positions_that_are_no_padding():
+def test_accuracy_ignores_padding():
     rows = strings.draw_strings(40, (2, 18), 20, torch.Generator().manual_seed(0))
     model = tiny()
     with torch.no_grad():
         for head in (model.lm_head, model.depth_head, model.valid_head):
-            head.weight.zero_()  # the first class is as likely as any, and comes first
-    found = cohorts.accuracy(model, rows, batch_size=16)
+            head.weight.zero_()  # all classes tie, so the first one is predicted
+    by_head = cohorts.accuracy(model, rows, batch_size=16)
     labels = rows["labels"][rows["labels"][..., 0] != IGNORED]
-    assert found == pytest.approx({h: float((labels[:, k] == 0).float().mean()) for k, h in enumerate(HEADS)})
-    assert 0 < found["depth"] < 1
+    first_class = {head: float((labels[:, k] == 0).float().mean()) for k, head in enumerate(HEADS)}
+    assert by_head == pytest.approx(first_class)
+    assert 0 < by_head["depth"] < 1
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "message"),
     [
         (["task.cohort=C"], "task.cohort='C'; allowed: A, B"),
         (
@@ -154,18 +147,17 @@ def test_accuracy_counts_positions_that_are_no_padding():
         (["task=recovery"], "Dyck-3 models are not language models"),
     ],
 )
-def test_bad_configurations_name_what_is_allowed(overrides, words):
-    with pytest.raises(ValueError) as e:
+def test_bad_setting_is_refused_with_allowed_values(overrides, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         job(*overrides)
-    assert words in str(e.value)
 
 
-def test_a_model_of_another_family_is_refused(store):
-    with pytest.raises(ValueError, match="is a llama; allowed with this task: model=dyck3"):
+def test_model_of_another_family_is_refused(store):
+    with pytest.raises(ValueError, match=r"is a llama; allowed.*model=dyck3"):
         build_stage(job("model.architecture.model_type=llama", "seed=3"), store, "replica")
 
 
-def test_a_cohort_whose_boundary_differs_is_refused():
+def test_cohort_with_differing_boundary_is_refused():
     anchor, other = generic(0), generic(1)
     cohorts.freeze(other, anchor)
     cohorts.check_frozen({"seed 0": anchor, "seed 1": other})
@@ -176,6 +168,6 @@ def test_a_cohort_whose_boundary_differs_is_refused():
         cohorts.check_frozen({"seed 0": anchor, "seed 1": other})
 
 
-def test_a_cohort_of_models_of_different_sizes_is_refused():
+def test_cohort_of_different_sizes_is_refused():
     with pytest.raises(ValueError, match=r"\(40, 32\) in seed 1.*\(40, 16\) in seed 0"):
         cohorts.check_frozen({"seed 0": generic(), "seed 1": generic(hidden_size=32)})

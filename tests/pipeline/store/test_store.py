@@ -18,7 +18,7 @@ def test_digest_depends_on_content_not_on_order():
         digest({"a": float("nan")})
 
 
-def test_built_once_and_found_again(tmp_path):
+def test_stage_is_built_once_and_reused(tmp_path):
     store, built = Store(tmp_path), []
 
     def build(folder: Path) -> None:
@@ -32,7 +32,7 @@ def test_built_once_and_found_again(tmp_path):
     assert not store.path("thing", {"k": 2}).exists()
 
 
-def test_a_failed_build_leaves_nothing_under_the_final_name(tmp_path):
+def test_failed_build_leaves_nothing_under_final_name(tmp_path):
     store = Store(tmp_path)
 
     def build(folder: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_failed_build_leaves_nothing_under_the_final_name(tmp_path):
 
 
 @pytest.mark.parametrize("resumable", [True, False])
-def test_resumable_stages_find_what_was_left(tmp_path, resumable):
+def test_only_resumable_builds_keep_partial_files(tmp_path, resumable):
     store, found = Store(tmp_path), []
 
     def build(folder: Path) -> None:
@@ -61,7 +61,7 @@ def test_resumable_stages_find_what_was_left(tmp_path, resumable):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete", "no manifest", "half a manifest"])
-def test_a_damaged_stage_is_rebuilt(tmp_path, damage):
+def test_damaged_stage_is_rebuilt(tmp_path, damage):
     store, built = Store(tmp_path), []
 
     def build(folder: Path) -> None:
@@ -90,7 +90,7 @@ def _ask(root: str) -> None:
     Store(Path(root) / "store").ensure("thing", {}, build)
 
 
-def test_two_processes_build_one_stage(tmp_path):
+def test_two_processes_build_stage_once(tmp_path):
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_ask, args=(str(tmp_path),)) for _ in range(2)]
     for w in workers:
@@ -101,7 +101,7 @@ def test_two_processes_build_one_stage(tmp_path):
     assert (tmp_path / "count").read_text() == "x"
 
 
-def test_digest_of_files_follows_content_and_misses_loudly(tmp_path):
+def test_file_digest_depends_on_content_and_refuses_missing_file(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     before = digest_files(tmp_path / "a.txt")
     (tmp_path / "b.txt").write_text("one")
@@ -112,7 +112,7 @@ def test_digest_of_files_follows_content_and_misses_loudly(tmp_path):
         digest_files(tmp_path / "none.txt")
 
 
-def test_json_is_replaced_whole(tmp_path, monkeypatch):
+def test_json_is_replaced_atomically(tmp_path, monkeypatch):
     write_json(tmp_path / "r.json", {"v": 1})
     with pytest.raises(ValueError):
         write_json(tmp_path / "r.json", {"v": float("nan")})

@@ -1,4 +1,4 @@
-"""Measurements between a model and its cohort's anchor: the anchor predicts, the model is measured."""
+"""Test the bars across seeds: effects are predicted on the anchor and measured on the model."""
 
 import pandas as pd
 import pytest
@@ -35,65 +35,66 @@ def by_metric(rows):
     return {r["metric"]: r["value"] for r in rows if "component" not in r}
 
 
-def test_a_model_agrees_with_itself_and_not_with_its_heads_swapped(job, anchor, swapped):
+def test_swapped_heads_lower_the_bars(job, anchor, swapped):
     limits = bars.Thresholds()
     same = by_metric(cross_seed.correlations(job, anchor, anchor, limits))
     other = by_metric(cross_seed.correlations(job, anchor, swapped, limits))
     assert same["bar_c_edges_pearson"] == pytest.approx(1) and same["bar_pr_pearson"] == pytest.approx(1)
     assert same["bar_c_pearson"] > 0.99 > other["bar_c_pearson"] and other["bar_c_edges_pearson"] < 0.99
     assert other["bar_pr_pearson"] < same["bar_pr_pearson"]
-    assert other["bar_c_any_order"] == pytest.approx(same["bar_c_any_order"]), "it knows no order"
+    assert other["bar_c_any_order"] == pytest.approx(same["bar_c_any_order"]), (
+        "the mean over all orders ignores order"
+    )
     assert same["bar_c_any_order"] < same["bar_c_pearson"]
     assert same["bar_c_heads_any_order"] < same["bar_c_heads_pearson"] == pytest.approx(1, abs=1e-3)
     # effects are float32 losses: a Pearson correlation of them is rounded at about 1e-6
     assert other["bar_c_heads_any_order"] == pytest.approx(same["bar_c_heads_any_order"], abs=1e-5)
 
 
-def test_the_anchor_predicts_and_the_model_is_measured(job, anchor):
+def test_effects_are_predicted_on_anchor_and_measured_on_model(job, anchor):
     model = generic(5, folded=True, scale=0.4, max_position_embeddings=64)
     rows = cross_seed.correlations(job, anchor, model, bars.Thresholds())
-    seen = heldout(job, job.task["rows"], "effects")
-    ids, labels = seen["input_ids"], seen["labels"]
-    for metric, m, near in (
-        ("effect", model, 1e-6),
-        ("effect_predicted", anchor, 0.05),
-    ):  # four points on the path
-        found = {r["component"]: r["value"] for r in rows if r["metric"] == metric}
-        real = effects.measure_effects(
-            m, ids, labels, effects.component_edges(m), components.mean_outputs(m, ids)
-        )
-        size = max(abs(v) for v in real.values())
-        assert max(abs(found[c] - v) for (c, _), v in real.items()) <= near * size
+    strings = heldout(job, job.task["rows"], "effects")
+    ids, labels = strings["input_ids"], strings["labels"]
+    # four points on the path predict effects within 5 %
+    for metric, m, tolerance in (("effect", model, 1e-6), ("effect_predicted", anchor, 0.05)):
+        reported = {r["component"]: r["value"] for r in rows if r["metric"] == metric}
+        edges, means = effects.component_edges(m), components.mean_outputs(m, ids)
+        expected = effects.measure_effects(m, ids, labels, edges, means)
+        largest = max(abs(value) for value in expected.values())
+        errors = [abs(reported[component] - value) for (component, _), value in expected.items()]
+        assert max(errors) <= tolerance * largest
     own, other = (effects.component_edges(m) for m in (anchor, model))
     assert own == other
 
 
-def test_a_bar_of_constants_has_no_value_and_fails():
+def test_correlation_with_constant_effects_is_undefined_and_fails():
     edges = [("L0H0", "all"), ("L0M", "all")]
-    row = correlation_row("bar_c", "c", dict.fromkeys(edges, 0.0), dict(zip(edges, (1.0, 2.0), strict=True)),
-                                 bars.Thresholds())  # fmt: skip
+    constant, varying = dict.fromkeys(edges, 0.0), dict(zip(edges, (1.0, 2.0), strict=True))
+    row = correlation_row("bar_c", "c", constant, varying, bars.Thresholds())
     assert row == {"metric": "bar_c_pearson_undefined", "value": 1.0, "status": "FAIL"}
 
 
-def test_what_a_group_explains_is_read_off_what_was_minimised():
+def test_share_explained_by_group_is_computed_from_objective():
     module = experiment_module("bars_cross_seed")
-    left = {"identity": 0.4, "signed_permutation": 0.3, "orthogonal": 0.1}
-    rows = [{"metric": "bar_p_objective", "alignment": a, "value": v} for a, v in left.items()]
-    rows += [{"metric": "bar_p_global_mse", "alignment": a, "value": 1 - v} for a, v in left.items()]
+    objective = {"identity": 0.4, "signed_permutation": 0.3, "orthogonal": 0.1}
+    rows = [{"metric": "bar_p_objective", "alignment": a, "value": v} for a, v in objective.items()]
+    rows += [{"metric": "bar_p_global_mse", "alignment": a, "value": 1 - v} for a, v in objective.items()]
     assert module.explained(pd.DataFrame(rows), "folded") == pytest.approx(
         {"signed_permutation": 0.25, "orthogonal": 0.75}
     )
 
 
-def test_squares_of_used_and_unused_heads():
+def test_head_mse_is_averaged_over_used_and_unused_heads():
     module = experiment_module("bars_cross_seed")
-    cost, squares = {"L0H0": 0.5, "L0H1": 1e-4, "L1H0": 0.02}, {"L0H0": 0.1, "L0H1": 0.7, "L1H0": 0.3}
-    rows = [{"metric": "effect_predicted", "component": c, "value": v} for c, v in cost.items()]
-    rows += [{"metric": "bar_p_head", "component": c, "value": v} for c, v in squares.items()]
+    effect = {"L0H0": 0.5, "L0H1": 1e-4, "L1H0": 0.02}
+    mse = {"L0H0": 0.1, "L0H1": 0.7, "L1H0": 0.3}
+    rows = [{"metric": "effect_predicted", "component": c, "value": v} for c, v in effect.items()]
+    rows += [{"metric": "bar_p_head", "component": c, "value": v} for c, v in mse.items()]
     assert module.of_heads(pd.DataFrame(rows)) == pytest.approx([0.2, 0.7])
 
 
-def test_heads_are_compared_matrix_by_matrix(anchor):
+def test_head_mse_is_mean_over_its_four_matrices(anchor):
     model = generic(folded=True, scale=0.4, max_position_embeddings=64)
     with torch.no_grad():
         model.model.layers[1].self_attn.v_proj.weight[:8] += 0.5

@@ -1,4 +1,4 @@
-"""Table b6 at smoke size: its two tasks, what their rows hold, and the table that is made of them."""
+"""Test table b6 at smoke size: the rows of its two tasks, and the table made from them."""
 
 import math
 from dataclasses import asdict, replace
@@ -15,7 +15,7 @@ from gaugeport.pipeline.rotation.haar import null as haar_null
 from gaugeport.pipeline.rotation.haar import statistics
 from gaugeport.pipeline.store.records import Record, schema_of
 from gaugeport.pipeline.store.store import Store
-from gaugeport.pipeline.tasks import haar as workflow
+from gaugeport.pipeline.tasks import haar as haar_task
 from smoke_jobs import measured
 
 DYCK = ("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64", "task.cohort=A")
@@ -33,53 +33,56 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(store):
-    """Of one pair of language models, one of Dyck-3, and the power of the tests."""
-    found = []
+    """Jobs of one pair of language models and of one pair of Dyck-3 models, and the power of the tests."""
+    records = []
     for i, chosen in enumerate((job("seed=1"), job("seed=1", *DYCK), job("task=haar_power"))):
         rows = measured(chosen, store)
-        found.append(Record(f"{i}", chosen.task["name"], asdict(chosen), rows, 1.0, {}, schema_of("haar")))
-    return found
+        records.append(Record(f"{i}", chosen.task["name"], asdict(chosen), rows, 1.0, {}, schema_of("haar")))
+    return records
 
 
 def values(rows, metric, **where):
+    """Return the values of the rows with a metric and further columns."""
     return [
         r["value"] for r in rows if r["metric"] == metric and all(r.get(k) == v for k, v in where.items())
     ]
 
 
 @pytest.mark.parametrize(("which", "free", "sites"), [(0, 31, 3), (1, 32, 5)])
-def test_every_site_has_its_statistics_its_null_and_its_controls(records, which, free, sites):
+def test_every_site_has_statistics_null_and_controls(records, which, free, sites):
     rows = records[which].rows
     assert len({r["site"] for r in rows}) == sites
     for site in {r["site"] for r in rows}:
-        here = [r for r in rows if r["site"] == site]
-        (distance,) = values(here, "distance_from_identity", group="orthogonal")
+        of_site = [r for r in rows if r["site"] == site]
+        (distance,) = values(of_site, "distance_from_identity", group="orthogonal")
         assert 0 <= distance <= math.sqrt(2)
-        assert values(here, "orthogonality_error")[0] <= 1e-6
-        assert len(values(here, "eigen_angle")) == free
+        assert values(of_site, "orthogonality_error")[0] <= 1e-6
+        assert len(values(of_site, "eigen_angle")) == free
         for name in (*statistics.TAILS, "supported_distance"):
-            (p,) = values(here, "p_value", statistic=name, test="calibrated")
+            (p,) = values(of_site, "p_value", statistic=name, test="calibrated")
             assert 0 < p <= 1
-            low, high = (values(here, f"null_{end}", statistic=name)[0] for end in ("low", "high"))
-            assert low <= values(here, "null_mean", statistic=name)[0] <= high
-        assert len(values(here, "p_value", test="naive")) == 1
-        assert values(here, "control_far_below_haar_on_support", control="low_rank_identity") == [1]
+            low, high = (values(of_site, f"null_{end}", statistic=name)[0] for end in ("low", "high"))
+            assert low <= values(of_site, "null_mean", statistic=name)[0] <= high
+        assert len(values(of_site, "p_value", test="naive")) == 1
+        assert values(of_site, "control_far_below_haar_on_support", control="low_rank_identity") == [1]
         signed, plain = (
-            values(here, "objective_share", group=g)[0] for g in ("signed_permutation", "permutation")
+            values(of_site, "objective_share", group=g)[0] for g in ("signed_permutation", "permutation")
         )
         assert 0 < signed <= 1 and plain <= signed + 1e-9, "a larger group attains no less"
-        assert len(values(here, "control_distance_from_identity")) == 2
-        assert 1 <= values(here, "rank_anchor")[0] <= free
+        assert len(values(of_site, "control_distance_from_identity")) == 2
+        assert 1 <= values(of_site, "rank_anchor")[0] <= free
 
 
-def test_an_anchor_with_a_shared_embedding_is_the_identity_where_its_stream_lives(records):
-    """Cohort A's first site is bit for bit the same: any distance from the identity there is rank."""
-    here = [r for r in records[1].rows if r["site"] == "resid_pre_0"]
-    assert values(here, "supported_distance")[0] < 1e-3 and values(here, "far_below_haar_on_support") == [1]
-    assert values(here, "distance_from_identity", group="orthogonal")[0] > 0.5
+def test_shared_embedding_gives_identity_on_the_support(records):
+    """Cohort A's first site is bit for bit the same, so any distance there is due to low rank."""
+    of_site = [r for r in records[1].rows if r["site"] == "resid_pre_0"]
+    assert values(of_site, "supported_distance")[0] < 1e-3 and values(
+        of_site, "far_below_haar_on_support"
+    ) == [1]
+    assert values(of_site, "distance_from_identity", group="orthogonal")[0] > 0.5
 
 
-def test_power_has_every_test_and_what_pooling_needs(records):
+def test_power_rows_hold_every_test_and_the_null_draws(records):
     rows, draws = records[2].rows, 20
     for group in statistics.GROUPS:
         rates = values(rows, "rejection_rate", haar=group, alternative="signed_permutation")
@@ -90,7 +93,7 @@ def test_power_has_every_test_and_what_pooling_needs(records):
         )
 
 
-def test_the_table_pools_pairs_and_judges_the_distance(records):
+def test_table_pools_pairs_and_judges_distance(records):
     module = experiment_module("haar")
     table = module.tabulate(records)
     claim = table[table["metric"] == "b6.distance_is_haar"].iloc[0]
@@ -111,8 +114,8 @@ def test_the_table_pools_pairs_and_judges_the_distance(records):
     assert not shown.isna().any().any()
 
 
-def test_a_rotation_that_two_pairs_have_counts_once(records):
-    """Cohort A's second pair shares the first's rotation at the input and differs elsewhere."""
+def test_rotation_shared_by_two_pairs_counts_once(records):
+    """The second pair of cohort A has the first's rotation at the input, and other rotations elsewhere."""
     first = records[1]
     rows = [dict(r) for r in first.rows]
     for row in rows:
@@ -128,7 +131,7 @@ def test_a_rotation_that_two_pairs_have_counts_once(records):
     assert pooled[pooled["test"] == "naive"]["n"].tolist() == [2 * len(n) - 1]
 
 
-def test_the_table_is_made_without_the_null_too(records, tmp_path):
+def test_table_and_figure_work_without_power_records(records, tmp_path):
     module = experiment_module("haar")
     for some in (records, records[:2], records[:1]):
         table = module.tabulate(some)
@@ -137,8 +140,8 @@ def test_the_table_is_made_without_the_null_too(records, tmp_path):
     assert "pooled_p_value" not in set(module.tabulate(records[:1])["metric"])
 
 
-def test_the_sweep_covers_every_cohort_and_the_anchor_is_refused():
+def test_sweep_covers_every_cohort_and_refuses_anchor():
     cohorts = [j.job.task.get("cohort") for j in jobs_of(experiment("b6"), "mini")]
     assert {"seeds", "A", "B", None} == set(cohorts) and cohorts.count(None) == 1
-    with pytest.raises(ValueError, match="compares a seed with seed 0 of its cohort"):
-        workflow.TASK.stages(job("seed=0"))
+    with pytest.raises(ValueError, match=r"seed=0 .*allowed: seed=1"):
+        haar_task.TASK.stages(job("seed=0"))

@@ -33,7 +33,7 @@ def trained(request):
     return request.param, train_sae(sparse(8192, 0), request.param, 3, METADATA)
 
 
-def test_a_trained_sae_explains_more_than_as_many_principal_components(trained):
+def test_trained_sae_explains_more_than_k_principal_components(trained):
     """An untrained one does not."""
     settings, sae = trained
     test = sparse(2048, 1)
@@ -49,7 +49,7 @@ def test_a_trained_sae_explains_more_than_as_many_principal_components(trained):
         assert int(latents.sum(1).max()) <= K
 
 
-def test_the_same_arguments_give_the_same_weights_and_touch_no_global_state(trained):
+def test_training_is_deterministic_and_leaves_global_state_unchanged(trained):
     settings, sae = trained
     bar, before = sae_trainer.tqdm, torch.get_rng_state()
     again = train_sae(sparse(8192, 0), settings, 3, METADATA)
@@ -63,7 +63,7 @@ def test_the_same_arguments_give_the_same_weights_and_touch_no_global_state(trai
     assert not torch.equal(other.W_enc, sae.W_enc)
 
 
-def test_it_saves_as_an_ordinary_sae_that_moves_exactly(trained, tmp_path):
+def test_saved_sae_is_ordinary_and_moves_exactly(trained, tmp_path):
     """Only W_enc, W_dec and b_dec are in the stream: no normalisation is left, b_dec is subtracted."""
     _, sae = trained
     sae.save_inference_model(tmp_path)
@@ -83,7 +83,7 @@ def test_it_saves_as_an_ordinary_sae_that_moves_exactly(trained, tmp_path):
     assert sorted(moved.cfg.metadata["gaugeport"][0]["moved"]) == ["W_dec", "W_enc", "b_dec"]
 
 
-def test_training_means_the_same_at_any_scale(trained):
+def test_training_is_invariant_to_scale_of_activations(trained):
     """With activations times a power of two the trainer sees the same numbers; reconstructions scale."""
     settings, sae = trained
     large = train_sae(sparse(8192, 0, 1024.0), settings, 3, METADATA)
@@ -101,7 +101,7 @@ def job(*overrides):
     return from_config(compose_config(["experiment=sae_transfer", "profile=smoke", *overrides]), ()).job
 
 
-def test_the_key_knows_the_sae_and_no_arm():
+def test_sae_key_depends_on_sae_and_not_on_condition():
     first = sae_key(job())
     arm = (
         "gauge=permutation",
@@ -133,6 +133,6 @@ def test_the_key_knows_the_sae_and_no_arm():
         ("+task.sae.depth=2", "expected architecture, latents"),
     ],
 )
-def test_bad_settings_are_named(override, message):
+def test_bad_setting_is_refused_with_allowed_values(override, message):
     with pytest.raises(ValueError, match=message):
         job(override)

@@ -63,14 +63,14 @@ def assert_same(a, b):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_checkpoints_are_ordinary_and_complete(uninterrupted):
+def test_checkpoints_are_complete(uninterrupted):
     assert list(checkpoints(uninterrupted)) == list(range(10, 101, 10))
     assert not torch.equal(
         final_weights(uninterrupted)["lm_head.weight"], model().state_dict()["lm_head.weight"]
     )
 
 
-def test_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, uninterrupted):
+def test_killed_run_resumes_to_same_weights(tmp_path, uninterrupted):
     script = SCRIPT.format(tests=os.path.dirname(__file__), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -96,7 +96,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "gpt2"])
-def test_a_cut_run_of_any_family_takes_all_of_its_weights_from_the_checkpoint(tmp_path, family):
+def test_resumed_run_of_every_family_loads_all_weights(tmp_path, family):
     def fresh():
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -116,7 +116,7 @@ def test_a_cut_run_of_any_family_takes_all_of_its_weights_from_the_checkpoint(tm
 
 
 @pytest.mark.parametrize("damage", ["no state", "half a state", "truncated weights"])
-def test_a_half_written_checkpoint_is_dropped(tmp_path, damage):
+def test_incomplete_checkpoint_is_deleted(tmp_path, damage):
     train(model(), rows(), tmp_path, Schedule(**{**vars(schedule()), "steps": 20}), seed=3, keep=None)
     last = tmp_path / "checkpoint-20"
     state, weights = last / "trainer_state.json", last / "model.safetensors"
@@ -130,7 +130,7 @@ def test_a_half_written_checkpoint_is_dropped(tmp_path, damage):
     assert list(checkpoints(tmp_path)) == [10]
 
 
-def test_global_randomness_is_left_alone(tmp_path):
+def test_global_random_state_is_unchanged(tmp_path):
     before = torch.get_rng_state()
     train(model(), rows(), tmp_path, Schedule(**{**vars(schedule()), "steps": 2}), seed=3, keep=None)
     assert torch.equal(before, torch.get_rng_state())
