@@ -151,9 +151,9 @@ def compare(first: Weights, second: Weights, shared: Sequence[str] = ()) -> Weig
     digests = [{n: digest(x) for n, x in side.items()} for side in sides]
     constructed = dict.fromkeys(shared, "shared")
     for model, side, own, other in zip((first, second), sides, digests, reversed(digests), strict=True):
-        constructed |= {n: "buffer" for n in buffers(model) if n not in constructed}
+        constructed |= {n: "buffer" for n in sorted(buffers(model)) if n not in constructed}
         equal_constants = {n for n, x in side.items() if _is_constant(x) and own[n] in other.values()}
-        constructed |= {n: "constant" for n in equal_constants if n not in constructed}
+        constructed |= {n: "constant" for n in sorted(equal_constants) if n not in constructed}
     mine, theirs = ({n: x for n, x in side.items() if n not in constructed} for side in sides)
     if not mine or not theirs:
         raise ValueError(
