@@ -1,15 +1,11 @@
 """Comparison of groups on streams with a planted gauge; held-out tokens are measured."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from gaugeport.groups import SignedPermutation
-from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.measures.head_to_head import head_to_head_rows
 from gaugeport.pipeline.rotation.lenses.dictionaries import train_dictionary
-from gaugeport.pipeline.tasks import head_to_head
 
 D, K, FEW, MANY, NOISE = 24, 6, 40, 2000, 1.0
 SAE = {
@@ -100,32 +96,6 @@ def test_sae_needs_the_right_map_and_indices_need_a_permutation(rows):
     assert precision["permutation"] < 1 and precision["identity"] < 1
     trip = of(rows, "round_trip_nmse")
     assert trip["orthogonal"] < 1e-6 < trip["affine"]
-
-
-def test_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
-    job = from_config(compose_config(["experiment=groups_head_to_head", "profile=smoke"]), ()).job
-    n_fit = max(job.task["tokens"]) // (job.data.length - job.measurement.skip_first) + 1
-    rows = torch.arange(n_fit + 20)[:, None].expand(-1, job.data.length)
-    pair, seen = SimpleNamespace(a="A", b="B", rows_fit=rows, rows_test=rows), []
-
-    def record_rows(job, pair, model, rows):
-        seen.append((model, rows[:, 0].tolist()))
-
-    def stop_after_streams(job, pair):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(head_to_head, "load_models", lambda job, built: pair)
-    monkeypatch.setattr(head_to_head, "_stream", record_rows)
-    monkeypatch.setattr(head_to_head, "sentiment_directions", stop_after_streams)
-    with pytest.raises(ZeroDivisionError):
-        head_to_head.measure(job, None)
-    fit, test = list(range(n_fit)), list(range(n_fit, n_fit + 20))
-    assert seen == [("A", fit), ("B", fit), ("A", test), ("B", test)]
-    pair.rows_test = rows[:n_fit]
-    with pytest.raises(
-        ValueError, match=f"leaves none of {n_fit} held-out rows to measure on; allowed: fewer tokens"
-    ):
-        head_to_head.measure(job, None)
 
 
 def test_too_many_fitting_tokens_are_refused():

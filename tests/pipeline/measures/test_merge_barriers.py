@@ -8,7 +8,6 @@ import torch
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.logit_change import logits_of, norms_in_float64, random_tokens, relative_change
 from gaugeport.groups import GROUPS, Orthogonal, Permutation, SignedPermutation, compose
-from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.losses import heldout_loss
@@ -21,7 +20,6 @@ from gaugeport.pipeline.measures.merge_barriers import (
     share_in_same_place,
     task_arithmetic,
 )
-from gaugeport.pipeline.tasks.merge import TASK
 from gaugeport.transport import transport_model
 from gaugeport.transport.merge import merge
 
@@ -205,29 +203,3 @@ def test_several_plants_are_averaged():
 def test_a_line_has_two_ends_and_a_middle(points):
     with pytest.raises(ValueError, match="odd whole number from 3"):
         check_points(points)
-
-
-def job(*overrides):
-    return from_config(
-        compose_config(["profile=smoke", "experiment=merging", "route=endpoint", *overrides]), ()
-    ).job
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["gauge=orthogonal", "matcher=procrustes"], "gauge=orthogonal.*allowed: task.fold=true"),
-        (["task.target=independent"], "task.target='independent'; allowed: identical, finetuned"),
-        (["task.planted=heads"], "task.planted='heads'; allowed: none, neurons, both"),
-        (["task.matched=all"], "task.matched='all'; allowed: none, neurons, heads, both"),
-        (["task.planted=both", "task.evidence=weights"], "weight evidence.*allowed: task.evidence=site"),
-        (["task.planted=both", "matcher=weights"], "weight evidence.*allowed: task.evidence=site"),
-        (["task.points=10"], "points=10 .*odd whole number"),
-        (["task.tokens=0"], "task.tokens=0; allowed: a positive"),
-    ],
-)
-def test_bad_settings_are_refused_before_anything_is_built(overrides, words):
-    with pytest.raises(ValueError, match=words):
-        TASK.check(job(*overrides))
-    TASK.check(job())
-    assert TASK.stages(job()) == ("data", "base", "A")

@@ -8,7 +8,6 @@ import torch
 from gaugeport.charts import chart_of
 from gaugeport.charts.logit_change import YARDSTICK_FACTOR, permute_neurons
 from gaugeport.groups import Permutation, SignedPermutation, compose
-from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import NEGATIVE_VERDICTS, POSITIVE_VERDICTS, mini_tokenizer
 from gaugeport.pipeline.measures.answer_slot import (
     Prompts,
@@ -27,8 +26,6 @@ from gaugeport.pipeline.measures.steering_effects import (
     strength_sweep_rows,
     transported_effect_rows,
 )
-from gaugeport.pipeline.stages.stage import Built
-from gaugeport.pipeline.tasks.shared import transfer
 from gaugeport.streams.interventions import ablating, adding, edited
 from gaugeport.transport import transport_model
 from gaugeport.transport.directions import transport_direction
@@ -297,24 +294,3 @@ def test_sweep_measures_the_shift_of_log_odds():
     assert rows[2]["value"] == pytest.approx(sum(expected[2:]) / 2)
     with pytest.raises(ValueError, match="same mean"):
         difference_of_means(torch.ones(3, 4), torch.ones(2, 4), 1.0)
-
-
-def test_which_models_are_paired_for_each_target(monkeypatch):
-    monkeypatch.setattr(transfer, "checkpoints", lambda run: {5: run, 3: "earlier"})
-    monkeypatch.setattr(transfer, "load_model", lambda path, **k: path)
-    monkeypatch.setattr(transfer, "read_tokenizer", lambda data: None)
-    monkeypatch.setattr(transfer, "chart_of", lambda model: None)
-    monkeypatch.setattr(transfer, "middle_site", lambda model, chart: "block1")
-    monkeypatch.setattr(transfer, "heldout_rows", lambda data: (None, None))
-
-    def pair_of(target):
-        settings = [f"task.target={target}", "gauge=signed_permutation", "matcher=oracle", "route=endpoint"]
-        job = from_config(
-            compose_config(["experiment=sentiment_steering", "profile=smoke", *settings]), ()
-        ).job
-        stages = {"data": None, "A": "A", "B": "B", "other": "independent"}
-        pair = transfer.load_models(job, Built(stages, None))
-        return pair.a, pair.b, pair.step
-
-    assert pair_of("identical") == ("A", "A", 5) and pair_of("finetuned") == ("A", "B", 5)
-    assert pair_of("finetuned_back") == ("B", "A", 5) and pair_of("independent") == ("A", "independent", 5)
