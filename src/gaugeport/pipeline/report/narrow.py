@@ -113,7 +113,7 @@ def _short(value: object, words: Mapping[str, str] | None = None, cut: str = "")
     for long, short in (words or {}).items():
         text = text.replace(long, short)
     if not _NUMBERS.fullmatch(text):
-        return text
+        return text or "–"
     return _LEADING_ZERO.sub("", _NO_WIDTH.sub(r"\1", text))
 
 
