@@ -1,4 +1,4 @@
-"""A job is measured once, tracked, then written; a tracking failure keeps the measurement."""
+"""Test that a job is measured once, tracked, and then written, whatever fails on the way."""
 
 import multiprocessing
 import time
@@ -14,13 +14,13 @@ from gaugeport.pipeline.tasks.task import Task
 
 @pytest.fixture
 def composed(tmp_path, monkeypatch):
-    """A job whose measurement leaves a mark in a file, each time."""
+    """A job that leaves a mark in a file each time it is measured."""
 
     def measure(job, built):
         with (tmp_path / "measured").open("a") as marks:
             marks.write("x")
         time.sleep(0.3)
-        return [{"metric": "found", "value": 1.0}]
+        return [{"metric": "loss", "value": 1.0}]
 
     monkeypatch.setattr(jobs, "task_of", lambda job: Task(measure))
     overrides = [
@@ -34,7 +34,7 @@ def composed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tracked(composed, monkeypatch):
-    """The ids of the records that were tracked, and whether each was written by then."""
+    """The ids of the records that were tracked, and whether each had been written before."""
     calls = []
     path = record_path(composed.outputs / "records", jobs.job_id(composed.job))
     monkeypatch.setattr(jobs, "track_job", lambda record, *a: calls.append((record.id, path.exists())))
@@ -64,25 +64,25 @@ def test_two_processes_measure_one_job_once(composed, tracked):
     for w in workers:
         w.join(60)
     assert [w.exitcode for w in workers] == [0, 0]
-    assert measured(composed) == "x" and written(composed).rows == [{"metric": "found", "value": 1.0}]
+    assert measured(composed) == "x" and written(composed).rows == [{"metric": "loss", "value": 1.0}]
 
 
 def test_tracking_failure_keeps_record(composed, monkeypatch):
-    def broken(*a):
+    def fail(*a):
         raise RuntimeError("no service")
 
-    monkeypatch.setattr(jobs, "track_job", broken)
-    with pytest.warns(UserWarning, match="was measured, but tracking it failed: no service"):
+    monkeypatch.setattr(jobs, "track_job", fail)
+    with pytest.warns(UserWarning, match="tracking it failed: no service"):
         record = jobs.run_job(composed)
     assert written(composed) == record
 
 
 def test_job_killed_during_tracking_is_tracked_again_before_it_is_written(composed, monkeypatch, tracked):
-    def killed(*a):
+    def kill(*a):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as here, pytest.raises(KeyboardInterrupt):
-        here.setattr(jobs, "track_job", killed)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(jobs, "track_job", kill)
         jobs.run_job(composed)
     assert written(composed) is None
     jobs.run_job(composed)

@@ -1,4 +1,4 @@
-"""Which stages and jobs are missing, and how long they will take."""
+"""Test which stages and jobs are planned, and how their times are estimated."""
 
 import json
 
@@ -15,13 +15,13 @@ def jobs(tmp_path, *more):
 
 
 def build(step, seconds=2.0):
-    """Leave what a step would, as the store and the records do."""
+    """Write the stage or record of a step, and how long it took."""
     if step.stage is not None:
         config = {k: v for k, v in step.shape.items() if k != "kind"}
         Store(step.composed.outputs / "store").ensure(step.shape["kind"], config, lambda folder: None)
-    found = json.loads(step.result.read_text()) if step.result.exists() else {"config": step.shape}
+    content = json.loads(step.result.read_text()) if step.result.exists() else {"config": step.shape}
     step.result.parent.mkdir(parents=True, exist_ok=True)
-    step.result.write_text(json.dumps({**found, "seconds": seconds}))
+    step.result.write_text(json.dumps({**content, "seconds": seconds}))
 
 
 def test_shared_stages_are_planned_once_in_build_order(tmp_path):
@@ -36,9 +36,8 @@ def test_shared_stages_are_planned_once_in_build_order(tmp_path):
     ]
     assert len(todo.needs) == len(todo.wave(JOBS)) == 4
     build(next(iter(todo.steps.values())))
-    assert "data" not in [s.stage for s in plan(jobs(tmp_path)).steps.values()], (
-        "what is built is not planned"
-    )
+    left = [s.stage for s in plan(jobs(tmp_path)).steps.values()]
+    assert "data" not in left, "a stage that is built is not planned"
 
 
 def test_steps_that_require_failed_stage_are_skipped(tmp_path):
@@ -56,14 +55,11 @@ def test_time_comes_from_same_shape_else_same_kind(tmp_path):
     assert timings.of(bases[0].shape) is None and timings.total(bases) == "2 never timed"
     build(bases[0], seconds=90.0)
     timings = Timings.recorded(tmp_path)
-    assert timings.of(bases[1].shape) == 90.0, "another seed's"
+    assert timings.of(bases[1].shape) == 90.0, "the time of another seed"
     assert timings.total(bases, processes=2) == "about 2 min"
-    (wider,) = [
-        s
-        for s in plan(jobs(tmp_path, "model.architecture.hidden_size=64", "seed=0")).steps.values()
-        if s.stage == "base"
-    ]
-    assert timings.of(wider.shape) == 90.0, "another model's, where there is none of its own"
+    steps_of_wider = plan(jobs(tmp_path, "model.architecture.hidden_size=64", "seed=0")).steps.values()
+    (wider,) = [s for s in steps_of_wider if s.stage == "base"]
+    assert timings.of(wider.shape) == 90.0, "the time of another model, if there is none of its own"
     timings.add(wider.shape, 200.0)
     assert timings.of(wider.shape) == 200.0 and timings.of(bases[1].shape) == 90.0
 
