@@ -113,7 +113,7 @@ def status(
 
 @app.command()
 def report(profile: Profile = "mini", set_: Set = None) -> None:
-    """Write outputs/report/index.html: every claim, table and figure, with the command and config behind each."""
+    """Write outputs/report/index.html: every claim, table and figure, and what made each."""
     from gaugeport.pipeline.commands.report import write_report
 
     console.print(f"report in {write_report(profile, set_ or [])}", markup=False)
@@ -125,7 +125,7 @@ def certify(
     seed: Annotated[int, typer.Option(help="Seed of the random elements and tokens.")] = 0,
     fold: Annotated[bool, typer.Option(help="Fold the gains into the readers first.")] = False,
 ) -> None:
-    """Measure which group leaves a model's function alone, inside and outside, and report degenerate gains."""
+    """Measure which group leaves a model's function alone, inside and outside; report degenerate gains."""
     import torch
 
     from gaugeport.charts import certify as certify_model

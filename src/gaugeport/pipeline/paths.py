@@ -1,4 +1,4 @@
-"""Where the project's data files lie: beside ``src`` in a checkout, inside the package in a wheel."""
+"""Find the project's data files: beside ``src`` in a checkout, inside the package in a wheel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def data_dir(name: str) -> Path:
-    """The folder ``conf`` or ``experiments``. Raises ``FileNotFoundError`` where the installation lacks it."""
+    """Return the folder ``conf`` or ``experiments``.
+
+    Raises:
+        FileNotFoundError: The installation lacks it.
+    """
     for folder in (PACKAGE / name, PACKAGE.parent.parent / name):
         if folder.is_dir():
             return folder
@@ -20,7 +24,11 @@ def data_dir(name: str) -> Path:
 
 
 def experiment_module(name: str) -> ModuleType:
-    """The module ``experiments/<name>.py``: TITLE, tabulate(records), plot(table)."""
+    """Load the module ``experiments/<name>.py``: TITLE, tabulate(records), pivot(table), plot(table).
+
+    Raises:
+        FileNotFoundError: There is no such module.
+    """
     path = data_dir("experiments") / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"gaugeport_experiment_{name}", path)
     if spec is None or spec.loader is None or not path.exists():

@@ -1,4 +1,4 @@
-"""``gaugeport run``: one job, or a sweep."""
+"""Run one job, or the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from gaugeport.pipeline.store.records import read_records
 from gaugeport.pipeline.store.store import Store, digest, write_json
 from gaugeport.pipeline.tasks.registry import stage_keys
 
-HAVE_COLUMNS = ("model", "gauge", "matcher", "route", "task", "seed", "profile", "setting", "experiment")
-"""What a table has a column for: sweeps over other keys get one each."""
+KEYS_WITH_COLUMNS = ("model", "gauge", "matcher", "route", "task", "seed", "profile", "setting", "experiment")
+"""Config keys that every table has a column for; a sweep over another key adds one."""
 
 
 def show_config(arguments: Sequence[str]) -> None:
-    """What Hydra prints for ``--help``, ``--cfg`` and the like."""
+    """Let Hydra print its config or its own help, as its flags ask."""
     import hydra
 
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to main(), which prints them as one line
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach main(), which prints one line
     sys.argv = ["gaugeport run", *arguments]
     hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")(
         lambda config: None
@@ -43,42 +43,65 @@ def show_config(arguments: Sequence[str]) -> None:
 
 
 def run_one(overrides: Sequence[str], dry_run: bool) -> str:
-    """Run a job, or with ``stage=`` build one of its stages; returns its measurements, or where the stage lies.
+    """Run a job, or with ``stage=`` build one of its stages.
 
-    Raises ``ValueError`` saying what failed.
+    Args:
+        overrides: The job's overrides, as on Hydra's command line.
+        dry_run: Run nothing; describe what would be run.
+
+    Returns:
+        The job's measurements, or the folder of the stage.
+
+    Raises:
+        ValueError: An override is not allowed, or the job failed; the message says why.
     """
     config = compose_config([o.removeprefix("+") if o.startswith("+experiment=") else o for o in overrides])
-    c = from_config(config, overrides)
+    spec = from_config(config, overrides)
     if dry_run:
-        return describe([c], 1)
+        return describe([spec], 1)
     if config.stage is not None:
-        if config.stage not in stage_keys(c.job):
-            stands_on = ", ".join(stage_keys(c.job)) or "none"
-            raise ValueError(f"stage={config.stage}: the job stands on no such stage; allowed: {stands_on}")
+        required = stage_keys(spec.job)
+        if config.stage not in required:
+            allowed = ", ".join(required) or "none"
+            raise ValueError(f"stage={config.stage}: the job requires no such stage; allowed: {allowed}")
         hide_progress_bars()
-        return f"{config.stage}: {build_stage(c.job, Store(c.outputs / 'store'), config.stage)}"
-    for failure in run_all([c], local(1), 1):
+        return f"{config.stage}: {build_stage(spec.job, Store(spec.outputs / 'store'), config.stage)}"
+    for failure in run_all([spec], local(1), 1):
         raise ValueError(failure.error.message)
-    return summary(read_records(c.outputs / "records", [job_id(c.job)]).records[0])
+    return summary(read_records(spec.outputs / "records", [job_id(spec.job)]).records[0])
 
 
 def run_sweep(overrides: Sequence[str], dry_run: bool) -> tuple[str, list[Failure]]:
-    """Run the jobs of a sweep; returns its tables, and what failed."""
-    of_hydra = [o for o in overrides if o.lstrip("+~").startswith("hydra")]
-    overrides = [o for o in overrides if o not in of_hydra]
+    """Run the jobs of a sweep.
+
+    Args:
+        overrides: The sweep's overrides, as on Hydra's command line; ``hydra/launcher=…`` among them chooses
+            what runs it.
+        dry_run: Run nothing; describe what would be run.
+
+    Returns:
+        The sweep's tables as text, and what failed.
+
+    Raises:
+        ValueError: An override is not allowed; the message says which are.
+    """
+    for_hydra = [o for o in overrides if o.lstrip("+~").startswith("hydra")]
+    overrides = [o for o in overrides if o not in for_hydra]
     if any(o.lstrip("+").startswith("stage=") for o in overrides):
         raise ValueError("stage= builds one stage of one job: give it without -m")
-    launch, at_once = (
-        by_hydra(of_hydra),
-        cores() if of_hydra else 1,
-    )  # Hydra's basic launcher runs one at a time
+    launch = by_hydra(for_hydra)
+    at_once = cores() if for_hydra else 1  # Hydra's basic launcher runs one job at a time
     jobs = sweep_jobs(overrides)
+
+    # run them
     if dry_run:
         return describe(jobs, at_once), []
     outputs, name = jobs[0].outputs, f"sweep-{digest(sorted(overrides))[:8]}"
     write_json(outputs / "sweeps" / f"{name}.json", list(overrides))
     failures = run_all(jobs, launch, at_once)
-    found = read_records(outputs / "records", [job_id(c.job) for c in jobs])
+
+    # tables of what has a record
+    found = read_records(outputs / "records", [job_id(spec.job) for spec in jobs])
     folder = outputs / "tables" / "sweeps" / name
     text = write_sweep(folder, found, _swept(jobs)) if found.records else ""
     lacking = f" ({found.lacking})" if found.lacking else ""
@@ -87,31 +110,37 @@ def run_sweep(overrides: Sequence[str], dry_run: bool) -> tuple[str, list[Failur
 
 
 def describe(jobs: Sequence[JobSpec], processes: int | None = None) -> str:
-    """The jobs, which of them are done, the stages that are missing, and how long all that will take."""
+    """Describe which jobs are done, which stages are missing, and how long all of it takes.
+
+    Args:
+        jobs: The jobs.
+        processes: How many run side by side; None for the default of this machine.
+    """
     if not jobs:
         return "0 jobs"
     todo, timings, n = plan(jobs), Timings.recorded(jobs[0].outputs), processes or cores()
-    lines, distinct = [], {job_id(c.job): c for c in jobs}
-    for name, c in distinct.items():
+    lines, distinct = [], {job_id(spec.job): spec for spec in jobs}
+    for name, spec in distinct.items():
         state = f"to run, {timings.text(todo.steps[name])}" if name in todo.needs else "done"
-        lines.append(f"{state:<20} {shlex.join(['gaugeport', 'run', *c.overrides])}")
+        lines.append(f"{state:<20} {shlex.join(['gaugeport', 'run', *spec.overrides])}")
     for wave in WAVES:
         steps = todo.wave(wave)
         if steps:
             lines.append(f"{wave}: {len(steps)} to build, {timings.total(steps)}")
     left = timings.total(todo.steps.values(), n)
-    jobs_said = f"{plural(len(distinct), 'job')}, {len(todo.needs)} to run"
-    return "\n".join([*lines, f"{jobs_said}: {left}, by recorded timings, {n} at a time"])
+    counts = f"{plural(len(distinct), 'job')}, {len(todo.needs)} to run"
+    return "\n".join([*lines, f"{counts}: {left}, by recorded timings, {n} at a time"])
 
 
 def _swept(jobs: Sequence[JobSpec]) -> dict[str, str]:
-    """What to call each value that differs between jobs and that tables have no column for -> its config path."""
-    given = [dict(o.lstrip("+").split("=", 1) for o in c.overrides if "=" in o) for c in jobs]
-    keys = sorted({key for one in given for key in one} - set(HAVE_COLUMNS))
-    differing = [key for key in keys if len({one.get(key, "") for one in given}) > 1]
-    short = [key.rsplit(".", 1)[-1] for key in differing]
-    named = {}
-    for name, key in zip(short, differing, strict=True):
-        path = key if "." in key else f"{key}.name"  # a group's choice: data=mini,text
-        named[name if short.count(name) == 1 and name not in (*COLUMNS, "record") else key] = path
-    return named
+    """Return a column's name for each swept key that tables have no column for -> the key's config path."""
+    given = [dict(o.lstrip("+").split("=", 1) for o in spec.overrides if "=" in o) for spec in jobs]
+    keys = sorted(set().union(*given) - set(KEYS_WITH_COLUMNS))
+    swept = [key for key in keys if len({overrides.get(key, "") for overrides in given}) > 1]
+    last_parts = [key.rsplit(".", 1)[-1] for key in swept]
+    columns = {}
+    for name, key in zip(last_parts, swept, strict=True):
+        free = last_parts.count(name) == 1 and name not in (*COLUMNS, "record")
+        path = key if "." in key else f"{key}.name"  # the choice of a group, as in data=mini,text
+        columns[name if free else key] = path
+    return columns

@@ -1,4 +1,4 @@
-"""``gaugeport status``: what is done, failed and missing, and what the store holds."""
+"""Say what is done, failed and missing, and what the store holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from gaugeport.pipeline.execution.status import size, status_of, store_sizes
 
 
 def status_text(what: Sequence[str], profile: str, extra: Sequence[str]) -> str:
-    """The status of some tables and sweeps, or of all there are. Raises ``ValueError`` for one that is not there."""
+    """Return the status of some tables and sweeps, as text.
+
+    Args:
+        what: Tables and sweeps by name; all there are when empty.
+        profile: The profile of the tables.
+        extra: Overrides of every job.
+
+    Raises:
+        ValueError: There is no such table.
+    """
     outputs = Path(compose_config(extra).paths.outputs)
     sweeps = {p.stem: p for p in sorted((outputs / "sweeps").glob("*.json"))}
     known = [name for name in what if name in sweeps]
@@ -28,22 +37,21 @@ def status_text(what: Sequence[str], profile: str, extra: Sequence[str]) -> str:
     for name in known if what else sweeps:
         try:
             jobs[name] = sweep_jobs(json.loads(sweeps[name].read_text()))
-        except (
-            ValueError,
-            FileNotFoundError,
-        ) as e:  # its files are gone, it was another version's, or it is damaged
+        except (ValueError, FileNotFoundError) as e:
+            # its files are gone, another version wrote it, or it is damaged
             failures.append(f"{name} cannot be read: {e}")
-    for name, found in jobs.items():
-        s = status_of(found)
-        lines.append(
-            (name, s.done + len(s.failed) + s.missing, s.done, len(s.failed), s.missing, s.unreadable)
-        )
-        failures += [
-            f"FAILED {f['job']}\n  {f['failed']}: {f['error']}\n  again: {f['command']}" for f in s.failed
-        ]
+    for name, specs in jobs.items():
+        status = status_of(specs)
+        failed = len(status.failed)
+        total = status.done + failed + status.missing
+        lines.append((name, total, status.done, failed, status.missing, status.unreadable))
+        for note in status.failed:
+            failures.append(
+                f"FAILED {note['job']}\n  {note['failed']}: {note['error']}\n  again: {note['command']}"
+            )
     columns = ["table or sweep", "jobs", "done", "failed", "missing", "records left out"]
     text = pd.DataFrame(lines, columns=columns).to_markdown(index=False)
     kinds = store_sizes(outputs / "store")
-    held = [f"{kind} {n} ({size(used)})" for kind, (n, used) in kinds.items()]
-    total = sum(used for _, used in kinds.values())
-    return "\n".join([text, *dict.fromkeys(failures), f"store: {size(total)}: {', '.join(held) or 'empty'}"])
+    contents = ", ".join(f"{kind} {n} ({size(used)})" for kind, (n, used) in kinds.items()) or "empty"
+    total_size = size(sum(used for _, used in kinds.values()))
+    return "\n".join([text, *dict.fromkeys(failures), f"store: {total_size}: {contents}"])

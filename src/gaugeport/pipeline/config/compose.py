@@ -61,7 +61,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 
 def _explained(error: HydraException, overrides: Sequence[str]) -> str:
-    """Return Hydra's message, with the values or keys that exist where an override named one that does not."""
+    """Return Hydra's message, with what is allowed where an override named a value or key that is not."""
     text = str(error)
     if isinstance(error, OverrideParseException):
         return f"override {error.override!r} cannot be read (write key=value): {text.splitlines()[0]}"

@@ -1,4 +1,4 @@
-"""What runs the steps of a wave: processes of this machine, or any of Hydra's launchers (joblib, submitit, ray, …)."""
+"""Launch the steps of a wave in processes of this machine, or by one of Hydra's launchers (submitit, ray …)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from hydra import initialize_config_dir
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -30,17 +29,20 @@ from gaugeport.pipeline.store.store import Store
 from gaugeport.utils.devices import use_one_thread
 
 Launch = Callable[[Sequence[Step]], Iterable[Error | None]]
-"""Does some steps, however it likes, and yields in their order what went wrong with each (None: nothing)."""
+"""Runs some steps, and yields in their order the error of each, or None."""
 
 
 def local(processes: int | None = None) -> Launch:
-    """Processes of this machine on one thread each, so that results do not depend on how many run side by side.
+    """Return a launcher that uses processes of this machine, on one thread each.
 
-    The default is all cores, or one process where there is a GPU.
+    Results therefore do not depend on how many run side by side.
+
+    Args:
+        processes: How many; None for all cores, or for one where there is a GPU.
     """
 
     def launch(steps: Sequence[Step]) -> Iterable[Error | None]:
-        # joblib restarts a worker whose memory grew, as it does after holding a run's checkpoints; nothing is lost
+        # joblib restarts a worker whose memory grew, as after holding a run's checkpoints; nothing is lost
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
         n = min(processes or cores(), len(steps))
         return Parallel(n_jobs=n, return_as="generator")(delayed(attempt)(s.composed, s.stage) for s in steps)
@@ -49,20 +51,27 @@ def local(processes: int | None = None) -> Launch:
 
 
 def cores() -> int:
-    """How many steps run side by side on this machine where nothing else is asked for."""
+    """Return how many steps run side by side on this machine by default."""
     return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def by_hydra(overrides: Sequence[str]) -> Launch:
-    """One of Hydra's launchers, chosen as on Hydra's command line: ``hydra/launcher=submitit_slurm hydra.launcher.timeout_min=60``.
+    """Return one of Hydra's launchers.
 
-    ``hydra.sweeper.max_batch_size`` limits how many steps it gets at a time. Raises ``ValueError`` for a launcher that
-    is not there.
+    Args:
+        overrides: What chooses it, as on Hydra's command line: ``hydra/launcher=submitit_slurm
+            hydra.launcher.timeout_min=60``. ``hydra.sweeper.max_batch_size`` limits how many steps it gets at
+            a time.
+
+    Raises:
+        ValueError: There is no such launcher.
     """
-    _launcher(overrides)  # what is wrong with the launcher is wrong once, not with every step
+    _hydra_launcher(overrides)  # an error of the launcher is raised once, and not by every step
 
     def launch(steps: Sequence[Step]) -> Iterator[Error | None]:
-        launcher, config = _launcher([*overrides, f"paths.outputs='{steps[0].composed.outputs.resolve()}'"])
+        launcher, config = _hydra_launcher(
+            [*overrides, f"paths.outputs='{steps[0].composed.outputs.resolve()}'"]
+        )
         size = config.hydra.sweeper.max_batch_size or len(steps)
         for first in range(0, len(steps), size):
             batch = [_overrides(step) for step in steps[first : first + size]]
@@ -71,29 +80,35 @@ def by_hydra(overrides: Sequence[str]) -> Launch:
     return launch
 
 
-def attempt(c: JobSpec, stage: str | None) -> Error | None:
-    """Build a stage of a job, or run the job, on one thread. What goes wrong is returned: it must not stop other steps."""
+def attempt(spec: JobSpec, stage: str | None) -> Error | None:
+    """Build a stage of a job, or run the job, on one thread; return the error, so that other steps go on.
+
+    Args:
+        spec: The job.
+        stage: The stage to build; None runs the job.
+    """
     hide_progress_bars()
-    _settle()
+    _exempt_imports_from_garbage_collection()
     use_one_thread()
     try:
         if stage is None:
-            run_job(c)
+            run_job(spec)
         else:
-            build_stage(c.job, Store(c.outputs / "store"), stage)
+            build_stage(spec.job, Store(spec.outputs / "store"), stage)
     except Exception as e:
-        return Error.of(e, c.outputs)
+        return Error.of(e, spec.outputs)
     return None
 
 
 @functools.cache
-def _settle() -> None:
-    """Once a process: what is imported stays. Trainer collects garbage at its end, a third of a second through all of it."""
+def _exempt_imports_from_garbage_collection() -> None:
+    """Save a third of a second at the end of every training run, when Trainer collects garbage."""
     gc.collect()
     gc.freeze()
 
 
 def _attempt_config(config: DictConfig) -> Error | None:
+    """Run the step of a composed config: the task that Hydra's launchers call."""
     try:
         return attempt(from_config(config, ()), config.stage)
     except Exception as e:
@@ -101,12 +116,18 @@ def _attempt_config(config: DictConfig) -> Error | None:
 
 
 def _overrides(step: Step) -> list[str]:
+    """Return the overrides from which a process elsewhere composes a step."""
     stage = [] if step.stage is None else [f"stage={step.stage}"]
     return [*step.composed.overrides, f"paths.outputs='{step.composed.outputs.resolve()}'", *stage]
 
 
-def _launcher(overrides: Sequence[str]) -> tuple[Launcher, DictConfig]:
-    """One of Hydra's launchers, and the config of the sweep, with Hydra's own part."""
+def _hydra_launcher(overrides: Sequence[str]) -> tuple[Launcher, DictConfig]:
+    """Return one of Hydra's launchers, and the config of the sweep with Hydra's own part.
+
+    Hydra has no public way to use a launcher without its command line: this function alone reaches into it.
+    """
+    from hydra._internal.callbacks import Callbacks
+
     try:
         with initialize_config_dir(str(data_dir("conf")), version_base="1.3"):
             hydra = GlobalHydra.instance().hydra

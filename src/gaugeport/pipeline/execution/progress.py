@@ -1,33 +1,42 @@
-"""One line per finished step, with its stage, its seconds and an estimate of what is left; nothing in CI.
+"""Print a line for every finished step, with its seconds and an estimate of what is left; nothing in CI.
 
-Steps are watched where they leave their results, so that the lines are the same whatever launched them, here or on
-another machine.
+On a terminal a bar stands below the lines. Steps are watched where they leave their results, so that the
+lines are the same whatever launched them, here or on another machine.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
 from gaugeport.pipeline.execution.plan import Plan, Step
-from gaugeport.pipeline.execution.timings import Timings, clock, taken
+from gaugeport.pipeline.execution.timings import Timings, clock, seconds_taken
 
-EVERY = 0.5
-"""Seconds between looks."""
+POLL_SECONDS = 0.5
+"""Seconds between looks at the steps' results."""
 
-TRUSTED = 600.0
-"""Seconds that the pace is taken to have been met for at the start: one short step says little of the hours to come."""
+SECONDS_BEFORE_PACE_IS_TRUSTED = 600.0
+"""Weight of the recorded timings against the pace so far: one short step says little of the hours to come."""
 
 
 class Progress:
-    """Lines about the steps of a plan, on stderr; ``processes`` is how many run side by side, as far as is known."""
+    """Prints lines about the steps of a plan on stderr.
+
+    Args:
+        plan: What is to be done.
+        processes: How many steps run side by side, as far as is known.
+    """
 
     def __init__(self, plan: Plan, processes: int):
         self.quiet = "CI" in os.environ or not plan.steps
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.waiting = dict(plan.steps)
         self.processes = processes
         self.began = time.monotonic()
@@ -39,52 +48,57 @@ class Progress:
 
     @contextmanager
     def watch(self, wave: str, steps: Sequence[Step]) -> Iterator[None]:
-        """While open, says of each of the steps when it is done."""
+        """Print a line for each of the steps when it is done, for as long as the context is open."""
         if self.quiet:
             yield
             return
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         over = threading.Event()
-        watcher = threading.Thread(target=self._look, args=(wave, steps, over), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
+        with Bar(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            watcher = threading.Thread(target=self._watch, args=(wave, steps, over, bar), daemon=True)
+            watcher.start()
+            try:
+                yield
+            finally:
+                over.set()
+                watcher.join()
 
     def expect(self, plan: Plan) -> None:
-        """From now on count on the steps of ``plan`` alone: others failed, or stand on what failed."""
+        """From now on count on the steps of ``plan`` alone: the others failed, or require what failed."""
         self.waiting = {key: step for key, step in self.waiting.items() if key in plan.steps}
 
     def left(self) -> str:
-        """How long what is left will take: by recorded timings, at the pace that they were met with so far."""
+        """Return how long the remaining steps take, by recorded timings and the pace of this run so far."""
         elapsed = time.monotonic() - self.began if self.estimated else 0.0
-        pace = (self.estimated + TRUSTED * self.processes) / (elapsed + TRUSTED)
+        trusted = SECONDS_BEFORE_PACE_IS_TRUSTED
+        pace = (self.estimated + trusted * self.processes) / (elapsed + trusted)
         return f"{self.timings.total(self.waiting.values(), pace)} left"
 
     def say(self, line: str) -> None:
-        """Print a line."""
-        print(line, file=sys.stderr, flush=True)
+        """Print a line, above the bar if there is one."""
+        self.console.print(line, markup=False)
 
-    def _look(self, wave: str, steps: Sequence[Step], over: threading.Event) -> None:
+    def _watch(self, wave: str, steps: Sequence[Step], over: threading.Event, bar: Bar) -> None:
         pending = {s.key: s for s in steps}
-        while True:
-            last = over.wait(EVERY)
+        task = bar.add_task(wave, total=len(steps))
+        last = False
+        while not last:
+            last = over.wait(POLL_SECONDS)
             for key, step in list(pending.items()):
-                if step.done:
-                    del pending[key]
-                    self.waiting.pop(key, None)
-                    took = taken(step.result)
-                    self.timings.add(step.shape, took)
-                    self.estimated += self.timings.of(step.shape) or 0.0
-                    done = len(steps) - len(pending)
-                    self.say(
-                        f"{wave} {done}/{len(steps)} · {step.label} · {clock(took or 0.0)} · {self.left()}"
-                    )
-            if last:
-                return
+                if not step.done:
+                    continue
+                del pending[key]
+                self.waiting.pop(key, None)
+                seconds = seconds_taken(step.result)
+                self.timings.add(step.shape, seconds)
+                self.estimated += self.timings.of(step.shape) or 0.0
+                done = len(steps) - len(pending)
+                bar.update(task, completed=done)
+                self.say(
+                    f"{wave} {done}/{len(steps)} · {step.label} · {clock(seconds or 0.0)} · {self.left()}"
+                )
 
 
 def plural(n: int, noun: str) -> str:
-    """``1 job``, ``2 jobs``."""
+    """Return ``1 job``, ``2 jobs``."""
     return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What is done, failed and missing of a table or sweep, and how much the store holds."""
+"""Count what is done, failed and missing of a table or sweep, and how much the store holds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ from gaugeport.pipeline.store.records import read_records
 
 @dataclass(frozen=True)
 class Status:
-    """Of some jobs: how many are ``done``; what is noted of the ``failed``; how many are ``missing``; and, where records
-    exist that cannot be read, ``unreadable`` says how many and why. Those will be run again, as the missing will."""
+    """The status of some jobs.
+
+    Attributes:
+        done: How many have a record.
+        failed: The notes of those that failed.
+        missing: How many have neither.
+        unreadable: How many records cannot be read and why; those jobs are run again, as the missing are.
+    """
 
     done: int
     failed: list[dict[str, Any]]
@@ -29,17 +35,15 @@ class Status:
 
 
 def status_of(jobs: Sequence[JobSpec]) -> Status:
-    """The status of some jobs, from their records and from what is noted of failures."""
-    ids = list(dict.fromkeys(job_id(c.job) for c in jobs))
+    """Return the status of some jobs, from their records and the notes of failures."""
+    ids = list(dict.fromkeys(job_id(spec.job) for spec in jobs))
     outputs = jobs[0].outputs
     found = read_records(outputs / "records", ids)
     done = {r.id for r in found.records}
-    notes = [note_path(outputs, i) for i in ids if i not in done]
     failed = []
-    for path in notes:
-        with contextlib.suppress(
-            FileNotFoundError, ValueError
-        ):  # a run that goes on takes them away; or it is damaged
+    for path in (note_path(outputs, i) for i in ids if i not in done):
+        # a job that succeeds meanwhile removes its note, and a note may be damaged
+        with contextlib.suppress(FileNotFoundError, ValueError):
             failed.append(json.loads(path.read_text()))
     reasons = {"damaged": found.damaged, "of another version": found.outdated}
     unreadable = ", ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
@@ -47,14 +51,14 @@ def status_of(jobs: Sequence[JobSpec]) -> Status:
 
 
 def store_sizes(root: Path) -> dict[str, tuple[int, int]]:
-    """Kind of stage -> (how many, bytes); a file that several names share counts once, for the first."""
+    """Return kind of stage -> (how many, bytes); a file with several names counts once, for the first."""
     stages: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
     for stage in sorted(p for p in root.glob("*/*") if p.is_dir()):
         kind = stage.parent.name
         stages[kind] += not stage.name.startswith(".")
-        for folder, _, files in os.walk(stage):  # goes on where a run that is going takes a folder away
+        for folder, _, files in os.walk(stage):  # skips a folder that a run removes meanwhile
             for file in files:
                 with contextlib.suppress(FileNotFoundError):
                     about = os.lstat(os.path.join(folder, file))
@@ -65,7 +69,7 @@ def store_sizes(root: Path) -> dict[str, tuple[int, int]]:
 
 
 def size(n: int) -> str:
-    """Bytes in words: ``340 MB``, ``11.2 GB``."""
+    """Return bytes in words: ``340 MB``, ``11.2 GB``."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if n >= scale:
             return f"{n / scale:.{1 if unit == 'GB' else 0}f} {unit}"

@@ -1,4 +1,4 @@
-"""How long things took here before, and so how long what is left will take."""
+"""Estimate how long stages and jobs take, from how long they took before."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.store.store import MANIFEST, digest
 
 NOT_THE_SHAPE = ("seed", "plant_seed", "run", "setting")
-"""What changes a result and not the time it takes."""
+"""Config keys that change a result and not the time it takes."""
 
 REFERENCE = "reference/mini/timings.json"
+"""Seconds of the kept run, below ``experiments/``: for what was never run on this machine."""
 
 
 class Timings:
-    """Recorded seconds of stages and jobs, by what decides them; where nothing like it was recorded, by their kind."""
+    """Recorded seconds of stages and jobs, by what decides them, and more roughly by their kind.
+
+    Args:
+        reference: Seconds by the names that :func:`shapes` gives, used where nothing was recorded here.
+    """
 
     def __init__(self, reference: Mapping[str, list[float]]):
         self.reference = reference
@@ -28,7 +33,7 @@ class Timings:
 
     @classmethod
     def recorded(cls, outputs: Path) -> Timings:
-        """What the manifests and records below ``outputs`` say; of anything else, what the reference run took."""
+        """Read the seconds in the manifests and records below ``outputs``, and those of the reference run."""
         reference = data_dir("experiments") / REFERENCE
         timings = cls(json.loads(reference.read_text()) if reference.exists() else {})
         for path in (outputs / "store").glob(f"*/*/{MANIFEST}"):
@@ -40,12 +45,12 @@ class Timings:
         return timings
 
     def add(self, config: Mapping[str, Any], seconds: float | None) -> None:
-        """Take note of how long a stage or job of some configuration took."""
+        """Record how many seconds a stage or job of some configuration took."""
         for shape in shapes(config) if seconds is not None else ():
             self.seconds[shape].append(seconds)  # type: ignore[arg-type]
 
     def of(self, config: Mapping[str, Any]) -> float | None:
-        """Seconds that a stage or job of some configuration will take; None where nothing of its kind was ever recorded."""
+        """Return the seconds that a stage or job of some configuration takes; None if never timed."""
         for shape in shapes(config):
             for known in (self.seconds, self.reference):
                 if shape in known:
@@ -53,29 +58,27 @@ class Timings:
         return None
 
     def text(self, step: Step) -> str:
-        """The same in words."""
+        """Return how long a step takes, in words."""
         seconds = self.of(step.shape)
         return "never timed" if seconds is None else clock(seconds)
 
     def total(self, steps: Iterable[Step], processes: float = 1.0) -> str:
-        """How long some steps take, ``processes`` of them at a time, in words."""
-        found = [self.of(step.shape) for step in steps]
-        known = [s for s in found if s is not None]
-        untimed = len(found) - len(known)
-        text = f"about {clock(sum(known) / processes)}" if known else ""
-        return (
-            " and ".join(part for part in (text, f"{untimed} never timed" if untimed else "") if part)
-            or "nothing"
-        )
+        """Return how long some steps take, ``processes`` of them at a time, in words."""
+        seconds = [self.of(step.shape) for step in steps]
+        known = [s for s in seconds if s is not None]
+        parts = [f"about {clock(sum(known) / processes)}"] if known else []
+        if len(known) < len(seconds):
+            parts.append(f"{len(seconds) - len(known)} never timed")
+        return " and ".join(parts) or "nothing"
 
 
-def taken(made: Path) -> float | None:
-    """Seconds that a step took, from the file it left."""
-    return _read(made).get("seconds")
+def seconds_taken(result: Path) -> float | None:
+    """Return the seconds that a step took, from the file it left."""
+    return _read(result).get("seconds")
 
 
 def shapes(config: Mapping[str, Any]) -> list[str]:
-    """Names of what decides how long something takes, the most telling first."""
+    """Return names for what decides how long something takes, the most exact first."""
     if "kind" in config:
         return [digest(_shape(config)), f"stage {config['kind']}"]
     task, profile, model = (config.get(k) or {} for k in ("task", "profile", "model"))
@@ -84,7 +87,7 @@ def shapes(config: Mapping[str, Any]) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 05 min``."""
+    """Return seconds in words: ``40 s``, ``12 min``, ``3 h 05 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -100,5 +103,5 @@ def _shape(config: Any) -> Any:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):  # damaged, or just being replaced: one timing less
+    except (OSError, ValueError):  # damaged, or just being replaced: do without this timing
         return {}
