@@ -102,7 +102,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def required_distributions(requirements):
-    """Return the names of the distributions that pip installs for some requirements, from those installed here."""
+    """Return the names of the distributions that pip installs for some requirements."""
     required, left = set(), [Requirement(text) for text in requirements]
     while left:
         requirement = left.pop()
@@ -174,8 +174,11 @@ def readme_lines():
 
 def isolated(site, *arguments, cwd):
     """Run Python with the standard library and one folder of packages alone."""
-    start = f"import sys; sys.path[:0] = [{str(site)!r}]; import runpy; sys.argv = {['gaugeport', *arguments]!r}; "
-    command = [sys.executable, "-I", "-S", "-c", f"{start}runpy.run_module('gaugeport', run_name='__main__')"]
+    script = (
+        f"import runpy, sys; sys.path[:0] = [{str(site)!r}]; sys.argv = {['gaugeport', *arguments]!r}; "
+        "runpy.run_module('gaugeport', run_name='__main__')"
+    )
+    command = [sys.executable, "-I", "-S", "-c", script]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=250)
     return done.returncode, done.stdout + done.stderr
 

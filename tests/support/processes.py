@@ -1,4 +1,4 @@
-"""``gaugeport`` as a process of its own or in this one, and what it leaves in a folder of outputs."""
+"""Run ``gaugeport`` in its own process or in this one, and read what it leaves in a folder of outputs."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ def finish(arguments, outputs, code=0, seconds=280, ci=True, **options):
 
 
 def printed(arguments, outputs, code=0):
-    """What a command prints, run in this process: to start one and import everything takes seconds."""
+    """Return what a command prints, run in this process, which saves seconds of imports."""
     text, environment = io.StringIO(), {"GAUGEPORT_OUTPUTS": str(outputs), "CI": "1"}
     with (
         mock.patch.dict(os.environ, environment),
@@ -53,23 +53,23 @@ def printed(arguments, outputs, code=0):
 
 
 def kill_when(arguments, outputs, enough, seconds=200):
-    """Start a command in a session of its own and kill all of it, with SIGKILL, as soon as ``enough()``."""
+    """Start a command in its own session, and kill all of it with SIGKILL as soon as ``enough()`` is true."""
     process = gaugeport(arguments, outputs, start_new_session=True)
     deadline = time.monotonic() + seconds
     while not enough() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert process.poll() is None, "it must still be going when it is killed"
+    assert process.poll() is None, "it must still be running when it is killed"
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def built(outputs):
-    """The lines of the store's log: one for every stage that was built, each time."""
+    """Return the lines of the store's log: one each time that a stage was built."""
     log = Path(outputs) / "store" / "built.log"
     return log.read_text().splitlines() if log.exists() else []
 
 
 def files(outputs, pattern):
-    """Path below ``outputs`` -> bytes."""
-    found = sorted(p for p in Path(outputs).glob(pattern) if p.is_file())
-    return {str(p.relative_to(outputs)): p.read_bytes() for p in found}
+    """Return path below ``outputs`` -> bytes."""
+    paths = sorted(p for p in Path(outputs).glob(pattern) if p.is_file())
+    return {str(p.relative_to(outputs)): p.read_bytes() for p in paths}

@@ -1,4 +1,4 @@
-"""Commands that the README names and other tests do not reach: they say what they say they do, and leave what they say."""
+"""Commands that other tests do not reach print what they should and write nothing else."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_certify_measures_the_group_and_folding_enlarges_it(tiny, tmp_path):
     assert "path does not exist: /nope/model" in printed(["certify", "/nope/model"], tmp_path, code=2)
 
 
-def test_a_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path):
+def test_dry_run_lists_jobs_and_writes_nothing(tmp_path):
     for command in (
         ["tables", "a3", "--profile", "smoke", "--dry-run"],
         ["run", "experiment=trajectory", "profile=smoke", "route=endpoint", "--dry-run"],
@@ -35,7 +35,7 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path):
     assert files(tmp_path, "**/*") == {}
 
 
-def test_one_stage_is_built_and_no_more(tmp_path):
+def test_stage_option_builds_that_stage_only(tmp_path):
     text = printed(["run", "experiment=trajectory", "profile=smoke", "stage=data"], tmp_path)
     (line,) = built(tmp_path)
     assert line.startswith("data ") and text.startswith("data: ") and line.split()[1] in text
@@ -50,7 +50,7 @@ def test_run_help_lists_config_groups_and_hydra_prints_its_config(tmp_path):
     assert "seed: 7" in printed(["run", "seed=7", "--cfg", "job"], tmp_path)
 
 
-def test_what_changes_results_has_a_folder_of_its_own():
+def test_overrides_that_change_results_get_their_own_folder():
     assert variant_of("mini", []) == variant_of("mini", ["tracker=none", "paths.outputs=/x"]) == ""
     assert variant_of("smoke", []) == variant_of("smoke", ["tracker=none"]) == "smoke"
     slow = variant_of("mini", ["training.run.lr=1e-3"])
@@ -59,8 +59,8 @@ def test_what_changes_results_has_a_folder_of_its_own():
     assert variant_of("smoke", ["training.run.lr=1e-3"]) == slow.replace("mini", "smoke")
 
 
-def test_a_note_or_sweep_that_was_cut_short_stops_no_status(tmp_path):
-    """They are written aside and renamed; what a crash of the machine leaves is still no reason to say nothing."""
+def test_status_survives_damaged_notes_and_sweeps(tmp_path):
+    """They are written atomically; still, a crash of the machine may leave half of one."""
     job = choose(["a1"], "smoke", False, [f"paths.outputs={tmp_path}"]).jobs["a1"][0]
     for damaged in (tmp_path / "sweeps" / "sweep-half.json", note_path(tmp_path, job_id(job.job))):
         damaged.parent.mkdir()

@@ -1,4 +1,4 @@
-"""The whole trajectory experiment from a real pretrained model (skips where the real artefacts are absent)."""
+"""Run the trajectory experiment from a real pretrained model; skipped where the real artefacts are absent."""
 
 import math
 
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from places import REAL
-from processes import finish
+from processes import printed
 
 pytestmark = [
     pytest.mark.real,
@@ -26,13 +26,11 @@ STORIES = [
 
 
 def test_trajectory_recovery_on_stories260k(tmp_path):
-    text = finish(["run", "-m", *STORIES, "route=endpoint,via_base,trajectory"], tmp_path)
-    assert text.count("### recovery") == 1 and all(
-        route in text for route in ("endpoint", "via_base", "trajectory")
-    )
-    assert "base" not in (tmp_path / "store" / "built.log").read_text().split(), (
-        "the user's model is the base"
-    )
+    text = printed(["run", "-m", *STORIES, "route=endpoint,via_base,trajectory"], tmp_path)
+    assert text.count("### recovery") == 1
+    assert all(route in text for route in ("endpoint", "via_base", "trajectory"))
+    built = (tmp_path / "store" / "built.log").read_text().split()
+    assert "base" not in built, "the user's model is the base"
     records = sorted((tmp_path / "records").glob("*.json"))
     rows = pd.concat([pd.DataFrame(pd.read_json(p, typ="series")["rows"]) for p in records])
     signed = rows[(rows["metric"] == "signed_accuracy") & (rows["evidence"] == "pooled")]

@@ -1,4 +1,4 @@
-"""The pipeline end to end at smoke size: tables, resume, failures, records."""
+"""Run the pipeline end to end at smoke size: tables, resuming, failures, records."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from gaugeport.pipeline.store.store import Store
 from processes import built, files, finish, kill_when, printed
 
 HEADLINE = ["tables", "a3", "c2", "--headline", "--profile", "smoke", "--set", "tracker=none"]
-ALONE = [*HEADLINE, "--processes", "1"]  # the same tables, without workers that import everything anew
+ALONE = [*HEADLINE, "--processes", "1"]  # without workers, which would import everything again
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def headline(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def whole_tables(headline):
-    """The tables as they first were: some tests write them anew from fewer records."""
+    """The tables as they first were: some tests overwrite them with tables of fewer records."""
     return files(headline[0], "tables/smoke/*")
 
 
@@ -51,28 +51,21 @@ def test_tables_have_the_declared_columns_and_controls(headline):
     assert "not run" in (outputs / "tables" / "smoke" / "claims.md").read_text(), "all claims"
 
 
-def test_a_second_call_trains_nothing_and_changes_nothing(headline):
+def test_second_call_trains_nothing_and_changes_nothing(headline):
     outputs, _ = headline
-    before = (
-        built(outputs),
-        files(outputs, "tables/smoke/*"),
-        files(outputs, "figures/smoke/*"),
-        files(outputs, "records/*"),
-    )
-    finish(HEADLINE, outputs)
-    assert before == (
-        built(outputs),
-        files(outputs, "tables/smoke/*"),
-        files(outputs, "figures/smoke/*"),
-        files(outputs, "records/*"),
-    )
+
+    def everything():
+        results = (files(outputs, pattern) for pattern in ("tables/smoke/*", "figures/smoke/*", "records/*"))
+        return [built(outputs), *results]
+
+    before = everything()
+    printed(HEADLINE, outputs)
+    assert before == everything()
     printed([*HEADLINE, "--no-run"], outputs)
-    assert before[1] == files(outputs, "tables/smoke/*")
+    assert before == everything()
 
 
-def test_killed_twice_in_mid_sweep_gives_the_same_tables_and_trains_nothing_twice(
-    headline, whole_tables, tmp_path
-):
+def test_run_killed_twice_gives_the_same_tables_and_trains_nothing_twice(headline, whole_tables, tmp_path):
     reference, _ = headline
     for stages in (2, 4):
         kill_when(HEADLINE, tmp_path, lambda enough=stages: len(built(tmp_path)) >= enough)
@@ -83,7 +76,7 @@ def test_killed_twice_in_mid_sweep_gives_the_same_tables_and_trains_nothing_twic
     assert sorted(stages_built) == sorted(built(reference))
 
 
-def test_a_damaged_record_is_named_left_out_and_counted(headline):
+def test_damaged_record_is_named_left_out_and_counted(headline):
     outputs, _ = headline
     victim = next((outputs / "records").glob("*.json"))
     whole = victim.read_text()
@@ -100,7 +93,7 @@ def test_a_damaged_record_is_named_left_out_and_counted(headline):
         victim.write_text(whole)
 
 
-def test_a_record_of_another_version_is_named_left_out_and_counted(headline):
+def test_record_of_another_version_is_named_left_out_and_counted(headline):
     outputs, _ = headline
     victim = next((outputs / "records").glob("*.json"))
     whole = victim.read_text()
@@ -115,7 +108,7 @@ def test_a_record_of_another_version_is_named_left_out_and_counted(headline):
         victim.write_text(whole)
 
 
-def test_a_table_by_one_of_hydra_s_launchers(headline, whole_tables):
+def test_table_made_by_a_hydra_launcher_is_the_same(headline, whole_tables):
     outputs, _ = headline
     wrong = [*HEADLINE, "--launcher", "slurmy"]
     assert "slurmy" in printed(wrong, outputs, code=2)
@@ -125,7 +118,7 @@ def test_a_table_by_one_of_hydra_s_launchers(headline, whole_tables):
     assert lost.exists() and files(outputs, "tables/smoke/*") == whole_tables
 
 
-def test_a_measurement_names_its_record(headline):
+def test_every_measurement_names_its_record(headline):
     outputs, _ = headline
     frame = pd.read_csv(outputs / "tables" / "smoke" / "a3.csv")
     for row in frame[frame["seed"].notna()].drop_duplicates("record").itertuples():
@@ -133,7 +126,7 @@ def test_a_measurement_names_its_record(headline):
         assert (config["gauge"], config["matcher"], config["route"]) == (row.group, row.matcher, row.route)
 
 
-def test_records_say_what_made_them(headline):
+def test_records_hold_versions_and_machine(headline):
     outputs, _ = headline
     for path in (outputs / "records").glob("*.json"):
         record = json.loads(path.read_text())
@@ -142,7 +135,7 @@ def test_records_say_what_made_them(headline):
         assert "path" not in record["config"]["model"]
 
 
-def test_one_failing_job_does_not_stop_the_others(tmp_path):
+def test_failing_job_does_not_stop_the_others(tmp_path):
     text = printed([*ALONE, "--set", "measurement.tokens=1000000"], tmp_path, code=1)
     assert (
         text.count("FAILED") == 1 and "measurement.tokens=1000000 wants" in text and "allowed: 1 to" in text
@@ -150,17 +143,17 @@ def test_one_failing_job_does_not_stop_the_others(tmp_path):
     assert (
         "again: gaugeport run experiment=" in text and "the same command runs again what is not done" in text
     )
-    assert len(built(tmp_path)) == 4, "data, base model and both runs do not stand on what failed"
+    assert len(built(tmp_path)) == 4, "data, base model and both runs do not require what failed"
     status = printed(["status", "a3", "--profile", "smoke", "--set", "measurement.tokens=1000000"], tmp_path)
     (line,) = [line for line in status.splitlines() if "a3 trajectory" in line]
     jobs, done, failed, missing = (int(cell) for cell in line.split("|")[2:6])
-    assert (done, failed) == (0, 7) and missing == jobs - 7 > 0, "the headline's seven stand on one stage"
+    assert (done, failed) == (0, 7) and missing == jobs - 7 > 0, "the headline's seven require one stage"
     assert "FAILED recovery of" in status and "store: " in status and "run-v1 2 (" in status
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a file system of 3 MB, and what makes it larger."""
+    """Return a folder on a file system of 3 MB, and a function that makes it larger."""
 
     def mount(options, megabytes):
         command = ["mount", "-t", "tmpfs", "-o", f"{options}size={megabytes}m", "tmpfs", str(tmp_path)]
@@ -172,7 +165,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(tmp_path)], capture_output=True)
 
 
-def test_a_full_disk_is_said_once_and_the_same_command_goes_on(small_disk, whole_tables):
+def test_full_disk_is_reported_once_and_the_same_command_goes_on(small_disk, whole_tables):
     outputs, grow = small_disk
     text = finish(ALONE, outputs, code=1)
     assert text.count("the disk is full: free some of it") == 1 and "Traceback" not in text
@@ -206,7 +199,7 @@ def test_training_curves_are_what_trainer_logged(headline):
     assert curves["A"] != curves["B"]
 
 
-def test_one_job_with_its_tracker(headline):
+def test_job_is_tracked_under_its_hash_once(headline):
     outputs, _ = headline
     text = printed(["run", "profile=smoke", "route=endpoint", "experiment=trajectory"], outputs)
     assert "signed_accuracy" in text
@@ -218,7 +211,7 @@ def test_one_job_with_its_tracker(headline):
     )
 
 
-def test_a_hydra_sweep_over_two_processes(headline):
+def test_sweep_over_two_processes_reuses_stages(headline):
     outputs, _ = headline
     before = built(outputs)
     sweep = [
@@ -234,7 +227,7 @@ def test_a_hydra_sweep_over_two_processes(headline):
     assert "2 of 2 jobs" in text and text.count("| endpoint ") == 6 and built(outputs) == before
 
 
-def test_bad_overrides_exit_with_one_line(tmp_path):
+def test_bad_override_exits_with_one_line(tmp_path):
     text = printed(["run", "-m", "profile=smoke", "model.path=/nope", "seed=0,1"], tmp_path, code=2)
     assert "error: model.path=/nope" in text and "Traceback" not in text
     assert "a1 (gauge_groups)" in printed(["tables", "a99"], tmp_path, code=2)
@@ -243,7 +236,7 @@ def test_bad_overrides_exit_with_one_line(tmp_path):
 
 def test_bad_input_is_refused_with_what_is_allowed(monkeypatch, tmp_path):
     monkeypatch.setenv("GAUGEPORT_OUTPUTS", str(tmp_path))
-    for command, said in (
+    for command, message in (
         (lambda: choose(["a3"], "smoke", False, ["modle=x"]), "allowed"),
         (lambda: choose(["a99"], "smoke", False, []), r"a1 \(gauge_groups\)"),
         (lambda: status_text(["a99"], "smoke", []), r"a1 \(gauge_groups\)"),
@@ -254,7 +247,7 @@ def test_bad_input_is_refused_with_what_is_allowed(monkeypatch, tmp_path):
             "stage=bass: .* allowed: data, base, A, B, evidence",
         ),
     ):
-        with pytest.raises(ValueError, match=f"(?s){said}"):
+        with pytest.raises(ValueError, match=f"(?s){message}"):
             command()
     assert not list(tmp_path.rglob("*.json"))
 
@@ -269,6 +262,6 @@ def test_signed_permutations_are_refused_on_layernorm(headline):
     )
 
 
-def test_tables_without_headline_jobs_are_said_to_have_none():
-    with pytest.warns(UserWarning, match="no headline jobs in d1: nothing of it is run"):
+def test_table_without_headline_jobs_warns():
+    with pytest.warns(UserWarning, match="no headline jobs in d1"):
         assert choose(["d1"], "smoke", True, []).asked == []

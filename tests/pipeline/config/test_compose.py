@@ -1,4 +1,4 @@
-"""Configs: every table composes; a bad key or value is an error that lists the allowed ones."""
+"""Every table composes, and a bad key or value raises an error that lists the allowed ones."""
 
 import pytest
 
@@ -9,10 +9,11 @@ from gaugeport.pipeline.config.validate import allowed_pairs
 
 
 def composed(overrides):
+    """Return the job that Hydra composes."""
     return from_config(compose_config(overrides), overrides)
 
 
-def test_the_default_job():
+def test_default_job():
     c = composed(["model=qwen", "seed=3", "profile=smoke"])
     assert (c.job.model.name, c.job.seed, c.job.profile) == ("qwen", 3, "smoke")
     assert c.job.model.architecture["hidden_size"] == 32 and c.tracker == "offline"
@@ -56,7 +57,7 @@ def test_bad_overrides_name_what_is_allowed(override, words):
     assert all(w in str(e.value) for w in words), str(e.value)
 
 
-def test_a_bad_key_is_judged_by_the_config_that_the_other_overrides_make():
+def test_bad_key_lists_the_keys_that_the_other_overrides_leave():
     with pytest.raises(ValueError, match=r"'task.nonsense'.*; allowed: task.cohort, task.expansion"):
         composed(["experiment=sae_universality", "task.nonsense=1"])
     with pytest.raises(
@@ -84,28 +85,28 @@ def test_expand_is_the_product():
 
 
 @pytest.mark.parametrize("name", experiment_names())
-def test_every_table_composes_and_its_headline_is_part_of_it(name):
-    found = experiment(name)
-    assert experiment(found.id) == found
-    ids = {c.job.hash({}) for c in jobs_of(found, "smoke", headline=False)}
-    assert {c.job.hash({}) for c in jobs_of(found, "smoke", headline=True)} <= ids
+def test_every_table_composes_and_includes_its_headline(name):
+    table = experiment(name)
+    assert experiment(table.id) == table
+    ids = {spec.job.hash({}) for spec in jobs_of(table, "smoke", headline=False)}
+    assert {spec.job.hash({}) for spec in jobs_of(table, "smoke", headline=True)} <= ids
 
 
 @pytest.mark.parametrize("name", experiment_names())
-def test_the_jobs_of_a_table_are_those_that_hydra_composes(name):
+def test_table_s_jobs_are_those_that_hydra_composes(name):
     jobs = jobs_of(experiment(name), "smoke", extra=["seed=3", "measurement.tokens=999"])
     for job in jobs[:: max(1, len(jobs) // 4)]:
         assert composed(job.overrides) == job
 
 
-def test_an_unknown_table_names_the_known_ones():
+def test_unknown_table_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown table 'a99'; allowed: a1 \(gauge_groups\)"):
         experiment("a99")
     with pytest.raises(ValueError, match=r"a9 \(gauge_audit\), a10 \(index_transport\), b1 "):
         experiment("a99")
 
 
-def test_a_local_model_is_what_its_folder_says(tmp_path):
+def test_local_model_is_described_by_its_folder(tmp_path):
     for name in ("mine", "copied", "no-model"):
         (tmp_path / name).mkdir()
         (tmp_path / name / ("notes.txt" if name == "no-model" else "config.json")).write_text("{}")
@@ -134,6 +135,6 @@ def test_paths_and_trackers_do_not_change_a_job(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["seed=0,1,0", "model=qwen,qwen"])
-def test_a_choice_named_twice_is_refused(line):
+def test_value_named_twice_is_refused(line):
     with pytest.raises(ValueError, match=r"names (0|qwen) twice; allowed: each once"):
         expand([line])
