@@ -13,7 +13,6 @@ from gaugeport.pipeline.job import Schedule
 from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.pipeline.stages import cohorts
 from gaugeport.pipeline.stages.catalogue import build_stage
-from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.shared.symmetry import anchor_and_own
 from gaugeport.pipeline.training.trainer import checkpoints, train
 
@@ -21,11 +20,6 @@ from gaugeport.pipeline.training.trainer import checkpoints, train
 def job(*overrides):
     chosen = ["experiment=bars_within_seed", "profile=smoke", *overrides]
     return from_config(compose_config(chosen), chosen).job
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
 
 
 def load(store, *overrides):

@@ -26,11 +26,6 @@ def job(*overrides, experiment="sae_universality"):
     return from_config(compose_config(chosen), chosen).job
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
-
-
 def test_all_checkpoints_are_kept_and_last_equals_base_model(store):
     j = job("seed=1")
     folders = built(j, store).folders

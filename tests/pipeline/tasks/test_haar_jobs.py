@@ -14,7 +14,6 @@ from gaugeport.pipeline.report import figures
 from gaugeport.pipeline.rotation.haar import null as haar_null
 from gaugeport.pipeline.rotation.haar import statistics
 from gaugeport.pipeline.store.records import Record, schema_of
-from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import haar as haar_task
 from smoke_jobs import measured
 
@@ -24,11 +23,6 @@ DYCK = ("model=dyck3", "data=dyck3", "training=dyck3", "data.length=64", "task.c
 def job(*overrides):
     chosen = ["experiment=haar", "profile=smoke", *overrides]
     return from_config(compose_config(chosen), chosen).job
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.report import figures
 from gaugeport.pipeline.stages import pairs
 from gaugeport.pipeline.store.records import Record
-from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import regimes
 from gaugeport.pipeline.tasks.shared import paired_vectors
 from smoke_jobs import built, measured
@@ -23,11 +22,6 @@ COHORTS = {"seeds": (), "A": ("task.cohort=A", *TOY), "B": ("task.cohort=B", *TO
 def job(*overrides):
     chosen = ["experiment=steering_regimes", "profile=smoke", "seed=1", *overrides]
     return from_config(compose_config(chosen), chosen).job
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ def job(*overrides):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
+    """A store of its own, since a test counts what is built."""
     return Store(tmp_path_factory.mktemp("store"))
 
 
