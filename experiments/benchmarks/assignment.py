@@ -1,10 +1,11 @@
-"""Time `gaugeport.alignment.assignment.solve` against scipy on one thread, interleaved, medians.
+"""Time the assignment solver against scipy's, on one thread.
 
     python experiments/benchmarks/assignment.py [--sizes 512 2048 4096] [--repeats 3] [--seed 1000]
 
-Prints a markdown table. `scipy` starts from the same float32 score as ours, so it includes building float64 -W;
-`LSA` is linear_sum_assignment alone. Stops with an error if an objective differs.
-Tuning used seeds 0 and 1; report fresh ones.
+Runs are interleaved; a Markdown table of medians is printed. `scipy` starts from the same float32 score
+as `gaugeport.alignment.assignment.solve`, so it includes building -W in float64; `LSA` is
+linear_sum_assignment alone. Stops with an error if an objective differs. The solver was tuned on seeds 0
+and 1: report others.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from gaugeport.alignment.optimality import optimality_gap
 
 
 def planted(n: int, strength: torch.Tensor, noise: float, cap: float, rng: torch.Generator) -> torch.Tensor:
-    """|C| of coordinates permuted at random: `strength` [n] on the matching, half-normal noise up to `cap` elsewhere."""
+    """Return |C| of permuted coordinates: `strength` [n] on the matching, half-normal noise elsewhere."""
     score = (torch.randn(n, n, generator=rng) * noise).abs_().clamp_(max=cap)
     score[torch.arange(n), torch.randperm(n, generator=rng)] = strength
     return score
@@ -32,7 +33,7 @@ def between(n: int, low: float, high: float, rng: torch.Generator) -> torch.Tens
 
 
 def spectral(spectrum: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """|C| of two unrelated bases of activations whose covariance has this spectrum [n]."""
+    """Return |C| of two unrelated bases of activations whose covariance has this spectrum [n]."""
     n = len(spectrum)
     x, y = (
         torch.nn.functional.normalize(torch.randn(n, n, generator=rng) * spectrum.sqrt()) for _ in range(2)
@@ -95,10 +96,13 @@ def measure(score: torch.Tensor, repeats: int) -> str:
         objective = timed(lambda: solve(score).objective, ours)
         if abs(objective - reference) > 1e-12 * len(score):
             raise SystemExit(f"objective {objective!r} differs from scipy's {reference!r}")
-    found = solve(score)
-    gap = timed(lambda: optimality_gap(score, found.columns), proof)
+    solution = solve(score)
+    gap = timed(lambda: optimality_gap(score, solution.columns), proof)
     a, b, c = median(whole), median(inner), median(ours)
-    return f"{found.solver} | {a:.4f} | {b:.4f} | {c:.4f} | {a / c:.1f} | {b / c:.1f} | {proof[0]:.3f} | {gap:.0e} |"
+    return (
+        f"{solution.solver} | {a:.4f} | {b:.4f} | {c:.4f} | {a / c:.1f} | {b / c:.1f} | {proof[0]:.3f} | "
+        f"{gap:.0e} |"
+    )
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
-"""How fast and how exact are streaming moments? On one thread, interleaved, medians.
+"""Measure how fast and how exact streaming moments are, on one thread.
 
     python experiments/benchmarks/moments.py [--large] [--rows 16384] [--chunk 2048] [--rounds 5]
 
-Rate: `MomentStream.update` over all chunks, `result()` left out, against the bare chunked `addmm_(y.T, x)` that no
-float32 correlation can do without; medians over rounds of the ratio within a round. Precision: largest error of any
-correlation against a float64 two-pass over the same rows, with massive coordinates (two at a mean of 1000 standard
-deviations, two with spikes of 2000 every 512 tokens), beside raw float32 moments. Targets (issue 2): 80 % and 1e-6.
+Rate: `MomentStream.update` over all chunks, without `result()`, against the bare chunked `addmm_(y.T,
+x)` that every float32 correlation needs. Reported is the median over rounds of the ratio within a round;
+target: 80 %. Precision: the largest error of a correlation against a float64 two-pass over the same
+rows, beside that of raw float32 moments. Four coordinates are massive: two have a mean of 1000 standard
+deviations, two have spikes of 2000 every 512 tokens; target: 1e-6.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def rate(d: int, rows: int, chunk: int, rounds: int) -> str:
-    """One row of the first table."""
+    """Return one row of the first table."""
     rng = torch.Generator().manual_seed(d)
     x, y = (torch.randn(rows, d, generator=rng) for _ in range(2))
     chunks = list(zip(x.split(chunk), y.split(chunk), strict=True))
@@ -58,7 +59,7 @@ def rate(d: int, rows: int, chunk: int, rounds: int) -> str:
 
 
 def massive(rows: int, d: int, ratio: float, first: float) -> tuple[Tensor, Tensor]:
-    """Correlated rows; means of ``ratio`` deviations, the massive coordinates, a first 1024 rows off by ``first``."""
+    """Draw correlated rows with means of ``ratio`` deviations; the first 1024 are off by ``first``."""
     rng = torch.Generator().manual_seed(0)
     signal = torch.randn(rows, d, generator=rng)
     sides = []
@@ -109,7 +110,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(
-        f"{args.rows} rows in chunks of {args.chunk}, {args.rounds} rounds, one thread, load {os.getloadavg()[0]:.1f}\n"
+        f"{args.rows} rows in chunks of {args.chunk}, {args.rounds} rounds, one thread, "
+        f"load {os.getloadavg()[0]:.1f}\n"
     )
     print("| d | addmm_ s | GFLOP/s | update s | update's rate, of addmm_ | min to max | target |")
     print("|---" * 7 + "|")

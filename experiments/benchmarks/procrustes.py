@@ -1,9 +1,10 @@
-"""How long does orthogonal Procrustes take? Ours against scipy.linalg.orthogonal_procrustes, interleaved, medians.
+"""Time orthogonal Procrustes against scipy.linalg.orthogonal_procrustes.
 
-    python experiments/benchmarks/procrustes.py [--sizes 512 2048 4096] [--repeats 3] [--threads 2] [--seed 1000]
+    python experiments/benchmarks/procrustes.py [--sizes 512 2048] [--repeats 3] [--threads 2] [--seed 1000]
 
-Ours starts from the cross moment, as `gaugeport.alignment.matchers.procrustes` does; scipy's gets the same matrix as X'Y with
-X = I, one product more. Targets (issue 6), on two cores: 10 s at 2048, 60 s at 4096, orthogonality error at most 1e-6.
+Runs are interleaved, medians reported. Ours starts from the cross moment, as
+`gaugeport.alignment.matchers.procrustes` does; scipy's gets the same matrix as X'Y with X = I, one
+product more. Targets on two cores: 10 s at width 2048, 60 s at 4096, orthogonality error at most 1e-6.
 Stops with an error if the rotations differ where the cross moment decides them.
 """
 
@@ -23,19 +24,19 @@ from torch import Tensor
 from gaugeport.alignment.matchers import procrustes
 from gaugeport.pipeline.rotation.haar.statistics import orthogonality_error
 
-TARGETS = {2048: 10.0, 4096: 60.0}
-"""Seconds, by size."""
+TARGET_SECONDS = {2048: 10.0, 4096: 60.0}
+"""By width."""
 
 
 def timed(work: Callable[[], Tensor], times: list[float]) -> Tensor:
     start = time.perf_counter()
-    found = work()
+    result = work()
     times.append(time.perf_counter() - start)
-    return found
+    return result
 
 
 def cross_moment(d: int, seed: int) -> Tensor:
-    """Of two streams that a random rotation relates, variances decaying as 1/rank, with noise; float64[d, d]."""
+    """Draw float64[d, d] of two streams that a rotation relates, variances falling as 1/rank, with noise."""
     rng = torch.Generator().manual_seed(seed)
     draw = torch.randn(d, d, generator=rng, dtype=torch.float64)
     mixed = torch.randn(d, d, generator=rng, dtype=torch.float64) / torch.arange(1, d + 1).sqrt()
@@ -43,18 +44,22 @@ def cross_moment(d: int, seed: int) -> Tensor:
 
 
 def measure(d: int, repeats: int, seed: int) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     cross = cross_moment(d, seed)
     eye, right = np.eye(d), cross.T.contiguous().numpy()
     ours, scipys = list[float](), list[float]()
     for _ in range(repeats):
         q = timed(lambda: procrustes(cross).gauge.matrix, ours)  # type: ignore[attr-defined]
         other = timed(lambda: torch.from_numpy(orthogonal_procrustes(eye, right)[0]).T, scipys)
-    apart = float((q - other).abs().max())
-    if apart > 1e-6:
-        raise SystemExit(f"d = {d}: the rotations differ by {apart:.2g}")
+    difference = float((q - other).abs().max())
+    if difference > 1e-6:
+        raise SystemExit(f"d = {d}: the rotations differ by {difference:.2g}")
     error, mine = orthogonality_error(q), median(ours)
-    target = f"≤ {TARGETS[d]:.0f} s {'met' if mine <= TARGETS[d] else 'MISSED'}" if d in TARGETS else "–"
+    target = (
+        f"≤ {TARGET_SECONDS[d]:.0f} s {'met' if mine <= TARGET_SECONDS[d] else 'MISSED'}"
+        if d in TARGET_SECONDS
+        else "–"
+    )
     return (
         f"| {d} | {mine:.2f} | {median(scipys):.2f} | {median(scipys) / mine:.2f} | {error:.1e} | {target} |"
     )

@@ -1,13 +1,15 @@
-"""How fast is parameter transport? A TinyLlama-shaped model (1.1 billion random parameters), in place, on the CPU.
+"""Time parameter transport of a TinyLlama-shaped model (1.1 billion random parameters), in place, on the
+CPU.
 
     python experiments/benchmarks/transport_model.py [--dtypes float32 bfloat16] [--rounds 5] [--layers 22]
 
-Every round times, one after the other, a warm ``copy_`` of every tensor into one reused buffer, ``transport_model(...,
-inplace=True)`` and the plain ``W[:, p] * s``; reported are medians over rounds of the times and of the ratios to the
-``copy_`` of the same round. Targets (issue 2): at most 4 in float32, 5 in bfloat16, with two threads.
+Every round times, one after the other, a warm ``copy_`` of every tensor into one reused buffer,
+``transport_model(..., inplace=True)`` and the plain ``W[:, p] * s``. Reported are medians over rounds of
+the times and of the ratios to the ``copy_`` of the same round. Target with two threads: at most 4 copies
+in float32, 5 in bfloat16.
 
-Where other processes share the cores, two-thread times say little (a ``copy_`` waits for its slower half): look at
-``--threads 1``, which counts CPU seconds instead of wall time.
+Where other processes share the cores, two-thread times say little, because a ``copy_`` waits for its
+slower half: use ``--threads 1``, which counts CPU seconds instead of wall time.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def tinyllama_shaped(dtype: torch.dtype, layers: int) -> LlamaForCausalLM:
 
 
 def plain_transport(model: LlamaForCausalLM, g: SignedPermutation) -> None:
-    """The obvious code: index, multiply, assign."""
+    """Transport a model with the obvious code: index, multiply, assign."""
     chart = chart_of(model)
     for name, p in model.named_parameters():
         sign = g.sign.to(p.dtype)
@@ -89,7 +91,8 @@ def measure(name: str, layers: int, rounds: int) -> str:
     params = sum(p.numel() for p in model.parameters()) / 1e9
     verdict = "met" if ratio <= TARGETS[name] else "MISSED"
     return (
-        f"{name:9} {params:6.2f} G {copies:8.3f} {ours:11.3f}  {ratio:5.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        f"{name:9} {params:6.2f} G {copies:8.3f} {ours:11.3f}  "
+        f"{ratio:5.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         f" {plain:11.3f} {naive:6.1f}   ≤ {TARGETS[name]:.0f} {verdict}"
     )
 

@@ -1,15 +1,19 @@
-"""How fast is SAE transport? A standard SAE of width 2048 with 16,384 latents (random), on the CPU.
+"""Time SAE transport: a standard SAE of width 2048 with 16,384 latents (random), on the CPU.
 
     python experiments/benchmarks/transport_sae.py [--dtypes float32 bfloat16] [--rounds 9] [--threads 2]
 
-Every round times, one after the other: a warm ``copy_`` of every parameter into memory of its own,
-``transport_sae(..., out=...)`` into memory of its own, the same into fresh memory beside a ``clone`` of every parameter
-(what fresh pages cost by themselves), and the plain ``W[p] * s[:, None]``, ``W[:, p] * s``. Reported are medians over
-rounds of the times and of the ratios within one round: to the ``copy_``, and to the ``clone`` for fresh memory.
-Target: at most 4 copies in float32, 5 in bfloat16, as for models.
+Every round times, one after the other:
 
-Where other processes share the cores, two-thread times say little (a ``copy_`` waits for its slower half): look at
-``--threads 1``, which counts CPU seconds instead of wall time.
+- a warm ``copy_`` of every parameter into its own memory;
+- ``transport_sae(..., out=...)`` into its own memory;
+- the same into fresh memory, beside a ``clone`` of every parameter (what fresh pages cost by themselves);
+- the plain ``W[p] * s[:, None]``, ``W[:, p] * s``.
+
+Reported are medians over rounds of the times and of the ratios within a round: to the ``copy_``, and to
+the ``clone`` for fresh memory. Target: at most 4 copies in float32, 5 in bfloat16, as for models.
+
+Where other processes share the cores, two-thread times say little, because a ``copy_`` waits for its
+slower half: use ``--threads 1``, which counts CPU seconds instead of wall time.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ TARGETS = {"float32": 4.0, "bfloat16": 5.0}
 
 
 def plain_transport(sae: StandardSAE, g: SignedPermutation) -> list[torch.Tensor]:
-    """The obvious code: index, multiply."""
+    """Transport an SAE with the obvious code: index, multiply."""
     sign = g.sign.to(sae.W_enc.dtype)
     return [
         sae.W_enc.data[g.perm] * sign[:, None],
@@ -52,7 +56,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measure(name: str, d: int, n: int, rounds: int) -> str:
-    """One line of the report: medians over ``rounds`` for one dtype."""
+    """Return one line of the report: medians over ``rounds`` for one dtype."""
     sae = StandardSAE(StandardSAEConfig(d_in=d, d_sae=n, dtype=name))
     g = SignedPermutation.random(d, torch.Generator().manual_seed(0))
     buffers = [torch.zeros_like(p) for p in sae.parameters()]
@@ -74,7 +78,8 @@ def measure(name: str, d: int, n: int, rounds: int) -> str:
     verdict = "met" if ratio <= TARGETS[name] else "MISSED"
     return (
         f"{name:9} {copies:8.4f} {ours:9.4f}  {ratio:5.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-        f"  {clones:8.4f} {fresh:9.4f} {to_clone:6.2f}  {plain:8.4f} {naive:6.1f}   ≤ {TARGETS[name]:.0f} {verdict}"
+        f"  {clones:8.4f} {fresh:9.4f} {to_clone:6.2f}  {plain:8.4f} {naive:6.1f}"
+        f"   ≤ {TARGETS[name]:.0f} {verdict}"
     )
 
 
@@ -93,7 +98,8 @@ def main() -> None:
         f"{os.cpu_count()} CPUs, {args.threads} threads, load {os.getloadavg()[0]:.1f}, {args.rounds} rounds"
     )
     print(
-        "dtype       copy_ s  into out  ratio (min-max)     clone s   fresh s  ratio   plain s  ratio   target"
+        "dtype       copy_ s  into out  ratio (min-max)     clone s   fresh s  ratio "
+        "  plain s  ratio   target"
     )
     for name in args.dtypes:
         print(measure(name, args.width, args.latents, args.rounds))

@@ -1,13 +1,15 @@
-"""How fast are transports of directions, magnitudes and index lists? 10 000 vectors of width 4096, on the CPU.
+"""Time transports of directions, magnitudes and index lists: 10 000 vectors of width 4096, on the CPU.
 
-    python experiments/benchmarks/transport_vectors.py [--dtypes float32 bfloat16] [--rounds 9] [--vectors 10000]
+    python experiments/benchmarks/transport_vectors.py [--dtypes float32 bfloat16] [--rounds 9]
 
-Every round times, one after the other, ``copy_`` of the same tensor into a warm buffer, the transport into that
-buffer (``out=``), a ``clone`` and the transport into a new tensor (whose pages have to be found first), and the plain ``v[:, perm] * sign``; reported are medians over
-rounds of the times and of the ratios to the ``copy_`` of the same round. The last row moves a list of 10 000 indices
-out of 16 384, checks included, against ``copy_`` of that list and against the bare ``index_select``.
+Every round times, one after the other, ``copy_`` of the tensor into a warm buffer, the transport into
+that buffer (``out=``), a ``clone``, the transport into a new tensor (whose pages have to be found
+first), and the plain ``v[:, perm] * sign``. Reported are medians over rounds of the times and of the
+ratios to the ``copy_`` of the same round. The last row moves a list of 10 000 indices out of 16 384,
+checks included, against ``copy_`` of that list and against the bare ``index_select``.
 
-With ``--threads 1`` (the default) CPU seconds are counted instead of wall time, which says more on shared cores.
+With ``--threads 1`` (the default) CPU seconds are counted instead of wall time, which says more on
+shared cores. ``--vectors`` changes how many vectors there are.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ def seconds(work: Callable[[], object]) -> float:
 def medians(
     works: dict[str, Callable[[], object]], rounds: int, repeats: int = 1
 ) -> dict[str, tuple[float, float]]:
-    """Seconds and ratio to the first of ``works``, by name; medians over interleaved rounds of ``repeats`` calls."""
+    """Return by name the seconds and the ratio to the first of ``works``: medians over interleaved rounds."""
     for work in works.values():
         work()  # warm
     rows = [

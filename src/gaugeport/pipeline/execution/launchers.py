@@ -1,4 +1,4 @@
-"""Launch the steps of a wave in processes of this machine, or by one of Hydra's launchers (submitit, ray …)."""
+"""Launch the steps of a wave in processes of this machine, or by one of Hydra's launchers."""
 
 from __future__ import annotations
 
