@@ -16,7 +16,7 @@ def job(*overrides):
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("task.resume_step=7", "resume_step=7.*allowed: 5, 10, 15"),
         ("task.resume_step=20", "no step left; allowed: 5, 10, 15"),
@@ -26,8 +26,8 @@ def job(*overrides):
         ("+model.architecture.attention_dropout=0.1", "attention_dropout=0.1.*allowed: 0"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_built(override, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_settings_are_refused_before_anything_is_built(override, message):
+    with pytest.raises(ValueError, match=message):
         job(override)
 
 
@@ -39,25 +39,30 @@ def test_default_step_to_resume_from():
 
 def test_job_continues_with_the_rows_of_its_run(tmp_path, monkeypatch):
     """It does not use run B's rows, and it deletes its scratch folder, also one that a killed job left."""
-    given, store, seen = {}, Store(tmp_path), {}
+    store, rows_given, resumed = Store(tmp_path), {}, {}
     data = build_stage(job(), store, "data")
+
+    def record_rows(model, rows, *args, **options):
+        rows_given[len(rows_given)] = rows
+
+    # 1) record the rows that runs A and B are trained on
     monkeypatch.setattr(runs, "load_model", lambda *a, **k: None)
-    monkeypatch.setattr(runs, "train", lambda model, order, *a, **k: given.setdefault(len(given), order))
+    monkeypatch.setattr(runs, "train", record_rows)
     for run in ("A", "B"):
         runs.build_run(job(), {"data": data, "base": None}, tmp_path, run)
     built = Built({"data": data, "A": None}, store)
 
-    def measured(checkpoint, order, *_, scratch, **options):
-        seen.update(options, rows=order, scratch=scratch, found=list(scratch.iterdir()))
+    def record_job(checkpoint, rows, *_, scratch, **options):
+        resumed.update(options, rows=rows, scratch=scratch, leftovers=list(scratch.iterdir()))
         return []
 
+    # 2) resume run A, then once more after a job was killed
     monkeypatch.setattr(adamw_resume, "checkpoints", lambda folder: {10: tmp_path})
-    monkeypatch.setattr(adamw_resume, "adamw_resume_rows", measured)
+    monkeypatch.setattr(adamw_resume, "adamw_resume_rows", record_job)
     assert adamw_resume.measure(job(), built) == []
-    (seen["scratch"] / "half written").mkdir(parents=True)
-    assert adamw_resume.measure(job(), built) == [] and seen["found"] == []
-    assert torch.equal(seen["rows"], given[0]) and not torch.equal(seen["rows"], given[1])
-    assert adamw_resume.measure(job("task.steps=99"), built) == [] and seen["steps"] == 10, (
-        "the steps that the run has left"
-    )
-    assert not seen["scratch"].exists(), "the scratch folder is deleted"
+    (resumed["scratch"] / "half written").mkdir(parents=True)
+    assert adamw_resume.measure(job(), built) == [] and resumed["leftovers"] == []
+    assert torch.equal(resumed["rows"], rows_given[0]) and not torch.equal(resumed["rows"], rows_given[1])
+    assert adamw_resume.measure(job("task.steps=99"), built) == []
+    assert resumed["steps"] == 10, "the steps that the run has left"
+    assert not resumed["scratch"].exists(), "the scratch folder is deleted"

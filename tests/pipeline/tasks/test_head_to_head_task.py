@@ -13,10 +13,10 @@ def test_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
     job = from_config(compose_config(["experiment=groups_head_to_head", "profile=smoke"]), ()).job
     n_fit = max(job.task["tokens"]) // (job.data.length - job.measurement.skip_first) + 1
     rows = torch.arange(n_fit + 20)[:, None].expand(-1, job.data.length)
-    pair, seen = SimpleNamespace(a="A", b="B", rows_fit=rows, rows_test=rows), []
+    pair, passes = SimpleNamespace(a="A", b="B", rows_fit=rows, rows_test=rows), []
 
     def record_rows(job, pair, model, rows):
-        seen.append((model, rows[:, 0].tolist()))
+        passes.append((model, rows[:, 0].tolist()))
 
     def stop_after_streams(job, pair):
         raise ZeroDivisionError
@@ -27,9 +27,8 @@ def test_job_fits_on_the_first_rows_and_measures_on_the_last(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         head_to_head.measure(job, None)
     fit, test = list(range(n_fit)), list(range(n_fit, n_fit + 20))
-    assert seen == [("A", fit), ("B", fit), ("A", test), ("B", test)]
+    assert passes == [("A", fit), ("B", fit), ("A", test), ("B", test)]
+    # without any row to measure on
     pair.rows_test = rows[:n_fit]
-    with pytest.raises(
-        ValueError, match=f"leaves none of {n_fit} held-out rows to measure on; allowed: fewer tokens"
-    ):
+    with pytest.raises(ValueError, match=rf"task\.tokens=.* none of {n_fit} .*allowed: fewer tokens"):
         head_to_head.measure(job, None)

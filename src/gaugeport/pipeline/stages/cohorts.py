@@ -78,14 +78,27 @@ def build_model(job: Job, required: Folders, folder: Path, seed: int) -> None:
 
 
 def initialised(job: Job, seed: int) -> DyckModel:
-    """Return step 0 of a seed of the job's cohort, before cohort A's anchor gives it :data:`SHARED`."""
+    """Return the untrained model of a seed, before cohort A's anchor gives it :data:`SHARED`.
+
+    Args:
+        job: The job, which names the cohort and the sizes.
+        seed: The seed.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "dyck", job.task["cohort"], "init"))
         return DyckModel(_config(job))
 
 
 def model_key(job: Job, seed: int) -> dict[str, Any]:
-    """Return what decides one seed of the job's cohort."""
+    """Return what decides one trained model of the job's cohort.
+
+    Args:
+        job: The job, which names the cohort, the sizes and the schedule.
+        seed: The model's seed.
+
+    Returns:
+        The key of its stage; it holds the anchor's key where the model shares the anchor's boundary.
+    """
     key = {
         "architecture": job.model.architecture,
         "longest": longest_trained(job),
@@ -117,6 +130,10 @@ def load_toy(folder: Path) -> DyckModel:
 def load_own(job: Job, built: Built) -> DyckModel:
     """Load the job's own model; in cohort A, check its boundary against the anchor's.
 
+    Args:
+        job: The job.
+        built: The folders of its stages.
+
     Raises:
         ValueError: A frozen tensor is not bit-identical to the anchor's.
     """
@@ -142,7 +159,11 @@ def frozen(job: Job, seed: int) -> bool:
 
 
 def freeze(model: nn.Module, anchor: nn.Module) -> None:
-    """Copy the tensors that cohort A shares from ``anchor`` into ``model``, and exclude them from training.
+    """Copy the tensors that cohort A shares into a model, and exclude them from its training.
+
+    Args:
+        model: The Dyck-3 model to change.
+        anchor: The model to copy from.
 
     Raises:
         ValueError: A shape differs.
@@ -210,12 +231,14 @@ class StopWhenAccurate(TrainerCallback):
         return min(least_by_split) >= STOP_AT
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> Any:
+        """Tell the Trainer, which calls this after each save, whether to stop."""
         control.should_training_stop |= self.reached(model.eval())
         model.train()
         return control
 
 
 def _config(job: Job) -> DyckConfig:
+    """Return the sizes of the job's model; raise ``ValueError`` if it is no Dyck-3 model."""
     architecture = dict(job.model.architecture)
     config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
     if not isinstance(config, DyckConfig):

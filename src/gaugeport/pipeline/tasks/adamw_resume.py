@@ -68,7 +68,7 @@ def resume_step(job: Job) -> int:
 
     Raises:
         ValueError: The run saves no checkpoint at that step or ends there, a count is not a positive integer,
-            or the model would be trained here with dropout.
+            or the model would be trained from scratch with dropout.
     """
     schedule, task = job.training.run, job.task
     # 1) the numbers of steps

@@ -82,6 +82,10 @@ def steps_of(job: Job, built: Built) -> list[int]:
     every later one. For several shares they are the first saved step at or beyond each. On the hub they are
     ``task.hub_steps``.
 
+    Args:
+        job: The job.
+        built: The folders of its stages.
+
     Raises:
         ValueError: Fewer than two steps are left.
     """
@@ -152,6 +156,7 @@ def _distance_rows(a: Tensor, b: Tensor, group: str) -> Iterator[Row]:
 
 
 def _streams(job: Job, model: PairedModel) -> Streams:
+    """Return a model's streams on the tokens to fit maps on and on those to measure on."""
     return {
         "fit": model.streams("fit", max(job.task["tokens"])),
         "test": model.streams("test", job.task["test_tokens"]),

@@ -41,7 +41,7 @@ def check(job: Job) -> None:
     check_choice(job, "target", ("finetuned", "independent"))
     if job.task["target"] == "independent" and is_pretrained(job):
         raise ValueError(
-            "task.target=independent requires models trained here from two seeds; "
+            "task.target=independent requires models that are trained from two seeds; "
             "allowed for a pretrained model: finetuned"
         )
     sae_settings(job.task["sae"])

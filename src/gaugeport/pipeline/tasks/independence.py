@@ -75,7 +75,12 @@ def start(job: Job, built: Built, side: Side) -> Any:
 
 
 def compared_steps(job: Job, built: Built) -> list[int]:
-    """Return the steps of the other's own run that it is compared with."""
+    """Return the steps of the other model's own run that it is compared with.
+
+    Args:
+        job: The job.
+        built: The folders of its stages.
+    """
     if job.model.from_hub and job.task["cohort"] == "seeds":
         return sorted(job.task["hub_steps"])
     return pairs.saved_steps(job, built.folders, "other")

@@ -26,6 +26,7 @@ from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import generator
 
 SYNTHETIC = ("decorrelated", "correlated")
+"""Kinds of activations that are drawn; the others are recorded on models."""
 
 
 def check(job: Job) -> None:
@@ -53,6 +54,7 @@ def measure(job: Job, built: Built) -> list[Row]:
 
 
 def _synthetic(job: Job) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw activations of both sides."""
     task, kind = job.task, job.task["activations"]
     gen = generator(job.seed, "ceiling", kind)
     return synthetic_activations(task["width"], task["tokens"], kind == "correlated", task["noise"], gen)
@@ -66,6 +68,7 @@ def _real(job: Job, built: Built) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _stream(job: Job, folder: Path, rows: torch.Tensor) -> torch.Tensor:
+    """Return a saved model's stream at its mid-stack site, float32[tokens, d]."""
     model = load_model(folder, dtype=torch.float32, device=default_device())
     chart = chart_of(model)
     site = middle_site(model, chart)

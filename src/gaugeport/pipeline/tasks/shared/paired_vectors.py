@@ -109,43 +109,48 @@ def language_vectors(
     Returns:
         One vector for every contrast.
     """
+    texts = contrasts.make_contrasts(job.task["sentences"], mini=job.data.name == "mini")
+    return [_contrast_vector(job, contrast, tokenizer, anchor, other) for contrast in texts]
+
+
+def _contrast_vector(
+    job: Job,
+    contrast: contrasts.Contrast,
+    tokenizer: PreTrainedTokenizerBase,
+    anchor: PairedModel,
+    other: PairedModel,
+) -> SteeringVector:
+    """Build the vector of one contrast."""
     chart = chart_of(anchor.model)
     site = middle_site(anchor.model, chart)
     models = (anchor.model, other.model)
+    words = word_ids(contrast.words, tokenizer, contrast.after)
 
     def batches(texts: Sequence[str]) -> list[Prompts]:
         return prompt_batches(texts, tokenizer, job.data.length, job.measurement.batch_size)
 
-    vectors = []
-    for contrast in contrasts.make_contrasts(job.task["sentences"], mini=job.data.name == "mini"):
-        words = word_ids(contrast.words, tokenizer, contrast.after)
-        # 1) the difference of means of each model, and the mean length of its stream
-        classes = [batches(texts) for texts in contrast.build]
-        differences, lengths = [], []
-        for model in models:
-            (high, length_high), (low, length_low) = (
-                last_token_streams(model, chart, site, prompts) for prompts in classes
-            )
-            differences.append(high.mean(0) - low.mean(0))
-            lengths.append((length_high + length_low) / 2)
-        # 2) what the models make of the held-out classes with nothing added
-        heldout_prompts = batches([*contrast.heldout[0], *contrast.heldout[1]])
-        slots = [Slot(model, chart, site, heldout_prompts, words) for model in models]
-        metrics = {"class_distance": float(differences[0].norm()) / lengths[0]}
-        for metric, model in zip(("class_gap", "class_gap_other"), models, strict=True):
-            high, low = (
-                Slot(model, chart, site, batches(texts), words).log_odds() for texts in contrast.heldout
-            )
-            metrics[metric] = float(high.mean() - low.mean())
-        # 3) both together, at the anchor's mean length
-        direction, native = (scaled_to(difference, lengths[0]) for difference in differences)
-        within, across = (_log_odds_measure(slot) for slot in slots)
-        vectors.append(
-            SteeringVector(
-                contrast.name, site, direction, native, within, across, (lengths[0], lengths[1]), metrics
-            )
+    # 1) the difference of means of each model, and the mean length of its stream
+    classes = [batches(texts) for texts in contrast.build]
+    differences, lengths = [], []
+    for model in models:
+        (high, length_high), (low, length_low) = (
+            last_token_streams(model, chart, site, prompts) for prompts in classes
         )
-    return vectors
+        differences.append(high.mean(0) - low.mean(0))
+        lengths.append((length_high + length_low) / 2)
+    direction, native = (scaled_to(difference, lengths[0]) for difference in differences)
+    # 2) what a direction does to the log-odds of the held-out prompts
+    heldout_prompts = batches([*contrast.heldout[0], *contrast.heldout[1]])
+    slots = [Slot(model, chart, site, heldout_prompts, words) for model in models]
+    within, across = (_log_odds_measure(slot) for slot in slots)
+    # 3) how well the models tell the held-out classes apart with nothing added
+    metrics = {"class_distance": float(differences[0].norm()) / lengths[0]}
+    for metric, model in zip(("class_gap", "class_gap_other"), models, strict=True):
+        high, low = (Slot(model, chart, site, batches(texts), words).log_odds() for texts in contrast.heldout)
+        metrics[metric] = float(high.mean() - low.mean())
+    return SteeringVector(
+        contrast.name, site, direction, native, within, across, (lengths[0], lengths[1]), metrics
+    )
 
 
 def _log_odds_measure(slot: Slot) -> Measure:
