@@ -48,7 +48,7 @@ def tabulate(records):
     means = aggregate(rows, EXTRA)
     correlations = means["metric"] == "predictor_pearson"
     toy, language = correlations & (means["cohort"] == "A"), correlations & (means["ablated"] == "stream")
-    means.loc[toy, "paper"] = means.loc[toy, "predictor"].map(PAPER)
+    means.loc[toy, "paper"] = means.loc[toy, "predictor"].map(PAPER).astype(float)
     means.loc[language, "paper"] = means.loc[language, "predictor"].map(paper_pearson).astype(float)
     return judged("b3", rows, means)
 

@@ -42,7 +42,7 @@ def tabulate(records):
     ours = (means.index.isin(mid.index)) & (means["model"] == "tinyllama") & (means["setting"] == "default")
     ours &= (means["group"] == "signed_permutation") & (means["matcher"] == "hungarian_abs")
     ours &= (means["metric"] == "signed_accuracy") & (means["step"] == means["step"].max())
-    means.loc[ours, "paper"] = means.loc[ours, "route"].map(PAPER)
+    means.loc[ours, "paper"] = means.loc[ours, "route"].map(PAPER).astype(float)
     return judged("a3", rows, means)
 
 
@@ -124,10 +124,15 @@ def _gaps(rows):
     same = ["model", "seed", "setting", "group", "matcher", "site", "step"]
     parts = []
     for other in ("endpoint", "via_base"):
-        theirs = signed[signed["route"] == other].set_index(same)["value"]
-        gap = ours["value"] - ours[same].apply(tuple, axis=1).map(theirs)
+        theirs = signed[signed["route"] == other]
+        values = dict(zip(_keys(theirs, same), theirs["value"], strict=True))
+        gap = ours["value"] - [values.get(key, float("nan")) for key in _keys(ours, same)]
         parts.append(ours.assign(metric=f"gap_to_{other}", value=gap).dropna(subset=["value"]))
     return pd.concat(parts)
+
+
+def _keys(rows, columns):
+    return zip(*(rows[column] for column in columns), strict=True)
 
 
 def _draw(axis, means, x):

@@ -130,6 +130,13 @@ def test_claim_rows_carry_the_verdict_and_the_paper(monkeypatch):
     assert (row["left"], row["right"]) == pytest.approx((0.9, 0.6))
 
 
+def test_claim_about_a_model_that_was_not_run_is_not_run(monkeypatch):
+    claim = Claim(**{**vars(gap()), "where": {"model": "other", "site": "middle", "step": "last"}})
+    monkeypatch.setattr("gaugeport.pipeline.report.claims.load_claims", lambda: [claim])
+    (row,) = claim_rows("t", rows(0.9 + NOISE, 0.6 + NOISE)).to_dict("records")
+    assert row["verdict"] == "not run" and row["n"] == 0
+
+
 def test_every_declared_claim_is_well_formed():
     claims = load_claims()
     assert len({c.id for c in claims}) == len(claims)

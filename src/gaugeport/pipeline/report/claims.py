@@ -163,8 +163,9 @@ def _resolved(where: dict[str, Any], claim: Claim, frame: pd.DataFrame) -> dict[
     where = dict(where)
     if where.get("step") == "last":
         where["step"] = mine["step"].max()
-    if where.get("site") == "middle":
-        where["site"] = middle_site([s for s in mine["site"].dropna().unique() if s])
+    sites = [s for s in mine["site"].dropna().unique() if str(s).startswith("block")]
+    if where.get("site") == "middle" and sites:  # without rows of the claim's model it is not run
+        where["site"] = middle_site(sites)
     return where
 
 
