@@ -138,7 +138,9 @@ def test_records_hold_versions_and_machine(headline):
 def test_failing_job_does_not_stop_the_others(tmp_path):
     text = printed([*ALONE, "--set", "measurement.tokens=1000000"], tmp_path, code=1)
     assert (
-        text.count("FAILED") == 1 and "measurement.tokens=1000000 wants" in text and "allowed: 1 to" in text
+        text.count("FAILED") == 1
+        and "measurement.tokens=1000000 requires" in text
+        and "allowed: 1 to" in text
     )
     assert (
         "again: gaugeport run experiment=" in text and "the same command runs again what is not done" in text
