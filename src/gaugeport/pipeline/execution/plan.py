@@ -22,10 +22,15 @@ JOBS = "jobs"
 class Step:
     """One step: build a stage (for the first job that requires it), or run a job.
 
-    Attributes: key: The step's identity. wave: The wave it belongs to. stage: The stage's name, or None for a
-        job. composed: The job. result: The file that exists once the step is done. shape: The configuration
-        that decides how long it takes. before: The inode and time of ``result`` when this was planned: a
-        damaged or outdated file may have been there.
+    Attributes:
+        key: The step's identity.
+        wave: The wave it belongs to.
+        stage: The stage's name, or None for a job.
+        composed: The job.
+        result: The file that exists once the step is done.
+        shape: The configuration that decides how long it takes.
+        before: The inode and time of ``result`` when this was planned: a damaged or outdated file may have
+            been there.
     """
 
     key: str

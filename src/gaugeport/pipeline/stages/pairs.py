@@ -47,11 +47,14 @@ RUN_OF: dict[Side, str] = {"anchor": "A", "other": "B"}
 class PairedModel:
     """One model of a pair, in evaluation mode.
 
-    Attributes: model: The model. sites: Its residual sites in order of depth. streams: ``streams(part,
-            tokens)`` gives site -> float32[tokens, d] on the CPU: the same tokens in the same order for every
-            model of the cohort, all sites from one pass. The parts share no token: ``sae`` to train SAEs on,
-            ``fit`` to fit maps on, ``test`` to measure on. Of language models ``test`` comes from the other
-            end of the held-out text, so that no document is in both while the two use less than half of it.
+    Attributes:
+        model: The model.
+        sites: Its residual sites in order of depth.
+        streams: ``streams(part, tokens)`` gives site -> float32[tokens, d] on the CPU: the same tokens in the
+            same order for every model of the cohort, all sites from one pass. The parts share no token:
+            ``sae`` to train SAEs on, ``fit`` to fit maps on, ``test`` to measure on. Of language models
+            ``test`` comes from the other end of the held-out text, so that no document is in both while the
+            two use less than half of it.
     """
 
     model: PreTrainedModel

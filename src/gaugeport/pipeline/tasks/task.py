@@ -21,11 +21,12 @@ def accepts_anything(job: Job) -> None:
 class Task:
     """One task. Its file is named like its config in ``conf/task/`` and defines it as ``TASK``.
 
-    Attributes: measure: Return the rows of a job, given the folders of its required stages. stages: Name the
-            stages that a job requires, in an order in which they can be built. Raises ``ValueError`` for a
-            job that cannot run with its seed. check: Raise ``ValueError`` for a setting that is not allowed,
-            before anything is built. It must not look at the seed: jobs of a sweep that differ in the seed
-            alone are checked once.
+    Attributes:
+        measure: Return the rows of a job, given the folders of its required stages.
+        stages: Name the stages that a job requires, in an order in which they can be built. Raises
+            ``ValueError`` for a job that cannot run with its seed.
+        check: Raise ``ValueError`` for a setting that is not allowed, before anything is built. It must not
+            look at the seed: jobs of a sweep that differ in the seed alone are checked once.
     """
 
     measure: Callable[[Job, Built], list[Row]]

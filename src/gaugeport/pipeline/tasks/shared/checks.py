@@ -40,8 +40,8 @@ def check_language_model(job: Job) -> None:
 def check_cohort(job: Job) -> None:
     """Check a job that compares models of any cohort.
 
-    Raises: ValueError: The cohort is unknown, or the job's model cannot form one; the message names what is
-        allowed.
+    Raises:
+        ValueError: The cohort is unknown, or the job's model cannot form one. The message says what is allowed.
     """
     cohort, model = job.task["cohort"], job.model
     if cohort not in COHORTS:
@@ -107,8 +107,8 @@ def _check_toy_model(job: Job) -> None:
     shortest, context = 2 * MAX_DEPTH + 2, sizes["max_position_embeddings"]
     if context < strings.LONG_LENGTHS[1] + 2:
         raise ValueError(
-            f"model.architecture.max_position_embeddings={context}; allowed: {strings.LONG_LENGTHS[1] + 2} or "
-            f"more, which strings of {strings.LONG_LENGTHS[1]} require"
+            f"model.architecture.max_position_embeddings={context}; allowed: {strings.LONG_LENGTHS[1] + 2} "
+            f"or more, which strings of {strings.LONG_LENGTHS[1]} require"
         )
     if not shortest <= job.data.length <= context:
         raise ValueError(

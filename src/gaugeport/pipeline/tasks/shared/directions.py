@@ -1,4 +1,4 @@
-"""Steering directions of A and B at the slot of labelled prompts, and what stands beside their effects."""
+"""Steering directions of A and B at the slot of labelled prompts, and the controls of their effects."""
 
 from __future__ import annotations
 
