@@ -35,8 +35,7 @@ def scores_of(job: Job, built: Built, part: str = WHOLE) -> tuple[Scores, Scores
 
 
 def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
-    """Return the value that a metric of moved lists must have, or None where theory gives none, as under
-    drift.
+    """Return the value that a metric of moved lists must have; None where theory gives none, as with drift.
 
     Args:
         job: The job, whose gauge and matcher name the condition.
