@@ -4,7 +4,7 @@ In reading order:
 
 - ``job``, ``paths``: what a job is, as plain dataclasses; where ``conf/`` and ``experiments/`` lie.
 - ``store/``: stages and records on disk. ``data/``: texts. ``training/``: runs and SAEs.
-- ``measures/``: paper A's measurements, ``rotation/``: paper B's mathematics; pure functions that return rows.
+- ``measures/``: paper A's measurements, ``rotation/``: paper B's mathematics; both return rows.
 - ``stages/``: what several jobs share (data, base models, runs, SAEs, evidence), each built once.
 - ``tasks/``: one file per task: the stages it requires, what it accepts, what it measures.
 - ``config/``: Hydra configs and sweeps -> jobs. ``execution/``: plan, run and track jobs.

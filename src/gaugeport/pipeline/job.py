@@ -12,7 +12,7 @@ TASK_FILES = ("reviews", "harmful", "harmless")
 """Task keys that name local files: their contents count in a job's hash, their paths do not."""
 
 UNCOUNTED_DEFAULTS = {"whiten": False, "dtype": "float32", "richness": 1.0}
-"""Options added after the first results. At these values they do not count, so that stored results keep their keys."""
+"""Options added after the first results. At these values they do not count: stored results keep their keys."""
 
 
 def counted(part: Mapping[str, Any], ignored: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Model:
 
 @dataclass(kw_only=True)
 class Data:
-    """Texts, packed into rows of ``length`` tokens: ``mini`` (generated), ``text`` (a local ``path``) or ``hub``.
+    """Texts, packed into rows of ``length`` tokens: ``mini`` (generated), ``text`` (a file) or ``hub``.
 
     ``richness`` is the share of its words that the mini grammar uses.
     """
@@ -62,7 +62,7 @@ class Data:
 
 @dataclass(kw_only=True)
 class Schedule:
-    """How a run is optimised with AdamW: ``steps`` of ``batch_size`` rows at the peak learning rate ``lr``."""
+    """How a run is optimised with AdamW: ``steps`` of ``batch_size`` rows at peak learning rate ``lr``."""
 
     steps: int
     batch_size: int
@@ -84,7 +84,7 @@ class Training:
 
 @dataclass(kw_only=True)
 class Measurement:
-    """What gauge recovery is measured on: calibration ``tokens`` at ``sites``, a gauge planted on every checkpoint.
+    """What gauge recovery is measured on: ``tokens`` at ``sites``, with a gauge planted on every checkpoint.
 
     Models run in ``dtype``. ``whiten`` decorrelates the coordinates of each side before they are correlated.
     """
@@ -116,7 +116,7 @@ class Job:
     task: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> dict[str, Any]:
-        """Return the configuration that decides the result: neither paths of local files nor memory limits count."""
+        """Return the configuration that decides the result, without local paths and memory limits."""
         plain = asdict(self)
         for part, ignored in (("model", "path"), ("data", "path"), ("measurement", "models_in_memory")):
             plain[part] = counted(plain[part], ignored)
@@ -133,7 +133,7 @@ class Job:
         """Return the job's id.
 
         Args:
-            contents: Digests of the local files the job reads, by config key. A local model's name does not count.
+            contents: Digests of the local files the job reads, by config key; model names do not count.
         """
         key = self.key()
         if self.model.path is not None:
@@ -142,10 +142,10 @@ class Job:
 
 
 def contents(job: Job) -> dict[str, str]:
-    """Return digests of the local files a job reads, by config key: contents count in a key, their paths do not."""
+    """Return digests of the local files a job reads, by config key: contents count, paths do not."""
     return {name: digest_files(path) for name, path in job.files().items()}
 
 
 def job_id(job: Job) -> str:
-    """Return the job's hash, with the contents of the local files it reads: its record's name and wandb run's id."""
+    """Return the job's hash over its config and local files: the name of its record and wandb run."""
     return job.hash(contents(job))

@@ -170,7 +170,7 @@ def small_disk(tmp_path):
 def test_full_disk_is_reported_once_and_the_same_command_goes_on(small_disk, whole_tables):
     outputs, grow = small_disk
     text = finish(ALONE, outputs, code=1)
-    assert text.count("the disk is full: free some of it") == 1 and "Traceback" not in text
+    assert text.count("the disk is full: free some space") == 1 and "Traceback" not in text
     assert grow()
     finish(ALONE, outputs)
     assert files(outputs, "tables/smoke/*") == whole_tables

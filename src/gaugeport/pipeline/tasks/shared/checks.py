@@ -41,7 +41,7 @@ def check_cohort(job: Job) -> None:
     """Check a job that compares models of any cohort.
 
     Raises:
-        ValueError: The cohort is unknown, or the job's model cannot form one. The message says what is allowed.
+        ValueError: The cohort is unknown, or the job's model cannot form one.
     """
     cohort, model = job.task["cohort"], job.model
     if cohort not in COHORTS:
