@@ -172,7 +172,7 @@ def main() -> None:
     except OSError as e:
         if e.errno != errno.ENOSPC:
             raise
-        _stop(f"{e}: the disk is full; free some of it and give the same command", e)
+        _stop(f"{e}: the disk is full: free some space and run the same command", e)
 
 
 def _stop(message: str, cause: Exception) -> NoReturn:

@@ -12,7 +12,7 @@ TASK_FILES = ("reviews", "harmful", "harmless")
 """Task keys that name local files: their contents count in a job's hash, their paths do not."""
 
 UNCOUNTED_DEFAULTS = {"whiten": False, "dtype": "float32", "richness": 1.0}
-"""Options added after the first results. At these values they do not count: stored results keep their keys."""
+"""Options added after the first results. At these values they do not count: stored results keep keys."""
 
 
 def counted(part: Mapping[str, Any], ignored: str) -> dict[str, Any]:
