@@ -3,8 +3,7 @@ state."""
 
 import pandas as pd
 
-from gaugeport.pipeline.measures.adamw_resume import LARGEST_RESOLVED_FLOOR
-from gaugeport.pipeline.measures.moved_checkpoints import FLOOR
+from gaugeport.pipeline.measures.noise_floor import FLOOR, LARGEST_RESOLVED_FLOOR
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.narrow import Narrow

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gaugeport.pipeline.config.sweeps import experiment, experiment_names, jobs_of
+from gaugeport.pipeline.config.experiments import experiment, experiment_names
+from gaugeport.pipeline.config.sweeps import jobs_of
 from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.store.store import Store, digest

@@ -77,17 +77,15 @@ def tables(
     set_: Set = None,
 ) -> None:
     """Make tables: run missing jobs, write tables and figures, print the tables named and the claims."""
-    from gaugeport.pipeline.commands.run import describe
     from gaugeport.pipeline.commands.screen import end_screen
-    from gaugeport.pipeline.commands.tables import choose, made, write_tables
-    from gaugeport.pipeline.execution.launchers import by_hydra, local
-    from gaugeport.pipeline.execution.runner import run_all
+    from gaugeport.pipeline.commands.tables import choose, made, run_missing, write_tables
 
     chosen = choose(ids or [], profile, headline, set_ or [])
     if dry_run:
+        from gaugeport.pipeline.commands.run import describe
+
         return console.print(describe(chosen.asked, processes), markup=False)
-    launch = by_hydra([f"hydra/launcher={launcher}"]) if launcher else local(processes)
-    failures = run_all(chosen.asked, launch, processes) if run else []
+    failures = run_missing(chosen, launcher, processes) if run else []
     if any(failure.error.full_disk for failure in failures):
         _end("", failures)  # no room for tables either
     if len(chosen.wanted) > 3:

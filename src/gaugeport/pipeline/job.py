@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gaugeport.pipeline.store.store import digest, digest_files
@@ -139,6 +140,25 @@ class Job:
         if self.model.path is not None:
             key["model"].pop("name")
         return digest({**key, "contents": contents})
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A job, and what is not part of its result.
+
+    Attributes:
+        job: The job.
+        outputs: The folder that everything goes to.
+        tracker: How the job is tracked: none, offline or online.
+        group: The experiment's name that it is tracked under.
+        overrides: The overrides that it was composed from.
+    """
+
+    job: Job
+    outputs: Path
+    tracker: str
+    group: str
+    overrides: tuple[str, ...]
 
 
 def contents(job: Job) -> dict[str, str]:

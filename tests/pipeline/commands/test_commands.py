@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gaugeport.pipeline.commands.tables import choose
-from gaugeport.pipeline.config.sweeps import variant_of
+from gaugeport.pipeline.config.experiments import variant_of
 from gaugeport.pipeline.execution.failures import note_path
 from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.measures.gauge_groups import tiny_model

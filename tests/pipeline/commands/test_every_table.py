@@ -8,7 +8,7 @@ import re
 import pandas as pd
 import pytest
 
-from gaugeport.pipeline.config.sweeps import experiment, experiment_names
+from gaugeport.pipeline.config.experiments import experiment, experiment_names
 from processes import printed
 
 SMOKE = ["--profile", "smoke", "--set", "tracker=none"]

@@ -11,7 +11,8 @@ import pytest
 
 from gaugeport.pipeline.commands.run import run_sweep
 from gaugeport.pipeline.commands.status import status_text
-from gaugeport.pipeline.config.sweeps import experiment, jobs_of, sweep_jobs
+from gaugeport.pipeline.config.experiments import experiment
+from gaugeport.pipeline.config.sweeps import jobs_of, sweep_jobs
 from processes import built, files, finish, gaugeport, kill_when, printed
 
 MODELS, TASKS = "model=tinyllama,qwen,pythia", "task=recovery,merge,indices,sae"

@@ -4,7 +4,8 @@ import pytest
 
 from gaugeport.alignment.routes import ROUTES
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.config.sweeps import expand, experiment, experiment_names, jobs_of
+from gaugeport.pipeline.config.experiments import experiment, experiment_names
+from gaugeport.pipeline.config.sweeps import expand, jobs_of
 from gaugeport.pipeline.config.validate import allowed_pairs
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.config.sweeps import experiment, jobs_of
+from gaugeport.pipeline.config.experiments import experiment
+from gaugeport.pipeline.config.sweeps import jobs_of
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.report import figures
 from gaugeport.pipeline.rotation.haar import null as haar_null

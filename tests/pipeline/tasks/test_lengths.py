@@ -1,6 +1,7 @@
 """Test that table b11 is measured on strings of the trained lengths and on longer ones."""
 
-from gaugeport.pipeline.config.sweeps import experiment, jobs_of
+from gaugeport.pipeline.config.experiments import experiment
+from gaugeport.pipeline.config.sweeps import jobs_of
 from gaugeport.pipeline.rotation.toy.strings import LONG_LENGTHS, PAD
 from gaugeport.pipeline.stages.cohorts import longest_trained
 from gaugeport.pipeline.tasks import lengths as lengths_task

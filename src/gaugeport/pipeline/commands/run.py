@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from gaugeport.models.loading import hide_progress_bars
-from gaugeport.pipeline.config.compose import JobSpec, compose_config, from_config
+from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution.failures import Failure
 from gaugeport.pipeline.execution.launchers import by_hydra, cores, local
@@ -16,7 +16,7 @@ from gaugeport.pipeline.execution.plan import plan
 from gaugeport.pipeline.execution.progress import plural
 from gaugeport.pipeline.execution.runner import run_all
 from gaugeport.pipeline.execution.timings import Timings
-from gaugeport.pipeline.job import job_id
+from gaugeport.pipeline.job import JobSpec, job_id
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.report.summary import summary
 from gaugeport.pipeline.report.sweep import write_sweep

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from gaugeport.pipeline.commands.tables import choose
-from gaugeport.pipeline.config.compose import JobSpec, compose_config
+from gaugeport.pipeline.config.compose import compose_config
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution.status import size, status_of, store_sizes
+from gaugeport.pipeline.job import JobSpec
 
 
 def status_text(what: Sequence[str], profile: str, extra: Sequence[str]) -> str:

@@ -7,16 +7,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gaugeport.pipeline.config.compose import JobSpec
-from gaugeport.pipeline.config.sweeps import Experiment, experiment, experiment_names, jobs_of, variant_of
+from gaugeport.pipeline.config.experiments import Experiment, experiment, experiment_names, variant_of
+from gaugeport.pipeline.config.stored_jobs import is_kept, jobs_of
 from gaugeport.pipeline.execution.tracking import track_table
-from gaugeport.pipeline.job import job_id
+from gaugeport.pipeline.job import JobSpec, job_id
 from gaugeport.pipeline.paths import by_number
 from gaugeport.pipeline.report.claims import load_claims
 from gaugeport.pipeline.report.forked import map_forked
 from gaugeport.pipeline.report.tables import Table, claims_table, make_all, write_all, write_claims
-from gaugeport.pipeline.store.records import Found, read_records
+from gaugeport.pipeline.store.records import Found, has_record, read_records
+
+if TYPE_CHECKING:
+    from gaugeport.pipeline.execution.failures import Failure
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,27 @@ def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str
     return Chosen(every, jobs, wanted, asked, profile, extra)
 
 
+def run_missing(chosen: Chosen, launcher: str | None, processes: int | None) -> list[Failure]:
+    """Run the jobs asked for whose records are missing; return what failed.
+
+    Args:
+        chosen: The tables.
+        launcher: The name of one of Hydra's launchers; processes of this machine when None.
+        processes: How many jobs run side by side; one per core when None.
+
+    Raises:
+        ValueError: There is no such launcher.
+    """
+    folder = chosen.outputs / "records"
+    if launcher is None and all(has_record(folder, job_id(spec.job)) for spec in chosen.asked):
+        return []  # without importing what runs jobs, which takes seconds
+    from gaugeport.pipeline.execution.launchers import by_hydra, local
+    from gaugeport.pipeline.execution.runner import run_all
+
+    launch = by_hydra([f"hydra/launcher={launcher}"]) if launcher else local(processes)
+    return run_all(chosen.asked, launch, processes)
+
+
 def made(chosen: Chosen) -> dict[str, Table]:
     """Make the wanted tables that have records, by id, and the others that claims are made of."""
     jobs, folder = dict(chosen.jobs), chosen.outputs / "records"
@@ -108,10 +133,15 @@ def _composed(
     wanted: Sequence[Experiment], profile: str, extra: Sequence[str], strict: bool
 ) -> dict[str, list[JobSpec]]:
     """Compose the jobs of tables, by id. One that cannot be composed raises (``strict``), or is left out."""
+    arguments = [(e, profile, extra) for e in wanted]
+    if all(is_kept(e, profile, extra=extra) for e in wanted):
+        composed = [_jobs_or_error(*a) for a in arguments]
+    else:
+        from gaugeport.pipeline.config import sweeps  # noqa: F401  imported once, before the processes fork
+
+        composed = map_forked(_jobs_or_error, arguments)
     jobs = {}
-    for e, specs in zip(
-        wanted, map_forked(_jobs_or_error, [(e, profile, extra) for e in wanted]), strict=True
-    ):
+    for e, specs in zip(wanted, composed, strict=True):
         if not isinstance(specs, ValueError):
             jobs[e.id] = specs
         elif strict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 
 from gaugeport.pipeline.config.validate import job_from
-from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.paths import data_dir
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """A job, and what is not part of its result.
-
-    Attributes:
-        job: The job.
-        outputs: The folder that everything goes to.
-        tracker: How the job is tracked: none, offline or online.
-        group: The experiment's name that it is tracked under.
-        overrides: The overrides that it was composed from.
-    """
-
-    job: Job
-    outputs: Path
-    tracker: str
-    group: str
-    overrides: tuple[str, ...]
 
 
 def from_config(config: DictConfig, overrides: Sequence[str]) -> JobSpec:

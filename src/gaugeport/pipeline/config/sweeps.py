@@ -7,8 +7,7 @@ import functools
 import itertools
 import pickle
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,79 +15,11 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gaugeport.pipeline.config.compose import JobSpec, compose_config, from_config
+from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.config.experiments import Experiment, experiment
 from gaugeport.pipeline.config.validate import check_job
-from gaugeport.pipeline.paths import by_number, data_dir
-from gaugeport.pipeline.store.store import digest
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """One table.
-
-    Attributes:
-        id: Letter and number, such as a3.
-        name: The name of its files, such as trajectory.
-        sweeps: The lines of overrides whose products are its jobs.
-        headline: The same of its headline part.
-    """
-
-    id: str
-    name: str
-    sweeps: tuple[tuple[str, ...], ...]
-    headline: tuple[tuple[str, ...], ...]
-
-
-def experiment_names() -> list[str]:
-    """Return the names of all tables: one file each in ``conf/experiment/``."""
-    return sorted(p.stem for p in (data_dir("conf") / "experiment").glob("*.yaml"))
-
-
-def experiment(name_or_id: str) -> Experiment:
-    """Return a table's experiment by name or id.
-
-    Raises:
-        ValueError: No table has that name or id, or two tables share one; the message lists what there is.
-    """
-    known = list(_experiments(data_dir("conf")).values())
-    ids = [e.id for e in known]
-    for e in known:
-        if not re.fullmatch(r"[a-z]\d+", e.id) or ids.count(e.id) > 1:
-            raise ValueError(
-                f"conf/experiment/{e.name}.yaml: id {e.id!r}; allowed: a letter and a number that no other "
-                "table has"
-            )
-    for e in known:
-        if name_or_id in (e.id, e.name):
-            return e
-    listed = ", ".join(f"{e.id} ({e.name})" for e in sorted(known, key=lambda e: by_number(e.id)))
-    raise ValueError(f"unknown table {name_or_id!r}; allowed: {listed}")
-
-
-@functools.cache
-def _experiments(conf: Path) -> dict[str, Experiment]:
-    known = {}
-    for name in experiment_names():
-        node = OmegaConf.load(conf / "experiment" / f"{name}.yaml").experiment  # type: ignore[union-attr]
-        known[name] = Experiment(node.id, name, _lines(node.sweeps), _lines(node.headline))
-    return known
-
-
-def _lines(node: Iterable[Any]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(str(line).split()) for line in node)
-
-
-def variant_of(profile: str, extra: Sequence[str]) -> str:
-    """Return the subfolder of a table's files: "" for the default ones, so that no other run replaces them.
-
-    Args:
-        profile: The profile the table is made at.
-        extra: Overrides of every job; those that change no result do not count.
-    """
-    harmless = ("tracker=", "paths.", "measurement.models_in_memory=")
-    changing = sorted(o for o in extra if not o.startswith(harmless))
-    parts = [profile] if profile != "mini" or changing else []
-    return "-".join([*parts, *([digest(changing)[:8]] if changing else [])])
+from gaugeport.pipeline.job import JobSpec
+from gaugeport.pipeline.paths import data_dir
 
 
 def jobs_of(

@@ -7,11 +7,10 @@ import warnings
 
 from filelock import FileLock
 
-from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.execution.curves import training_curves
 from gaugeport.pipeline.execution.failures import note_path
 from gaugeport.pipeline.execution.tracking import track_job
-from gaugeport.pipeline.job import contents, job_id
+from gaugeport.pipeline.job import JobSpec, contents, job_id
 from gaugeport.pipeline.stages.catalogue import build_stages
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.store.records import Record, read_record, record_path, schema_of, write_record

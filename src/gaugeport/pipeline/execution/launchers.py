@@ -19,10 +19,11 @@ from joblib import Parallel, delayed
 from omegaconf import DictConfig
 
 from gaugeport.models.loading import hide_progress_bars
-from gaugeport.pipeline.config.compose import JobSpec, from_config
+from gaugeport.pipeline.config.compose import from_config
 from gaugeport.pipeline.execution.failures import Error
 from gaugeport.pipeline.execution.jobs import run_job
 from gaugeport.pipeline.execution.plan import Step
+from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.catalogue import build_stage
 from gaugeport.pipeline.store.store import Store

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gaugeport.pipeline.config.compose import JobSpec
-from gaugeport.pipeline.job import Job, job_id
+from gaugeport.pipeline.job import JobSpec, job_id
 from gaugeport.pipeline.stages.catalogue import STAGES
-from gaugeport.pipeline.store.records import read_record, record_path
+from gaugeport.pipeline.store.records import has_record, record_path
 from gaugeport.pipeline.store.store import Store, digest
 from gaugeport.pipeline.tasks.registry import stage_keys
 
@@ -90,7 +89,7 @@ def plan(jobs: Sequence[JobSpec]) -> Plan:
     needs: dict[str, tuple[str, ...]] = {}
     for c in jobs:
         job = job_id(c.job)
-        if job in needs or is_done(c.job, c.outputs):
+        if job in needs or has_record(c.outputs / "records", job):
             continue
         # 1) the stages the job requires; those not built yet become steps, once
         store, stages = Store(c.outputs / "store"), []
@@ -109,12 +108,6 @@ def plan(jobs: Sequence[JobSpec]) -> Plan:
         steps[job] = Step(job, JOBS, None, c, result, c.job.key(), stamp(result))
     order = [*STAGES, None]  # wave by wave, jobs last
     return Plan(dict(sorted(steps.items(), key=lambda item: order.index(item[1].stage))), needs)
-
-
-def is_done(job: Job, outputs: Path) -> bool:
-    """Return whether the job's record exists and can be read."""
-    path = record_path(outputs / "records", job_id(job))
-    return path.exists() and read_record(path) is not None
 
 
 def stamp(path: Path) -> tuple[int, int] | None:

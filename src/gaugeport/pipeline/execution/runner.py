@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.execution.failures import Error, Failure, note
 from gaugeport.pipeline.execution.launchers import Launch, cores, local
 from gaugeport.pipeline.execution.plan import JOBS, Step, plan
 from gaugeport.pipeline.execution.progress import Progress
+from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.stages.stage import WAVES
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gaugeport.pipeline.config.compose import JobSpec
 from gaugeport.pipeline.execution.failures import note_path
-from gaugeport.pipeline.job import job_id
+from gaugeport.pipeline.job import JobSpec, job_id
 from gaugeport.pipeline.store.records import read_records
 
 

@@ -11,7 +11,7 @@ SAEs and maps: ``losses`` (held-out loss), ``sae_transfer`` (a4), ``maps`` and `
 Steering: ``labelled_prompts``, ``answer_slot`` (log-odds after a prompt), ``steering_effects`` (a5),
 ``refusal_effects`` (a6).
 Merging: ``merge_barriers`` (a7).
-Optimizers: ``displacement`` (distance between runs), ``moved_checkpoints`` and ``adamw_resume`` (a8),
+Optimizers: ``displacement``, ``noise_floor``, ``moved_checkpoints`` and ``adamw_resume`` (a8),
 ``optimizer_recipes``, ``optimizer_runs`` and ``optimizers`` (c4).
 Index lists: ``importance`` (scores), ``list_agreement``, ``index_audit`` (a9), ``index_lists`` (a10).
 

@@ -20,7 +20,8 @@ from transformers import TrainerCallback
 from gaugeport.pipeline.job import Schedule
 from gaugeport.pipeline.measures.displacement import displacement
 from gaugeport.pipeline.measures.losses import heldout_loss
-from gaugeport.pipeline.measures.moved_checkpoints import FLOOR, THEORY, MovedCheckpoint, moved_checkpoints
+from gaugeport.pipeline.measures.moved_checkpoints import THEORY, MovedCheckpoint, moved_checkpoints
+from gaugeport.pipeline.measures.noise_floor import FLOOR, LARGEST_RESOLVED_FLOOR
 from gaugeport.pipeline.training.trainer import resume
 from gaugeport.transport.optimizer_checkpoint import read_checkpoint, write_checkpoint
 from gaugeport.transport.optimizer_checks import refuse_dropout
@@ -28,10 +29,6 @@ from gaugeport.transport.optimizer_checks import refuse_dropout
 Row = dict[str, Any]
 Metrics = dict[tuple[str, int], float]
 """(metric, step) -> value, of one condition."""
-
-LARGEST_RESOLVED_FLOOR = 0.01
-"""Above this divergence of the noise floor, the order of sums alone takes a run off its trajectory, and
-divergence says little about the optimizer state."""
 
 
 def adamw_resume_rows(

@@ -15,6 +15,7 @@ from gaugeport.charts import chart_of
 from gaugeport.groups import GROUPS, SignedPermutation
 from gaugeport.pipeline.measures.conditions import gauge_accuracy
 from gaugeport.pipeline.measures.gauge_groups import generic_element
+from gaugeport.pipeline.measures.noise_floor import FLOOR
 from gaugeport.streams.activations import middle_site
 from gaugeport.transport.model import transport_model
 from gaugeport.transport.neurons import NeuronGauge
@@ -25,8 +26,6 @@ from gaugeport.utils.seeds import generator
 State = dict[str, Any]
 """The state dictionary of an AdamW optimizer, parameters numbered as Trainer numbers them."""
 
-FLOOR = "neuron_permuted"
-"""The condition that measures the noise floor."""
 FLOOR_DRAWS = 3
 """Number of reorderings for the noise floor; the largest divergence counts."""
 

@@ -69,6 +69,12 @@ def write_record(folder: Path, record: Record) -> Path:
     return path
 
 
+def has_record(folder: Path, job_id: str) -> bool:
+    """Return whether a job's record exists and can be read; warn if it exists and cannot."""
+    path = record_path(folder, job_id)
+    return path.exists() and read_record(path) is not None
+
+
 def read_record(path: Path) -> Record | None:
     """Read a record; return None, with a warning naming the file, if it is damaged or of another version."""
     record = _parsed(path)

@@ -10,8 +10,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import torch
-
 PACKAGES = (
     "gaugeport",
     "torch",
@@ -36,6 +34,8 @@ def _machine() -> str:
     """``x86_64 Intel(R) Xeon(R) Processor, 2 cores, no GPU``"""
     about = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", about.read_text()) if about.exists() else []
+    import torch  # takes seconds
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
         f"{platform.machine()} {names[0] if names else platform.processor()}, {os.cpu_count()} cores, {gpu}"
