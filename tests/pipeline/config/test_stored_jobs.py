@@ -8,6 +8,7 @@ from gaugeport.pipeline.config.experiments import experiment
 
 @pytest.fixture
 def outputs(tmp_path):
+    (tmp_path / "outputs").mkdir()
     return tmp_path / "outputs"
 
 
@@ -59,6 +60,11 @@ def test_jobs_on_local_files_are_not_kept(outputs, tmp_path):
     text.write_text("a line\n")
     assert jobs(outputs, "data=text", f"data.path={text}")
     assert not list((outputs / "jobs").glob("*.json"))
+
+
+def test_no_folder_of_outputs_is_made(tmp_path):
+    assert jobs(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_errors_are_raised_each_time(outputs):

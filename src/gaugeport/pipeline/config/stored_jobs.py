@@ -49,9 +49,11 @@ def jobs_of(
     from gaugeport.pipeline.config import sweeps  # takes seconds to import
 
     specs = sweeps.jobs_of(table, profile, headline, extra)
-    text = json.dumps({"key": key, "jobs": [_plain(spec) for spec in specs]})
-    if not any(spec.job.files() for spec in specs) and _specs(json.loads(text)) == specs:
-        write_text(path, text)
+    outputs_exist = path.parent.parent.exists()  # a command that runs nothing makes no folder
+    if outputs_exist and not any(spec.job.files() for spec in specs):
+        text = json.dumps({"key": key, "jobs": [_plain(spec) for spec in specs]})
+        if _specs(json.loads(text)) == specs:
+            write_text(path, text)
     return specs
 
 
