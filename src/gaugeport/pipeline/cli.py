@@ -80,7 +80,7 @@ def tables(
     from gaugeport.pipeline.commands.screen import end_screen
     from gaugeport.pipeline.commands.tables import choose, made, run_missing, write_tables
 
-    chosen = choose(ids or [], profile, headline, set_ or [])
+    chosen = choose(ids or [], profile, headline, set_ or [], keep=not dry_run)
     if dry_run:
         from gaugeport.pipeline.commands.run import describe
 

@@ -8,7 +8,6 @@ from gaugeport.pipeline.config.experiments import experiment
 
 @pytest.fixture
 def outputs(tmp_path):
-    (tmp_path / "outputs").mkdir()
     return tmp_path / "outputs"
 
 
@@ -62,9 +61,10 @@ def test_jobs_on_local_files_are_not_kept(outputs, tmp_path):
     assert not list((outputs / "jobs").glob("*.json"))
 
 
-def test_no_folder_of_outputs_is_made(tmp_path):
-    assert jobs(tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+def test_nothing_is_kept_where_not_asked_for(outputs):
+    extra = ["tracker=none", f"paths.outputs={outputs}"]
+    assert stored_jobs.jobs_of(experiment("trajectory"), "smoke", False, extra, keep=False)
+    assert not outputs.exists()
 
 
 def test_errors_are_raised_each_time(outputs):

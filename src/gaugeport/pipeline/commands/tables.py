@@ -64,7 +64,9 @@ class Chosen:
         return read_records(self.outputs / "records", [job_id(spec.job) for spec in self.jobs[table_id]])
 
 
-def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str]) -> Chosen:
+def choose(
+    ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str], keep: bool = True
+) -> Chosen:
     """Choose some tables, and compose their jobs.
 
     Args:
@@ -72,6 +74,7 @@ def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str
         profile: The profile of their jobs.
         headline: Ask for the headline jobs only.
         extra: Overrides of every job.
+        keep: Keep the jobs for later commands.
 
     Raises:
         ValueError: There is no such table, or no table can be made with these overrides.
@@ -80,7 +83,7 @@ def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str
     experiments = sorted((experiment(name) for name in experiment_names()), key=lambda e: by_number(e.id))
     every = {e.id: e for e in experiments}
     wanted = list(dict.fromkeys(named)) or [e.id for e in experiments if e.headline or not headline]
-    jobs = _composed([every[i] for i in wanted], profile, extra, strict=bool(ids))
+    jobs = _composed([every[i] for i in wanted], profile, extra, strict=bool(ids), keep=keep)
     if not jobs:
         raise ValueError("no table can be made with these overrides: the warnings say why")
     wanted = [i for i in wanted if i in jobs]
@@ -88,7 +91,7 @@ def choose(ids: Sequence[str], profile: str, headline: bool, extra: Sequence[str
         warnings.warn(f"no headline jobs in {', '.join(without)}: nothing of it is run", stacklevel=2)
     asked = []
     for i in wanted:
-        asked += jobs_of(every[i], profile, True, extra) if headline else jobs[i]
+        asked += jobs_of(every[i], profile, True, extra, keep) if headline else jobs[i]
     return Chosen(every, jobs, wanted, asked, profile, extra)
 
 
@@ -130,10 +133,10 @@ def made(chosen: Chosen) -> dict[str, Table]:
 
 
 def _composed(
-    wanted: Sequence[Experiment], profile: str, extra: Sequence[str], strict: bool
+    wanted: Sequence[Experiment], profile: str, extra: Sequence[str], strict: bool, keep: bool = True
 ) -> dict[str, list[JobSpec]]:
     """Compose the jobs of tables, by id. One that cannot be composed raises (``strict``), or is left out."""
-    arguments = [(e, profile, extra) for e in wanted]
+    arguments = [(e, profile, extra, keep) for e in wanted]
     if all(is_kept(e, profile, extra=extra) for e in wanted):
         composed = [_jobs_or_error(*a) for a in arguments]
     else:
@@ -151,9 +154,11 @@ def _composed(
     return jobs
 
 
-def _jobs_or_error(e: Experiment, profile: str, extra: Sequence[str]) -> list[JobSpec] | ValueError:
+def _jobs_or_error(
+    e: Experiment, profile: str, extra: Sequence[str], keep: bool
+) -> list[JobSpec] | ValueError:
     try:
-        return jobs_of(e, profile, extra=extra)
+        return jobs_of(e, profile, extra=extra, keep=keep)
     except ValueError as error:
         return error
 

@@ -27,7 +27,7 @@ OUTPUTS_VARIABLE = "GAUGEPORT_OUTPUTS"
 
 
 def jobs_of(
-    table: Experiment, profile: str, headline: bool = False, extra: Sequence[str] = ()
+    table: Experiment, profile: str, headline: bool = False, extra: Sequence[str] = (), keep: bool = True
 ) -> list[JobSpec]:
     """Return every job of a table, as :func:`gaugeport.pipeline.config.sweeps.jobs_of` composes them.
 
@@ -38,6 +38,7 @@ def jobs_of(
         profile: The profile to compose it at.
         headline: Return only the jobs of its headline part.
         extra: Overrides of every job.
+        keep: Keep them for later commands.
 
     Raises:
         ValueError: An override is not allowed; the message names it and what is allowed.
@@ -49,8 +50,7 @@ def jobs_of(
     from gaugeport.pipeline.config import sweeps  # takes seconds to import
 
     specs = sweeps.jobs_of(table, profile, headline, extra)
-    outputs_exist = path.parent.parent.exists()  # a command that runs nothing makes no folder
-    if outputs_exist and not any(spec.job.files() for spec in specs):
+    if keep and not any(spec.job.files() for spec in specs):
         text = json.dumps({"key": key, "jobs": [_plain(spec) for spec in specs]})
         if _specs(json.loads(text)) == specs:
             write_text(path, text)
