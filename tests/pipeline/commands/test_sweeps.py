@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,10 @@ def test_whole_sweep_killed_twice_and_resumed_ends_at_the_same_tables(whole, tmp
 @pytest.fixture(scope="module")
 def ray_address():
     """Start a cluster of one node, as ``ray start`` does on a head node, and return its address."""
-    ray, port = [os.path.join(os.path.dirname(sys.executable), "ray")], "26379"
+    ray = [os.path.join(os.path.dirname(sys.executable), "ray")]
+    with socket.socket() as free:  # another run's cluster may hold any fixed port
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     folder = tempfile.mkdtemp(prefix="ray")  # pytest's folders are too long for its sockets
     head = ["--head", "--num-cpus=2", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"]
     # a niced worker would wait for the tests that run beside it
