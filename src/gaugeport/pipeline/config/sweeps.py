@@ -153,8 +153,9 @@ def _is_only_a_name(group: str, choice: str) -> bool:
 def _sweep_config(overrides: Sequence[str]) -> DictConfig:
     """Compose a job of a sweep: Hydra composes each choice of groups once, values are set on copies of it.
 
-    Hydra too sets values last. All tables' 1,481 jobs take 7 s of processor time this way, and 2 minutes when
-    Hydra composes each. A value that cannot be set goes to Hydra for its error.
+    Hydra too sets values last. Over the 434 jobs of tables a3, a4 and a7, a job takes 3 ms of processor time
+    this way, and 95 ms when Hydra composes it (one run). A value that cannot be set goes to Hydra for its
+    error.
     """
     groups = {p.name for p in data_dir("conf").iterdir() if p.is_dir()}
     parsed = [_parsed(o) for o in overrides]
