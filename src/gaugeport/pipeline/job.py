@@ -143,7 +143,8 @@ class Job:
         named = {"model.path": self.model.path, "data.path": self.data.path}
         named |= {f"task.{k}": self.task.get(k) for k in TASK_FILES}
         if self.prompt_source() == "packaged":
-            named |= {"task.prompts": str(path) for key, path in PACKAGED_PROMPTS.items() if key in self.task}
+            kind = next(key for key in PACKAGED_PROMPTS if key in self.task)
+            named["task.prompts"] = str(PACKAGED_PROMPTS[kind])
         return {key: path for key, path in named.items() if path is not None}
 
     def prompt_source(self) -> str | None:

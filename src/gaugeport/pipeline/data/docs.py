@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 
 from gaugeport.pipeline.data.document import Document
 from gaugeport.pipeline.data.load import Corpus, evenly_spread
@@ -26,9 +26,11 @@ REPEATED_SHARE = 0.5
 """A text repeats others if this share of its runs of words, or more, is in them."""
 
 _BLANK_LINE = re.compile(r"\n\s*\n")
-_HEADING = re.compile(r"\S.*\n[-=*~^]{3,}(\n|$)")
-_SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*->.*)?$", re.DOTALL)
-_DOCTEST = re.compile(r"\s*(>>>|\.\.\. )")
+_UNDERLINE = re.compile(r"[-=*~^]{3,}")
+_SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*->.*)?", re.DOTALL)
+_DOCTEST = re.compile(r"\s*>>>")
+_LETTERS = re.compile(r"[A-Za-z]{2}")
+_LABEL = re.compile(r"examples?( use| usage)?\s*:*", re.IGNORECASE)
 
 Gram = tuple[str, ...]
 
@@ -56,7 +58,9 @@ def docs_corpus(documents: int, heldout: float) -> Corpus:
 
 def docs_digest(corpus: Corpus) -> str:
     """Return a digest of the corpus' texts: they depend on the versions that are installed."""
-    return digest({split: [[d.domain, d.text] for d in corpus.documents(split)] for split in ("train", "heldout")})
+    return digest(
+        {split: [[d.domain, d.text] for d in corpus.documents(split)] for split in ("train", "heldout")}
+    )
 
 
 @functools.cache  # the sources take seconds to read, and a job asks several times
@@ -102,11 +106,14 @@ def _paragraphs(text: str) -> list[str]:
     """Return the paragraphs of prose of a text: no examples of code with their output, no signatures alone."""
     kept = []
     for paragraph in _BLANK_LINE.split(text.strip("\n")):
-        heading = _HEADING.match(paragraph)
-        body = paragraph[heading.end() :] if heading else paragraph
-        if _DOCTEST.match(body) or _SIGNATURE.match(body.strip()) or not re.search(r"[A-Za-z]{2}", body):
+        lines = [line.rstrip() for line in paragraph.splitlines()]
+        # an example of code goes on to the end of its paragraph
+        prose = list(takewhile(lambda line: not _DOCTEST.match(line), lines))
+        body = prose[2:] if len(prose) > 1 and _UNDERLINE.fullmatch(prose[1]) else prose
+        content = "\n".join(body).strip()
+        if not _LETTERS.search(content) or _SIGNATURE.fullmatch(content) or _LABEL.fullmatch(content):
             continue
-        kept.append("\n".join(line.rstrip() for line in paragraph.splitlines()))
+        kept.append("\n".join(prose))
     return kept
 
 
