@@ -46,11 +46,13 @@ def docs_corpus(documents: int, heldout: float) -> Corpus:
         heldout: Share of the documents of either domain to hold out, above 0 and below 1.
 
     Raises:
-        ValueError: Fewer than 4 documents, or ``heldout`` not between 0 and 1.
+        ValueError: Fewer than 6 documents, or ``heldout`` not between 0 and 1.
         FileNotFoundError: Python's reference or the sources of a package are not installed.
     """
-    if documents < 4:
-        raise ValueError(f"data.documents={documents}; data=docs needs at least 4: two of either domain")
+    if documents < 6:
+        raise ValueError(
+            f"data.documents={documents}; allowed with data=docs: 6 or more, three of either domain"
+        )
     if not 0 < heldout < 1:
         raise ValueError(f"data.heldout={heldout}; allowed: above 0, below 1")
     return _docs_corpus(documents, heldout)
