@@ -78,8 +78,12 @@ def test_data_travels_in_the_wheel(unpacked):
         "experiments/claims.yaml",
     ):
         assert (package / data).read_bytes() == (ROOT / data).read_bytes()
-    templates = "pipeline/report/templates/page.html"
-    assert (package / templates).read_bytes() == (ROOT / "src" / "gaugeport" / templates).read_bytes()
+    for data in (
+        "pipeline/report/templates/page.html",
+        "pipeline/data/prompts/reviews.jsonl",
+        "pipeline/data/prompts/requests.jsonl",
+    ):
+        assert (package / data).read_bytes() == (ROOT / "src" / "gaugeport" / data).read_bytes()
 
 
 def test_the_wheel_composes_and_lists_its_tables(unpacked, tmp_path):

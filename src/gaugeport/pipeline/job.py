@@ -7,10 +7,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gaugeport.pipeline.paths import PACKAGE
 from gaugeport.pipeline.store.store import digest, digest_files
 
 TASK_FILES = ("reviews", "harmful", "harmless")
 """Task keys that name local files: their contents count in a job's hash, their paths do not."""
+
+PROMPT_SOURCES = ("packaged", "hub")
+"""Where labelled prompts can come from besides local files and the mini corpus (``task.prompts``)."""
+
+PACKAGED_PROMPTS = {
+    "reviews": PACKAGE / "pipeline" / "data" / "prompts" / "reviews.jsonl",
+    "harmful": PACKAGE / "pipeline" / "data" / "prompts" / "requests.jsonl",
+}
+"""The project's own labelled prompts, by the task key that names a local file in their place."""
 
 UNCOUNTED_DEFAULTS = {"whiten": False, "dtype": "float32", "richness": 1.0}
 """Options added after the first results. At these values they do not count: stored results keep keys."""
@@ -44,7 +54,10 @@ class Model:
 
 @dataclass(kw_only=True)
 class Data:
-    """Texts, packed into rows of ``length`` tokens: ``mini`` (generated), ``text`` (a file) or ``hub``.
+    """Texts, packed into rows of ``length`` tokens.
+
+    ``name`` is ``mini`` (generated), ``docs`` (English that comes with Python), ``text`` (a local ``path``),
+    ``hub`` or ``dyck3`` (strings of brackets).
 
     ``richness`` is the share of its words that the mini grammar uses.
     """
@@ -122,13 +135,32 @@ class Job:
         for part, ignored in (("model", "path"), ("data", "path"), ("measurement", "models_in_memory")):
             plain[part] = counted(plain[part], ignored)
         plain["task"] = {k: v for k, v in plain["task"].items() if k not in TASK_FILES}
+        if plain["task"].get("prompts") is None:  # added after the first results
+            plain["task"].pop("prompts", None)
         return plain
 
     def files(self) -> dict[str, str]:
         """Return the local files and folders that the job reads, by config key."""
         named = {"model.path": self.model.path, "data.path": self.data.path}
         named |= {f"task.{k}": self.task.get(k) for k in TASK_FILES}
+        if self.prompt_source() == "packaged":
+            kind = next(key for key in PACKAGED_PROMPTS if key in self.task)
+            named["task.prompts"] = str(PACKAGED_PROMPTS[kind])
         return {key: path for key, path in named.items() if path is not None}
+
+    def prompt_source(self) -> str | None:
+        """Return where labelled prompts come from: ``files``, ``mini``, ``packaged`` or ``hub``; None if not used.
+
+        Files that the task names come first, then the source it names (``task.prompts``). Where it names neither,
+        the mini corpus has prompts of its own, texts of the hub go with prompts of the hub, and all others with
+        those packaged with the project.
+        """
+        if not PACKAGED_PROMPTS.keys() & self.task.keys():
+            return None
+        if any(self.task.get(key) is not None for key in TASK_FILES):
+            return "files"
+        by_data = self.data.name if self.data.name in ("mini", "hub") else "packaged"
+        return self.task.get("prompts") or by_data
 
     def hash(self, contents: dict[str, str]) -> str:
         """Return the job's id.

@@ -89,7 +89,7 @@ def test_chat_template_makes_the_prompt_a_user_turn():
     assert prompts.positive[0].startswith("<user>user :") and prompts.after == "\n<assistant>\n"
 
 
-def test_labels_come_from_the_hub_without_files_and_mini_corpus(tmp_path, monkeypatch):
+def test_labels_come_from_the_hub_where_the_task_says_so(tmp_path, monkeypatch):
     asked = []
 
     def hub(*args, **options):
@@ -99,7 +99,7 @@ def test_labels_come_from_the_hub_without_files_and_mini_corpus(tmp_path, monkey
         return text_corpus(path, kind=bound["kind"], label=bound.get("label"), heldout=bound["heldout"])
 
     monkeypatch.setattr(inspect.getmodule(_reviews), "hub_corpus", hub)
-    text = ["data=text", f"data.path={reviews_file(tmp_path / 'texts.jsonl', [0] * 9)}"]
+    text = ["data=text", f"data.path={reviews_file(tmp_path / 'texts.jsonl', [0] * 9)}", "task.prompts=hub"]
     found, _, source = _reviews(job("task=steering_sentiment", *text))
     assert (
         asked == ["stanfordnlp/sst2"] and "sst2" in source and len(found.labelled("review", "heldout")) == 12

@@ -15,7 +15,7 @@ GROUPS = {
     "matcher": "how the gauge is found",
     "route": "from A's last checkpoint to B's: directly, through their base, or along all checkpoints",
     "task": "what is measured",
-    "data": "the texts; data=text data.path=FILE for your own",
+    "data": "the texts; docs is English that comes with Python, data=text data.path=FILE for your own",
     "training": "how the base model and its two fine-tuning runs are trained",
     "measurement": "which activations the evidence is taken from",
     "profile": "the size of everything: seconds, minutes, or the paper's",

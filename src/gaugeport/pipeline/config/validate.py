@@ -24,6 +24,9 @@ from gaugeport.streams.activations import check_sites
 NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
 """Config nodes that are not part of a job's result."""
 
+DATA_NAMES = ("mini", "docs", "text", "hub", "dyck3")
+"""Where texts can come from."""
+
 POSITIVE_COUNTS = ("steps", "batch_size", "save_every")
 
 
@@ -57,7 +60,7 @@ def job_from(config: DictConfig) -> Job:
         if job.data.name == "mini":
             warnings.warn(
                 f"model.path={job.model.path} is fine-tuned and measured on the synthetic mini corpus; "
-                "to use text of your own: data=text data.path=FILE",
+                "to use real English: data=docs; text of your own: data=text data.path=FILE",
                 stacklevel=2,
             )
     return job
@@ -98,6 +101,9 @@ def _check_names(job: Job) -> None:
     if (job.gauge, job.matcher) not in allowed_pairs():
         pairs = "; ".join(f"{g} with {m}" for g, m in allowed_pairs())
         raise ValueError(f"gauge={job.gauge} with matcher={job.matcher} is an invalid pair; allowed: {pairs}")
+    _one_of("data.name", job.data.name, DATA_NAMES)
+    if job.data.name == "docs" and job.data.path is not None:
+        raise ValueError(f"data.path={job.data.path} with data=docs; allowed: data=text data.path=FILE")
     if job.data.name != "mini" and job.data.richness != UNCOUNTED_DEFAULTS["richness"]:
         raise ValueError(
             f"data.richness={job.data.richness} with data={job.data.name}; allowed: 1.0, or data=mini"

@@ -2,10 +2,13 @@
 
 Files in reading order: ``document`` (a text with its kind, domain and label), ``read`` (rows of local files,
 made into documents), ``load`` (a corpus from the mini grammar, local files or the hub, with held-out
-documents), ``tokenizer`` (word-level, for the mini corpus), ``batches`` (texts as rows and batches of token
-ids). ``corpus/`` is the grammar that generates the mini corpus.
+documents), ``sources`` (Python's reference and docstrings of installed packages), ``docs`` (a corpus of
+those), ``labelled`` (the project's own labelled prompts, in ``prompts/``), ``tokenizer`` (word-level, for the
+mini corpus), ``batches`` (texts as rows and batches of token ids). ``corpus/`` is the grammar that generates
+the mini corpus.
 
-Callers import these functions by name from here. May import nothing else of the project.
+Callers import these functions by name from here. May import ``job`` (where the prompts' files are), ``store``
+(digests) and nothing else of the project.
 """
 
 from gaugeport.pipeline.data.batches import (
@@ -29,7 +32,9 @@ from gaugeport.pipeline.data.corpus.words import (
     POSITIVE_VERDICTS,
     REFUSAL_OPENINGS,
 )
+from gaugeport.pipeline.data.docs import docs_corpus, docs_digest
 from gaugeport.pipeline.data.document import Document
+from gaugeport.pipeline.data.labelled import packaged_prompts
 from gaugeport.pipeline.data.load import Corpus, hub_corpus, mini_corpus, prompt_corpus, text_corpus
 from gaugeport.pipeline.data.tokenizer import mini_tokenizer, word_tokenizer
 
@@ -44,6 +49,8 @@ __all__ = [
     "REFUSAL_OPENINGS",
     "Corpus",
     "Document",
+    "docs_corpus",
+    "docs_digest",
     "generate",
     "hub_corpus",
     "mini_corpus",
@@ -51,6 +58,7 @@ __all__ = [
     "mixed_rows",
     "ordered_rows",
     "pack",
+    "packaged_prompts",
     "padded_batches",
     "prompt_corpus",
     "row_batches",

@@ -234,11 +234,16 @@ def _split(documents: list[Document], heldout: float, source: str) -> Corpus:
         raise ValueError(
             f"{source} has {n} different documents; allowed: 3 or more, one for each domain and one held out"
         )
-    n_held_out = min(max(1, round(n * heldout)), n - 2)
-    positions = {(2 * i + 1) * n // (2 * n_held_out) for i in range(n_held_out)}
+    positions = evenly_spread(n, heldout)
     train = [document for i, document in enumerate(documents) if i not in positions]
     held_out = [document for i, document in enumerate(documents) if i in positions]
     return Corpus(_halves(train), _halves(held_out))
+
+
+def evenly_spread(n: int, share: float) -> set[int]:
+    """Return positions below ``n`` that lie evenly spread: about ``share`` of them, at least 1, at most n - 2."""
+    n_chosen = min(max(1, round(n * share)), n - 2)
+    return {(2 * i + 1) * n // (2 * n_chosen) for i in range(n_chosen)}
 
 
 def _halves(documents: list[Document]) -> tuple[Document, ...]:

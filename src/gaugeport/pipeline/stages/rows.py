@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from gaugeport.models.loading import load_tokenizer
 from gaugeport.pipeline.data import (
     Corpus,
+    docs_corpus,
+    docs_digest,
     hub_corpus,
     mini_corpus,
     mini_tokenizer,
@@ -32,10 +34,15 @@ LOSS_TOKENS = 16_384
 
 
 def data_key(job: Job) -> dict[str, Any]:
-    """Return what decides the rows: the texts and the tokenizer."""
+    """Return what decides the rows: the texts and the tokenizer.
+
+    The texts of ``data=docs`` depend on the versions that are installed, so their digest is part of the key.
+    """
     data = counted(asdict(job.data), "path")
     # files named by the task decide measurements alone
     files = {k: v for k, v in contents(job).items() if not k.startswith("task.")}
+    if job.data.name == "docs":
+        files["data.docs"] = docs_digest(_corpus(job.data))
     tokenizer = pretrained_identity(job, 0) if is_pretrained(job) else "mini"
     return {"data": data, "tokenizer": tokenizer, "files": files}
 
@@ -129,11 +136,13 @@ def _corpus(data: Data) -> Corpus:
         if data.path is None:
             raise ValueError("data=text requires data.path=FILE (.jsonl, .csv, .txt or .parquet)")
         return text_corpus(data.path, data.field, data.heldout, max_documents=data.documents)
+    if data.name == "docs":
+        return docs_corpus(data.documents, data.heldout)
     if data.name == "hub" and data.hub_id is not None:
         return hub_corpus(
             data.hub_id, data.split, data.field, max_documents=data.documents, heldout=data.heldout
         )
     raise ValueError(
         f"data.name={data.name!r}, data.hub_id={data.hub_id!r}; "
-        "allowed: mini, text (with data.path), hub (with data.hub_id)"
+        "allowed: mini, docs, text (with data.path), hub (with data.hub_id)"
     )

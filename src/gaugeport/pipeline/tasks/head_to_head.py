@@ -9,7 +9,7 @@ import torch
 
 from gaugeport.groups import GROUPS, SignedPermutation
 from gaugeport.pipeline.data import row_batches
-from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.job import PROMPT_SOURCES, Job
 from gaugeport.pipeline.measures.head_to_head import head_to_head_rows
 from gaugeport.pipeline.measures.maps import Map
 from gaugeport.pipeline.measures.steering_effects import steering_effect, transported_effect_rows
@@ -44,6 +44,7 @@ def check(job: Job) -> None:
             "task.target=independent requires models that are trained from two seeds; "
             "allowed for a pretrained model: finetuned"
         )
+    check_choice(job, "prompts", (None, *PROMPT_SOURCES))
     sae_settings(job.task["sae"])
 
 

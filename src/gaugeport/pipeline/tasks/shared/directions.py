@@ -16,10 +16,11 @@ from gaugeport.pipeline.data import (
     Corpus,
     hub_corpus,
     mini_corpus,
+    packaged_prompts,
     prompt_corpus,
     text_corpus,
 )
-from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.job import PROMPT_SOURCES, Job
 from gaugeport.pipeline.measures.answer_slot import (
     Prompts,
     Slot,
@@ -83,6 +84,7 @@ def check_steering(job: Job) -> None:
     check_language_model(job)
     check_choice(job, "target", TARGETS)
     check_choice(job, "evidence", EVIDENCE)
+    check_choice(job, "prompts", (None, *PROMPT_SOURCES))
     if job.task["target"] == REVERSED and job.matcher != "oracle":
         raise ValueError(
             f"task.target={REVERSED} with matcher={job.matcher}: evidence leads from A to B; "
@@ -147,16 +149,18 @@ def _batches(job: Job, pair: ModelPair, texts: Sequence[str]) -> list[Prompts]:
 
 def _reviews(job: Job) -> tuple[Corpus, str | None, str]:
     """Return labelled reviews, the template that real ones are put into, and where they came from."""
-    task = job.task
-    if task["reviews"] is not None:
+    task, origin = job.task, job.prompt_source()
+    if origin == "files":
         read = {"field": task["field"], "label": task["label"], "heldout": task["share"], "kind": "review"}
         return (
             text_corpus(task["reviews"], **read),
             task["template"],
             f"task.reviews={task['reviews']}",
         )
-    if job.data.name == "mini":
+    if origin == "mini":
         return _mini(job)
+    if origin == "packaged":
+        return _packaged(job, "review")
     texts = hub_corpus(**task["hub"], kind="review")
     return texts, task["template"], f"task.hub={task['hub']['name']}"
 
@@ -172,8 +176,10 @@ def _requests(job: Job) -> tuple[Corpus, str | None, str]:
         texts = prompt_corpus(**files, field=task["field"], heldout=task["share"])
         source = f"task.harmful={files['harmful']}, task.harmless={files['harmless']}"
         return texts, task["template"], source
-    if job.data.name == "mini":
+    if job.prompt_source() == "mini":
         return _mini(job)
+    if job.prompt_source() == "packaged":
+        return _packaged(job, "request")
     halves = []
     for label, name in enumerate(("harmless", "harmful")):
         half = hub_corpus(**task["hub"][name], kind="request")
@@ -186,3 +192,8 @@ def _requests(job: Job) -> tuple[Corpus, str | None, str]:
 def _mini(job: Job) -> tuple[Corpus, None, str]:
     data = job.data
     return mini_corpus(data.documents, data.seed, data.heldout, data.richness), None, "the mini corpus"
+
+
+def _packaged(job: Job, kind: str) -> tuple[Corpus, str, str]:
+    texts = packaged_prompts(kind, job.task["share"])
+    return texts, job.task["template"], f"the {kind}s packaged with gaugeport (task.prompts=packaged)"
