@@ -1,4 +1,4 @@
-"""Load models and tokenizers from a local folder or the hub, and say what is wrong with a folder.
+"""Load models and tokenizers from a local folder, a GGUF file or the hub; say what is wrong with a folder.
 
 No remote code is run. Weights are safetensors, or ``.bin`` files that are read with ``weights_only``.
 """
@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import gaugeport.models.dyck  # noqa: F401  (registers dyck3 with transformers' Auto classes)
+from gaugeport.models.gguf_files import is_gguf, load_gguf, load_gguf_tokenizer
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -37,8 +38,9 @@ def load_model(
     """Load a causal language model in evaluation mode. No parameter is ever newly initialised.
 
     Args:
-        path_or_id: A local folder, or a hub id.
-        dtype: A torch dtype or its name (``"float32"``, ``"bfloat16"``, ...); None for the stored one.
+        path_or_id: A local folder, a ``.gguf`` file (which is dequantised), or a hub id.
+        dtype: A torch dtype or its name (``"float32"``, ``"bfloat16"``, ...); None for the stored one, and
+            float32 for a GGUF file.
         device: The device; None for the CPU.
         attn_implementation: Passed to transformers (``"eager"``, ``"sdpa"``, ...).
         revision: A branch or commit on the hub.
@@ -52,6 +54,11 @@ def load_model(
         ValueError: If a safetensors file is truncated or damaged, if the checkpoint is missing parameters
             or has them in another shape, or if the hub cannot be reached.
     """
+    if is_gguf(path_or_id):
+        asked = as_dtype(dtype or torch.float32)
+        asked = asked if isinstance(asked, torch.dtype) else torch.float32
+        model = load_gguf(Path(path_or_id).expanduser(), asked, attn_implementation)
+        return model.to(device) if device is not None else model
     options: dict[str, Any] = {"trust_remote_code": False, "weights_only": True, "output_loading_info": True}
     if revision is not None:
         options["revision"] = revision
@@ -80,16 +87,18 @@ def load_model(
 
 
 def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
-    """Load the tokenizer of a local folder or hub id.
+    """Load the tokenizer of a local folder, GGUF file or hub id.
 
     Args:
-        path_or_id: A local folder, or a hub id.
+        path_or_id: A local folder, a ``.gguf`` file, or a hub id.
         revision: A branch or commit on the hub.
 
     Raises:
         FileNotFoundError: If the folder or its tokenizer files are missing.
         ValueError: If the files cannot be read, or the hub cannot be reached.
     """
+    if is_gguf(path_or_id):
+        return load_gguf_tokenizer(Path(path_or_id).expanduser())
     folder = local_folder(path_or_id)
     if folder is not None and not any(folder.glob("*token*")) and not (folder / "vocab.json").exists():
         raise FileNotFoundError(
@@ -133,7 +142,7 @@ def local_folder(path_or_id: str | Path) -> Path | None:
     if path.is_dir():
         return path
     if path.exists():
-        raise ValueError(f"{path} is a file; expected a folder with config.json and weights")
+        raise ValueError(f"{path} is a file; expected a folder with config.json and weights, or a .gguf file")
     text = str(path_or_id)
     if (
         isinstance(path_or_id, Path)

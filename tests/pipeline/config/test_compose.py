@@ -23,7 +23,7 @@ def test_default_job():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model=foo", ["model=foo: no such model; allowed: dyck3, pythia", "qwen, tinyllama"]),
+        ("model=foo", ["model=foo: no such model; allowed: dyck3, pythia", "qwen, smollm2, tinyllama"]),
         ("gauge=permutatio", ["nearest: permutation", "; allowed: global_sign_permutation, identity"]),
         ("matcher=foo", ["foo", "hungarian_abs"]),
         ("modle=qwen", ["unknown config key 'modle'; nearest: model", "; allowed: data, gauge, matcher"]),

@@ -1,4 +1,4 @@
-"""The corpus of the English that comes with Python: what it holds, what it leaves out, and what its key says."""
+"""The corpus of the English that comes with Python: what it holds, leaves out, and what its key says."""
 
 import ast
 import subprocess
@@ -106,7 +106,8 @@ def test_sources_are_parsed_and_not_imported(tmp_path, monkeypatch):
     (package / "tests" / "test_it.py").write_text('"""A test of it."""\n')
     (package / "broken.py").write_text('"""Python of the future."""\ndef f(:\n')
     (package / "m.py").write_text(
-        'class C:\n    """\n    A class.\n\n        More.\n    """\n\n    def f(self):\n        """A method."""\n'
+        'class C:\n    """\n    A class.\n\n        More.\n    """\n\n'
+        '    def f(self):\n        """A method."""\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sources, "PARTS", {"a_package": (".",)})
@@ -132,7 +133,8 @@ def test_topics_are_those_that_python_prints():
 def test_examples_and_signatures_are_not_prose():
     text = (
         "f(x, out=None) -> Tensor\n\nReturn the sine.\n\nExamples\n--------\n>>> f(0)\n0.0\n\n"
-        "It is odd.\n\n>>> f(-1)\n-0.84\n\nExample::\n\n    >>> f(1)\n\nIt is slow:\n    >>> f(2)\n\nNotes\n-----\nSlow."
+        "It is odd.\n\n>>> f(-1)\n-0.84\n\nExample::\n\n    >>> f(1)\n\n"
+        "It is slow:\n    >>> f(2)\n\nNotes\n-----\nSlow."
     )
     assert _paragraphs(text) == ["Return the sine.", "It is odd.", "It is slow:", "Notes\n-----\nSlow."]
 

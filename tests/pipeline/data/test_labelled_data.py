@@ -77,7 +77,7 @@ def test_texts_are_clean_and_in_one_class(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_opening_or_single_word_gives_a_label_away(kind):
-    """Opening words have few labels to tell; no word that half of the texts could have is in one class alone."""
+    """Opening words tell few labels, and no frequent word is in one class alone."""
     by_label = [of_label(kind, label) for label in (0, 1)]
     openings = [Counter(words(text)[0] for text in texts) for texts in by_label]
     for word, n in (openings[0] + openings[1]).items():

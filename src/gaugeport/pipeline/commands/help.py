@@ -10,7 +10,7 @@ WIDTH = 100
 """Columns of the text."""
 
 GROUPS = {
-    "model": "what is fine-tuned and matched; model.path=FOLDER for a Hugging Face folder of your own",
+    "model": "what is fine-tuned and matched; model.path=FOLDER or FILE.gguf for your own",
     "gauge": "the group that the gauge is sought in",
     "matcher": "how the gauge is found",
     "route": "from A's last checkpoint to B's: directly, through their base, or along all checkpoints",

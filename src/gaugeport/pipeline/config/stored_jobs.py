@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gaugeport.pipeline.config.experiments import Experiment, variant_of
-from gaugeport.pipeline.job import Data, Job, JobSpec, Measurement, Model, Schedule, Training
+from gaugeport.pipeline.job import Data, Job, JobSpec, Measurement, Model, Package, Schedule, Training
 from gaugeport.pipeline.paths import PACKAGE, data_dir
 from gaugeport.pipeline.store.store import digest
 from gaugeport.utils.files import write_text
@@ -116,8 +116,10 @@ def _specs(kept: dict[str, Any]) -> list[JobSpec]:
 
 
 def _job(plain: dict[str, Any]) -> Job:
+    package = plain["model"]["package"]
+    model = {**plain["model"], "package": None if package is None else Package(**package)}
     parts = {
-        "model": Model(**plain["model"]),
+        "model": Model(**model),
         "data": Data(**plain["data"]),
         "training": Training(**{run: Schedule(**s) for run, s in plain["training"].items()}),
         "measurement": Measurement(**plain["measurement"]),

@@ -15,9 +15,12 @@ from transformers.trainer_utils import SchedulerType
 
 from gaugeport.alignment.matchers import combinations, default_matchers
 from gaugeport.alignment.routes import ROUTES
+from gaugeport.models.gguf_files import is_gguf
 from gaugeport.pipeline.job import UNCOUNTED_DEFAULTS, Job, Model
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.evidence import DTYPES
+from gaugeport.pipeline.stages.fetched import packaged_file
+from gaugeport.pipeline.stages.rows import is_converted, is_pretrained
 from gaugeport.pipeline.tasks.registry import task_named, task_of
 from gaugeport.streams.activations import check_sites
 
@@ -53,16 +56,18 @@ def job_from(config: DictConfig) -> Job:
     check_job(job)
     for key, path in job.files().items():
         if not Path(path).exists():
-            kind = "a Hugging Face folder" if key == "model.path" else "a .jsonl, .csv, .txt or .parquet file"
+            texts = "a .jsonl, .csv, .txt or .parquet file"
+            kind = "a Hugging Face folder or a .gguf file" if key == "model.path" else texts
             raise FileNotFoundError(f"{key}={path}: path does not exist; expected {kind}")
     if job.model.path is not None:
         job.model = _local(job.model.path)
-        if job.data.name == "mini":
-            warnings.warn(
-                f"model.path={job.model.path} is fine-tuned and measured on the synthetic mini corpus; "
-                "to use real English: data=docs; text of your own: data=text data.path=FILE",
-                stacklevel=2,
-            )
+    if job.data.name == "mini" and (job.model.path is not None or is_converted(job)):
+        which = f"model={job.model.name}" if job.model.path is None else f"model.path={job.model.path}"
+        warnings.warn(
+            f"{which} is fine-tuned and measured on the synthetic mini corpus; "
+            "to use real English: data=docs; text of your own: data=text data.path=FILE",
+            stacklevel=2,
+        )
     return job
 
 
@@ -78,16 +83,19 @@ def check_job(job: Job) -> None:
 
 
 def _local(path: str) -> Model:
-    """Return a user's own model, which its folder alone describes.
+    """Return a user's own model, which its folder or GGUF file alone describes.
 
     Raises:
         FileNotFoundError: The folder has no ``config.json``.
     """
     folder = Path(path)
+    if is_gguf(path) and folder.is_file():
+        return Model(name=folder.resolve().stem, path=path, hub_id="")
     if not (folder / "config.json").exists():
         content = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "a file"
         raise FileNotFoundError(
-            f"model.path={path}: expected a folder with config.json, got {content or 'an empty one'}"
+            f"model.path={path}: expected a .gguf file or a folder with config.json, "
+            f"got {content or 'an empty one'}"
         )
     return Model(name=folder.resolve().name, path=path, hub_id="")
 
@@ -111,7 +119,9 @@ def _check_names(job: Job) -> None:
     _one_of("measurement.dtype", job.measurement.dtype, DTYPES)
     for name, schedule in (("base", job.training.base), ("run", job.training.run)):
         _one_of(f"training.{name}.scheduler", schedule.scheduler, [s.value for s in SchedulerType])
-    if job.model.path is None and not job.model.from_hub:
+    if job.model.package is not None:
+        packaged_file(job.model.package)
+    if not is_pretrained(job):
         _known(
             "key of model.architecture", job.model.architecture, _architecture_keys(job.model.architecture)
         )

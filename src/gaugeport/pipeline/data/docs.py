@@ -17,7 +17,10 @@ from gaugeport.pipeline.data.sources import docstrings, topics
 from gaugeport.pipeline.store.store import digest
 
 SHORTEST_DOCUMENT = 400
-"""Characters. A shorter text is joined with the next one of its file; what is left over at the end is dropped."""
+"""Characters.
+
+A shorter text is joined with the next one of its file; what is left over at the end is dropped.
+"""
 FULL_DOCUMENT = 1500
 """Characters after which a document ends, at the end of the paragraph."""
 GRAM_WORDS = 8
@@ -38,8 +41,9 @@ Gram = tuple[str, ...]
 def docs_corpus(documents: int, heldout: float) -> Corpus:
     """Make the corpus, at most half of the ``documents`` in either domain.
 
-    No text of one split repeats the other's (:data:`REPEATED_SHARE`). Of either domain the documents held out lie
-    evenly spread. The domains of the held-out documents alternate in proportion, so that the first ones are of both.
+    No text of one split repeats the other's (:data:`REPEATED_SHARE`). Of either domain the documents held out
+    lie evenly spread. The domains of the held-out documents alternate in proportion, so that the first ones
+    are of both.
 
     Args:
         documents: The most documents.
@@ -86,7 +90,7 @@ def _docs_corpus(documents: int, heldout: float) -> Corpus:
 
 
 def _documents(files: Iterable[Sequence[str]], seen: set[Gram]) -> Iterator[str]:
-    """Yield documents made of the paragraphs of each file's texts that repeat none before (``seen`` grows)."""
+    """Yield documents made of the paragraphs of each file's texts without repeats (``seen`` grows)."""
     for texts in files:
         current: list[str] = []
         for text in texts:
@@ -105,7 +109,7 @@ def _documents(files: Iterable[Sequence[str]], seen: set[Gram]) -> Iterator[str]
 
 
 def _paragraphs(text: str) -> list[str]:
-    """Return the paragraphs of prose of a text: no examples of code with their output, no signatures alone."""
+    """Return the paragraphs of prose of a text, without code examples and bare signatures."""
     kept = []
     for paragraph in _BLANK_LINE.split(text.strip("\n")):
         lines = [line.rstrip() for line in paragraph.splitlines()]

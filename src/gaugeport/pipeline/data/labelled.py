@@ -1,8 +1,9 @@
 """The project's own labelled prompts: short reviews, and requests that an assistant should refuse or answer.
 
-``prompts/reviews.jsonl`` and ``prompts/requests.jsonl`` were written by hand for this project: fields ``text``,
-``label`` and ``topic``, about 170 texts of either label. Lengths are matched between the labels. Each request to
-refuse is followed by an ordinary one that opens with the same words. None says how anything harmful is done.
+``prompts/reviews.jsonl`` and ``prompts/requests.jsonl`` were written by hand for this project: fields
+``text``, ``label`` and ``topic``, about 170 texts of either label. Lengths are matched between the labels.
+Each request to refuse is followed by an ordinary one that opens with the same words. None says how anything
+harmful is done.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def _split(documents: list[Document], heldout: float, source: str) -> Corpus:
 
 
 def evenly_spread(n: int, share: float) -> set[int]:
-    """Return positions below ``n`` that lie evenly spread: about ``share`` of them, at least 1, at most n - 2."""
+    """Return evenly spread positions below ``n``: about a ``share`` of them, between 1 and n - 2."""
     n_chosen = min(max(1, round(n * share)), n - 2)
     return {(2 * i + 1) * n // (2 * n_chosen) for i in range(n_chosen)}
 

@@ -41,8 +41,8 @@ def topics() -> list[str]:
 def docstrings() -> Iterator[list[str]]:
     """Yield the docstrings of each file of numpy, scipy and torch (:data:`PARTS`), in the order of the file.
 
-    Files come in the order of a hash of their names, so that any beginning of them is a mixture of the packages.
-    A file that this Python cannot parse is skipped.
+    Files come in the order of a hash of their names, so that any beginning of them is a mixture of the
+    packages. A file that this Python cannot parse is skipped.
 
     Raises:
         FileNotFoundError: A package is not installed, or its sources are not there.

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gaugeport.pipeline.report.render import interval, markdown, write_table
-from gaugeport.pipeline.report.tidy import KEYS, aggregate, select, tidy
+from gaugeport.pipeline.report.tidy import KEYS, aggregate, select, tidy, weights
 from gaugeport.pipeline.store.records import Found
 
 MOST_VALUES_SHOWN = 6
@@ -32,6 +32,7 @@ def write_sweep(folder: Path, found: Found, swept: Mapping[str, str]) -> str:
         swept: What to call a swept value -> its config path (``{"lr": "training.run.lr"}``).
     """
     texts, footer = [], _FOOTER + (f" Of {found.jobs} jobs: {found.lacking}." if found.lacking else "")
+    footer += weights(found.records)
     for task in dict.fromkeys(r.task for r in found.records):
         rows = tidy(task, [r for r in found.records if r.task == task], swept)
         own = [str(c) for c in rows if c not in (*KEYS, *_MEASURED)]

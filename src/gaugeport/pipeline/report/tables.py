@@ -18,7 +18,7 @@ from gaugeport.pipeline.report.claims import Claim, load_claims
 from gaugeport.pipeline.report.forked import map_forked
 from gaugeport.pipeline.report.narrow import Narrow, shorten
 from gaugeport.pipeline.report.render import interval, markdown, write_table
-from gaugeport.pipeline.report.tidy import COLUMNS
+from gaugeport.pipeline.report.tidy import COLUMNS, weights
 from gaugeport.pipeline.store.records import Found
 
 INTERVALS = (
@@ -78,7 +78,7 @@ def make(table_id: str, name: str, found: Found, options: str = "") -> Table:
         summary = getattr(module, "SUMMARY", Narrow())(pivot)
     caption, details = getattr(module, "CAPTION", ""), getattr(module, "DETAILS", "")
     summary, seeds = without_constant_n(summary)
-    footer = f"{seeds}{footer_of(table_id, found, options)}"
+    footer = f"{seeds}{footer_of(table_id, found, options)}{weights(found.records)}"
     return Table(table_id, name, module.TITLE, tidy, pivot, summary, footer, caption, details)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -175,3 +175,13 @@ def _at(config: Any, path: str) -> Any:
     for key in path.split("."):
         config = config[key] if key in config else UNCOUNTED_DEFAULTS[key]
     return config
+
+
+def weights(records: Iterable[Record]) -> str:
+    """Say where the weights of fetched models came from, for the foot of a table; empty without any."""
+    sources = {
+        f"{r.config['model']['name']} is {r.files['model.source']}"
+        for r in records
+        if "model.source" in r.files
+    }
+    return f" Weights: {'; '.join(sorted(sources))}." if sources else ""

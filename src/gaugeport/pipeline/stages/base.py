@@ -1,4 +1,4 @@
-"""Base models: a hub snapshot saved locally, or a model trained here, with or without its checkpoints."""
+"""Base models: fetched from the hub or a package, or trained here, with or without their checkpoints."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from gaugeport.models.loading import load_model, load_tokenizer
 from gaugeport.pipeline.data import mixed_rows
 from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.stages.fetched import fetch_model
 from gaugeport.pipeline.stages.rows import (
     all_train_rows,
     data_key,
-    hub_id,
     is_pretrained,
     pretrained_identity,
     read_tokenizer,
@@ -38,12 +37,10 @@ def base_key(job: Job) -> dict[str, Any]:
 
 
 def build_base(job: Job, required: Folders, folder: Path) -> None:
-    """Write the base model as ``save_pretrained`` does: a hub snapshot, or a model trained from scratch."""
-    if not job.model.from_hub:
-        return _pretrain(job, required["data"], folder, keep=1)
-    source = hub_id(job, job.seed)
-    load_model(source, revision=job.model.revision).save_pretrained(folder)
-    load_tokenizer(source, revision=job.model.revision).save_pretrained(folder)
+    """Write the base model as ``save_pretrained`` does: fetched from its source, or trained from scratch."""
+    if is_pretrained(job):
+        return fetch_model(job, folder)
+    _pretrain(job, required["data"], folder, keep=1)
 
 
 def build_pretraining(job: Job, required: Folders, folder: Path) -> None:

@@ -35,8 +35,12 @@ def _texts(job: Job) -> tuple[str, ...]:
     return ("data",)
 
 
+def _data_requires(job: Job) -> tuple[str, ...]:
+    return ("base",) if rows.is_converted(job) else ()
+
+
 def _base_requires(job: Job) -> tuple[str, ...]:
-    return () if job.model.from_hub else ("data",)
+    return () if rows.is_pretrained(job) else ("data",)
 
 
 def _base(label: str, of: Callable[[Job], Job]) -> Stage:
@@ -112,7 +116,7 @@ def _lists(run: str) -> Stage:
 
 
 STAGES = {
-    "data": Stage("data", "corpus", "data", rows.data_key, rows.build_data),
+    "data": Stage("data", "corpus", "data", rows.data_key, rows.build_data, _data_requires),
     "anchor": _toy("anchor", "base models", lambda job: cohorts.ANCHOR),
     "base": _base("base", lambda job: job),
     "other": _base("independent base", independent_job),
@@ -140,7 +144,9 @@ STAGES = {
 
 def own_folder(job: Job, name: str) -> Path | None:
     """Return the folder of a stage that the user provides (the base model of ``model.path``), or None."""
-    return Path(job.model.path) if name == "base" and job.model.path is not None else None
+    if name != "base" or job.model.path is None or rows.is_converted(job):
+        return None
+    return Path(job.model.path)
 
 
 def keys_of(job: Job, names: Iterable[str]) -> dict[str, dict[str, Any]]:

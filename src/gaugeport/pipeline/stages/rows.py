@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from gaugeport.models.gguf_files import is_gguf
 from gaugeport.models.loading import load_tokenizer
 from gaugeport.pipeline.data import (
     Corpus,
@@ -28,6 +29,7 @@ from gaugeport.pipeline.data import (
 )
 from gaugeport.pipeline.job import Data, Job, contents, counted
 from gaugeport.pipeline.stages.stage import Folders
+from gaugeport.pipeline.store.store import file_sha256
 
 LOSS_TOKENS = 16_384
 """The most held-out tokens that losses are measured on, whatever the number of calibration tokens."""
@@ -49,7 +51,7 @@ def data_key(job: Job) -> dict[str, Any]:
 
 def build_data(job: Job, required: Folders, folder: Path) -> None:
     """Write ``tokenizer/`` and ``rows.safetensors`` (train_0, train_1, heldout: int64[n, length])."""
-    tokenizer, texts = _tokenizer(job), _corpus(job.data)
+    tokenizer, texts = _tokenizer(job, required), _corpus(job.data)
     rows = {f"train_{d}": pack(texts.texts("train", d), tokenizer, job.data.length) for d in (0, 1)}
     rows["heldout"] = pack(texts.texts("heldout"), tokenizer, job.data.length)
     save_file(rows, folder / "rows.safetensors")
@@ -100,15 +102,30 @@ def calibration_batches(job: Job, rows: Tensor) -> Iterator[dict[str, Tensor]]:
 
 
 def is_pretrained(job: Job) -> bool:
-    """Return whether the base model comes from a folder or the hub rather than from training here."""
-    return job.model.path is not None or job.model.from_hub
+    """Return whether the base model comes from one of the sources of its config, not from training here."""
+    return job.model.path is not None or job.model.from_hub or job.model.package is not None
+
+
+def is_converted(job: Job) -> bool:
+    """Return whether the base stage dequantises a GGUF file, a local one or one in a package."""
+    if job.model.path is not None:
+        return is_gguf(job.model.path)
+    return job.model.package is not None and not job.model.from_hub
 
 
 def pretrained_identity(job: Job, seed: int) -> dict[str, Any]:
-    """Return what identifies a pretrained model: the contents of its folder, or its hub id and revision."""
-    if job.model.path is not None:
+    """Return what identifies a pretrained model: its contents, or its hub id and revision.
+
+    A GGUF file has one identity, whether it is a local file or in a package.
+    """
+    model = job.model
+    if model.path is not None and is_gguf(model.path):
+        return {"gguf": file_sha256(Path(model.path))}
+    if model.path is not None:
         return {"files": contents(job)["model.path"]}
-    return {"hub_id": hub_id(job, seed), "revision": job.model.revision}
+    if model.from_hub or model.package is None:
+        return {"hub_id": hub_id(job, seed), "revision": model.revision}
+    return {"gguf": model.package.sha256}
 
 
 def hub_id(job: Job, seed: int) -> str:
@@ -119,7 +136,9 @@ def hub_id(job: Job, seed: int) -> str:
     return job.model.hub_id.format(seed=seed + 1)
 
 
-def _tokenizer(job: Job) -> PreTrainedTokenizerBase:
+def _tokenizer(job: Job, required: Folders) -> PreTrainedTokenizerBase:
+    if is_converted(job):
+        return load_tokenizer(required["base"])
     if job.model.path is not None:
         return load_tokenizer(job.model.path)
     if job.model.from_hub:

@@ -11,7 +11,9 @@ from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.store.store import Store
 
 WAVES = ("data", "base models", "fine-tuning runs", "SAEs", "evidence", "importance lists")
-"""Stages of one wave require only stages of earlier waves or of their own, so they are built side by side."""
+"""Stages of one wave require only stages of earlier waves or of their own, so they are built side by side.
+
+One exception: rows require the tokenizer of a model that is fetched, so the first of them fetches it."""
 
 Folders = Mapping[str, Path]
 """Stage name -> the folder of the built stage."""

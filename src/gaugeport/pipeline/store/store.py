@@ -24,6 +24,9 @@ from gaugeport.pipeline.store.versions import versions
 from gaugeport.utils.files import write_json
 
 MANIFEST = "manifest.json"
+SOURCE = "source.json"
+"""Where a fetched stage came from, written by its build. The manifest quotes it, and no digest counts it."""
+
 MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt")
 """Suffixes of the files of a model folder that decide what is loaded: weights, configs, tokenizers."""
 
@@ -45,7 +48,8 @@ def digest_files(path: str | Path) -> str:
         FileNotFoundError: The path does not exist, or the folder has no such file.
     """
     path = Path(path)
-    files = [path] if path.is_file() else [f for f in sorted(path.glob("*")) if f.suffix in MODEL_FILES]
+    inside = [f for f in sorted(path.glob("*")) if f.suffix in MODEL_FILES and f.name != SOURCE]
+    files = [path] if path.is_file() else inside
     if not files:
         raise FileNotFoundError(f"{path}: no file, or no folder with model files ({', '.join(MODEL_FILES)})")
     total = hashlib.sha256()
@@ -53,6 +57,12 @@ def digest_files(path: str | Path) -> str:
         total.update(file.name.encode() if path.is_dir() else b"")
         total.update(_digest_file(file, file.stat().st_size, file.stat().st_mtime_ns))
     return total.hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, 64 hexadecimal digits."""
+    about = path.stat()
+    return _digest_file(path, about.st_size, about.st_mtime_ns).hex()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -115,6 +125,8 @@ class Store:
                 "versions": versions(),
                 "files": {str(f.relative_to(partial)): f.stat().st_size for f in _files(partial)},
             }
+            if (partial / SOURCE).exists():
+                manifest["source"] = json.loads((partial / SOURCE).read_text())
             write_json(partial / MANIFEST, manifest)
             with (self.root / "built.log").open("a") as log:
                 log.write(f"{kind} {final.name}\n")

@@ -53,9 +53,11 @@ def check_cohort(job: Job) -> None:
             f"task.cohort={cohort} with model={model.name} data={job.data.name}; allowed with Dyck-3 models: "
             "task.cohort=A or B, model=dyck3 data=dyck3 training=dyck3"
         )
-    if cohort == "seeds" and model.path is not None:
+    one_model = model.path is not None or (model.package is not None and not model.from_hub)
+    if cohort == "seeds" and one_model:
+        which = f"model={model.name}" if model.path is None else f"model.path={model.path}"
         raise ValueError(
-            f"task.cohort=seeds trains models from several seeds, but model.path={model.path} is one model; "
+            f"task.cohort=seeds trains models from several seeds, but {which} is one model; "
             "allowed: task.cohort=runs, two fine-tuning runs of it"
         )
     if cohort == "seeds" and model.from_hub and "{seed}" not in model.hub_id:
