@@ -172,8 +172,7 @@ class Job:
         return {key: path for key, path in named.items() if path is not None}
 
     def prompt_source(self) -> str | None:
-        """Return where labelled prompts come from: ``files``, ``mini``, ``packaged`` or ``hub``; None if not
-        used.
+        """Return where labelled prompts come from: files, mini, packaged or hub; None if not used.
 
         Files that the task names come first, then the source it names (``task.prompts``). Where it names
         neither, the mini corpus has prompts of its own, texts of the hub go with prompts of the hub, and all

