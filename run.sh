@@ -24,7 +24,7 @@ export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
 case "${1:-}" in
   "")
-    say "the headline: one model and seed a claim; about 25 minutes on two cores, seconds once it is stored"
+    say "the headline, one seed a claim: about 25 minutes on two cores, seconds once stored"
     exec $venv/bin/gaugeport tables --headline
     ;;
   all)
