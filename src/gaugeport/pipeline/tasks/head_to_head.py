@@ -13,7 +13,7 @@ from gaugeport.pipeline.job import PROMPT_SOURCES, Job
 from gaugeport.pipeline.measures.head_to_head import head_to_head_rows
 from gaugeport.pipeline.measures.maps import Map
 from gaugeport.pipeline.measures.steering_effects import steering_effect, transported_effect_rows
-from gaugeport.pipeline.stages.rows import is_pretrained
+from gaugeport.pipeline.stages.catalogue import independent_job
 from gaugeport.pipeline.stages.saes import load_sae
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
@@ -39,11 +39,8 @@ def check(job: Job) -> None:
     if job.task["target"] == "identical":
         raise ValueError("task.target=identical leaves nothing to compare; allowed: finetuned, independent")
     check_choice(job, "target", ("finetuned", "independent"))
-    if job.task["target"] == "independent" and is_pretrained(job):
-        raise ValueError(
-            "task.target=independent requires models that are trained from two seeds; "
-            "allowed for a pretrained model: finetuned"
-        )
+    if job.task["target"] == "independent":
+        independent_job(job)  # refuses a pretrained model
     check_choice(job, "prompts", (None, *PROMPT_SOURCES))
     sae_settings(job.task["sae"])
 
