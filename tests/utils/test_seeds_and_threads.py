@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gaugeport.utils.devices import one_thread
+from gaugeport.utils.devices import cpu_threads
 from gaugeport.utils.seeds import derive, generator
 
 
@@ -30,7 +30,7 @@ def test_number_of_threads_is_restored_after_an_error():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(OSError), one_thread():
+        with pytest.raises(OSError), cpu_threads(1):
             assert torch.get_num_threads() == 1
             raise OSError
         assert torch.get_num_threads() == 2

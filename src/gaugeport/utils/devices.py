@@ -13,16 +13,11 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def use_one_thread() -> None:
-    """Let torch use one CPU thread from now on. For worker processes that run side by side."""
-    torch.set_num_threads(1)
-
-
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """While open, let torch use one CPU thread, so that sums are always taken in the same order."""
+def cpu_threads(n: int) -> Iterator[None]:
+    """While open, let torch use ``n`` CPU threads. On one, sums are always taken in the same order."""
     before = torch.get_num_threads()
-    use_one_thread()
+    torch.set_num_threads(n)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution.failures import Failure
 from gaugeport.pipeline.execution.launchers import by_hydra, cores, local
+from gaugeport.pipeline.execution.machine import machine_for
 from gaugeport.pipeline.execution.plan import plan
 from gaugeport.pipeline.execution.progress import plural
 from gaugeport.pipeline.execution.runner import run_all
@@ -65,7 +66,8 @@ def run_one(overrides: Sequence[str], dry_run: bool) -> str:
             allowed = ", ".join(required) or "none"
             raise ValueError(f"stage={config.stage}: the job requires no such stage; allowed: {allowed}")
         hide_progress_bars()
-        return f"{config.stage}: {build_stage(spec.job, Store(spec.outputs / 'store'), config.stage)}"
+        with machine_for(spec.job):
+            return f"{config.stage}: {build_stage(spec.job, Store(spec.outputs / 'store'), config.stage)}"
     for failure in run_all([spec], local(1), 1):
         raise ValueError(failure.error.message)
     return summary(read_records(spec.outputs / "records", [job_id(spec.job)]).records[0])

@@ -22,21 +22,19 @@ from gaugeport.models.loading import hide_progress_bars
 from gaugeport.pipeline.config.compose import from_config
 from gaugeport.pipeline.execution.failures import Error
 from gaugeport.pipeline.execution.jobs import run_job
+from gaugeport.pipeline.execution.machine import machine_for
 from gaugeport.pipeline.execution.plan import Step
 from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.catalogue import build_stage
 from gaugeport.pipeline.store.store import Store
-from gaugeport.utils.devices import use_one_thread
 
 Launch = Callable[[Sequence[Step]], Iterable[Error | None]]
 """Runs some steps, and yields in their order the error of each, or None."""
 
 
 def local(processes: int | None = None) -> Launch:
-    """Return a launcher that uses processes of this machine, on one thread each.
-
-    Results therefore do not depend on how many run side by side.
+    """Return a launcher that uses processes of this machine, which share torch's CPU threads.
 
     Args:
         processes: How many; None for all cores, or for one where there is a GPU.
@@ -46,7 +44,10 @@ def local(processes: int | None = None) -> Launch:
         # joblib restarts a worker whose memory grew, as after holding a run's checkpoints; nothing is lost
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
         n = min(processes or cores(), len(steps))
-        return Parallel(n_jobs=n, return_as="generator")(delayed(attempt)(s.composed, s.stage) for s in steps)
+        threads = max(1, torch.get_num_threads() // n)
+        return Parallel(n_jobs=n, return_as="generator")(
+            delayed(attempt)(s.composed, s.stage, threads) for s in steps
+        )
 
     return launch
 
@@ -81,21 +82,22 @@ def by_hydra(overrides: Sequence[str]) -> Launch:
     return launch
 
 
-def attempt(spec: JobSpec, stage: str | None) -> Error | None:
-    """Build a stage of a job, or run the job, on one thread; return the error, so that other steps go on.
+def attempt(spec: JobSpec, stage: str | None, threads: int | None = None) -> Error | None:
+    """Build a stage of a job, or run the job; return the error, so that other steps go on.
 
     Args:
         spec: The job.
         stage: The stage to build; None runs the job.
+        threads: The step's share of the CPU, as in :func:`machine_for`.
     """
     hide_progress_bars()
     _exempt_imports_from_garbage_collection()
-    use_one_thread()
     try:
-        if stage is None:
-            run_job(spec)
-        else:
-            build_stage(spec.job, Store(spec.outputs / "store"), stage)
+        with machine_for(spec.job, threads):
+            if stage is None:
+                run_job(spec)
+            else:
+                build_stage(spec.job, Store(spec.outputs / "store"), stage)
     except Exception as e:
         return Error.of(e, spec.outputs)
     return None

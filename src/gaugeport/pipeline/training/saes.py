@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaugeport.utils.devices import default_device, one_thread
+from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import generator
 
 ARCHITECTURES = {"topk": "k", "standard": "l1"}
@@ -64,8 +64,9 @@ def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata
     the input. Both make the SAE a function of the residual stream that is exactly covariant under every
     gauge.
 
-    One CPU thread (or the GPU where there is one) and seeded: the same arguments give the same weights. The
-    caller's random state is left alone. Raises ``ValueError`` for fewer activations than one batch.
+    Seeded: on as many CPU threads as before, the same arguments give the same weights. A GPU is used where
+    there is one. The caller's random state is left alone. Raises ``ValueError`` for fewer activations than
+    one batch.
     """
     from sae_lens.training.sae_trainer import SAETrainer
 
@@ -112,11 +113,11 @@ def trainer_config(settings: dict[str, Any]) -> Any:
 
 @contextmanager
 def seeded_training(seed: int) -> Iterator[None]:
-    """While open, use one CPU thread and seed torch; show sae-lens's progress bar only on a terminal."""
+    """While open, seed torch, and show sae-lens's progress bar only on a terminal."""
     from sae_lens.training import sae_trainer
 
     bar = sae_trainer.tqdm
-    with one_thread(), torch.random.fork_rng():
+    with torch.random.fork_rng():
         try:
             # no bar in a log file; sae-lens has no setting for it
             sae_trainer.tqdm = functools.partial(bar, disable=None)

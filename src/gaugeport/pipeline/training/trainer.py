@@ -24,7 +24,6 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Schedule
-from gaugeport.utils.devices import one_thread
 from gaugeport.utils.seeds import derive
 
 
@@ -53,9 +52,8 @@ def train(
 ) -> None:
     """Train a model in place on rows in the given order.
 
-    A run that was killed continues from its last complete checkpoint and ends at the same weights. Training
-    runs on one CPU thread, so that results do not depend on the machine's load and two runs can share two
-    cores, or on the GPU if there is one.
+    A run that was killed continues from its last complete checkpoint and ends at the same weights, bit for
+    bit on as many CPU threads as before. The caller chooses the threads; a GPU is used if there is one.
 
     Args:
         model: The model.
@@ -122,7 +120,7 @@ def _run(
             f"{schedule.steps * schedule.batch_size} examples, got {len(examples)}"
         )
     # Trainer seeds the global generators: keep the caller's state
-    with one_thread(), torch.random.fork_rng():
+    with torch.random.fork_rng():
         trainer = Trainer(
             model=model,
             args=arguments,
