@@ -8,7 +8,7 @@ from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import of_seeds
-from gaugeport.pipeline.report.tidy import aggregate, select, tidy
+from gaugeport.pipeline.report.tidy import MAIN_MODELS, aggregate, select, tidy
 
 TITLE = "a8 AdamW: a run resumed from a moved checkpoint, by what is done to its state"
 CAPTION = (
@@ -39,7 +39,7 @@ SUMMARY = Narrow(
         "step 50": "step 50",
         "n": "n",
     },
-    rows={"model": "tinyllama", "setting": ("default", "lr=0.003")},
+    rows={"model": MAIN_MODELS, "setting": ("default", "lr=0.003", "self")},
 )
 
 
@@ -102,9 +102,9 @@ def plot(table):
 
 
 def _cases(rows):
-    """Return the models and settings that were run, the default of tinyllama first."""
+    """Return the models and settings that were run, the default of the main model first."""
     cases = set(rows[["model", "setting"]].itertuples(index=False, name=None))
-    return sorted(cases, key=lambda c: (c[0] != "tinyllama", c[1] != "default", c))
+    return sorted(cases, key=lambda c: (c[0] not in MAIN_MODELS, c[1] != "default", c))
 
 
 def _mean(rows, metric, step, form="{:.1e}"):

@@ -4,7 +4,16 @@ from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import of_seeds, with_intervals
-from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
+from gaugeport.pipeline.report.tidy import (
+    MAIN_MODELS,
+    aggregate,
+    by_depth,
+    main_model,
+    means_of,
+    middle_site,
+    select,
+    tidy,
+)
 
 TITLE = "c3 Confidence: do margins sort right from wrong placements?"
 CAPTION = (
@@ -40,7 +49,7 @@ NARROW = Narrow(
         "n": "n",
     },
     rows={
-        "model": "tinyllama",
+        "model": MAIN_MODELS,
         "setting": ("default", "lr=0.03"),
         "group": "signed_permutation",
         "site": ("–", "middle"),
@@ -88,7 +97,8 @@ def plot(table):
     """Draw accuracy against the share kept: by evidence at the endpoint, by route at one site, by learning
     rate."""
     means = _means(table)
-    means = means[(means["metric"] == "kept_accuracy") & (means["model"] == "tinyllama")]
+    model = main_model(means)
+    means = select(means, {"metric": "kept_accuracy", "model": model})
     means = means[means["site"].isna() | _at_middle(means)]
     ours = means[means["group"] == "signed_permutation"]
     default = ours[ours["setting"] == "default"]
@@ -104,13 +114,13 @@ def plot(table):
         _draw(axes[0], select(default, {"evidence": kind, "route": "endpoint"}), colour, label, style)
     for route, colour in ROUTES.items():
         _draw(axes[1], select(default, {"evidence": "site", "route": route}), colour, route)
-    axes[0].set(title="tinyllama, endpoint, by evidence", ylabel="signed accuracy of the kept coordinates")
-    axes[1].set(title=f"tinyllama, {site}, by route")
+    axes[0].set(title=f"{model}, endpoint, by evidence", ylabel="signed accuracy of the kept coordinates")
+    axes[1].set(title=f"{model}, {site}, by route")
     if has_lr:
         palette = [f.BLUE, f.GREEN, f.ORANGE, f.RED, f.PURPLE]
         for (lr, part), colour in zip(rates.groupby("lr"), palette, strict=False):
             _draw(axes[2], part, colour, f"lr {lr:g}")
-        axes[2].set(title=f"tinyllama, {site}, endpoint, by learning rate")
+        axes[2].set(title=f"{model}, {site}, endpoint, by learning rate")
     for axis in axes:
         axis.set(
             xlabel="share of coordinates kept, largest margins first (dotted: random order)", ylim=(0, 1.04)

@@ -7,7 +7,7 @@ from gaugeport.pipeline.report.conditions import conditions_of, with_conditions
 from gaugeport.pipeline.report.lists import LISTS, bars, legend, panels
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
-from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.report.tidy import ITSELF, MAIN_MODELS, aggregate, means_of, select, tidy
 
 TITLE = "a9 Gauge audit: overlap of top-k lists in a random gauge"
 CAPTION = (
@@ -34,7 +34,7 @@ SUMMARY = Narrow(
         "oracle": "true gauge",
         "same model, other tokens": "other tokens",
     },
-    rows={"model": "tinyllama", "planted": "residual"},
+    rows={"model": MAIN_MODELS, "planted": "residual"},
     words={"neurons, mean absolute activation": "neurons", "mean absolute activation": "absolute activation"},
     means=True,
     cut=";",
@@ -63,7 +63,7 @@ def pivot(table):
         ):
             line = {"model": model, "target": target, "planted": planted, "list": LISTS[name]}
             raw = select(rows, {"named": "raw"})
-            control = "invariant" if target == "identical" else "–"
+            control = "invariant" if target in ITSELF else "–"
             chance = (
                 _overlap(raw.assign(value=raw["theory"], ci_low=None)) if _moved(planted, name) else control
             )

@@ -13,7 +13,7 @@ from gaugeport.pipeline.report.conditions import (
 )
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
-from gaugeport.pipeline.report.tidy import aggregate, main_model, means_of, select, tidy
+from gaugeport.pipeline.report.tidy import ITSELF, MAIN_MODELS, aggregate, main_model, means_of, select, tidy
 
 TITLE = "a7 Merging: loss barrier between A, moved to B's coordinates, and B"
 CAPTION = (
@@ -31,6 +31,7 @@ EXTRA = ["target", "planted", "matched", "folded", "alpha", "scaling"]
 CASE = ["model", "setting", "target", "planted", "matched"]
 PANELS = (
     {"setting": "default", "target": "identical", "planted": "none", "matched": "none"},
+    {"setting": "default", "target": "self", "planted": "none", "matched": "none"},
     {"setting": "default", "target": "finetuned", "planted": "none", "matched": "none"},
     {"setting": "folded", "target": "finetuned", "planted": "none", "matched": "none"},
     {"setting": "reordered", "target": "finetuned", "planted": "both"},
@@ -47,8 +48,8 @@ SUMMARY = Narrow(
         "n": "n",
     },
     rows=[
-        {"model": "tinyllama", "setting": ("default", "folded"), "planted": "none", "matched": "none"},
-        {"model": "tinyllama", "setting": "reordered", "planted": "both"},
+        {"model": MAIN_MODELS, "setting": ("default", "folded"), "planted": "none", "matched": "none"},
+        {"model": MAIN_MODELS, "setting": "reordered", "planted": "both"},
     ],
     words=SHORT_NAMES,
     means=("average",),
@@ -80,9 +81,9 @@ def pivot(table):
         line |= {f"loss {m}": _text(part, f"loss_{m}", 2) for m in ("A", "B")}
         lines.append({k: v if v not in ("", None) else "–" for k, v in line.items()})
     ranks = {
-        "model": ["tinyllama", "qwen", "pythia"],
+        "model": [*MAIN_MODELS, "qwen", "pythia"],
         "setting": ["default"],
-        "target": ["identical", "finetuned"],
+        "target": [*ITSELF, "finetuned"],
     }
     ranks |= {"planted": ["none", "neurons", "both"], "matched": ["none", "neurons", "heads", "both"]}
 

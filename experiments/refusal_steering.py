@@ -3,6 +3,7 @@
 from gaugeport.pipeline.report import steering_tables
 from gaugeport.pipeline.report.conditions import SHORT_CAPTION, SHORT_NAMES
 from gaugeport.pipeline.report.narrow import Narrow
+from gaugeport.pipeline.report.tidy import MAIN_MODELS
 
 TITLE = "a6 Refusal steering: how often a moved direction acts the other way"
 CAPTION = (
@@ -51,7 +52,7 @@ SUMMARY = Narrow(
         "retention": "kept",
         "n": "n",
     },
-    rows={"model": "tinyllama", "setting": "default"},
+    rows={"model": MAIN_MODELS, "setting": "default"},
     words={"finetuned_back": "finetuned back", **SHORT_NAMES},
     means=("odd part", "retention"),
 )

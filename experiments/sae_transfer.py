@@ -13,7 +13,7 @@ from gaugeport.pipeline.report.conditions import (
 )
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell, interval
-from gaugeport.pipeline.report.tidy import aggregate, main_model, means_of, select, tidy
+from gaugeport.pipeline.report.tidy import ITSELF, MAIN_MODELS, aggregate, main_model, means_of, select, tidy
 
 TITLE = "a4 SAE transfer: variance of B that a moved SAE of A leaves unexplained (NMSE)"
 CAPTION = (
@@ -56,7 +56,7 @@ SUMMARY = Narrow(
         "CE recovered": "loss recovered",
         "n": "n",
     },
-    rows={"model": "tinyllama", "setting": "default", "architecture": "topk"},
+    rows={"model": MAIN_MODELS, "setting": "default", "architecture": "topk"},
     words=SHORT_NAMES,
 )
 
@@ -66,12 +66,12 @@ def tabulate(records):
     rows = tidy("a4", records, extra=EXTRA)
     means = with_conditions(aggregate(rows, EXTRA))
     silent = means[means["metric"] == "nmse_silent"].drop_duplicates(_SAME).set_index(_SAME)["value"]
-    identical = (means["target"] == "identical") & (means["metric"] == "nmse")
+    identical = means["target"].isin(ITSELF) & (means["metric"] == "nmse")
     uniform = identical & means["condition"].isin(UNIFORM)
     means.loc[uniform, "theory"] = [
         silent.get(key) for key in map(tuple, means.loc[uniform, _SAME].to_numpy())
     ]
-    ours = identical & (means["model"] == "tinyllama") & (means["setting"] == "default")
+    ours = identical & means["model"].isin(MAIN_MODELS) & (means["setting"] == "default")
     ours &= means["architecture"] == "topk"
     means.loc[ours, "paper"] = means.loc[ours, "condition"].map(PAPER)
     return judged("a4", rows, means.drop(columns="condition"))
@@ -93,7 +93,7 @@ def pivot(table):
     wide = pd.DataFrame(lines)
     wide["order"] = wide["condition"].map(ORDER).fillna(len(ORDER))
     wide["topk"] = wide["architecture"] != "topk"
-    wide["same"] = wide["target"] != "identical"
+    wide["same"] = ~wide["target"].isin(ITSELF)
     keys = ["model", "setting", "topk", "same", "order"]
     return (
         wide.sort_values(keys, kind="stable").drop(columns=["topk", "same", "order"]).reset_index(drop=True)
@@ -106,7 +106,7 @@ def plot(table):
     means = with_conditions(means_of(table))
     model = main_model(means)
     means = select(means, {"model": model, "setting": "default"})
-    targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
+    targets = [t for t in (*ITSELF, "finetuned") if t in set(means["target"])]
     figure, axes = f.panels(len(targets), width=5.2, height=3.8)
     for axis, target in zip(axes, targets, strict=True):
         here = select(means, {"target": target, "metric": "nmse"})
@@ -126,7 +126,7 @@ def plot(table):
         )
         axis.set(title=f"{model}, target {target}", yscale="log")
     axes[0].set_ylabel("NMSE, held-out tokens of the target")
-    if targets[0] == "identical":
+    if targets[0] in ITSELF:
         for condition, text in (("S_d, signs dropped", "paper, S_d"), ("B_d", "paper, B_d")):
             f.paper_line(axes[0], PAPER[condition], f.PURPLE if condition != "B_d" else f.BLUE, text)
     return figure

@@ -3,6 +3,7 @@
 from gaugeport.pipeline.report import steering_tables
 from gaugeport.pipeline.report.conditions import SHORT_CAPTION, SHORT_NAMES
 from gaugeport.pipeline.report.narrow import Narrow
+from gaugeport.pipeline.report.tidy import MAIN_MODELS
 
 TITLE = "a5 Sentiment steering: share of a direction's effect that is kept"
 CAPTION = (
@@ -49,7 +50,7 @@ SUMMARY = Narrow(
         "to native": "of B's own",
         "n": "n",
     },
-    rows={"model": "tinyllama", "setting": "default"},
+    rows={"model": MAIN_MODELS, "setting": "default"},
     words={"finetuned_back": "finetuned back", **SHORT_NAMES},
     means=("to native",),
 )

@@ -6,7 +6,17 @@ from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.conditions import condition_name
 from gaugeport.pipeline.report.render import with_intervals
-from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
+from gaugeport.pipeline.report.tidy import (
+    MAIN_MODELS,
+    aggregate,
+    by_depth,
+    main_model,
+    means_of,
+    middle_site,
+    models_of,
+    select,
+    tidy,
+)
 
 TITLE = "a3 Trajectory: share of coordinates recovered, by route"
 CAPTION = (
@@ -39,7 +49,7 @@ def tabulate(records):
     rows = pd.concat([rows, _gaps(rows)], ignore_index=True)
     means = aggregate(rows, list(SETTINGS))
     mid = _at_middle(means)
-    ours = (means.index.isin(mid.index)) & (means["model"] == "tinyllama") & (means["setting"] == "default")
+    ours = (means.index.isin(mid.index)) & means["model"].isin(MAIN_MODELS) & (means["setting"] == "default")
     ours &= (means["group"] == "signed_permutation") & (means["matcher"] == "hungarian_abs")
     ours &= (means["metric"] == "signed_accuracy") & (means["step"] == means["step"].max())
     means.loc[ours, "paper"] = means.loc[ours, "route"].map(PAPER).astype(float)
@@ -77,7 +87,7 @@ def summary(wide):
     here["gauge"] = [name.replace(", signs dropped", " unsigned") for name in names]
     order = {"endpoint": 0, "via_base": 1, "trajectory": 2}
     ranks = here.assign(
-        first=here["model"] != "tinyllama",
+        first=~here["model"].isin(MAIN_MODELS),
         second=here["group"].map({"signed_permutation": 0, "global_sign_permutation": 0}).fillna(1),
         third=here["route"].map(order),
     )
@@ -91,7 +101,7 @@ def plot(table):
     """Draw accuracy over steps by route, a panel per model, then by site and by learning rate."""
     signed = select(means_of(table), {"metric": "signed_accuracy"})
     means = _at_middle(signed)
-    models = [m for m in ("tinyllama", "qwen", "pythia") if m in set(means["model"])]
+    models = models_of(means)
     has_lr = means["setting"].str.startswith("lr=").any()
     figure, axes = f.panels(len(models) + 1 + int(has_lr), columns=3)
     for axis, model in zip(axes, models, strict=False):
@@ -107,12 +117,12 @@ def plot(table):
     axes[len(models)].set(title=f"{models[0]}, last step", xlabel="site")
     if has_lr:
         _draw(axes[-1], _by_learning_rate(means), "lr")
-        axes[-1].set(title="tinyllama, last step", xlabel="fine-tuning learning rate", xscale="log")
+        axes[-1].set(title=f"{models[0]}, last step", xlabel="fine-tuning learning rate", xscale="log")
         ticks = sorted(_by_learning_rate(means)["lr"].unique())
         axes[-1].set_xticks(ticks, [f"{t:g}" for t in ticks])
         axes[-1].minorticks_off()
     for axis, model in zip(axes, models, strict=False):
-        if model in ("tinyllama", "pythia"):  # their groups differ; qwen's conditions are tinyllama's
+        if model != "qwen":  # whose conditions are tinyllama's
             axis.legend(fontsize=6.5, loc="lower left")
     return figure
 
@@ -148,7 +158,8 @@ def _by_site(signed, model):
 
 
 def _by_learning_rate(means):
-    rows = means[(means["model"] == "tinyllama") & (means["step"] == means["step"].max())]
+    rows = select(means, {"model": main_model(means)})
+    rows = rows[rows["step"] == rows["step"].max()]
     return rows[(rows["setting"] == "default") | rows["setting"].str.startswith("lr=")]
 
 

@@ -67,3 +67,14 @@ def test_unknown_names_are_refused():
         gauge_group_rows("llama", 0, "bfloat16")
     with pytest.raises(ValueError, match="family='bert'"):
         tiny_model("bert", torch.Generator())
+
+
+def test_trained_model_is_measured_as_it_is_and_left_unchanged():
+    own = tiny_model("llama", torch.Generator().manual_seed(3), width=16)
+    before = {name: p.clone() for name, p in own.named_parameters()}
+    rows = gauge_group_rows("model", 0, trained=own)
+    assert all((r["value"] <= r["yardstick"]) == (r["theory"] == "exact") for r in rows)
+    assert {(r["chart"], r["group"]) for r in rows if r["theory"] == "exact"} >= {
+        ("raw", "signed_permutation")
+    }
+    assert all(torch.equal(p, before[name]) for name, p in own.named_parameters())

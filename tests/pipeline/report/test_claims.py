@@ -1,5 +1,7 @@
 """The judge: null and reversed records must read "not reproduced"."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,3 +164,24 @@ def test_aggregate_averages_over_seeds_only():
 def test_middle_site():
     assert middle_site(["embed", "block0", "block1", "block2", "block3"]) == "block2"
     assert middle_site(["block0", "block1"]) == "block1"
+
+
+def test_profile_real_reads_claims_on_its_own_model_as_it_is():
+    claim = replace(gap(), where={"model": "tinyllama", "target": "identical", "setting": "default"})
+    frame = rows(0.9 + NOISE, 0.6 + NOISE)
+    frame = frame[(frame["site"] == "block1") & (frame["step"] == 10)].assign(model="smollm2", target="self")
+    assert differences(claim, frame.assign(profile="real")) == pytest.approx([0.3] * 5)
+    assert differences(claim, frame.assign(profile="mini")) == []
+
+
+@pytest.mark.parametrize("profile", ["real", "paper"])
+def test_figures_are_compared_on_pretrained_models_alone(profile):
+    assert judge(gap(paper=0.3), list(0.3 + NOISE), profile)[0] == "matched"
+    assert judge(gap(paper=0.3), list(0.3 + NOISE), "mini")[0] == "reproduced"
+
+
+def test_setting_that_was_chosen_at_mini_was_declared_at_real():
+    claim = replace(gap(), unjudged="learning rate chosen")
+    assert judge(claim, list(0.2 + NOISE), "mini")[0] == "no verdict (learning rate chosen)"
+    assert judge(claim, list(0.1 + NOISE), "real")[0] == "reproduced"
+    assert judge(claim, list(NOISE), "real")[0] == "not reproduced"

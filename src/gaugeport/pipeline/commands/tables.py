@@ -82,12 +82,17 @@ def choose(
     named = [experiment(i).id for i in ids]
     experiments = sorted((experiment(name) for name in experiment_names()), key=lambda e: by_number(e.id))
     every = {e.id: e for e in experiments}
-    wanted = list(dict.fromkeys(named)) or [e.id for e in experiments if e.headline or not headline]
+    wanted = list(dict.fromkeys(named)) or [e.id for e in experiments if e.lines(profile, headline)]
+    if without := [i for i in wanted if not every[i].lines(profile, headline=False)]:
+        there = [e.id for e in experiments if e.lines(profile, headline=False)]
+        raise ValueError(
+            f"profile {profile} has no jobs of {', '.join(without)}; allowed: {', '.join(there) or 'none'}"
+        )
     jobs = _composed([every[i] for i in wanted], profile, extra, strict=bool(ids), keep=keep)
     if not jobs:
         raise ValueError("no table can be made with these overrides: the warnings say why")
     wanted = [i for i in wanted if i in jobs]
-    if headline and (without := [i for i in wanted if not every[i].headline]):
+    if headline and (without := [i for i in wanted if not every[i].lines(profile, True)]):
         warnings.warn(f"no headline jobs in {', '.join(without)}: nothing of it is run", stacklevel=2)
     asked = []
     for i in wanted:

@@ -14,6 +14,12 @@ from omegaconf import OmegaConf
 from gaugeport.pipeline.paths import by_number, data_dir
 from gaugeport.pipeline.store.store import digest
 
+REAL = "real"
+"""The profile of pretrained models, whose jobs are declared apart."""
+
+Lines = tuple[tuple[str, ...], ...]
+"""Overrides of jobs: a sweep a line, an override an item."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -24,12 +30,21 @@ class Experiment:
         name: The name of its files, such as trajectory.
         sweeps: The lines of overrides whose products are its jobs.
         headline: The same of its headline part.
+        real: The same at the profile ``real``, whose one model and many-hour runs need lines of their own;
+            none where the table is not of that profile.
     """
 
     id: str
     name: str
-    sweeps: tuple[tuple[str, ...], ...]
-    headline: tuple[tuple[str, ...], ...]
+    sweeps: Lines
+    headline: Lines
+    real: Lines = ()
+
+    def lines(self, profile: str, headline: bool) -> Lines:
+        """Return the lines of its jobs at a profile; none where it has no jobs there."""
+        if profile == REAL:
+            return () if headline else self.real
+        return self.headline if headline else self.sweeps
 
 
 def experiment_names() -> list[str]:
@@ -63,11 +78,13 @@ def _experiments(conf: Path) -> dict[str, Experiment]:
     known = {}
     for name in experiment_names():
         node = OmegaConf.load(conf / "experiment" / f"{name}.yaml").experiment  # type: ignore[union-attr]
-        known[name] = Experiment(node.id, name, _lines(node.sweeps), _lines(node.headline))
+        known[name] = Experiment(
+            node.id, name, _lines(node.sweeps), _lines(node.headline), _lines(node.get("real", ()))
+        )
     return known
 
 
-def _lines(node: Iterable[Any]) -> tuple[tuple[str, ...], ...]:
+def _lines(node: Iterable[Any]) -> Lines:
     return tuple(tuple(str(line).split()) for line in node)
 
 

@@ -37,7 +37,7 @@ def jobs_of(
         ValueError: An override is not allowed; the message names it and what is allowed.
     """
     fixed = [f"experiment={table.name}", f"profile={profile}", *extra]
-    return _jobs(table.headline if headline else table.sweeps, fixed, profile)
+    return _jobs(table.lines(profile, headline), fixed, profile)
 
 
 def sweep_jobs(overrides: Sequence[str]) -> list[JobSpec]:
@@ -55,7 +55,7 @@ def sweep_jobs(overrides: Sequence[str]) -> list[JobSpec]:
         return _jobs([tuple(overrides)], [], profile)
     table = experiment(given.pop("experiment"))
     rest = [o for o in overrides if _key(o) != "experiment"]
-    lines = [(*(o for o in line if _key(o) not in given), *rest) for line in table.sweeps]
+    lines = [(*(o for o in line if _key(o) not in given), *rest) for line in table.lines(profile, False)]
     return _jobs(lines, [f"experiment={table.name}"], profile)
 
 

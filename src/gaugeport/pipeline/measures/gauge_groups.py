@@ -33,18 +33,21 @@ ELEMENTS: tuple[type[SignedPermutation | Orthogonal], ...] = (
 )
 
 
-def gauge_group_rows(family: str, seed: int, dtype: str = "float64", width: int = 32) -> list[dict[str, Any]]:
-    """Measure the relative logit change of a tiny random model under a random element of each group.
+def gauge_group_rows(
+    family: str, seed: int, dtype: str = "float64", width: int = 32, trained: Any = None
+) -> list[dict[str, Any]]:
+    """Measure the relative logit change of a model under a random element of each group.
 
-    There are three charts: ``raw`` (random gains and biases), ``folded`` (the same model after
-    ``fold_gains``; left out for post-norm families) and ``degenerate`` (every gain 1, as freshly
-    initialised).
+    There are three charts: ``raw`` (the model: random gains and biases, or those of ``trained``), ``folded``
+    (the same model after ``fold_gains``; left out for post-norm families) and ``degenerate`` (every gain 1,
+    as freshly initialised).
 
     Args:
-        family: a model type of :data:`MODEL_TYPES`.
-        seed: seed of the model, its tokens and the elements.
+        family: a model type of :data:`MODEL_TYPES`, of which a tiny random model is made.
+        seed: seed of that model, its tokens and the elements.
         dtype: ``float32`` or ``float64``; in float64 the norms compute in float64 too.
-        width: width d of the stream, a multiple of 8.
+        width: width d of the random model's stream, a multiple of 8.
+        trained: a causal language model to measure instead of a random one; it is left unchanged.
 
     Returns:
         Rows ``{chart, group, metric, value, yardstick, theory}``. ``value`` is max|Δlogits| / std(logits);
@@ -57,8 +60,8 @@ def gauge_group_rows(family: str, seed: int, dtype: str = "float64", width: int 
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype={dtype!r}; allowed: float32, float64")
     generator = torch.Generator().manual_seed(seed)
-    raw = tiny_model(family, generator, width).to(getattr(torch, dtype))
-    chart = chart_of(raw)
+    raw = tiny_model(family, generator, width) if trained is None else copy.deepcopy(trained)
+    raw, chart = raw.to(getattr(torch, dtype)), chart_of(raw)
     charts = {"raw": raw, "degenerate": with_unit_gains(raw)}
     if chart.foldable:
         charts["folded"] = fold_gains(raw)
@@ -70,7 +73,7 @@ def gauge_group_rows(family: str, seed: int, dtype: str = "float64", width: int 
         exact = exact_group(here, name)
         with norms(model), norms(work):
             for cls in ELEMENTS:
-                g = generic_element(cls, width, generator)
+                g = generic_element(cls, chart.width, generator)
                 rotation = g if isinstance(g, Orthogonal) else None
                 record = {
                     "chart": name,

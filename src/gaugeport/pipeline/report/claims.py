@@ -16,6 +16,18 @@ from gaugeport.pipeline.report.tidy import middle_site, select, t_interval
 DECLARED_UNITS = 5
 """Training seeds below which only a direction is reported."""
 
+FIGURES_COUNT = ("real", "paper")
+"""Profiles of pretrained models, where a figure is compared with the paper's and not its direction alone."""
+
+SETTINGS_DECLARED = ("real",)
+"""Profiles all of whose settings were declared before their first run."""
+
+READ_AT: dict[str, dict[str, dict[str, str]]] = {
+    "real": {"model": {"tinyllama": "smollm2", "llama": "smollm2"}, "target": {"identical": "self"}}
+}
+"""Profile -> column -> value that a claim declares -> the one it is read at there: the profile's model, and
+that model as it is in place of a fine-tune of it in other coordinates."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -30,7 +42,7 @@ class Claim:
         paper: The paper's figure for the contrast. ``delta``: how near counts as it. ``quote``: the paper's
             words. ``short_quote``: the same, shorter.
         unjudged: Why a measured claim carries no verdict: a chosen setting could produce it, or the seeds do
-            not vary what it is about.
+            not vary what it is about. It does not hold at :data:`SETTINGS_DECLARED`.
         by_construction: The measurement leaves it no other outcome, which its verdict says.
         two_sided: Neither side of the paper's figure is the better one.
     """
@@ -78,20 +90,21 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
     Args:
         claim: The claim.
         values: Its difference, one per training seed.
-        profile: ``mini``, ``paper``, ...; only at ``paper`` is a figure compared with the paper's.
+        profile: ``mini``, ``paper``, ...; only at :data:`FIGURES_COUNT` is a figure compared with the
+            paper's.
 
     Returns:
         Verdict, mean, ends of the 95 % interval, and n. The verdict is *reproduced* where the interval
-        excludes the null in the claimed direction; *matched* (profile ``paper``) where it also lies within
-        the paper's figure ± delta or, unless that is two-sided, wholly on its better side; *not reproduced*
-        otherwise. Fewer than ``DECLARED_UNITS`` seeds give *direction only (n = …)*, none give *not run*. *no
-        verdict (why)*: the claim declares none. *reproduced (by construction)*: it could not have been
-        otherwise.
+        excludes the null in the claimed direction; *matched* (at :data:`FIGURES_COUNT`) where it also lies
+        within the paper's figure ± delta or, unless that is two-sided, wholly on its better side; *not
+        reproduced* otherwise. Fewer than ``DECLARED_UNITS`` seeds give *direction only (n = …)*, none give
+        *not run*. *no verdict (why)*: the claim declares none. *reproduced (by construction)*: it could not
+        have been otherwise.
     """
     if not values:
         return "not run", float("nan"), float("nan"), float("nan"), 0
     mean, low, high, n = t_interval(values)
-    if claim.unjudged:
+    if claim.unjudged and profile not in SETTINGS_DECLARED:
         return f"no verdict ({claim.unjudged})", mean, low, high, n
     if n < DECLARED_UNITS:
         return f"direction only (n = {n})", mean, low, high, n
@@ -101,7 +114,7 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
         return "not reproduced", mean, low, high, n
     if claim.by_construction:
         return "reproduced (by construction)", mean, low, high, n
-    if profile == "paper" and claim.paper is not None:
+    if profile in FIGURES_COUNT and claim.paper is not None:
         near = low >= claim.paper - claim.delta and high <= claim.paper + claim.delta
         if near or (sign * (worst - claim.paper) >= 0 and not claim.two_sided):
             return "matched", mean, low, high, n
@@ -158,9 +171,15 @@ def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _resolved(where: dict[str, Any], claim: Claim, frame: pd.DataFrame) -> dict[str, Any]:
-    """Return ``where`` with ``step: last`` and ``site: middle`` read off the rows of the claim's model."""
-    mine = select(frame, {k: v for k, v in claim.where.items() if k in ("model", "setting")})
-    where = dict(where)
+    """Return ``where`` as it is read at the profile of the rows, with ``step: last`` and ``site: middle``
+    read off those of the claim's model."""
+    changes = READ_AT.get(str(frame["profile"].iloc[0]), {})
+
+    def here(where: dict[str, Any]) -> dict[str, Any]:
+        return {column: changes.get(column, {}).get(value, value) for column, value in where.items()}
+
+    mine = select(frame, {k: v for k, v in here(claim.where).items() if k in ("model", "setting")})
+    where = here(where)
     if where.get("step") == "last":
         where["step"] = mine["step"].max()
     sites = [s for s in mine["site"].dropna().unique() if str(s).startswith("block")]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.conditions import ConditionStyle, with_conditions
-from gaugeport.pipeline.report.tidy import main_model, means_of, select
+from gaugeport.pipeline.report.tidy import ITSELF, main_model, means_of, select
 
 LISTS = {
     "activation": "mean absolute activation",
@@ -27,7 +27,7 @@ def panels(table: pd.DataFrame, metric: str) -> tuple[Any, list[tuple[Any, pd.Da
     means = select(with_conditions(means_of(table)), {"metric": metric})
     means = means[means["list"].notna()]
     model = main_model(means)
-    targets = [t for t in ("identical", "finetuned") if t in set(means["target"])]
+    targets = [t for t in (*ITSELF, "finetuned") if t in set(means["target"])]
     figure, axes = f.panels(len(targets), width=6.5, height=3.8)
     for axis, target in zip(axes, targets, strict=True):
         axis.set(title=f"{model}, target {target}", ylim=(0, 1.04))

@@ -11,7 +11,7 @@ from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import claim_rows
 from gaugeport.pipeline.report.conditions import BY_NAME, ORDER, conditions_of, with_conditions
 from gaugeport.pipeline.report.render import cell, interval
-from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
+from gaugeport.pipeline.report.tidy import ITSELF, MAIN_MODELS, aggregate, means_of, select, tidy
 from gaugeport.pipeline.store.records import Record
 
 SETTINGS = {"lr": "training.run.lr"}
@@ -48,12 +48,13 @@ def tabulate(
     rows = tidy(table, records, SETTINGS, EXTRA)
     means = with_conditions(aggregate(rows, EXTRA))
     for i, metric in enumerate(("retention", "reversal_probability")):
-        here = (means["metric"] == odd + metric) & (means["target"] == "identical")
+        here = (means["metric"] == odd + metric) & means["target"].isin(ITSELF)
         values = {condition: both[i] for condition, both in THEORY.items()}
         means.loc[here, "theory"] = means.loc[here, "condition"].map(values).astype(float)
-    ours = (means["model"] == "tinyllama") & (means["setting"] == "default")
+    ours = means["model"].isin(MAIN_MODELS) & (means["setting"] == "default")
     for (metric, target), figures in paper.items():
-        here = ours & (means["metric"] == metric) & (means["target"] == target)
+        same = ITSELF if target in ITSELF else (target,)
+        here = ours & (means["metric"] == metric) & means["target"].isin(same)
         means.loc[here, "paper"] = means.loc[here, "condition"].map(figures).astype(float)
     claims = claim_rows(table, rows)
     keys = ["model", "setting", "target", "route"]
@@ -90,7 +91,7 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
                 line[title] = cell(select(part, {"metric": metric}), n=n)
         lines.append({**line, "n": int(n or 0)})
     wide = pd.DataFrame(lines)
-    wide = wide.assign(order=wide["condition"].map(ORDER), same=wide["target"] != "identical")
+    wide = wide.assign(order=wide["condition"].map(ORDER), same=~wide["target"].isin(ITSELF))
     wide = wide.sort_values(["model", "setting", "same", "order"], kind="stable")
     return wide.drop(columns=["order", "same"]).reset_index(drop=True)
 
@@ -110,7 +111,7 @@ def plot(
     """
     means = with_conditions(means_of(table))
     keys = ["model", "setting", "target"]
-    order = {"default": 0, "tinyllama": 0, "identical": 0}
+    order = dict.fromkeys(("default", *MAIN_MODELS, *ITSELF), 0)
     pairs = (
         means[keys].drop_duplicates().sort_values(keys, key=lambda c: c.map(lambda v: (order.get(v, 1), v)))
     )

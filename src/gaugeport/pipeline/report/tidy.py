@@ -31,6 +31,12 @@ COLUMNS = [
 ]
 """The first columns of every table's csv; a column that does not apply is empty."""
 
+MAIN_MODELS = ("tinyllama", "smollm2")
+"""The models that have every condition: that of the profiles mini and paper, and that of real."""
+
+ITSELF = ("identical", "self")
+"""Targets that are A in other coordinates: a fine-tuned model, and a model as it is."""
+
 KEYS = [c for c in COLUMNS if c not in ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict")]
 
 
@@ -113,9 +119,14 @@ def select(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def main_model(frame: pd.DataFrame) -> str:
-    """Return the model for a figure with room for one: tinyllama, which has every condition, else the
-    first."""
-    return "tinyllama" if "tinyllama" in set(frame["model"]) else frame["model"].iloc[0]
+    """Return the model for a figure with room for one: one of :data:`MAIN_MODELS`, else the first."""
+    there = set(frame["model"])
+    return next((model for model in MAIN_MODELS if model in there), frame["model"].iloc[0])
+
+
+def models_of(frame: pd.DataFrame) -> list[str]:
+    """Return the models of a frame, those of :data:`MAIN_MODELS` first."""
+    return sorted(set(frame["model"]), key=lambda model: (model not in MAIN_MODELS, model))
 
 
 def middle_site(sites: Sequence[str]) -> str:
