@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 import gaugeport.models.dyck  # noqa: F401  (registers dyck3 with transformers' Auto classes)
 from gaugeport.models.gguf_files import is_gguf, load_gguf, load_gguf_tokenizer
+from gaugeport.utils.devices import missing_features
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -36,6 +37,8 @@ def load_model(
     revision: str | None = None,
 ) -> Any:
     """Load a causal language model in evaluation mode. No parameter is ever newly initialised.
+
+    Warns about a 16-bit dtype on a CPU that cannot compute in it at speed.
 
     Args:
         path_or_id: A local folder, a ``.gguf`` file (which is dequantised), or a hub id.
@@ -58,7 +61,7 @@ def load_model(
         asked = as_dtype(dtype or torch.float32)
         asked = asked if isinstance(asked, torch.dtype) else torch.float32
         model = load_gguf(Path(path_or_id).expanduser(), asked, attn_implementation)
-        return model.to(device) if device is not None else model
+        return _placed(model, device)
     options: dict[str, Any] = {"trust_remote_code": False, "weights_only": True, "output_loading_info": True}
     if revision is not None:
         options["revision"] = revision
@@ -83,7 +86,7 @@ def load_model(
     if info["unexpected_keys"]:
         unused = _some(sorted(info["unexpected_keys"]))
         warnings.warn(f"checkpoint {name} has weights that the model does not use: {unused}", stacklevel=2)
-    return model.eval().to(device) if device is not None else model.eval()
+    return _placed(model.eval(), device)
 
 
 def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
@@ -218,6 +221,20 @@ def check_safetensors(path: Path) -> set[str]:
             f"{path} is truncated or damaged: expected {expected} bytes from its header, got {size} bytes"
         )
     return {k for k in header if k != "__metadata__"}
+
+
+def _placed(model: Any, device: torch.device | str | None) -> Any:
+    """Return a model on a device; warn if it will be slow there."""
+    if device is not None:
+        model = model.to(device)
+    missing = missing_features(model.dtype) if model.device.type == "cpu" else ()
+    if missing:
+        warnings.warn(
+            f"{model.dtype} on this CPU can take over 100 times as long as float32 (it has none of "
+            f"{', '.join(missing)}); to run the model, load it with dtype='float32'",
+            stacklevel=3,
+        )
+    return model
 
 
 def _from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:

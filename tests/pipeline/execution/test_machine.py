@@ -1,14 +1,15 @@
-"""Test how many CPU threads steps get: one for models trained here, shares of the machine for others."""
+"""Test how many CPU threads a step gets, and which 16-bit dtypes are refused before it begins."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.execution import launchers
+from gaugeport.pipeline.execution import launchers, machine
 from gaugeport.pipeline.execution.machine import machine_for
-from gaugeport.utils.devices import cpu_threads
+from gaugeport.utils.devices import cpu_threads, default_device
 
 TRAINED_HERE, PRETRAINED = ["profile=smoke", "model=tinyllama"], ["model=smollm2", "data=docs"]
 
@@ -39,3 +40,35 @@ def test_steps_share_threads_with_those_that_run_beside_them(monkeypatch, steps,
     with cpu_threads(8):
         given = list(launchers.local(processes)([SimpleNamespace(composed=None, stage=None)] * steps))
     assert given == [share] * steps
+
+
+BFLOAT16 = "measurement.dtype=bfloat16"
+
+
+@pytest.mark.skipif(default_device() != "cpu", reason="a GPU computes in every dtype")
+@pytest.mark.parametrize(
+    ("overrides", "refused"),
+    [
+        (
+            [*PRETRAINED, BFLOAT16],
+            "measurement.dtype: bfloat16.*none of amx.*measurement.dtype=float32, a GPU",
+        ),
+        ([*PRETRAINED, "training.run.bf16=true"], "training.run.bf16: bfloat16.*training.run.bf16=false"),
+        ([*TRAINED_HERE, "training.base.bf16=true"], "training.base.bf16: bfloat16"),
+        ([*TRAINED_HERE, BFLOAT16], None),
+        ([*PRETRAINED, "training.base.bf16=true"], None),
+        ([*TRAINED_HERE, "experiment=gauge_groups", "training.run.bf16=true"], None),
+    ],
+)
+def test_slow_dtypes_are_refused_before_anything_is_built(monkeypatch, tmp_path, overrides, refused):
+    """Not refused: small models measured in bfloat16, and schedules that the job does not train by."""
+    monkeypatch.setattr(
+        machine, "missing_features", lambda dtype: ("amx",) if dtype == torch.bfloat16 else ()
+    )
+    built = []
+    monkeypatch.setattr(launchers, "build_stage", lambda *given: built.append(given))
+    overrides = [*overrides, f"paths.outputs={tmp_path}"]
+    error = launchers.attempt(from_config(compose_config(overrides), overrides), "base")
+    assert (error is not None) == (not built) == (refused is not None)
+    if refused is not None:
+        assert re.search(refused, error.message)
