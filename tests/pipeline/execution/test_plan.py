@@ -1,10 +1,12 @@
-"""Test which stages and jobs are planned, and how their times are estimated."""
+"""Test which stages and jobs are planned, how their times are estimated, and what is said of long ones."""
 
 import json
+import time
 
 from gaugeport.pipeline.config.sweeps import sweep_jobs
+from gaugeport.pipeline.execution import progress
 from gaugeport.pipeline.execution.plan import JOBS, plan
-from gaugeport.pipeline.execution.timings import Timings, clock
+from gaugeport.pipeline.execution.timings import Timings, clock, shapes
 from gaugeport.pipeline.store.store import Store
 
 SWEEP = ["profile=smoke", "tracker=none", "route=endpoint,via_base", "seed=0,1"]
@@ -73,3 +75,26 @@ def test_clock_rounds_to_readable_units():
         "1 h 31 min",
         "3 h 05 min",
     ]
+
+
+def test_long_steps_get_lines_until_they_are_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
+    todo = plan(jobs(tmp_path))
+    runs = [s for s in todo.steps.values() if s.stage == "A"]
+    for step in (5, 10):
+        (runs[0].unfinished / f"checkpoint-{step}").mkdir(parents=True)
+    lines = progress.Progress(todo, processes=2)
+    with lines.watch("runs", runs):
+        time.sleep(0.3)
+    said = capsys.readouterr().err
+    assert (
+        "runs 0/2 · run A of tinyllama, seed 0, step 10 of 20; run A of tinyllama, seed 1 · 0 s so far"
+        in said
+    )
+    lines.timings.reference, lines.timings.seconds = {}, {}
+    for step in todo.steps.values():
+        lines.timings.seconds |= {shape: [60.0] for shape in shapes(step.shape)}
+    assert lines.left() == "about 6 min left" and lines.left(waited=90.0) == "about 5 min left"
+    assert lines.left(waited=2000.0) == "longer than expected"

@@ -11,7 +11,7 @@ from typing import Any
 from gaugeport.pipeline.job import JobSpec, job_id
 from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.store.records import has_record, record_path
-from gaugeport.pipeline.store.store import Store, digest
+from gaugeport.pipeline.store.store import Store, digest, partial_of
 from gaugeport.pipeline.tasks.registry import stage_keys
 
 JOBS = "jobs"
@@ -44,6 +44,11 @@ class Step:
     def done(self) -> bool:
         """Whether its result was written since it was planned."""
         return stamp(self.result) not in (None, self.before)
+
+    @property
+    def unfinished(self) -> Path:
+        """The folder that a stage is built in; there is none before and after, and none for a job."""
+        return partial_of(self.result.parent)
 
     @property
     def label(self) -> str:

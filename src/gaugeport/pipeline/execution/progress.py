@@ -1,5 +1,6 @@
 """Print a line for every finished step, with its seconds and an estimate of what is left; nothing in CI.
 
+Steps that take longer than a minute get lines meanwhile: how long they have run, and how far training is.
 On a terminal a bar stands below the lines. Steps are watched where they leave their results, so that the
 lines are the same whatever launched them, here or on another machine.
 """
@@ -17,10 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from gaugeport.pipeline.execution.plan import Plan, Step
-from gaugeport.pipeline.execution.timings import Timings, clock, seconds_taken
+from gaugeport.pipeline.execution.timings import Timings, clock, in_words, seconds_taken
 
 POLL_SECONDS = 0.5
 """Seconds between looks at the steps' results."""
+
+SECONDS_BETWEEN_LINES = 60.0
+"""Seconds without a line after which one says what runs; a fifth of the waiting time where that is longer."""
 
 SECONDS_BEFORE_PACE_IS_TRUSTED = 600.0
 """Weight of the recorded timings against the pace so far: one short step says little of the hours to come."""
@@ -67,12 +71,19 @@ class Progress:
         """From now on count on the steps of ``plan`` alone: the others failed, or require what failed."""
         self.waiting = {key: step for key, step in self.waiting.items() if key in plan.steps}
 
-    def left(self) -> str:
-        """Return how long the remaining steps take, by recorded timings and the pace of this run so far."""
-        elapsed = time.monotonic() - self.began if self.estimated else 0.0
+    def left(self, waited: float = 0.0) -> str:
+        """Return how long the remaining steps take, by recorded timings and the pace of this run so far.
+
+        Args:
+            waited: Seconds that have passed since the last of them was finished.
+        """
+        elapsed = time.monotonic() - self.began - waited if self.estimated else 0.0
         trusted = SECONDS_BEFORE_PACE_IS_TRUSTED
         pace = (self.estimated + trusted * self.processes) / (elapsed + trusted)
-        return f"{self.timings.total(self.waiting.values(), pace)} left"
+        seconds, untimed = self.timings.expected(self.waiting.values())
+        if seconds and seconds / pace <= waited:
+            return "longer than expected"
+        return f"{in_words(seconds / pace - waited, untimed)} left"
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
@@ -82,12 +93,15 @@ class Progress:
         pending = {s.key: s for s in steps}
         task = bar.add_task(wave, total=len(steps))
         last = False
+        began = finished = said = time.monotonic()
         while not last:
             last = over.wait(POLL_SECONDS)
+            now = time.monotonic()
             for key, step in list(pending.items()):
                 if not step.done:
                     continue
                 del pending[key]
+                finished = said = now
                 self.waiting.pop(key, None)
                 seconds = seconds_taken(step.result)
                 self.timings.add(step.shape, seconds)
@@ -97,6 +111,21 @@ class Progress:
                 self.say(
                     f"{wave} {done}/{len(steps)} · {step.label} · {clock(seconds or 0.0)} · {self.left()}"
                 )
+            waited = now - finished
+            if pending and not last and now - said >= max(SECONDS_BETWEEN_LINES, waited / 5):
+                said = now
+                first = "; ".join(f"{s.label}{trained(s)}" for s in list(pending.values())[: self.processes])
+                count = f"{wave} {len(steps) - len(pending)}/{len(steps)}"
+                self.say(f"{count} · {first} · {clock(now - began)} so far · {self.left(waited)}")
+
+
+def trained(step: Step) -> str:
+    """Return how far a stage's training is by its newest checkpoint (``, step 300 of 1500``), or nothing."""
+    try:
+        written = [int(p.name.removeprefix("checkpoint-")) for p in step.unfinished.glob("**/checkpoint-*")]
+    except FileNotFoundError:  # it was finished just now
+        return ""
+    return f", step {max(written)} of {step.shape['schedule']['steps']}" if written else ""
 
 
 def plural(n: int, noun: str) -> str:

@@ -64,12 +64,14 @@ class Timings:
 
     def total(self, steps: Iterable[Step], processes: float = 1.0) -> str:
         """Return how long some steps take, ``processes`` of them at a time, in words."""
+        seconds, untimed = self.expected(steps)
+        return in_words(seconds / processes, untimed)
+
+    def expected(self, steps: Iterable[Step]) -> tuple[float, int]:
+        """Return how many seconds some steps take one by one, and how many of them were never timed."""
         seconds = [self.of(step.shape) for step in steps]
         known = [s for s in seconds if s is not None]
-        parts = [f"about {clock(sum(known) / processes)}"] if known else []
-        if len(known) < len(seconds):
-            parts.append(f"{len(seconds) - len(known)} never timed")
-        return " and ".join(parts) or "nothing"
+        return sum(known), len(seconds) - len(known)
 
 
 def seconds_taken(result: Path) -> float | None:
@@ -84,6 +86,14 @@ def shapes(config: Mapping[str, Any]) -> list[str]:
     task, profile, model = (config.get(k) or {} for k in ("task", "profile", "model"))
     name = f"{profile} {task.get('name')}"
     return [digest(_shape(config)), f"{name} {model.get('name')}", name]
+
+
+def in_words(seconds: float, untimed: int) -> str:
+    """Return a time that is expected, and the number of steps it leaves out because nothing is known."""
+    parts = [f"about {clock(seconds)}"] if seconds > 0 else []
+    if untimed:
+        parts.append(f"{untimed} never timed")
+    return " and ".join(parts) or "nothing"
 
 
 def clock(seconds: float) -> str:

@@ -112,7 +112,7 @@ class Store:
         with FileLock(final.with_name(f".{final.name}.lock")):
             if _is_whole(final):
                 return final
-            partial = final.with_name(f".{final.name}.partial")
+            partial = partial_of(final)
             if partial.exists() and not resumable:
                 shutil.rmtree(partial)
             partial.mkdir(exist_ok=True)
@@ -134,6 +134,11 @@ class Store:
                 shutil.rmtree(final)
             os.replace(partial, final)
         return final
+
+
+def partial_of(final: Path) -> Path:
+    """Return the folder that a stage is built in before it gets its final name."""
+    return final.with_name(f".{final.name}.partial")
 
 
 def manifest(stage: Path) -> dict[str, Any]:
