@@ -96,7 +96,11 @@ class Data:
 
 @dataclass(kw_only=True)
 class Schedule:
-    """How a run is optimised with AdamW: ``steps`` of ``batch_size`` rows at peak learning rate ``lr``."""
+    """How a run is optimised with AdamW: ``steps`` of ``batch_size`` rows at peak learning rate ``lr``.
+
+    ``moments`` are the steps whose checkpoints keep AdamW's moments, twice the size of the weights; None for
+    all. The newest checkpoint always keeps them.
+    """
 
     steps: int
     batch_size: int
@@ -106,6 +110,11 @@ class Schedule:
     weight_decay: float
     save_every: int
     bf16: bool = False
+    moments: list[int] | None = None
+
+    def key(self) -> dict[str, Any]:
+        """Return what decides a run's weights, which is all but what its checkpoints keep beside them."""
+        return {k: v for k, v in asdict(self).items() if k != "moments"}
 
 
 @dataclass(kw_only=True)
@@ -157,6 +166,7 @@ class Job:
             plain["model"]["package"] = None if self.model.from_hub else package["sha256"]
         for part, ignored in (("model", "path"), ("data", "path"), ("measurement", "models_in_memory")):
             plain[part] = counted(plain[part], ignored)
+        plain["training"] = {"base": self.training.base.key(), "run": self.training.run.key()}
         plain["task"] = {k: v for k, v in plain["task"].items() if k not in TASK_FILES}
         if plain["task"].get("prompts") is None:  # added after the first results
             plain["task"].pop("prompts", None)

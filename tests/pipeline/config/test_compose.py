@@ -7,6 +7,7 @@ from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.config.experiments import experiment, experiment_names
 from gaugeport.pipeline.config.sweeps import expand, jobs_of
 from gaugeport.pipeline.config.validate import allowed_pairs
+from gaugeport.pipeline.tasks.registry import stage_keys
 
 
 def composed(overrides):
@@ -47,6 +48,7 @@ def test_default_job():
         ("training.run.scheduler=nope", ["nope", "constant_with_warmup"]),
         ("training.run.lr=-1", ["training.run.lr", "-1"]),
         ("training.run.save_every=0", ["training.run.save_every", "0"]),
+        ("training.run.moments=[7,100]", ["training.run.moments=[7, 100]", "saved at [7]", "null, or"]),
         ("measurement.skip_first=32", ["data.length", "skip_first"]),
         ("measurement.tokens=0", ["measurement.tokens", "0"]),
         ("seed=[1", ["seed"]),
@@ -133,6 +135,12 @@ def test_paths_and_trackers_do_not_change_a_job(tmp_path):
     assert plain.job.hash({"data.path": "aa"}) != plain.job.hash({"data.path": "bb"}), (
         "contents of local files count"
     )
+
+
+def test_moments_that_are_kept_change_neither_a_job_nor_its_stages():
+    overrides = ["experiment=adamw_resume", "task.resume_step=100"]
+    plain, other = composed(overrides).job, composed([*overrides, "training.run.moments=[100]"]).job
+    assert plain != other and plain.hash({}) == other.hash({}) and stage_keys(plain) == stage_keys(other)
 
 
 @pytest.mark.parametrize("line", ["seed=0,1,0", "model=qwen,qwen"])

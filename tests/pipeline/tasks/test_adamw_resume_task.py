@@ -23,6 +23,10 @@ def job(*overrides):
         ("training.run.save_every=50", "allowed: none"),
         ("task.steps=0", "task.steps=0; allowed: a positive number"),
         ("task.at=[1,0]", "task.at=.*allowed: positive numbers of steps"),
+        (
+            "training.run.moments=[5]",
+            "moments=.5.: run A is resumed from step 10.*allowed: null, or a list with",
+        ),
         ("+model.architecture.attention_dropout=0.1", "attention_dropout=0.1.*allowed: 0"),
     ],
 )
@@ -59,6 +63,9 @@ def test_job_continues_with_the_rows_of_its_run(tmp_path, monkeypatch):
     # 2) resume run A, then once more after a job was killed
     monkeypatch.setattr(adamw_resume, "checkpoints", lambda folder: {10: tmp_path})
     monkeypatch.setattr(adamw_resume, "adamw_resume_rows", record_job)
+    with pytest.raises(ValueError, match=r"has no AdamW moments.*another training.run.moments; delete"):
+        adamw_resume.measure(job(), built)
+    (tmp_path / "optimizer.pt").touch()
     assert adamw_resume.measure(job(), built) == []
     (resumed["scratch"] / "half written").mkdir(parents=True)
     assert adamw_resume.measure(job(), built) == [] and resumed["leftovers"] == []

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_trainer import model, rows, schedule
 from gaugeport.pipeline.training.trainer import train
-train(model(), rows(), Path({folder!r}), schedule(), seed=3, keep=None)
+train(model(), rows(), Path({folder!r}), schedule(moments=[20]), seed=3, keep=None)
 """
 
 
@@ -44,9 +44,16 @@ def rows():
     return torch.randint(0, 50, (400, 12), generator=torch.Generator().manual_seed(1))
 
 
-def schedule():
+def schedule(moments=None):
     return Schedule(
-        steps=100, batch_size=4, lr=1e-2, scheduler="cosine", warmup_steps=5, weight_decay=0.01, save_every=10
+        steps=100,
+        batch_size=4,
+        lr=1e-2,
+        scheduler="cosine",
+        warmup_steps=5,
+        weight_decay=0.01,
+        save_every=10,
+        moments=moments,
     )
 
 
@@ -67,13 +74,18 @@ def assert_same(a, b):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def with_moments(folder):
+    return [step for step, path in checkpoints(folder).items() if (path / "optimizer.pt").exists()]
+
+
 def test_checkpoints_are_complete(uninterrupted):
-    assert list(checkpoints(uninterrupted)) == list(range(10, 101, 10))
+    assert list(checkpoints(uninterrupted)) == with_moments(uninterrupted) == list(range(10, 101, 10))
     initial, final = model().state_dict(), final_weights(uninterrupted)
     assert not torch.equal(final["lm_head.weight"], initial["lm_head.weight"])
 
 
 def test_killed_run_resumes_to_same_weights(tmp_path, uninterrupted):
+    """It drops the moments of most checkpoints as it goes, which the uninterrupted run keeps."""
     script = SCRIPT.format(tests=os.path.dirname(__file__), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -84,8 +96,20 @@ def test_killed_run_resumes_to_same_weights(tmp_path, uninterrupted):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 100 not in checkpoints(tmp_path)
+    train(model(), rows(), tmp_path, schedule(moments=[20]), seed=3, keep=None)
+    assert_same(final_weights(tmp_path), final_weights(uninterrupted))
+    assert list(checkpoints(tmp_path)) == list(checkpoints(uninterrupted))
+    assert with_moments(tmp_path) == [20, 100]
+
+
+def test_run_continues_only_from_a_checkpoint_with_moments(tmp_path, uninterrupted):
+    """The newest checkpoint is damaged, and the one before it has lost its moments already."""
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "checkpoint-100" / "trainer_state.json").unlink()
+    (tmp_path / "checkpoint-90" / "optimizer.pt").unlink()
     train(model(), rows(), tmp_path, schedule(), seed=3, keep=None)
     assert_same(final_weights(tmp_path), final_weights(uninterrupted))
+    assert with_moments(tmp_path) == list(range(10, 101, 10))
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "gpt2"])

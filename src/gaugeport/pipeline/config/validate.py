@@ -149,6 +149,13 @@ def _check_numbers(job: Job) -> None:
         if not value > 0:
             extra = " beyond measurement.skip_first" if name == "data.length" else ""
             raise ValueError(f"{name}={value}; allowed: a positive number{extra}")
+    for run, schedule in (("base", job.training.base), ("run", job.training.run)):
+        saved = [*range(schedule.save_every, schedule.steps, schedule.save_every), schedule.steps]
+        if lost := sorted(set(schedule.moments or ()) - set(saved)):
+            raise ValueError(
+                f"training.{run}.moments={schedule.moments}: no checkpoint is saved at {lost}; "
+                f"allowed: null, or some of {saved}"
+            )
     if job.measurement.skip_first < 0:
         raise ValueError(f"measurement.skip_first={job.measurement.skip_first}; allowed: 0 or more")
 

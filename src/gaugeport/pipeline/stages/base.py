@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def base_key(job: Job) -> dict[str, Any]:
     return {
         "architecture": job.model.architecture,
         "data": data_key(job),
-        "schedule": asdict(job.training.base),
+        "schedule": job.training.base.key(),
         "seed": job.seed,
     }
 

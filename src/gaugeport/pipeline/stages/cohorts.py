@@ -8,7 +8,6 @@ cross-seed measurements compare the other seeds with it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def model_key(job: Job, seed: int) -> dict[str, Any]:
         "architecture": job.model.architecture,
         "longest": longest_trained(job),
         "heldout_seed": job.data.seed,
-        "schedule": asdict(job.training.base),
+        "schedule": job.training.base.key(),
         "cohort": job.task["cohort"],
         "seed": seed,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ def run_key(job: Job, run: str) -> dict[str, Any]:
     return {
         "base": base_key(job),
         "data": data_key(job),
-        "schedule": asdict(job.training.run),
+        "schedule": job.training.run.key(),
         "seed": job.seed,
         "run": run,
     }

@@ -18,6 +18,7 @@ from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_language_model
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.pipeline.training.trainer import checkpoints
+from gaugeport.transport.optimizer_checkpoint import OPTIMIZER_FILE
 from gaugeport.utils.seeds import derive
 
 RUN = "A"
@@ -35,9 +36,18 @@ def check(job: Job) -> None:
 
 
 def measure(job: Job, built: Built) -> list[Row]:
-    """Return the rows of every condition."""
+    """Return the rows of every condition.
+
+    Raises:
+        ValueError: The run was stored without the AdamW moments of the step to resume from.
+    """
     step = resume_step(job)
     checkpoint = checkpoints(built[RUN])[step]
+    if not (checkpoint / OPTIMIZER_FILE).exists():
+        raise ValueError(
+            f"{checkpoint} has no AdamW moments to resume from: its run was trained with another "
+            f"training.run.moments; delete {built[RUN]} to train it again"
+        )
     schedule = job.training.run
     rows_fit, rows_test = heldout_rows(built["data"])
     # beside the store, not in /tmp: a moved checkpoint is three times the size of its model
@@ -67,8 +77,8 @@ def resume_step(job: Job) -> int:
     By default it is the last checkpoint within the first two thirds of the run, or else the first one.
 
     Raises:
-        ValueError: The run saves no checkpoint at that step or ends there, a count is not a positive integer,
-            or the model would be trained from scratch with dropout.
+        ValueError: The run saves no checkpoint at that step, or one without moments, or ends there; a count
+            is not a positive integer; or the model would be trained from scratch with dropout.
     """
     schedule, task = job.training.run, job.task
     # 1) the numbers of steps
@@ -91,6 +101,11 @@ def resume_step(job: Job) -> int:
         raise ValueError(
             f"task.resume_step={step}: run {RUN} of {schedule.steps} steps saves no checkpoint there, or has "
             f"no step left; allowed: {', '.join(map(str, saved)) or 'none (lower training.run.save_every)'}"
+        )
+    if schedule.moments is not None and step not in schedule.moments:
+        raise ValueError(
+            f"training.run.moments={schedule.moments}: run {RUN} is resumed from step {step}, whose AdamW "
+            f"moments would not be kept; allowed: null, or a list with {step}"
         )
     return int(step)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Schedule
+from gaugeport.transport.optimizer_checkpoint import OPTIMIZER_FILE
 from gaugeport.utils.seeds import derive
 
 
@@ -38,6 +39,22 @@ class Rows(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+class DropMoments(TrainerCallback):
+    """Deletes AdamW's moments from all checkpoints but those of some steps and the newest.
+
+    The newest keeps its own until the next one is complete, so that a killed run can continue.
+    """
+
+    def __init__(self, kept: Collection[int]):
+        self.kept = kept
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        *older, _ = checkpoints(Path(args.output_dir)).items()
+        for step, path in older:
+            if step not in self.kept:
+                (path / OPTIMIZER_FILE).unlink(missing_ok=True)
 
 
 def train(
@@ -61,7 +78,8 @@ def train(
         folder: Where checkpoints are written.
         schedule: Steps, batch size, learning rate and so on.
         seed: Seed of the Trainer.
-        keep: How many checkpoints are kept; None keeps all.
+        keep: How many checkpoints are kept; None keeps all. ``schedule.moments`` says which keep AdamW's
+            moments.
         tokenizer: Saved with every checkpoint if given.
         callbacks: Watch the run and may stop it.
 
@@ -74,6 +92,8 @@ def train(
         # Trainer matches names in the file with those of the model and silently skips the others, but
         # transformers renamed some layers (GPT-NeoX: embed_out is lm_head), so the weights are loaded here
         model.load_state_dict(load_model(saved[max(saved)], dtype=torch.float32).state_dict())
+    if schedule.moments is not None:
+        callbacks = [*callbacks, DropMoments(schedule.moments)]
     _run(model, rows, schedule, arguments, bool(saved), callbacks, tokenizer)
 
 
@@ -140,10 +160,17 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def drop_broken_checkpoints(folder: Path) -> None:
-    """Delete checkpoints that a killed process left incomplete (``trainer_state.json`` is written last)."""
+    """Delete checkpoints that a killed process left incomplete (``trainer_state.json`` is written last).
+
+    Those after the last one that has AdamW's moments are deleted too: no run can continue from them.
+    """
     for path in checkpoints(folder).values():
         if not _is_whole(path):
             shutil.rmtree(path)
+    for path in reversed(checkpoints(folder).values()):
+        if (path / OPTIMIZER_FILE).exists():
+            break
+        shutil.rmtree(path)
 
 
 def _is_whole(checkpoint: Path) -> bool:
