@@ -16,7 +16,7 @@ def job(*overrides):
     ("overrides", "words"),
     [
         (["gauge=orthogonal", "matcher=procrustes"], "gauge=orthogonal.*allowed: task.fold=true"),
-        (["task.target=independent"], "task.target='independent'; allowed: identical, finetuned"),
+        (["task.target=independent"], "task.target='independent'; allowed: self, identical, finetuned"),
         (["task.planted=heads"], "task.planted='heads'; allowed: none, neurons, both"),
         (["task.matched=all"], "task.matched='all'; allowed: none, neurons, heads, both"),
         (["task.planted=both", "task.evidence=weights"], "weight evidence.*allowed: task.evidence=site"),

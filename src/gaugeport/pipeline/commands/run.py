@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gaugeport.models.loading import hide_progress_bars
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.config.defaults import left_open
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution.failures import Failure
 from gaugeport.pipeline.execution.launchers import by_hydra, cores, local
@@ -37,7 +38,8 @@ def show_config(arguments: Sequence[str]) -> None:
     import hydra
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach main(), which prints one line
-    sys.argv = ["gaugeport run", *arguments]
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    sys.argv = ["gaugeport run", *arguments, *left_open(compose_config(overrides), overrides)]
     hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")(
         lambda config: None
     )()

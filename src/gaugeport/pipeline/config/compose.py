@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from gaugeport.pipeline.config.defaults import left_open
 from gaugeport.pipeline.config.validate import job_from
 from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.paths import data_dir
@@ -28,14 +29,16 @@ def from_config(config: DictConfig, overrides: Sequence[str]) -> JobSpec:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/`` with some overrides, as Hydra does.
+    """Compose ``conf/`` with some overrides, as Hydra does, and with what a pretrained model gets beside them.
 
     Raises:
         ValueError: A key or value is not allowed; the message names it and what is allowed.
     """
     with initialize_config_dir(str(data_dir("conf")), version_base="1.3"):
         try:
-            return compose("config", overrides=list(overrides))
+            config = compose("config", overrides=list(overrides))
+            more = left_open(config, overrides)
+            return compose("config", overrides=[*overrides, *more]) if more else config
         except HydraException as e:
             raise ValueError(_explained(e, overrides)) from e
 

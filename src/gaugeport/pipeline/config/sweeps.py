@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.config.defaults import left_open
 from gaugeport.pipeline.config.experiments import Experiment, experiment
 from gaugeport.pipeline.config.validate import check_job
 from gaugeport.pipeline.job import JobSpec
@@ -170,7 +171,8 @@ def _sweep_config(overrides: Sequence[str]) -> DictConfig:
                 OmegaConf.update(config, key, p.value(), force_add=p.is_add())
     except OmegaConfBaseException:
         return compose_config(overrides)
-    return config
+    more = left_open(config, overrides)
+    return _sweep_config([*overrides, *more]) if more else config
 
 
 @functools.lru_cache(maxsize=256)

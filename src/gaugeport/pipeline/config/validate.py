@@ -16,6 +16,7 @@ from transformers.trainer_utils import SchedulerType
 from gaugeport.alignment.matchers import combinations, default_matchers
 from gaugeport.alignment.routes import ROUTES
 from gaugeport.models.gguf_files import is_gguf
+from gaugeport.pipeline.config.defaults import complete
 from gaugeport.pipeline.job import UNCOUNTED_DEFAULTS, Job, Model
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.evidence import DTYPES
@@ -53,6 +54,7 @@ def job_from(config: DictConfig) -> Job:
         allowed = "" if str(where).split(".")[-1] in fields else f"; allowed keys there: {', '.join(fields)}"
         raise ValueError(f"bad config value at {where}: {str(e).splitlines()[0]}{allowed}") from e
     assert isinstance(job, Job)
+    complete(job)
     check_job(job)
     for key, path in job.files().items():
         if not Path(path).exists():
@@ -64,7 +66,7 @@ def job_from(config: DictConfig) -> Job:
     if job.data.name == "mini" and (job.model.path is not None or is_converted(job)):
         which = f"model={job.model.name}" if job.model.path is None else f"model.path={job.model.path}"
         warnings.warn(
-            f"{which} is fine-tuned and measured on the synthetic mini corpus; "
+            f"{which} is measured on the synthetic mini corpus; "
             "to use real English: data=docs; text of your own: data=text data.path=FILE",
             stacklevel=2,
         )

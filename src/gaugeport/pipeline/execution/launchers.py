@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from gaugeport.models.loading import hide_progress_bars
 from gaugeport.pipeline.config.compose import from_config
+from gaugeport.pipeline.config.defaults import unnamed
 from gaugeport.pipeline.execution.failures import Error
 from gaugeport.pipeline.execution.jobs import run_job
 from gaugeport.pipeline.execution.machine import machine_for
@@ -27,6 +28,7 @@ from gaugeport.pipeline.execution.plan import Step
 from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.catalogue import build_stage
+from gaugeport.pipeline.stages.rows import is_pretrained
 from gaugeport.pipeline.store.store import Store
 
 Launch = Callable[[Sequence[Step]], Iterable[Error | None]]
@@ -121,7 +123,10 @@ def _attempt_config(config: DictConfig) -> Error | None:
 def _overrides(step: Step) -> list[str]:
     """Return the overrides from which a process elsewhere composes a step."""
     stage = [] if step.stage is None else [f"stage={step.stage}"]
-    return [*step.composed.overrides, f"paths.outputs='{step.composed.outputs.resolve()}'", *stage]
+    job, given = step.composed.job, step.composed.overrides
+    # Hydra composes there, and knows nothing of what a pretrained model gets beside its overrides
+    more = unnamed(job.data.name, given) if is_pretrained(job) else []
+    return [*given, *more, f"paths.outputs='{step.composed.outputs.resolve()}'", *stage]
 
 
 def _hydra_launcher(overrides: Sequence[str]) -> tuple[Launcher, DictConfig]:

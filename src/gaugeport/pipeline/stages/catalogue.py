@@ -8,7 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.stages import base, cohorts, evidence, lists, pair_saes, pairs, rows, runs, saes
+from gaugeport.pipeline.stages import (
+    base,
+    cohorts,
+    evidence,
+    lists,
+    models,
+    pair_saes,
+    pairs,
+    rows,
+    runs,
+    saes,
+    self_evidence,
+)
 from gaugeport.pipeline.stages.pairs import Side
 from gaugeport.pipeline.stages.stage import Folders, Stage
 from gaugeport.pipeline.store.store import Store
@@ -111,7 +123,7 @@ def _lists(run: str) -> Stage:
         wave="importance lists",
         key=lambda job: lists.lists_key(job, run),
         build=lambda job, required, folder: lists.build_lists(job, required, folder, run),
-        requires=lambda job: ("data", run),
+        requires=lambda job: ("data", models.model_stage(job, run)),
     )
 
 
@@ -125,7 +137,14 @@ STAGES = {
     "replica": _toy("replica", "fine-tuning runs", lambda job: job.seed),
     "A": _run("A"),
     "B": _run("B"),
-    "sae": Stage("sae", "SAE", "SAEs", saes.sae_key, saes.build_sae, lambda job: ("data", "A")),
+    "sae": Stage(
+        "sae",
+        "SAE",
+        "SAEs",
+        saes.sae_key,
+        saes.build_sae,
+        lambda job: ("data", models.model_stage(job)),
+    ),
     "anchor_saes": _pair_saes("SAEs of the anchor", "anchor"),
     "other_saes": _pair_saes("SAEs", "other"),
     "evidence": Stage(
@@ -135,6 +154,14 @@ STAGES = {
         evidence.evidence_key,
         evidence.build_evidence,
         lambda job: ("data", "base", "A", "B"),
+    ),
+    "self_evidence": Stage(
+        "self_evidence",
+        "evidence of the model with itself",
+        "evidence",
+        self_evidence.evidence_key,
+        self_evidence.build_evidence,
+        lambda job: ("data", "base"),
     ),
     "lists_A": _lists("A"),
     "lists_B": _lists("B"),

@@ -1,4 +1,4 @@
-"""The list stages: importance scores of a run's last checkpoint at its middle block."""
+"""The list stages: importance scores of models A and B at the middle block."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.importance import Scores, score_importance
+from gaugeport.pipeline.stages.models import model_folder, model_key
 from gaugeport.pipeline.stages.rows import heldout_rows
-from gaugeport.pipeline.stages.runs import run_key
 from gaugeport.pipeline.stages.stage import Folders
-from gaugeport.pipeline.training.trainer import checkpoints
 from gaugeport.streams.activations import middle_site
 from gaugeport.utils.devices import default_device
 
@@ -26,15 +25,15 @@ WHOLE, *HALVES = PARTS = ("scores", "first", "second")
 
 
 def lists_key(job: Job, run: str) -> dict[str, Any]:
-    """Return what decides the scores: the run, the tokens, and how attributions are computed."""
+    """Return what decides the scores: the model, the tokens, and how attributions are computed."""
     task = {k: job.task[k] for k in ("tokens", "ig_steps", "baseline")}
-    return {"run": run_key(job, run), "skip_first": job.measurement.skip_first, **task}
+    return {**model_key(job, run), "skip_first": job.measurement.skip_first, **task}
 
 
 def build_lists(job: Job, required: Folders, folder: Path, run: str) -> None:
     """Write float64 scores of every list, a file for each of :data:`PARTS`."""
-    saved = checkpoints(required[run])
-    model = load_model(saved[max(saved)], dtype=torch.float32, device=default_device())
+    path = model_folder(job, required, run)[1]
+    model = load_model(path, dtype=torch.float32, device=default_device())
     for part in PARTS:
         save_file(measure_scores(model, job, required["data"], part), folder / f"{part}.safetensors")
 

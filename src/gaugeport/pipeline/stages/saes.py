@@ -1,6 +1,6 @@
-"""The SAE stage: a sparse autoencoder trained on run A's last checkpoint at the mid-stack site.
+"""The SAE stage: a sparse autoencoder trained on model A at the mid-stack site.
 
-Its folder is an ordinary sae-lens one. Its key names run A, the site, the SAE's settings and the seed, and
+Its folder is an ordinary sae-lens one. Its key names model A, the site, the SAE's settings and the seed, and
 neither condition nor target, so that all of these share it.
 """
 
@@ -15,27 +15,26 @@ from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import mixed_rows, row_batches
 from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.stages.models import model_folder, model_key
 from gaugeport.pipeline.stages.rows import all_train_rows
-from gaugeport.pipeline.stages.runs import run_key
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.training.saes import sae_settings, train_sae
-from gaugeport.pipeline.training.trainer import checkpoints
 from gaugeport.streams.activations import middle_site, streams_at
 from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import derive, generator
 
 
 def sae_key(job: Job) -> dict[str, Any]:
-    """Return what decides the SAE: run A, the site, and how it is trained."""
+    """Return what decides the SAE: model A, the site, and how it is trained."""
     where = {"site": "middle", "skip_first": job.measurement.skip_first}
-    return {"run": run_key(job, "A"), **where, "sae": sae_settings(job.task["sae"]), "seed": job.seed}
+    return {**model_key(job), **where, "sae": sae_settings(job.task["sae"]), "seed": job.seed}
 
 
 def build_sae(job: Job, required: Folders, folder: Path) -> None:
     """Write ``cfg.json`` and ``sae_weights.safetensors``, as sae-lens writes and loads them."""
     # 1) the model and the site
-    saved = checkpoints(required["A"])
-    model = load_model(saved[max(saved)], dtype=torch.float32, device=default_device())
+    path = model_folder(job, required)[1]
+    model = load_model(path, dtype=torch.float32, device=default_device())
     chart = chart_of(model)
     site = middle_site(model, chart)
     # 2) activations of enough training rows

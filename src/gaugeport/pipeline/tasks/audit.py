@@ -13,6 +13,7 @@ from gaugeport.pipeline.measures.index_audit import (
     reliability_rows,
 )
 from gaugeport.pipeline.stages.lists import HALVES, measure_scores
+from gaugeport.pipeline.stages.models import is_copy
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.lists import list_stages, scores_of, theory
 from gaugeport.pipeline.tasks.shared.transfer import Transfer, check_transfer, load_transfer
@@ -34,7 +35,7 @@ def measure(job: Job, built: Built) -> list[Row]:
     pair, (a, b), k = load_transfer(job, built), scores_of(job, built), job.task["k"]
     # 1) lists against a target that carries a residual gauge
     # matching is equivariant, so a drifted target needs one plant; where it costs little all are matched
-    every_plant = job.task["target"] == "identical" and job.matcher != "oracle"
+    every_plant = is_copy(job) and job.matcher != "oracle"
     n = job.task["plants"] if every_plant else pair.plants
     residuals = [pair.condition.residual(pair.nodes, plant) for plant in range(n)]
     rows = audit_rows(a, b, residuals, "residual", k)
@@ -99,7 +100,7 @@ def _theory_of_run(job: Job, row: Row) -> float | None:
     """Return what theory says of a re-measured list: a gauge moves one space and leaves the others alone."""
     if LISTS[row["list"]].space == SPACE_MOVED_BY[row["planted"]]:
         return 0.0
-    return 1.0 if job.task["target"] == "identical" else None
+    return 1.0 if is_copy(job) else None
 
 
 def _block(pair: Transfer) -> int:

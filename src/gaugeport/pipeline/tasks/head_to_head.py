@@ -14,6 +14,7 @@ from gaugeport.pipeline.measures.head_to_head import head_to_head_rows
 from gaugeport.pipeline.measures.maps import Map
 from gaugeport.pipeline.measures.steering_effects import steering_effect, transported_effect_rows
 from gaugeport.pipeline.stages.catalogue import independent_job
+from gaugeport.pipeline.stages.models import is_copy
 from gaugeport.pipeline.stages.saes import load_sae
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
@@ -32,12 +33,14 @@ def check(job: Job) -> None:
     """Check the target and the SAE's settings.
 
     Raises:
-        ValueError: The target is identical, which leaves nothing to fit, or a value of the task is not
+        ValueError: The target is a copy, which leaves nothing to fit, or a value of the task is not
             allowed.
     """
     check_language_model(job)
-    if job.task["target"] == "identical":
-        raise ValueError("task.target=identical leaves nothing to compare; allowed: finetuned, independent")
+    if is_copy(job):
+        raise ValueError(
+            f"task.target={job.task['target']} leaves nothing to compare; allowed: finetuned, independent"
+        )
     check_choice(job, "target", ("finetuned", "independent"))
     if job.task["target"] == "independent":
         independent_job(job)  # refuses a pretrained model

@@ -15,6 +15,7 @@ from gaugeport.pipeline.measures.merge_barriers import (
     check_points,
     merge_barrier_rows,
 )
+from gaugeport.pipeline.stages.models import COPIES
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_choice
 from gaugeport.pipeline.tasks.shared.transfer import check_transfer, load_transfer, transfer_stages
@@ -36,7 +37,7 @@ def check(job: Job) -> None:
     """
     check_transfer(job)
     task = job.task
-    check_choice(job, "target", ("identical", "finetuned"))  # no gauge relates independent models
+    check_choice(job, "target", (*COPIES, "finetuned"))  # no gauge relates independent models
     check_choice(job, "planted", tuple(PLANTED_REORDERINGS))
     check_choice(job, "matched", tuple(MATCHED_REORDERINGS))
     check_choice(job, "fold", (False, True))

@@ -24,7 +24,7 @@ def check(job: Job) -> None:
 
 
 def stages(job: Job) -> tuple[str, ...]:
-    """Return both models, the evidence between them where the target is not identical, and the SAE."""
+    """Return both models, the evidence between them where there is any, and the SAE."""
     return (*transfer_stages(job), "sae")
 
 

@@ -6,6 +6,7 @@ from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.importance import Scores
 from gaugeport.pipeline.measures.list_agreement import agreement_by_chance
 from gaugeport.pipeline.stages.lists import WHOLE, read_scores
+from gaugeport.pipeline.stages.models import is_copy
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.transfer import transfer_stages
 
@@ -16,7 +17,7 @@ EXACT = {
     ("global_sign_permutation", "hungarian_raw"),
     ("global_sign_permutation", "weights"),
 }
-"""Conditions that recover the gauge of an identical target, if their group is the models' exact one."""
+"""Conditions that recover the gauge of a copy, if their group is the models' exact one."""
 
 IN_THEORY = ("jaccard", "precision", "rank_correlation", "sign_agreement")
 """Metrics of moved lists whose value theory can give."""
@@ -24,14 +25,14 @@ IN_THEORY = ("jaccard", "precision", "rank_correlation", "sign_agreement")
 
 def list_stages(job: Job) -> tuple[str, ...]:
     """Return the stages that a job about lists requires."""
-    lists = ("lists_A",) if job.task["target"] == "identical" else ("lists_A", "lists_B")
+    lists = ("lists_A",) if is_copy(job) else ("lists_A", "lists_B")
     return (*transfer_stages(job), *lists)
 
 
 def scores_of(job: Job, built: Built, part: str = WHOLE) -> tuple[Scores, Scores]:
     """Return the stored scores of A and of the job's target, on one of the parts of the held-out tokens."""
     a = read_scores(built["lists_A"], part)
-    return a, a if job.task["target"] == "identical" else read_scores(built["lists_B"], part)
+    return a, a if is_copy(job) else read_scores(built["lists_B"], part)
 
 
 def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
@@ -47,7 +48,7 @@ def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
         return None
     if job.matcher == "none":
         return agreement_by_chance(metric, width, job.task["k"])
-    if job.task["target"] != "identical":
+    if not is_copy(job):
         return None
     if job.gauge == exact_group and (job.gauge, job.matcher) in EXACT:
         return 1.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -20,18 +21,20 @@ from gaugeport.pipeline.measures.conditions import Condition, check_group, gauge
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
 from gaugeport.pipeline.measures.self_evidence import SelfEvidence
+from gaugeport.pipeline.stages.models import SELF, is_copy, model_folder
 from gaugeport.pipeline.stages.rows import calibration_batches, heldout_rows, loss_rows, read_tokenizer
 from gaugeport.pipeline.stages.runs import read_seen_tokens
+from gaugeport.pipeline.stages.self_evidence import NODES
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
 from gaugeport.pipeline.tasks.task import Row
-from gaugeport.pipeline.training.trainer import checkpoints
 from gaugeport.streams.activations import middle_site
 from gaugeport.utils.devices import default_device
 
 REVERSED = "finetuned_back"
-TARGETS = ("identical", "finetuned", REVERSED, "independent")
-"""``identical``: B is A in other coordinates. ``finetuned``: B is the other run from A's base, drifted on its
+TARGETS = (SELF, "identical", "finetuned", REVERSED, "independent")
+"""``self``: A is the base model and B is A in other coordinates; nothing is trained. ``identical``: the same
+with run A's last checkpoint in the place of the base. ``finetuned``: B is the other run from A's base, drifted on its
 own. ``finetuned_back``: the same pair reversed, B's direction on A, by the true gauge (steering only: it
 separates the pair from what each model saw last). ``independent``: B is a base model trained from another
 seed; no gauge is the true one (table c1 only)."""
@@ -40,15 +43,15 @@ EVIDENCE = ("site", "pooled", "weights", "both")
 
 @dataclass(frozen=True)
 class ModelPair:
-    """Models ``a`` and ``b`` and what they share; both are one object when the target is identical.
+    """Models ``a`` and ``b`` and what they share; both are one object where B is A in other coordinates.
 
     Attributes:
-        a: The model that things are written for, its run's last checkpoint.
+        a: The model that things are written for: its run's last checkpoint, or the base.
         b: The model they are moved to.
         chart: Where the residual stream lives in both.
         tokenizer: The tokenizer of both.
         site: The mid-stack block whose stream things are written in.
-        step: The training step of the last checkpoint.
+        step: The training step of the last checkpoint; 0 for the base.
         rows_fit: int64[n, length], held-out rows to calibrate on.
         rows_test: int64[n, length], held-out rows to measure on.
     """
@@ -73,12 +76,14 @@ class Transfer(ModelPair):
         condition: The condition.
         plants: How many planted gauges the condition is measured under.
         where: What every row of the job carries.
+        losses: Held-out losses of A and B that are known already.
     """
 
     nodes: list[Node]
     condition: Condition
     plants: int
     where: Row
+    losses: Mapping[str, float] | None = None
 
     def residuals(self) -> Iterator[Element]:
         """Yield what the gauge does beyond the true one, plant by plant: the identity if it is perfect."""
@@ -91,10 +96,13 @@ class Transfer(ModelPair):
         ]
         metrics = dict.fromkeys(metric for s in scores for metric in s)
         means = {metric: fmean(s[metric] for s in scores if metric in s) for metric in metrics}
-        tokens = list(row_batches(loss_rows(self.rows_test), 64))
-        losses = {"loss_A": heldout_loss(self.a, tokens)}
-        losses["loss_B"] = losses["loss_A"] if self.a is self.b else heldout_loss(self.b, tokens)
+        losses = {f"loss_{model}": loss for model, loss in (self.losses or self._measured_losses()).items()}
         return [{**self.where, "metric": m, "value": v} for m, v in {**means, **losses}.items()]
+
+    def _measured_losses(self) -> dict[str, float]:
+        tokens = list(row_batches(loss_rows(self.rows_test), 64))
+        loss = heldout_loss(self.a, tokens)
+        return {"A": loss, "B": loss if self.a is self.b else heldout_loss(self.b, tokens)}
 
 
 def check_transfer(job: Job) -> None:
@@ -115,21 +123,20 @@ def check_transfer(job: Job) -> None:
 
 def transfer_stages(job: Job) -> tuple[str, ...]:
     """Return the stages that a transfer job requires."""
+    if job.task["target"] == SELF:
+        return ("data", "base", "self_evidence")
     shared = ("data", "base", "A")
-    return shared if job.task["target"] == "identical" else (*shared, "B", "evidence")
+    return shared if is_copy(job) else (*shared, "B", "evidence")
 
 
 def load_models(job: Job, built: Built) -> ModelPair:
     """Load A, and the target that the job's task names."""
     target = job.task["target"]
-    saved = checkpoints(built["A"])
-    step = max(saved)
-    if target == "identical":
-        path = None
-    else:
-        path = built["other"] if target == "independent" else checkpoints(built["B"])[step]
-    a = load_model(saved[step], dtype=torch.float32, device=default_device())
-    b = a if path is None else load_model(path, dtype=torch.float32, device=default_device())
+    step, path = model_folder(job, built.folders)
+    a = b = load_model(path, dtype=torch.float32, device=default_device())
+    if not is_copy(job):
+        other = built["other"] if target == "independent" else model_folder(job, built.folders, "B")[1]
+        b = load_model(other, dtype=torch.float32, device=default_device())
     if target == REVERSED:
         a, b = b, a
     chart = chart_of(a)
@@ -146,12 +153,16 @@ def load_transfer(job: Job, built: Built) -> Transfer:
     task, measurement = job.task, job.measurement
     if task["target"] == "independent":
         raise ValueError(
-            "task.target=independent has no true gauge to score against; allowed: identical, finetuned"
+            "task.target=independent has no true gauge to score against; allowed: self, identical, finetuned"
         )
     # 1) both models, and the evidence between them
     pair = load_models(job, built)
     evidence: SelfEvidence | PlantedEvidence
-    if task["target"] == "identical":
+    losses = None
+    if task["target"] == SELF:
+        evidence, nodes = PlantedEvidence(built["self_evidence"]), list(NODES)
+        losses = json.loads((built["self_evidence"] / "losses.json").read_text())
+    elif task["target"] == "identical":
         evidence = SelfEvidence(
             pair.a,
             pair.step,
@@ -171,4 +182,4 @@ def load_transfer(job: Job, built: Built) -> Transfer:
     condition = Condition(evidence, job.gauge, job.matcher, pair.site if kind == "site" else kind, job.seed)
     where = {"target": task["target"], "evidence": kind, "site": pair.site, "step": pair.step}
     plants = task["plants"] if condition.depends_on_plant else 1
-    return Transfer(**vars(pair), nodes=nodes, condition=condition, plants=plants, where=where)
+    return Transfer(**vars(pair), nodes=nodes, condition=condition, plants=plants, where=where, losses=losses)
