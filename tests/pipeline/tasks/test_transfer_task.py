@@ -1,12 +1,13 @@
 """Transfer jobs: the models that each target pairs."""
 
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.stages import models
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared import transfer
 
 
 def test_which_models_are_paired_for_each_target(monkeypatch):
-    monkeypatch.setattr(transfer, "checkpoints", lambda run: {5: run, 3: "earlier"})
+    monkeypatch.setattr(models, "checkpoints", lambda run: {5: run, 3: "earlier"})
     monkeypatch.setattr(transfer, "load_model", lambda path, **k: path)
     monkeypatch.setattr(transfer, "read_tokenizer", lambda data: None)
     monkeypatch.setattr(transfer, "chart_of", lambda model: None)
@@ -18,9 +19,10 @@ def test_which_models_are_paired_for_each_target(monkeypatch):
         job = from_config(
             compose_config(["experiment=sentiment_steering", "profile=smoke", *settings]), ()
         ).job
-        stages = {"data": None, "A": "A", "B": "B", "other": "independent"}
+        stages = {"data": None, "base": "base", "A": "A", "B": "B", "other": "independent"}
         pair = transfer.load_models(job, Built(stages, None))
         return pair.a, pair.b, pair.step
 
     assert pair_of("identical") == ("A", "A", 5) and pair_of("finetuned") == ("A", "B", 5)
     assert pair_of("finetuned_back") == ("B", "A", 5) and pair_of("independent") == ("A", "independent", 5)
+    assert pair_of("self") == ("base", "base", 0), "nothing is trained"
