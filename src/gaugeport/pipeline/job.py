@@ -168,8 +168,9 @@ class Job:
             plain[part] = counted(plain[part], ignored)
         plain["training"] = {"base": self.training.base.key(), "run": self.training.run.key()}
         plain["task"] = {k: v for k, v in plain["task"].items() if k not in TASK_FILES}
-        if plain["task"].get("prompts") is None:  # added after the first results
-            plain["task"].pop("prompts", None)
+        for added in ("prompts", "charts"):  # after the first results
+            if plain["task"].get(added) is None:
+                plain["task"].pop(added, None)
         return plain
 
     def files(self) -> dict[str, str]:

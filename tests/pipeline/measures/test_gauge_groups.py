@@ -73,6 +73,9 @@ def test_trained_model_is_measured_as_it_is_and_left_unchanged():
     own = tiny_model("llama", torch.Generator().manual_seed(3), width=16)
     before = {name: p.clone() for name, p in own.named_parameters()}
     rows = gauge_group_rows("model", 0, trained=own)
+    assert [r for r in rows if r["chart"] == "raw"] == gauge_group_rows(
+        "model", 0, trained=own, measured=["raw"]
+    )
     assert all((r["value"] <= r["yardstick"]) == (r["theory"] == "exact") for r in rows)
     assert {(r["chart"], r["group"]) for r in rows if r["theory"] == "exact"} >= {
         ("raw", "signed_permutation")

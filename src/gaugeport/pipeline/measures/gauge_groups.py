@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -32,9 +33,17 @@ ELEMENTS: tuple[type[SignedPermutation | Orthogonal], ...] = (
     Orthogonal,
 )
 
+CHARTS = ("raw", "degenerate", "folded")
+"""The charts that a model is measured in."""
+
 
 def gauge_group_rows(
-    family: str, seed: int, dtype: str = "float64", width: int = 32, trained: Any = None
+    family: str,
+    seed: int,
+    dtype: str = "float64",
+    width: int = 32,
+    trained: Any = None,
+    measured: Sequence[str] = CHARTS,
 ) -> list[dict[str, Any]]:
     """Measure the relative logit change of a model under a random element of each group.
 
@@ -48,6 +57,7 @@ def gauge_group_rows(
         dtype: ``float32`` or ``float64``; in float64 the norms compute in float64 too.
         width: width d of the random model's stream, a multiple of 8.
         trained: a causal language model to measure instead of a random one; it is left unchanged.
+        measured: the charts to measure it in, some of :data:`CHARTS`.
 
     Returns:
         Rows ``{chart, group, metric, value, yardstick, theory}``. ``value`` is max|Δlogits| / std(logits);
@@ -62,9 +72,10 @@ def gauge_group_rows(
     generator = torch.Generator().manual_seed(seed)
     raw = tiny_model(family, generator, width) if trained is None else copy.deepcopy(trained)
     raw, chart = raw.to(getattr(torch, dtype)), chart_of(raw)
-    charts = {"raw": raw, "degenerate": with_unit_gains(raw)}
+    makers = {"raw": lambda: raw, "degenerate": lambda: with_unit_gains(raw)}
     if chart.foldable:
-        charts["folded"] = fold_gains(raw)
+        makers["folded"] = lambda: fold_gains(raw)
+    charts = {name: make() for name, make in makers.items() if name in measured}
     tokens = random_tokens(raw, generator)
     records: list[dict[str, Any]] = []
     norms = norms_in_float64 if dtype == "float64" else nullcontext

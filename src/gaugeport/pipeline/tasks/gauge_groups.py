@@ -6,7 +6,7 @@ import torch
 
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, gauge_group_rows
+from gaugeport.pipeline.measures.gauge_groups import CHARTS, MODEL_TYPES, gauge_group_rows
 from gaugeport.pipeline.stages.rows import is_pretrained
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_language_model
@@ -17,7 +17,7 @@ OWN = "model"
 
 
 def check(job: Job) -> None:
-    """Check the families.
+    """Check the families and charts.
 
     Raises:
         ValueError: One is unknown, or the job's own model is asked for and is not pretrained.
@@ -29,6 +29,9 @@ def check(job: Job) -> None:
         raise ValueError(
             f"task.families: unknown {', '.join(unknown)}; allowed: {', '.join((*MODEL_TYPES, OWN))}"
         )
+    unknown = [c for c in job.task["charts"] or CHARTS if c not in CHARTS]
+    if unknown:
+        raise ValueError(f"task.charts: unknown {', '.join(unknown)}; allowed: {', '.join(CHARTS)}")
     if OWN in families and not is_pretrained(job):
         raise ValueError(f"task.families={OWN} requires a pretrained model: model=smollm2 or model.path=DIR")
 
@@ -40,11 +43,12 @@ def stages(job: Job) -> tuple[str, ...]:
 
 def measure(job: Job, built: Built) -> list[Row]:
     """Return every family's rows."""
-    rows = []
+    rows, charts = [], job.task["charts"] or CHARTS
     for family in job.task["families"]:
         own = load_model(built["base"], dtype=torch.float32) if family == OWN else None
         name = job.model.name if family == OWN else family
-        rows += [{"model": name, **row} for row in gauge_group_rows(family, job.seed, trained=own)]
+        measured = gauge_group_rows(family, job.seed, trained=own, measured=charts)
+        rows += [{"model": name, **row} for row in measured]
     return rows
 
 
