@@ -9,10 +9,13 @@ from transformers import AutoConfig, AutoTokenizer
 
 import places
 from gaugeport.charts import certify
+from gaugeport.groups import SignedPermutation
 from gaugeport.models.loading import as_dtype, check_safetensors, load_model, load_tokenizer, local_folder
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
+from gaugeport.transport import transport_model
 
 REAL = places.REAL / "models" / "stories260K"
+SMOLLM2 = places.fetched_smollm2()
 
 
 @pytest.fixture
@@ -163,3 +166,18 @@ def test_real_pretrained_model_loads_and_is_certified():
     certificate = certify(model, tokens=tokens)
     assert certificate.group == "signed_permutation"
     assert certificate.exact and certificate.outside_breaks and certificate.degenerate == ()
+
+
+@pytest.mark.real
+@pytest.mark.skipif(SMOLLM2 is None, reason="./run.sh fetch smollm2 was not run in this checkout")
+def test_smollm2_answers_alike_in_other_coordinates():
+    model, tokenizer = load_model(SMOLLM2), load_tokenizer(SMOLLM2)
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    gauge = SignedPermutation.random(model.config.hidden_size, torch.Generator().manual_seed(0))
+    for coordinates in (model, transport_model(model, gauge)):
+        tokens = coordinates.generate(**prompt, max_new_tokens=7, do_sample=False)
+        answer = tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert answer == "The capital of France is Paris."
