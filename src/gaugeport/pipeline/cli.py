@@ -1,4 +1,4 @@
-"""The command line: ``gaugeport run | tables | status | report | fetch | certify``.
+"""The command line: ``gaugeport headline | run | tables | status | report | fetch | certify``.
 
 This module imports nothing heavy, so that ``--help`` is quick; a command imports what it needs when it runs.
 """
@@ -94,6 +94,23 @@ def tables(
     made_tables = made(chosen)
     claims = write_tables(chosen, made_tables)
     _end(end_screen(chosen, made_tables, claims, bool(ids), wide), failures)
+
+
+@app.command()
+def headline(
+    model: Annotated[
+        Path | None, typer.Option(help="A model folder or .gguf file in place of the model that is fetched.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="Groups of claims side by side; all cores.")] = None,
+    set_: Set = None,
+) -> None:
+    """Measure the papers' main claims in minutes, on a pretrained model and on small ones trained here."""
+    from gaugeport.pipeline.commands.headline import Headline
+    from gaugeport.pipeline.report.headline import load_headline
+
+    claims = Headline(load_headline(), model, set_ or [])
+    claims.run(processes)
+    _end(claims.screen(), claims.failures)
 
 
 @app.command()

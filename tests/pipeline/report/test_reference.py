@@ -11,11 +11,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+from PIL import Image
 
+from gaugeport.pipeline.commands.headline import Headline
 from gaugeport.pipeline.commands.tables import choose, made, write_tables
 from gaugeport.pipeline.config.sweeps import jobs_of
 from gaugeport.pipeline.execution.runner import run_all
 from gaugeport.pipeline.job import job_id
+from gaugeport.pipeline.report.headline import VERDICTS, load_headline
 from gaugeport.pipeline.report.narrow import WIDTH
 from gaugeport.pipeline.report.tables import claims_table, narrow_text, wide_text
 from gaugeport.pipeline.report.tidy import select
@@ -43,6 +46,20 @@ def remade(make, tmp_path_factory):
 
 def kept(name):
     return pd.read_csv(KEPT / f"{name}.csv")
+
+
+def test_headline_of_the_kept_records_is_one_screen(remade):
+    outputs = remade[0].outputs
+    entries = [entry for entry in load_headline() if not entry.group.fetched]
+    headline = Headline(entries, extra=[f"paths.outputs={outputs}"])
+    headline.run()
+    assert list(headline.results) == entries and not headline.failures, "every record is there"
+    for entry, result in headline.results.items():
+        assert result.verdict in VERDICTS and len(result.values) == len(entry.sides), entry.claim.id
+    screen = headline.screen().splitlines()
+    assert len(screen) <= 60 and max(map(len, screen[:-3])) <= 100, "its last lines are paths"
+    with Image.open(outputs / "figures" / "headline.png") as figure:
+        assert figure.width > 300
 
 
 @pytest.mark.slow

@@ -36,10 +36,11 @@ class Progress:
     Args:
         plan: What is to be done.
         processes: How many steps run side by side, as far as is known.
+        quiet: Print nothing.
     """
 
-    def __init__(self, plan: Plan, processes: int):
-        self.quiet = "CI" in os.environ or not plan.steps
+    def __init__(self, plan: Plan, processes: int, quiet: bool = False):
+        self.quiet = quiet or "CI" in os.environ or not plan.steps
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.waiting = dict(plan.steps)
         self.processes = processes

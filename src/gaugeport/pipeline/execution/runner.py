@@ -16,7 +16,10 @@ from gaugeport.pipeline.stages.stage import WAVES
 
 
 def run_all(
-    jobs: Sequence[JobSpec], launch: Launch | None = None, processes: int | None = None
+    jobs: Sequence[JobSpec],
+    launch: Launch | None = None,
+    processes: int | None = None,
+    quiet: bool = False,
 ) -> list[Failure]:
     """Run the jobs whose records are missing.
 
@@ -26,12 +29,13 @@ def run_all(
         jobs: The jobs; those with a readable record are skipped.
         launch: What runs the steps, by default ``processes`` of this machine.
         processes: How many steps run at a time, by default one per core.
+        quiet: Print no progress: whatever called this does.
 
     Returns:
         What failed. Everything that does not depend on it is done.
     """
     left = plan(jobs)
-    progress = Progress(left, processes or cores())
+    progress = Progress(left, processes or cores(), quiet)
     failures: list[Failure] = []
     for wave in (*WAVES, JOBS):
         steps = left.wave(wave)

@@ -1,0 +1,78 @@
+"""Run groups of jobs side by side, a process each, where no group waits for the stages of another."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+
+import torch
+
+from gaugeport.pipeline.execution.failures import Failure
+from gaugeport.pipeline.execution.launchers import local
+from gaugeport.pipeline.execution.runner import run_all
+from gaugeport.pipeline.job import JobSpec
+
+POLL_SECONDS = 0.5
+"""Seconds between two calls of ``meanwhile``."""
+
+
+def run_side_by_side(
+    groups: Sequence[Sequence[Sequence[JobSpec]]],
+    processes: int,
+    meanwhile: Callable[[], None],
+    ended: Callable[[list[Failure]], None],
+) -> None:
+    """Run groups of jobs; a free process takes the next group.
+
+    Args:
+        groups: Groups of parts of jobs. The parts of a group run one after another, so that the first are
+            done early.
+        processes: How many groups run at a time, each on its share of the CPU's threads. With 1 they run in
+            this process.
+        meanwhile: Called twice a second while they run, or after every part.
+        ended: Called with what failed in a group once it has ended.
+    """
+    if processes == 1:
+        for parts in groups:
+            ended(_run_in_order(parts, meanwhile))
+        return
+    threads = max(1, torch.get_num_threads() // processes)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, _prepare, (threads,))
+    with pool:
+        running = {pool.submit(_run_in_order, parts) for parts in groups}
+        while running:
+            done, running = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                ended(future.result())
+            meanwhile()
+
+
+def _prepare(threads: int) -> None:
+    """Set a worker's threads, and let it end with the command that started it, even a killed one."""
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _run_in_order(
+    parts: Sequence[Sequence[JobSpec]], then: Callable[[], None] | None = None
+) -> list[Failure]:
+    """Run the parts of a group up to one whose base model cannot be built: the others require it too."""
+    failures: list[Failure] = []
+    for jobs in parts:
+        failures += run_all(jobs, local(1), 1, quiet=True)
+        if then is not None:
+            then()
+        if any(failure.step.stage == "base" or failure.error.full_disk for failure in failures):
+            break
+    return failures
