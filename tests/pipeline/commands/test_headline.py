@@ -29,15 +29,10 @@ def trained():
 
 
 def with_words(entries):
-    """The claims with words that a tokenizer of bytes tells apart by their first token."""
-    words = {
-        "a5": ("task.positive=[the]", "task.negative=[x]"),
-        "a6": ("task.refusing=[the]", "task.helpful=[x]"),
-    }
-    return [
-        dataclasses.replace(e, jobs=tuple((*line, *words.get(e.claim.table, ())) for line in e.jobs))
-        for e in entries
-    ]
+    """The claims with verdicts that a tokenizer of bytes tells apart by their first token."""
+    words = "task.positive=[the]", "task.negative=[x]"
+    lines = {e: tuple((*line, *words) if e.claim.table == "a5" else line for line in e.jobs) for e in entries}
+    return [dataclasses.replace(e, jobs=lines[e]) for e in entries]
 
 
 def test_jobs_of_models_trained_here_are_jobs_of_their_tables():
