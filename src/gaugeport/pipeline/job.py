@@ -26,6 +26,10 @@ UNCOUNTED_DEFAULTS = {"whiten": False, "dtype": "float32", "richness": 1.0, "pac
 """Options added after the first results. At these values they do not count: stored results keep keys."""
 
 
+UNCOUNTED_IN_TASKS = {"adamw_resume": {"target": "identical"}}
+"""The same of a task's keys, by the task's name."""
+
+
 def counted(part: Mapping[str, Any], ignored: str) -> dict[str, Any]:
     """Return the keys of a part of a configuration that decide results.
 
@@ -168,6 +172,9 @@ class Job:
             plain[part] = counted(plain[part], ignored)
         plain["training"] = {"base": self.training.base.key(), "run": self.training.run.key()}
         plain["task"] = {k: v for k, v in plain["task"].items() if k not in TASK_FILES}
+        for key, value in UNCOUNTED_IN_TASKS.get(self.task.get("name", ""), {}).items():
+            if plain["task"].get(key) == value:
+                plain["task"].pop(key)
         for added in ("prompts", "charts"):  # after the first results
             if plain["task"].get(added) is None:
                 plain["task"].pop(added, None)

@@ -8,7 +8,8 @@ import pytest
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import Corpus, load, mini_corpus, mini_tokenizer, slot_prompt, text_corpus
 from gaugeport.pipeline.job import job_id
-from gaugeport.pipeline.measures.labelled_prompts import labelled_prompts
+from gaugeport.pipeline.measures.answer_slot import prompt_batches
+from gaugeport.pipeline.measures.labelled_prompts import PLAIN_TURN, labelled_prompts
 from gaugeport.pipeline.stages.rows import data_key
 from gaugeport.pipeline.tasks.shared.directions import _requests, _reviews
 
@@ -87,6 +88,50 @@ def test_chat_template_makes_the_prompt_a_user_turn():
     found, _, source = _requests(job("task=refusal"))
     prompts = labelled_prompts(found, "request", tokenizer, "chat", 5, 5, source)
     assert prompts.positive[0].startswith("<user>user :") and prompts.after == "\n<assistant>\n"
+
+
+@pytest.mark.parametrize("bos", ["<bos>", None])
+def test_tokens_of_chat_prompts_are_those_of_the_chat_template(bos):
+    """A template that writes its own bos gets no second one; without a bos nothing is added."""
+    tokenizer = mini_tokenizer()
+    tokenizer.bos_token = bos
+    tokenizer.chat_template = (
+        "{{ bos_token or '' }} user : {{ messages[0].content | trim }} assistant : "
+        "{% if add_generation_prompt %}{% endif %}"
+    )
+    found, _, source = _requests(job("task=refusal"))
+    prompts = labelled_prompts(found, "request", tokenizer, "chat", 5, 5, source)
+    documents = [d for d in found.labelled("request", "train") if d.label == 1][:5]
+    turns = [[{"role": "user", "content": d.text}] for d in documents]
+    options = {"tokenize": True, "add_generation_prompt": True, "return_dict": False}
+    expected = sorted((tokenizer.apply_chat_template(turn, **options) for turn in turns), key=len)
+    (batch,) = prompt_batches(prompts.positive, tokenizer, 64, 8, prompts.whole)
+    rows = [r[: n + 1].tolist() for r, n in zip(batch.input_ids, batch.last, strict=True)]
+    assert rows == expected and all(row.count(1) == (bos is not None) for row in rows), "1 is the id of <bos>"
+
+    (short,) = prompt_batches(prompts.positive, tokenizer, 4, 8, prompts.whole)
+    cut = [row[:1] + row[-3:] if bos else row[-4:] for row in expected]
+    assert sorted(short.input_ids.tolist()) == sorted(cut), (
+        "a long prompt loses its middle, and keeps bos where it has one"
+    )
+
+
+def test_template_with_bos_gets_no_second_one():
+    (batch,) = prompt_batches(["<bos> it was", "it was"], mini_tokenizer(), 8, 2)
+    assert batch.input_ids[0].tolist() == batch.input_ids[1].tolist()
+
+
+def test_requests_of_a_pretrained_model_are_put_into_its_chat_template_if_it_has_one():
+    assert job("task=refusal").task["template"] == PLAIN_TURN
+    one = job("task=refusal", "model=smollm2")
+    found, template, source = _requests(one)
+    tokenizer = mini_tokenizer()
+    plain = labelled_prompts(found, "request", tokenizer, template, 5, 5, source)
+    assert plain.positive[0].endswith("\nAssistant:") and not plain.whole
+    tokenizer.chat_template = "{{ messages[0].content }} it"
+    chat = labelled_prompts(found, "request", tokenizer, template, 5, 5, source)
+    assert chat.positive[0].endswith(" it") and chat.whole
+    assert job("task=refusal", "model=smollm2", "task.template=chat").task["template"] == "chat"
 
 
 def test_labels_come_from_the_hub_where_the_task_says_so(tmp_path, monkeypatch):

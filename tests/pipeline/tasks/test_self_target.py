@@ -1,4 +1,4 @@
-"""``task.target=self``: the base model as it is, for every task that moves things to a copy in other coordinates."""
+"""``task.target=self``: the base model as it is."""
 
 import pytest
 
@@ -20,7 +20,9 @@ def composed(*overrides):
 
 def values(experiment, condition, store, *overrides):
     """Return the values of one self job by metric, those of coordinate lists under the list's name."""
-    rows = measured(smoke_job(experiment, "task.target=self", "route=endpoint", *condition, *overrides), store)
+    rows = measured(
+        smoke_job(experiment, "task.target=self", "route=endpoint", *condition, *overrides), store
+    )
     assert {r["target"] for r in rows} == {"self"} and {r["step"] for r in rows} == {0}
     # neuron gauges, which the audit also plants, leave the lists of coordinates alone
     kept = [r for r in rows if r.get("planted") != "neuron"]
@@ -44,7 +46,9 @@ def test_lists_and_merges_of_the_base_and_its_copy(store):
     for experiment in ("index_transport", "gauge_audit"):
         metric = "rank_correlation"
         b_d, none = (values(experiment, c, store) for c in (B_D, NONE))
-        assert b_d["mean_activation", metric] == pytest.approx(1) and abs(none["mean_activation", metric]) < 0.7
+        assert (
+            b_d["mean_activation", metric] == pytest.approx(1) and abs(none["mean_activation", metric]) < 0.7
+        )
     b_d, none = (values("merging", c, store) for c in (B_D, NONE))
     assert b_d["barrier"] == pytest.approx(0, abs=1e-5) and none["barrier"] > 0.01
 

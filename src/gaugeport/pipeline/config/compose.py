@@ -29,7 +29,7 @@ def from_config(config: DictConfig, overrides: Sequence[str]) -> JobSpec:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/`` with some overrides, as Hydra does, and with what a pretrained model gets beside them.
+    """Compose ``conf/`` with some overrides, as Hydra does, and what a pretrained model gets beside them.
 
     Raises:
         ValueError: A key or value is not allowed; the message names it and what is allowed.

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.measures.labelled_prompts import CHAT_IF_ANY, PLAIN_TURN
 from gaugeport.pipeline.stages.models import SELF
 from gaugeport.pipeline.stages.rows import is_pretrained
 
 TEXTS, TRAINING = "data=docs", "training=pretrained"
-"""What a pretrained model is measured on, and how gently it is fine-tuned: it has more to lose than a new one."""
+"""What a pretrained model is measured on, and how gently it is fine-tuned: it has much to lose."""
 
 
 def left_open(config: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -34,6 +35,8 @@ def unnamed(data: str, overrides: Sequence[str]) -> list[str]:
 
 
 def complete(job: Job) -> None:
-    """Set the target of a job whose task leaves it open: ``self`` for a pretrained model, else ``identical``."""
+    """Set what a job's task leaves open: its target, and the template of requests."""
     if job.task.get("target", "") is None:
         job.task["target"] = SELF if is_pretrained(job) else "identical"
+    if job.task.get("template", "") is None:
+        job.task["template"] = CHAT_IF_ANY if is_pretrained(job) else PLAIN_TURN

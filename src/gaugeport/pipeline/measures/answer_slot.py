@@ -35,38 +35,44 @@ class Prompts:
 
 
 def prompt_batches(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, batch_size: int
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    batch_size: int,
+    whole: bool = False,
 ) -> list[Prompts]:
     """Encode prompts and sort them by length.
 
     Each row is bos (eos where the tokenizer has no bos) and the last ``length − 1`` tokens of its prompt: a
-    long prompt loses its beginning, never its slot. Rows of training data begin in mid-document too.
+    long prompt loses its beginning, never its slot. Rows of training data begin in mid-document too. A prompt
+    that begins with this token gets no second one.
 
     Args:
         texts: the prompts.
         tokenizer: the tokenizer of the model.
         length: the most tokens in a row, at least 2.
         batch_size: prompts per batch.
+        whole: the prompts have all of their tokens, as a chat template writes them; nothing is put in front.
 
     Returns:
         Batches of prompts, shortest first.
 
     Raises:
         ValueError: no prompts, a prompt without tokens, ``length`` below 2, or a tokenizer with neither bos
-            nor eos.
+            nor eos for prompts that are not ``whole``.
     """
     if not texts or length < 2:
         raise ValueError(
             f"{len(texts)} prompts, length={length}; allowed: 1 prompt or more, length 2 or more"
         )
     prefix = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
-    if prefix is None:
+    if prefix is None and not whole:
         raise ValueError("the tokenizer has neither a bos nor an eos token to begin prompts with")
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     empty = [text for text, ids in zip(texts, encoded, strict=True) if not ids]
     if empty:
         raise ValueError(f"a prompt has no tokens: {empty[0]!r}")
-    rows = sorted(([prefix, *ids[-(length - 1) :]] for ids in encoded), key=len)
+    rows = sorted((_row(ids, prefix, length, whole) for ids in encoded), key=len)
     return [_padded(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
 
 
@@ -223,6 +229,13 @@ def _streams(
 
 def _run(model: Any, b: Prompts, **options: Any) -> Any:
     return model(input_ids=b.input_ids, attention_mask=b.attention_mask, use_cache=False, **options)
+
+
+def _row(ids: list[int], first: int | None, length: int, whole: bool) -> list[int]:
+    """Return a prompt's tokens behind ``first``, once; without it where a ``whole`` prompt has none."""
+    begun = ids[0] == first
+    front = [] if first is None or (whole and not begun) else [first]
+    return [*front, *ids[int(begun) :][-(length - len(front)) :]]
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Prompts:

@@ -12,6 +12,12 @@ from gaugeport.pipeline.data import Corpus, Document, slot_prompt
 CHAT = "chat"
 """The name of the template that is the tokenizer's chat template."""
 
+CHAT_IF_ANY = "chat_if_any"
+"""The name of the template that is :data:`CHAT` where the tokenizer has one, else :data:`PLAIN_TURN`."""
+
+PLAIN_TURN = "User: {text}\nAssistant:"
+"""A user's turn for models that know no chat template."""
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -27,6 +33,8 @@ class Labelled:
     heldout_negative: list[str]
     after: str
     """The text before the slot in every prompt; any word for mini prompts, whose words are single tokens."""
+    whole: bool = False
+    """Whether the prompts hold all special tokens that the model expects, as a chat template writes them."""
 
 
 def labelled_prompts(
@@ -45,7 +53,8 @@ def labelled_prompts(
         kind: ``review`` or ``request``.
         tokenizer: the tokenizer of the model.
         template: text around a real text (``"{text} It was"``); ``chat`` for a user's turn in the tokenizer's
-            chat template; None to stop a mini document at its slot.
+            chat template; ``chat_if_any`` for this, or ``PLAIN_TURN`` without
+            one; None to stop a mini document at its slot.
         train: the most training prompts of either label.
         heldout: the most held-out prompts of either label; prompts that the training split has are left out
             first.
@@ -55,6 +64,8 @@ def labelled_prompts(
         ValueError: a template without ``{text}``, a tokenizer without a chat template, or fewer than two
             prompts of a label in either split.
     """
+    if template == CHAT_IF_ANY:
+        template = PLAIN_TURN if tokenizer.chat_template is None else CHAT
     prompt, after = _prompting(tokenizer, template)
     texts = {
         split: [(prompt(d), d.label) for d in documents.labelled(kind, split)]
@@ -78,7 +89,7 @@ def labelled_prompts(
                 )
             parts.append(chosen)
     positive, negative, heldout_positive, heldout_negative = parts
-    return Labelled(positive, negative, heldout_positive, heldout_negative, after or "it")
+    return Labelled(positive, negative, heldout_positive, heldout_negative, after or "it", template == CHAT)
 
 
 def _prompting(
@@ -92,9 +103,14 @@ def _prompting(
             raise ValueError(
                 "task.template=chat, but the tokenizer has no chat template; allowed: a text with {text}"
             )
-        turn = [{"role": "user", "content": "{text}"}]
-        template = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        return lambda d: _user_turn(tokenizer, d.text), _user_turn(tokenizer, "{text}").partition("{text}")[2]
     before, placeholder, after = template.partition("{text}")
     if not placeholder:
         raise ValueError(f"task.template={template!r}; allowed: chat, or a text with {{text}}")
     return lambda d: f"{before}{d.text}{after}", after
+
+
+def _user_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return a user's turn in the chat template, up to where the assistant answers."""
+    turn = [{"role": "user", "content": text}]
+    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))

@@ -1,4 +1,4 @@
-"""Models A and B of a job: the last checkpoints of its runs, or under ``task.target=self`` the base itself."""
+"""Models A and B of a job: the last checkpoints of its runs, or with ``task.target=self`` the base."""
 
 from __future__ import annotations
 

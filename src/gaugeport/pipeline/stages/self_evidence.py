@@ -1,6 +1,7 @@
 """The evidence between a base model and a copy of it, each moved by a random gauge (``task.target=self``).
 
-It is a stage because all tasks and conditions read the same one, and a model of real size takes a minute to run.
+It is a stage because all tasks and conditions read the same one, and a real model takes a minute to
+run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NODES = (("A", 0), (COPY, 0))
 
 
 def evidence_key(job: Job) -> dict[str, Any]:
-    """Return what decides the evidence: the model, the texts, how it is measured, and the seed of the plants."""
+    """Return what decides the evidence: the model, the texts, the measurement, and the seed of the plants."""
     return {
         "base": base_key(job),
         "data": data_key(job),

@@ -1,4 +1,4 @@
-"""Table a8: run A resumed from a checkpoint moved by a gauge, with its AdamW state moved in several ways.
+"""Table a8: a run resumed from a checkpoint moved by a gauge, with its AdamW state moved in several ways.
 
 One job holds all conditions, because they share one reference run; the job's gauge, matcher and route are not
 read.
@@ -7,31 +7,45 @@ read.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job, job_id
-from gaugeport.pipeline.measures.adamw_resume import adamw_resume_rows
+from gaugeport.pipeline.measures.adamw_resume import StepWatch, adamw_resume_rows
+from gaugeport.pipeline.stages.models import COPIES, SELF, model_stage
 from gaugeport.pipeline.stages.rows import calibration_batches, heldout_rows, is_pretrained, loss_rows
 from gaugeport.pipeline.stages.runs import run_rows
 from gaugeport.pipeline.stages.stage import Built
-from gaugeport.pipeline.tasks.shared.checks import check_language_model
+from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
 from gaugeport.pipeline.tasks.task import Row, Task
-from gaugeport.pipeline.training.trainer import checkpoints
+from gaugeport.pipeline.training.trainer import checkpoints, train
 from gaugeport.transport.optimizer_checkpoint import OPTIMIZER_FILE
 from gaugeport.utils.seeds import derive
 
 RUN = "A"
-"""The fine-tuning run that is resumed."""
+"""The fine-tuning run that is resumed, or whose first steps are taken."""
+
+FIRST_STEPS = 20
+"""Steps of the run that ``task.target=self`` takes from the base by default.
+
+AdamW has no state before them, and one of its own for every coordinate after them.
+"""
 
 
 def check(job: Job) -> None:
-    """Check the step to resume from, before anything is trained.
+    """Check the target and the step to resume from, before anything is trained.
 
     Raises:
-        ValueError: As :func:`resume_step`.
+        ValueError: The target is not a copy, or as :func:`resume_step`.
     """
     check_language_model(job)
+    check_choice(job, "target", COPIES)
     resume_step(job)
 
 
@@ -41,23 +55,17 @@ def measure(job: Job, built: Built) -> list[Row]:
     Raises:
         ValueError: The run was stored without the AdamW moments of the step to resume from.
     """
-    step = resume_step(job)
-    checkpoint = checkpoints(built[RUN])[step]
-    if not (checkpoint / OPTIMIZER_FILE).exists():
-        raise ValueError(
-            f"{checkpoint} has no AdamW moments to resume from: its run was trained with another "
-            f"training.run.moments; delete {built[RUN]} to train it again"
-        )
-    schedule = job.training.run
+    step, schedule, rows = resume_step(job), job.training.run, run_rows(job, built["data"], RUN)
     rows_fit, rows_test = heldout_rows(built["data"])
     # beside the store, not in /tmp: a moved checkpoint is three times the size of its model
     scratch = built.cache.root / f".resume-{job_id(job)}"
     shutil.rmtree(scratch, ignore_errors=True)  # a killed run left it
     scratch.mkdir()
     try:
-        rows = adamw_resume_rows(
-            checkpoint,
-            run_rows(job, built["data"], RUN),
+        on_its_own = job.task["target"] == SELF
+        measured = adamw_resume_rows(
+            _first_steps(job, built["base"], rows, scratch) if on_its_own else _saved(built[RUN], step),
+            rows,
             schedule,
             seed=derive(job.seed, "run", RUN),
             steps=min(job.task["steps"], schedule.steps - step),
@@ -68,13 +76,35 @@ def measure(job: Job, built: Built) -> list[Row]:
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return [{"resume_step": step, **row} for row in rows]
+    return [{"target": job.task["target"], "resume_step": step, **row} for row in measured]
+
+
+def _saved(run: Path, step: int) -> Path:
+    """Return a stored run's checkpoint, which must hold AdamW's moments."""
+    checkpoint = checkpoints(run)[step]
+    if not (checkpoint / OPTIMIZER_FILE).exists():
+        raise ValueError(
+            f"{checkpoint} has no AdamW moments to resume from: its run was trained with another "
+            f"training.run.moments; delete {run} to train it again"
+        )
+    return checkpoint
+
+
+def _first_steps(job: Job, base: Path, rows: Tensor, scratch: Path) -> Path:
+    """Take the first steps of a run from its base, by the run's own schedule; return the checkpoint."""
+    step, folder = resume_step(job), scratch / "first-steps"
+    schedule = replace(job.training.run, save_every=step, moments=None)
+    stop = StepWatch(step, [], lambda step, model: None)
+    model = load_model(base, dtype=torch.float32)
+    train(model, rows, folder, schedule, derive(job.seed, "run", RUN), keep=1, callbacks=[stop])
+    return checkpoints(folder)[step]
 
 
 def resume_step(job: Job) -> int:
     """Return the step a job resumes from, given its config alone.
 
-    By default it is the last checkpoint within the first two thirds of the run, or else the first one.
+    By default it is the last checkpoint within the first two thirds of the run, or else the first one. With
+    ``task.target=self`` it may be any step, by default :data:`FIRST_STEPS` or as many as the run has.
 
     Raises:
         ValueError: The run saves no checkpoint at that step, or one without moments, or ends there; a count
@@ -93,6 +123,14 @@ def resume_step(job: Job) -> int:
             "could stay on its trajectory; allowed: 0"
         )
     # 3) the step
+    if task["target"] == SELF:
+        step = min(FIRST_STEPS, schedule.steps - 1) if task["resume_step"] is None else task["resume_step"]
+        if type(step) is not int or not 0 < step < schedule.steps:
+            raise ValueError(
+                f"task.resume_step={step} in a run of {schedule.steps} steps; allowed with task.target=self: "
+                f"whole numbers from 1 to {schedule.steps - 1}"
+            )
+        return step
     saved = list(range(schedule.save_every, schedule.steps, schedule.save_every))
     early = [step for step in saved if 3 * step <= 2 * schedule.steps]
     default = max(early, default=min(saved, default=None))
@@ -116,4 +154,9 @@ def _check_counts(key: str, given: Any, counts: Any, allowed: str) -> None:
         raise ValueError(f"task.{key}={given}; allowed: {allowed}")
 
 
-TASK = Task(measure, lambda job: ("data", "base", RUN), check)
+def stages(job: Job) -> tuple[str, ...]:
+    """Return the base, and the run where one of its checkpoints is resumed."""
+    return tuple(dict.fromkeys(("data", "base", model_stage(job, RUN))))
+
+
+TASK = Task(measure, stages, check)

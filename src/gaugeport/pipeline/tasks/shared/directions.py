@@ -67,7 +67,7 @@ class Directions:
     def slot(self, model: Any, texts: Sequence[str] | None = None) -> Slot:
         """Return ``model`` at the slot of some prompts, by default of all that are held out."""
         texts = texts or [*self.prompts.heldout_positive, *self.prompts.heldout_negative]
-        batches = _batches(self.job, self.pair, texts)
+        batches = _batches(self.job, self.pair, texts, self.prompts.whole)
         return Slot(model, self.pair.chart, self.pair.site, batches, self.words)
 
     def random_controls(self) -> list[Tensor]:
@@ -127,7 +127,7 @@ def _directions(
         raise ValueError(f"task.strength={task['strength']}; allowed: a positive number")
     prompts = labelled_prompts(texts, kind, pair.tokenizer, template, task["train"], task["heldout"], source)
     ids = word_ids(words, pair.tokenizer, prompts.after)
-    classes = [_batches(job, pair, texts) for texts in (prompts.positive, prompts.negative)]
+    classes = [_batches(job, pair, texts, prompts.whole) for texts in (prompts.positive, prompts.negative)]
     of_a, length = _direction(pair, pair.a, classes)
     of_b = of_a
     if pair.a is not pair.b:
@@ -143,8 +143,8 @@ def _direction(pair: ModelPair, model: Any, classes: Sequence[list[Prompts]]) ->
     return difference_of_means(positive, negative, length), length
 
 
-def _batches(job: Job, pair: ModelPair, texts: Sequence[str]) -> list[Prompts]:
-    return prompt_batches(texts, pair.tokenizer, job.data.length, job.measurement.batch_size)
+def _batches(job: Job, pair: ModelPair, texts: Sequence[str], whole: bool) -> list[Prompts]:
+    return prompt_batches(texts, pair.tokenizer, job.data.length, job.measurement.batch_size, whole)
 
 
 def _reviews(job: Job) -> tuple[Corpus, str | None, str]:

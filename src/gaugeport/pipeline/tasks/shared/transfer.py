@@ -34,10 +34,10 @@ from gaugeport.utils.devices import default_device
 REVERSED = "finetuned_back"
 TARGETS = (SELF, "identical", "finetuned", REVERSED, "independent")
 """``self``: A is the base model and B is A in other coordinates; nothing is trained. ``identical``: the same
-with run A's last checkpoint in the place of the base. ``finetuned``: B is the other run from A's base, drifted on its
-own. ``finetuned_back``: the same pair reversed, B's direction on A, by the true gauge (steering only: it
-separates the pair from what each model saw last). ``independent``: B is a base model trained from another
-seed; no gauge is the true one (table c1 only)."""
+with run A's last checkpoint in the place of the base. ``finetuned``: B is the other run from A's base,
+drifted on its own. ``finetuned_back``: the same pair reversed, B's direction on A, by the true gauge
+(steering only: it separates the pair from what each model saw last). ``independent``: B is a base model
+trained from another seed; no gauge is the true one (table c1 only)."""
 EVIDENCE = ("site", "pooled", "weights", "both")
 
 
