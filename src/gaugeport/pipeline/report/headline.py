@@ -93,7 +93,7 @@ VERDICTS = {
     "fails": "it is not",
     "by construction": "it could not have been otherwise",
     "no verdict": "a setting that was chosen decides it",
-    "no effect": "the direction had no effect to move",
+    "no effect": "the direction itself acts less than five times as much as random ones",
 }
 """Verdict -> what it says. A headline has one model a claim: a direction, not a replication."""
 
