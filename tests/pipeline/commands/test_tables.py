@@ -242,6 +242,7 @@ def test_bad_input_is_refused_with_what_is_allowed(monkeypatch, tmp_path):
         (lambda: choose(["a3"], "smoke", False, ["modle=x"]), "allowed"),
         (lambda: choose(["a99"], "smoke", False, []), r"a1 \(gauge_groups\)"),
         (lambda: choose(["b5"], "real", False, []), "profile real has no jobs of b5; allowed: a1, a2"),
+        (lambda: choose(["c5"], "mini", False, [], keep=False), "profile mini has no jobs of c5"),
         (lambda: status_text(["a99"], "smoke", []), r"a1 \(gauge_groups\)"),
         (lambda: run_sweep(["modle=qwen,pythia"], False), "allowed"),
         (lambda: run_sweep(["profile=smoke", "seed=0,1", "hydra/launcher=slurmy"], False), "slurmy.*joblib"),

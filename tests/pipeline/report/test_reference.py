@@ -65,9 +65,7 @@ def test_headline_of_the_kept_records_is_one_screen(remade):
 @pytest.mark.slow
 def test_every_table_regenerates_from_its_records(make, remade, tmp_path):
     chosen, tables = remade
-    assert (
-        sorted(tables) == sorted(chosen.experiments) == sorted(p.stem for p in KEPT.glob("[a-d][0-9]*.csv"))
-    )
+    assert sorted(tables) == sorted(chosen.jobs) == sorted(p.stem for p in KEPT.glob("[a-d][0-9]*.csv"))
     claims = claims_table(tables, "mini")
     for table in [*tables.values(), claims]:
         make.write_means(tmp_path / "means.csv", table.tidy)

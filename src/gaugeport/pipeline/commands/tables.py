@@ -83,12 +83,12 @@ def choose(
     experiments = sorted((experiment(name) for name in experiment_names()), key=lambda e: by_number(e.id))
     every = {e.id: e for e in experiments}
     wanted = list(dict.fromkeys(named)) or [e.id for e in experiments if e.lines(profile, headline)]
-    if without := [i for i in wanted if not every[i].lines(profile, headline=False)]:
-        there = [e.id for e in experiments if e.lines(profile, headline=False)]
-        raise ValueError(
-            f"profile {profile} has no jobs of {', '.join(without)}; allowed: {', '.join(there) or 'none'}"
-        )
+    there = [e.id for e in experiments if e.lines(profile, headline=False)]
+    _check_has_jobs(wanted, there, profile)
     jobs = _composed([every[i] for i in wanted], profile, extra, strict=bool(ids), keep=keep)
+    jobs = {i: specs for i, specs in jobs.items() if specs}  # a profile may count none of a table's jobs
+    if ids:
+        _check_has_jobs(wanted, list(jobs), profile)
     if not jobs:
         raise ValueError("no table can be made with these overrides: the warnings say why")
     wanted = [i for i in wanted if i in jobs]
@@ -98,6 +98,14 @@ def choose(
     for i in wanted:
         asked += jobs_of(every[i], profile, True, extra, keep) if headline else jobs[i]
     return Chosen(every, jobs, wanted, asked, profile, extra)
+
+
+def _check_has_jobs(wanted: Sequence[str], there: Sequence[str], profile: str) -> None:
+    """Raise ``ValueError`` for wanted tables that are not among those with jobs at the profile."""
+    if without := [i for i in wanted if i not in there]:
+        raise ValueError(
+            f"profile {profile} has no jobs of {', '.join(without)}; allowed: {', '.join(there) or 'none'}"
+        )
 
 
 def run_missing(chosen: Chosen, launcher: str | None, processes: int | None) -> list[Failure]:

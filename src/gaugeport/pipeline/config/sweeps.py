@@ -92,6 +92,7 @@ def _counts(profile: str) -> dict[str, list[Any]]:
     return {
         "SEEDS": list(range(node.seeds)),
         "MANY_SEEDS": list(range(node.many_seeds)),
+        "CALIBRATION_SEEDS": list(range(node.calibration_seeds)),
         "STEERING_SEEDS": list(range(node.steering_seeds)),
         "ABLATION_SEEDS": list(range(node.ablation_seeds)),
         "LEARNING_RATES": list(node.learning_rates),
