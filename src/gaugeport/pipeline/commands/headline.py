@@ -42,10 +42,9 @@ OUT_OF_REACH = (
 FAILED = "Not all of it was measured: what failed stands below."
 
 LEFT_OUT = (
-    "Left out, to be quick: SAEs, merges, resumed runs, fine-tunes of SmolLM2, the toy of paper B, all seeds "
-    "but one; and refusal, since SmolLM2's refusal direction acts no more than a random one. `./run.sh all` "
-    "makes every table of the models trained here (5 hours), `./run.sh tables --profile real` those of "
-    "SmolLM2."
+    "Left out, to be quick: refusal, SAEs, merges, resumed runs, fine-tunes of SmolLM2, the toy of paper B, "
+    "and all seeds but one. `./run.sh all` makes every table of the models trained here (5 hours), "
+    "`./run.sh tables --profile real` those of SmolLM2."
 )
 """What the first command leaves out, and the commands for it."""
 
