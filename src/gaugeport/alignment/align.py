@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -30,6 +30,7 @@ from gaugeport.alignment.matchers import (
 )
 from gaugeport.groups import GROUPS, Element, compose, contains
 from gaugeport.streams.activations import check_sites
+from gaugeport.streams.massive import LEAVE_OUT, check_treatment
 
 EVIDENCE = ("activations", "weights", "both")
 
@@ -58,6 +59,8 @@ class Alignment:
     """The sites whose activations were used; empty for weight evidence."""
     abstain: float | None = None
     """Coordinates with a margin below this are left out of ``kept``."""
+    massive_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Site -> how many tokens were left out because their activations are massive."""
 
     @property
     def kept(self) -> Tensor:
@@ -83,6 +86,7 @@ class Alignment:
             "objective": self.objective,
             "abstain": self.abstain,
             "sites": list(self.sites),
+            "massive_tokens": dict(self.massive_tokens),
             "kept": int(self.kept.sum()),
         }
 
@@ -101,6 +105,7 @@ def align(
     tokenizers: tuple[object, object] | None = None,
     allow_larger: bool = False,
     abstain: float | None = None,
+    massive: str = LEAVE_OUT,
 ) -> Alignment:
     """Recover the gauge that carries A's residual coordinates to B's.
 
@@ -119,7 +124,7 @@ def align(
             their head and neuron axes must correspond.
         sites: ``"all"`` (averaged) or a list of ``embed``, ``block0``, ...; used by activation evidence only.
         matcher: name of the matcher. Default: the group's own.
-        skip_first: number of tokens to leave out at the start of each row (BOS carries massive activations).
+        skip_first: number of tokens to leave out at the start of each row, massive or not.
         token_ids: int64[n], the vocabulary rows that count as weight evidence, e.g. those seen in training.
         tokenizers: A's and B's tokenizers, to check that they map every string to the same id.
         allow_larger: accept a group larger than the chart's symmetry, e.g. O(d) between independent models.
@@ -128,6 +133,8 @@ def align(
             and negative where another partner scored higher. The margin of a rotation is the gap between the
             two largest |Q_ij| in its row. Larger margins are more often right, but how large is large enough
             depends on how far the models drifted.
+        massive: ``leave_out`` tokens whose norm at a site is massive in either model, or ``keep`` them
+            (:mod:`gaugeport.streams.massive`). ``Alignment.massive_tokens`` counts those left out.
 
     Returns:
         The recovered gauge with its margins.
@@ -144,6 +151,7 @@ def align(
     if evidence not in EVIDENCE:
         raise ValueError(f"unknown evidence {evidence!r}; allowed: {', '.join(EVIDENCE)}")
     _check_abstain(abstain)
+    check_treatment(massive)
     chart_a, chart_b = check_comparable(
         model_a, model_b, vocabulary=evidence != "activations" and token_ids is None
     )
@@ -161,6 +169,7 @@ def align(
 
     # 2) collect evidence
     used_sites: list[str] = []
+    left_out: dict[str, int] = {}
     parts: list[Tensor] = []
     if evidence in ("activations", "both"):
         if batches is None:
@@ -176,7 +185,9 @@ def align(
             skip_first,
             # Elements that fix the all-ones direction have a sign along it, which only the token means show.
             mean_free=group != "mean_preserving_orthogonal",
+            massive=massive,
         )["A", "B"]
+        left_out = {site: m.left_out for site, m in moments.items()}
         if chosen.reads_cross_moments:
             parts.append(torch.stack([cross_moment(moments[site]) for site in used_sites]).mean(0))
         else:
@@ -193,15 +204,9 @@ def align(
             "between them; for runs that drifted far, use align_along on their checkpoints",
             stacklevel=2,
         )
+    found = result.gauge, result.margin, result.objective
     alignment = Alignment(
-        result.gauge,
-        result.margin,
-        result.objective,
-        group,
-        matcher_name,
-        evidence,
-        tuple(used_sites),
-        abstain,
+        *found, group, matcher_name, evidence, tuple(used_sites), abstain, massive_tokens=left_out
     )
     _check_some_kept(alignment)
     return alignment
@@ -218,15 +223,13 @@ def align_along(
     """Compose the local gauges along a walk of checkpoints (paper A's trajectory route).
 
     The margin of a coordinate is the smallest one on its way, so that ``abstain`` keeps it only where every
-    link does. The objective is that of the last link.
+    link does. The objective is that of the last link; massive tokens are counted over all links.
 
     Args:
         models: checkpoints in walking order, e.g. A_K, ..., A_1, base, B_1, ..., B_K; or functions that load
             them, so that only two are in memory at a time.
         batches: as in :func:`align`; the same batches serve every link.
-        group: as in :func:`align`.
-        evidence: as in :func:`align`.
-        sites: as in :func:`align`.
+        group, evidence, sites: as in :func:`align`.
         **options: further arguments of :func:`align`.
 
     Returns:
@@ -259,6 +262,7 @@ def _compose_alignments(first: Alignment, second: Alignment) -> Alignment:
         second,
         gauge=compose(second.gauge, first.gauge),
         margin=torch.minimum(first_margin, second.margin),
+        massive_tokens={s: n + first.massive_tokens[s] for s, n in second.massive_tokens.items()},
     )
 
 

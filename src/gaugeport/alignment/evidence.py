@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from gaugeport.alignment.moments import Moments, MomentStream
 from gaugeport.charts import Chart, chart_of
 from gaugeport.charts.chart import check_movable
 from gaugeport.streams.activations import check_sites, streams_at
+from gaugeport.streams.massive import LEAVE_OUT, check_treatment, massive_tokens, without_tokens
 
 Pair = tuple[str, str]
 """Names of the models A and B."""
@@ -79,6 +81,7 @@ def pair_moments(
     skip_first: int = 1,
     whiten: bool = False,
     mean_free: bool = True,
+    massive: str = LEAVE_OUT,
 ) -> dict[Pair, dict[str, Moments]]:
     """Measure the moments of pairs of models over the same batches.
 
@@ -95,14 +98,18 @@ def pair_moments(
             model. Whitening commutes with signed permutations.
         mean_free: remove the mean over coordinates on LayerNorm models; see
             :func:`gaugeport.streams.activations.streams_at`.
+        massive: ``leave_out`` a token of each site where it is massive in either model of a pair
+            (:mod:`gaugeport.streams.massive`), or ``keep`` it.
 
     Returns:
-        Pair -> site -> moments.
+        Pair -> site -> moments; their ``left_out`` counts the massive tokens.
 
     Raises:
-        ValueError: for models that cannot be compared, and for activations that are not finite.
+        ValueError: for models that cannot be compared, activations that are not finite, or an unknown
+            ``massive``.
     """
-    # 1) check the models; whitening also needs each model's moments with itself
+    # 1) check the arguments; whitening also needs each model's moments with itself
+    check_treatment(massive)
     names = sorted({name for pair in pairs for name in pair})
     measured_pairs = [*pairs, *((name, name) for name in names)] if whiten else list(pairs)
     charts = {name: chart_of(models[name]) for name in names}
@@ -116,14 +123,26 @@ def pair_moments(
         for pair in measured_pairs
         for site in chosen_sites
     }
+    left_out = dict.fromkeys(streams, 0)
     for batch in batches:
         rows = {
             name: streams_at(models[name], charts[name], batch, chosen_sites, skip_first, mean_free)
             for name in names
         }
-        for (a, b), site in streams:
-            streams[(a, b), site].update(rows[a][site], rows[b][site])
-    moments = {pair: {site: streams[pair, site].result() for site in chosen_sites} for pair in measured_pairs}
+        # found once per model, however many pairs it is in
+        found = {
+            name: {site: massive_tokens(x) for site, x in at.items() if massive == LEAVE_OUT}
+            for name, at in rows.items()
+        }
+        for ((a, b), site), stream in streams.items():
+            x_a, x_b = rows[a][site], rows[b][site]
+            if massive == LEAVE_OUT:
+                x_a, x_b = without_tokens([found[a][site], found[b][site]], x_a, x_b)
+            stream.update(x_a, x_b)
+            left_out[(a, b), site] += len(rows[a][site]) - len(x_a)
+    moments: dict[Pair, dict[str, Moments]] = {pair: {} for pair in measured_pairs}
+    for (pair, site), stream in streams.items():
+        moments[pair][site] = replace(stream.result(), left_out=left_out[pair, site])
 
     # 3) warn about evidence that is weak
     _warn_of_constants(moments)

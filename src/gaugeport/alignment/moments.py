@@ -50,6 +50,8 @@ class Moments:
     """Sums of squares about the mean, float64[d_b]."""
     cross: Tensor
     """Sums of products about the means, float64[d_b, d_a]."""
+    left_out: int = 0
+    """Number of further rows that were left out because they are massive in A or B."""
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments of both samples together (Chan's pairwise update)."""
@@ -63,6 +65,7 @@ class Moments:
             self.square_a + other.square_a + difference_a * difference_a * weight,
             self.square_b + other.square_b + difference_b * difference_b * weight,
             (self.cross + other.cross).addr_(difference_b, difference_a, alpha=weight),
+            self.left_out + other.left_out,
         )
 
     def constant(self) -> tuple[list[int], list[int]]:
@@ -95,12 +98,14 @@ class Moments:
         """
         (whiten_a, square_a), (whiten_b, square_b) = _whitening(a.cross), _whitening(b.cross)
         zero = torch.zeros_like(self.mean_a)
-        return Moments(self.n, zero, zero.clone(), square_a, square_b, whiten_b @ self.cross @ whiten_a)
+        cross = whiten_b @ self.cross @ whiten_a
+        return Moments(self.n, zero, zero.clone(), square_a, square_b, cross, self.left_out)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the moments as tensors to store (``cross`` in float32, which is enough for matching)."""
         return {
             "n": torch.tensor(self.n),
+            "left_out": torch.tensor(self.left_out),
             "mean_a": self.mean_a,
             "mean_b": self.mean_b,
             "square_a": self.square_a,
@@ -111,7 +116,8 @@ class Moments:
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Moments:
         """Return the moments that :meth:`tensors` gave."""
-        return cls(n=int(tensors["n"]), **{k: v.to(torch.float64) for k, v in tensors.items() if k != "n"})
+        sums = {k: v.to(torch.float64) for k, v in tensors.items() if k not in ("n", "left_out")}
+        return cls(n=int(tensors["n"]), left_out=int(tensors.get("left_out", 0)), **sums)
 
 
 @dataclass

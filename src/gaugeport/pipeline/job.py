@@ -22,7 +22,13 @@ PACKAGED_PROMPTS = {
 }
 """The project's own labelled prompts, by the task key that names a local file in their place."""
 
-UNCOUNTED_DEFAULTS = {"whiten": False, "dtype": "float32", "richness": 1.0, "package": None}
+UNCOUNTED_DEFAULTS = {
+    "whiten": False,
+    "dtype": "float32",
+    "richness": 1.0,
+    "package": None,
+    "massive": "leave_out",
+}
 """Options added after the first results. At these values they do not count: stored results keep keys."""
 
 
@@ -134,6 +140,8 @@ class Measurement:
     """What gauge recovery is measured on: ``tokens`` at ``sites``, with a gauge planted on every checkpoint.
 
     Models run in ``dtype``. ``whiten`` decorrelates the coordinates of each side before they are correlated.
+    Every statistic of the stream leaves out the ``skip_first`` tokens of each row, and of the others those
+    with massive activations (``massive``: leave_out or keep; see ``gaugeport.streams.massive``).
     """
 
     tokens: int
@@ -144,6 +152,11 @@ class Measurement:
     models_in_memory: int
     whiten: bool = False
     dtype: str = "float32"
+    massive: str = "leave_out"
+
+    def tokens_left_out(self) -> dict[str, Any]:
+        """Return the part of a stage's key that says which tokens its statistics leave out."""
+        return counted({"skip_first": self.skip_first, "massive": self.massive}, "")
 
 
 @dataclass(kw_only=True)

@@ -4,7 +4,8 @@ A site is a place in the stream: ``embed`` is what enters the first block, ``blo
 what the blocks output. Streams are tensors [batch, time, d].
 
 Files in reading order: ``activations`` (record streams, and collect them as evidence), ``interventions``
-(add a direction, project one out, or put another stream in place).
+(add a direction, project one out, or put another stream in place), ``massive`` (find massive activations by
+their norm and leave them out).
 
 Imports ``gaugeport.charts`` and ``gaugeport.utils``.
 """

@@ -47,6 +47,21 @@ def test_activations_and_gradients_against_hidden_states():
     assert apart(everything["activation"], found["activation"]) > 1e-2, "the first token was left out"
 
 
+def test_massive_tokens_are_left_out_of_every_score():
+    model, (batch,) = wide("llama"), batches_of(1)
+    ids = batch["input_ids"].clamp_(max=60)
+    ids[1, 5] = ids[2, 0] = ids[3, 0] = 63
+    with torch.no_grad():
+        model.model.embed_tokens.weight[63] *= 1000
+        x = model(ids, output_hidden_states=True).hidden_states[1]
+    found, kept = (scores(model, [batch], skip_first=0, massive=m) for m in ("leave_out", "keep"))
+    assert torch.allclose(found["activation"], x[ids != 63].abs().mean(0), atol=1e-12)
+    for name in LISTS:
+        assert apart(kept[name], found[name]) > 1e-2, name
+    masked = scores(model, [{"input_ids": ids}], skip_first=1)
+    assert apart(masked["activation"], found["activation"]) < 1, "the middle one is left out by its norm"
+
+
 def test_neurons_against_the_mlp():
     model, (batch,) = wide("llama"), batches_of(1)
     mlp, seen = model.model.layers[1].mlp, []

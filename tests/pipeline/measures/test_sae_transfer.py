@@ -10,13 +10,16 @@ from gaugeport.charts import chart_of
 from gaugeport.groups import Orthogonal, SignedPermutation, compose
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
+from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.sae_transfer import (
+    counted_tokens,
     cross_entropy_rows,
     nmse,
     reconstruct,
     record_stream,
     sae_transfer_rows,
 )
+from gaugeport.streams.interventions import edited
 from gaugeport.transport import transport_model
 from gaugeport.transport.sae import transport_sae
 
@@ -109,18 +112,18 @@ def test_first_tokens_are_left_out_and_reported():
     assert large["nmse_first_token"] == pytest.approx(
         float((flat**2).sum() / 4 / ((flat - flat.mean(0)) ** 2).sum()), rel=1e-6
     )
-    assert values(sae_transfer_rows(sae, [SignedPermutation.identity(D)], x, x, skip_first=0))[
-        "nmse"
-    ] == pytest.approx(large["nmse_first_token"], rel=1e-12)
+    everything = sae_transfer_rows(sae, [SignedPermutation.identity(D)], x, x, skip_first=0, massive="keep")
+    assert values(everything)["nmse"] == large["nmse_first_token"]
 
 
 def test_sparsity_counts_tokens_beyond_the_first():
     x = torch.zeros(5, 4, D)
     x[:, :, 0] = 1.0
     x[0, 1, 1] = x[:, 0, 2] = 2.0  # coordinate 2 only in first tokens
-    _, l0, dead = reconstruct(exact(), x)
+    beyond = counted_tokens(x, skip_first=1, massive="leave_out")
+    _, l0, dead = reconstruct(exact(), x, beyond)
     assert l0 == pytest.approx(1 + 1 / 15) and dead == (2 * D - 2) / (2 * D)
-    assert reconstruct(exact(), x, skip_first=0)[2] == (2 * D - 3) / (2 * D)
+    assert reconstruct(exact(), x)[2] == (2 * D - 3) / (2 * D)
 
 
 def test_random_signs_over_silent_latents_average_to_the_reference():
@@ -172,7 +175,7 @@ def test_moving_between_planted_models_equals_moving_by_the_residual():
         moved = transport_sae(transport_sae(sae, q_a), gauge)
         y = record_stream(planted, chart_of(planted), rows, "block1", 4)
         assert torch.equal(y, q_b.act(x))
-        guess, l0, dead = reconstruct(moved, y)
+        guess, l0, dead = reconstruct(moved, y, counted_tokens(y, skip_first=1, massive="leave_out"))
         directly = {"nmse": nmse(y[:, 1:], guess[:, 1:]), "nmse_first_token": nmse(y, guess), "l0": l0}
         directly |= {"dead_latents": dead}
         directly |= values(cross_entropy_rows(planted, chart_of(planted), "block1", moved, batches))
@@ -187,7 +190,8 @@ def test_moving_by_the_residual_in_float64(group):
     residual = compose(q_b.inverse(), compose(gauge, q_a))
     by_residual = values(sae_transfer_rows(sae, [residual], x, x))
     y = q_b.act(x)
-    guess, l0, dead = reconstruct(transport_sae(transport_sae(sae, q_a), gauge), y)
+    beyond = counted_tokens(y, skip_first=1, massive="leave_out")
+    guess, l0, dead = reconstruct(transport_sae(transport_sae(sae, q_a), gauge), y, beyond)
     assert nmse(y[:, 1:], guess[:, 1:]) == pytest.approx(by_residual["nmse"], rel=1e-10)
     oracle = reconstruct(transport_sae(sae, q_b), y)[0]
     assert nmse(oracle[:, 1:], guess[:, 1:]) == pytest.approx(by_residual["nmse_to_oracle"], rel=1e-10)
@@ -217,3 +221,53 @@ def test_loss_recovered_by_perfect_and_by_silent_saes(family):
     assert nothing["ce_recovered"] == 0
     untouched = recovered(silent(torch.zeros(D)), skip_first=10)
     assert untouched["ce_spliced"] == untouched["ce_clean"] and "ce_recovered" not in untouched
+
+
+@pytest.mark.parametrize("skip_first", [0, 1])
+def test_massive_tokens_leave_every_metric_that_of_the_others(skip_first):
+    """One massive token in mid-row and two at the start of rows."""
+    x, sae, g = stream(), top_k(), SignedPermutation.random(D, gen(5))
+    for place in ((3, 5), (0, 0), (7, 0)):
+        x[place] *= 1000
+    beyond = x[:, skip_first:].flatten(0, 1)
+    clean = beyond[beyond.norm(dim=1) < 1000][None]
+    expected = values(sae_transfer_rows(sae, [g], clean, clean, skip_first=0))
+    found = values(sae_transfer_rows(sae, [g], x, x, skip_first))
+    for metric in (
+        "nmse",
+        "nmse_native",
+        "nmse_excess",
+        "nmse_to_oracle",
+        "nmse_silent",
+        "l0",
+        "dead_latents",
+    ):
+        assert found[metric] == pytest.approx(expected[metric], rel=1e-5), metric
+    assert found["massive_in_nmse"] == (1 if skip_first else 3)
+    assert "massive_in_nmse" not in expected and "nmse_massive" not in expected
+    kept = values(sae_transfer_rows(sae, [g], x, x, skip_first, massive="keep"))
+    assert kept["nmse"] == found["nmse_massive"] != pytest.approx(found["nmse"], rel=0.1)
+    assert kept["nmse_first_token"] == found["nmse_first_token"]
+    drifted = x + 0.3 * stream(1)
+    drifted[4, 4] *= 1000
+    assert values(sae_transfer_rows(sae, [g], x, drifted))["massive_in_nmse"] == 2, "massive in A or B"
+
+
+def test_massive_tokens_keep_their_stream_where_an_sae_is_spliced_in():
+    model, rows = tiny_model("llama", gen(0)), tokens()
+    rows.clamp_(max=60)[3, 5] = 63
+    with torch.no_grad():
+        model.model.embed_tokens.weight[63] *= 1000
+    loud, chart = rows == 63, chart_of(model)
+
+    def spliced(x):
+        return torch.where(loud[..., None] | (torch.arange(10) < 1)[:, None], x, 0.0)
+
+    with edited(model, chart, "block0", spliced):
+        expected = heldout_loss(model, [{"input_ids": rows}])
+    zero, batches = silent(torch.zeros(D)), [{"input_ids": rows}]
+    found, kept = (
+        values(cross_entropy_rows(model, chart, "block0", zero, batches, massive=m))["ce_spliced"]
+        for m in ("leave_out", "keep")
+    )
+    assert found == expected and abs(kept - expected) > 1e-3

@@ -107,6 +107,28 @@ def test_training_mode_and_sites_other_than_blocks_are_refused():
         last_token_streams(model.train(), chart, "block1", [prompts])
 
 
+def test_direction_and_length_are_those_of_ordinary_tokens():
+    """A massive token in the middle of a prompt, at the start of two, and at the slot of another."""
+    model, prompts = tiny_model("llama", gen()), token_rows(6, 8, gen(3))
+    prompts.input_ids.clamp_(max=60)
+    for place in ((1, 4), (2, 0), (3, 0), (5, 7)):
+        prompts.input_ids[place] = 63
+    with torch.no_grad():
+        model.model.embed_tokens.weight[63] *= 1000
+        x = model(prompts.input_ids, output_hidden_states=True).hidden_states[1]
+    ordinary = prompts.input_ids != 63
+    found = last_token_streams(model, chart_of(model), "block0", [prompts])
+    assert torch.equal(found.streams, x[:5, -1]) and found.left_out == 2
+    assert found.length == pytest.approx(float(x[:, 1:][ordinary[:, 1:]].norm(dim=-1).mean()), rel=1e-6)
+    kept = last_token_streams(model, chart_of(model), "block0", [prompts], "keep")
+    assert torch.equal(kept.streams, x[:, -1]) and kept.left_out == 0
+    assert kept.length == pytest.approx(float(x[:, 1:].norm(dim=-1).mean()), rel=1e-6)
+    assert kept.length > 2 * found.length
+    prompts.input_ids[:, -1] = 63
+    with pytest.raises(ValueError, match="the last token of every prompt is massive at block0"):
+        last_token_streams(model, chart_of(model), "block0", [prompts])
+
+
 def test_prompts_keep_their_end_and_their_first_token():
     tokenizer = mini_tokenizer()
     texts = ["the plot was great . overall i would call it", "it was dull"]
@@ -153,8 +175,8 @@ def planted(signs_only):
     classes, held = [token_rows(20, 8, gen(4)), token_rows(20, 8, gen(5))], [token_rows(6, 8, gen(6))]
 
     def vector(model):
-        (x, n), (y, m) = (last_token_streams(model, chart, "block0", [c]) for c in classes)
-        return difference_of_means(x, y, (n + m) / 2)
+        x, y = (last_token_streams(model, chart, "block0", [c]) for c in classes)
+        return difference_of_means(x.streams, y.streams, (x.length + y.length) / 2)
 
     def effect(model, v):
         return steering_effect(Slot(model, chart, "block0", held, WORDS), 0.25)(v)

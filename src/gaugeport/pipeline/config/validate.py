@@ -24,6 +24,7 @@ from gaugeport.pipeline.stages.fetched import packaged_file
 from gaugeport.pipeline.stages.rows import is_converted, is_pretrained
 from gaugeport.pipeline.tasks.registry import task_named, task_of
 from gaugeport.streams.activations import check_sites
+from gaugeport.streams.massive import TREATMENTS
 
 NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
 """Config nodes that are not part of a job's result."""
@@ -119,6 +120,7 @@ def _check_names(job: Job) -> None:
             f"data.richness={job.data.richness} with data={job.data.name}; allowed: 1.0, or data=mini"
         )
     _one_of("measurement.dtype", job.measurement.dtype, DTYPES)
+    _one_of("measurement.massive", job.measurement.massive, TREATMENTS)
     for name, schedule in (("base", job.training.base), ("run", job.training.run)):
         _one_of(f"training.{name}.scheduler", schedule.scheduler, [s.value for s in SchedulerType])
     if job.model.package is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gaugeport.charts import Chart
 from gaugeport.streams.activations import check_sites, record_streams
 from gaugeport.streams.interventions import Edit
+from gaugeport.streams.massive import LEAVE_OUT, check_treatment, massive_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -159,9 +160,20 @@ class Slot:
         return torch.cat(parts).cpu()
 
 
+class LastTokens(NamedTuple):
+    """The stream at the last token of every prompt, and what goes with it."""
+
+    streams: Tensor
+    """float32[n, d]."""
+    length: float
+    """The mean norm over all tokens but the first of each prompt."""
+    left_out: int
+    """How many tokens were left out of the mean norm (and of ``streams``) because they are massive."""
+
+
 def last_token_streams(
-    model: Any, chart: Chart, site: str, batches: Sequence[Prompts]
-) -> tuple[Tensor, float]:
+    model: Any, chart: Chart, site: str, batches: Sequence[Prompts], massive: str = LEAVE_OUT
+) -> LastTokens:
     """Return the stream at the last token of every prompt, and the mean length of the stream.
 
     On LayerNorm charts both leave out the component along the all-ones direction, which nothing reads.
@@ -171,19 +183,32 @@ def last_token_streams(
         chart: its chart.
         site: the output of a block.
         batches: the prompts.
-
-    Returns:
-        float32[n, d], and the mean norm over all tokens but the first of each prompt.
+        massive: ``leave_out`` tokens with massive activations (:mod:`gaugeport.streams.massive`; the first
+            of each prompt counts towards the median), or ``keep`` them.
 
     Raises:
-        ValueError: the model is in training mode, or the site is not the output of a block.
+        ValueError: the model is in training mode, the site is not the output of a block, the last token of
+            every prompt is massive, or ``massive`` is unknown.
     """
-    at_last_token, lengths = [], []
+    check_treatment(massive)
+    at_last_token, lengths, left_out = [], [], 0
     for b, x in _streams(model, chart, site, batches):
         visible = x.float() - x.float().mean(-1, keepdim=True) if chart.norm == "layer" else x.float()
-        at_last_token.append(visible[torch.arange(len(x), device=x.device), b.last].cpu())
-        lengths.append(visible[:, 1:].norm(dim=-1)[b.attention_mask[:, 1:] > 0].cpu())
-    return torch.cat(at_last_token), float(torch.cat(lengths).mean())
+        counted = b.attention_mask[:, 1:] > 0
+        found = torch.zeros_like(b.attention_mask, dtype=torch.bool)
+        if massive == LEAVE_OUT:
+            found = massive_tokens(visible, b.attention_mask > 0)
+        rows = torch.arange(len(x), device=x.device)
+        at_last_token.append(visible[rows, b.last][~found[rows, b.last]].cpu())
+        lengths.append(visible[:, 1:].norm(dim=-1)[counted & ~found[:, 1:]].cpu())
+        left_out += int(found[:, 1:].sum())
+    streams = torch.cat(at_last_token)
+    if not len(streams):
+        raise ValueError(
+            f"the last token of every prompt is massive at {site}: a direction made of them says nothing of "
+            "ordinary tokens; allowed: prompts that end otherwise, or measurement.massive=keep"
+        )
+    return LastTokens(streams, float(torch.cat(lengths).mean()), left_out)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def head_to_head_rows(
     """
     if not tokens or max(tokens) > len(fit_a) or min(tokens) < 2:
         raise ValueError(f"tokens={list(tokens)} of {len(fit_a)} rows to fit on; allowed: 2 to {len(fit_a)}")
-    rows = [_row("none", "none", 0, "sae_nmse_native", nmse(test_a, reconstruct(sae, test_a[None], 0)[0][0]))]
+    rows = [_row("none", "none", 0, "sae_nmse_native", nmse(test_a, reconstruct(sae, test_a[None])[0][0]))]
     for group, matcher in {"identity": "none", **MATCHER_OF_GROUP}.items():
         # 1) choose plants: only raw permutations depend on them, the other fits are equivariant
         drawn = plants if group == "permutation" else plants[:1]
@@ -93,7 +93,7 @@ def head_to_head_rows(
         # 3) use the maps fitted on the most tokens
         by_plant = []
         for m, plant in zip(maps, drawn, strict=True):
-            reconstruction = reconstruct(sae, m.backward(test_b)[None], 0)[0][0]
+            reconstruction = reconstruct(sae, m.backward(test_b)[None])[0][0]
             by_plant.append(
                 {
                     "sae_nmse": nmse(test_b, m.forward(reconstruction)),

@@ -1,9 +1,10 @@
 """Score the importance of coordinates and neurons; top-k lists are made of these scores (tables a9, a10).
 
-Every score is a mean over held-out tokens, without the first tokens of each row. Coordinates are those of one
-site of the stream; neurons are those of the MLP in the block that ends at this site. The loss is the *sum* of
-next-token losses, so no score depends on the batch size. On LayerNorm charts the component along the all-ones
-direction is unobservable; it is projected out.
+Every score is a mean over held-out tokens, without the first tokens of each row and without those with
+massive activations at the site, which would decide it alone (:mod:`gaugeport.streams.massive`). Coordinates
+are those of one site of the stream; neurons are those of the MLP in the block that ends at this site. The
+loss is the *sum* of next-token losses, so no score depends on the batch size. On LayerNorm charts the
+component along the all-ones direction is unobservable; it is projected out.
 """
 
 from __future__ import annotations
@@ -20,9 +21,16 @@ from gaugeport.charts import Chart, chart_of
 from gaugeport.charts.rules import matches
 from gaugeport.streams.activations import check_sites, record_streams
 from gaugeport.streams.interventions import edited
+from gaugeport.streams.massive import LEAVE_OUT, check_treatment, massive_tokens
 
 Scores = dict[str, Tensor]
 """Name of a list -> float64[n], a score per coordinate or neuron; a list is the k largest absolute ones."""
+
+
+Inputs = dict[str, Tensor]
+"""Token ids and attention mask of a batch, int64[batch, time]."""
+Counted = tuple[Inputs, Tensor]
+"""A batch, and bool[batch, time]: which tokens are counted."""
 
 
 class Kind(NamedTuple):
@@ -56,6 +64,7 @@ def score_importance(
     ig_steps: int = 16,
     baseline: str = "mean",
     skip_first: int = 1,
+    massive: str = LEAVE_OUT,
 ) -> Scores:
     """Score every list of :data:`LISTS` at one site of a model.
 
@@ -71,13 +80,15 @@ def score_importance(
         baseline: where integrated gradients start: ``mean`` (the mean stream of the counted tokens) or
             ``zero``.
         skip_first: number of tokens at the start of each row to leave out.
+        massive: ``leave_out`` massive tokens (they keep their stream while the others move along the line of
+            integrated gradients), or ``keep`` them.
 
     Returns:
         Name of a list -> float64[n] on the CPU.
 
     Raises:
-        ValueError: unknown site or baseline, the site ``embed`` (no MLP ends there), no step, no token to
-            count, or scores that are not finite.
+        ValueError: unknown site, baseline or ``massive``, the site ``embed`` (no MLP ends there), no step, no
+            token to count, or scores that are not finite.
     """
     chart = chart_of(model)
     check_sites(site, len(chart.blocks(model)))
@@ -86,11 +97,15 @@ def score_importance(
             f"site={site}, baseline={baseline!r}, ig_steps={ig_steps}; allowed: the output of a block; "
             f"{', '.join(BASELINES)}; at least 1"
         )
+    check_treatment(massive)
     with _frozen(model), torch.no_grad():
-        total, tokens = _activations(model, chart, site, batches, skip_first)
+        inputs = [_inputs(model, batch, skip_first) for batch in batches]
+        if massive == LEAVE_OUT:
+            inputs = [_without_massive(model, chart, site, *batch) for batch in inputs]
+        total, tokens = _activations(model, chart, site, inputs)
         start = total["mean_activation"] / tokens if baseline == "mean" else torch.zeros(chart.width)
-        for batch in batches:
-            for name, part in _attributions(model, chart, site, batch, skip_first, start, ig_steps).items():
+        for batch in inputs:
+            for name, part in _attributions(model, chart, site, *batch, start, ig_steps).items():
                 total[name] = total.get(name, 0) + part
     scores = {name: (total[name] / tokens).cpu() for name in LISTS}
     for name, score in scores.items():
@@ -99,14 +114,18 @@ def score_importance(
     return scores
 
 
-def _activations(
-    model: Any, chart: Chart, site: str, batches: Sequence[dict[str, Tensor]], skip_first: int
-) -> tuple[Scores, int]:
+def _without_massive(model: Any, chart: Chart, site: str, inputs: Inputs, counted: Tensor) -> Counted:
+    """Return a batch that no longer counts the tokens that are massive at the site."""
+    with record_streams(model, chart, [site]) as streams:
+        model.base_model(**inputs, use_cache=False)
+    return inputs, counted & ~massive_tokens(_observed(chart, streams[site]), counted)
+
+
+def _activations(model: Any, chart: Chart, site: str, batches: Sequence[Counted]) -> tuple[Scores, int]:
     """Return the sums over counted tokens of the scores without gradients, and the number of these tokens."""
     total: Scores = {}
     tokens = 0
-    for batch in batches:
-        inputs, counted = _inputs(model, batch, skip_first)
+    for inputs, counted in batches:
         with record_streams(model, chart, [site]) as streams, _neurons(model, chart, site) as neurons:
             model.base_model(**inputs, use_cache=False)
         x, hidden = _observed(chart, streams[site])[counted].double(), neurons[0][counted].double()
@@ -125,13 +144,12 @@ def _attributions(
     model: Any,
     chart: Chart,
     site: str,
-    batch: dict[str, Tensor],
-    skip_first: int,
+    inputs: Inputs,
+    counted: Tensor,
     start: Tensor,
     ig_steps: int,
 ) -> Scores:
     """Return the sums over one batch's counted tokens of the scores with gradients."""
-    inputs, counted = _inputs(model, batch, skip_first)
 
     def gradient(move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the stream, and the gradient of the loss at ``move`` of the stream; both [tokens, d]."""
@@ -162,7 +180,7 @@ def _between(start: Tensor, share: float, inside: Tensor, stream: Tensor) -> Ten
     return torch.where(inside, torch.lerp(start.to(stream), stream, share), stream)
 
 
-def _inputs(model: nn.Module, batch: dict[str, Tensor], skip_first: int) -> tuple[dict[str, Tensor], Tensor]:
+def _inputs(model: nn.Module, batch: Inputs, skip_first: int) -> Counted:
     """Return the model's inputs, and bool[batch, time]: which tokens are counted."""
     device = next(model.parameters()).device
     ids = batch["input_ids"].to(device)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from gaugeport.alignment.moments import Moments
 from gaugeport.alignment.routes import Node, storage_order
 from gaugeport.charts import chart_of
 from gaugeport.groups import GROUPS, Element, compose, load
+from gaugeport.streams.massive import LEAVE_OUT
 from gaugeport.transport import transport_model
 from gaugeport.utils.seeds import generator
 
@@ -49,6 +51,7 @@ def write_evidence(
     models_in_memory: int,
     whiten: bool = False,
     dtype: torch.dtype = torch.float32,
+    massive: str = LEAVE_OUT,
 ) -> None:
     """Plant a gauge on every checkpoint and write the evidence of every link.
 
@@ -68,6 +71,7 @@ def write_evidence(
         models_in_memory: the most models to hold at once, at least 2.
         whiten: write the moments of whitened activations.
         dtype: the dtype to run the models in.
+        massive: ``leave_out`` tokens that are massive in either model of a link, or ``keep`` them.
 
     Raises:
         ValueError: ``models_in_memory`` is below 2, or a coordinate is constant at every site.
@@ -81,7 +85,7 @@ def write_evidence(
             models[node_name(node)] = transport_model(model, plant, inplace=True).to(dtype)
             plant.save(folder / "plants" / f"{node_name(node)}.safetensors")
         pairs = [(node_name(a), node_name(b)) for a, b in group]
-        moments = pair_moments(models, pairs, batches, sites, skip_first, whiten)
+        moments = pair_moments(models, pairs, batches, sites, skip_first, whiten, massive=massive)
         for a, b in pairs:
             check_no_constant(moments[a, b], list(moments[a, b]))
             tensors = {f"{s}.{k}": v for s, m in moments[a, b].items() for k, v in m.tensors().items()}
@@ -149,6 +153,16 @@ class PlantedEvidence:
             for model, value in losses.items()
         ]
 
+    def massive_rows(self) -> list[dict[str, Any]]:
+        """Return a row per site that left tokens out as massive: their number, the mean over links."""
+        counts: dict[str, list[int]] = {site: [] for site in self.sites}
+        for path in self.folder.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as f:
+                for site, found in counts.items():
+                    key = f"{site}.left_out"
+                    found.append(int(f.get_tensor(key)) if key in f.keys() else 0)
+        return massive_rows({site: fmean(found) for site, found in counts.items()})
+
     def truth(self, nodes: Sequence[Node]) -> Element:
         """Return the true gauge of a walk, between the planted coordinates of its first and last node."""
         first, last = (self.plants[node_name(n)] for n in (nodes[0], nodes[-1]))
@@ -185,6 +199,11 @@ class PlantedEvidence:
             {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         )
         return cross_moment(moments) if cross else moments.correlation()
+
+
+def massive_rows(tokens: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return rows ``{site, metric: massive_tokens, value}`` for the sites that left any tokens out."""
+    return [{"site": site, "metric": "massive_tokens", "value": n} for site, n in tokens.items() if n]
 
 
 def relabel_evidence(c: Tensor, h_a: Element, h_b: Element) -> Tensor:

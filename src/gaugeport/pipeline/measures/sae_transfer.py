@@ -15,6 +15,7 @@ from gaugeport.pipeline.measures.conditions import mean_over_plants
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.streams.activations import streams_at
 from gaugeport.streams.interventions import Edit, edited
+from gaugeport.streams.massive import KEEP, LEAVE_OUT, check_treatment, massive_tokens
 from gaugeport.transport.sae import transport_sae
 
 if TYPE_CHECKING:
@@ -62,44 +63,70 @@ def record_stream(model: nn.Module, chart: Chart, rows: Tensor, site: str, batch
     return torch.cat(parts).view(*rows.shape, -1)
 
 
+def counted_tokens(*streams: Tensor, skip_first: int, massive: str) -> Tensor:
+    """Return bool[n, length]: the tokens that count in streams [n, length, d] of the same tokens.
+
+    Args:
+        *streams: A's stream, B's, or both.
+        skip_first: number of tokens at the start of each row that do not count.
+        massive: ``leave_out`` further tokens that are massive in any of the streams, or ``keep`` them.
+    """
+    check_treatment(massive)
+    beyond = torch.ones(streams[0].shape[:2], dtype=torch.bool)
+    beyond[:, :skip_first] = False
+    if massive == LEAVE_OUT:
+        return beyond & ~torch.stack([massive_tokens(x, beyond) for x in streams]).any(0)
+    return beyond
+
+
 @torch.no_grad()
-def reconstruct(sae: SAE[Any], x: Tensor, skip_first: int = 1) -> tuple[Tensor, float, float]:
+def reconstruct(sae: SAE[Any], x: Tensor, counted: Tensor | None = None) -> tuple[Tensor, float, float]:
     """Reconstruct a stream with an SAE.
 
     Args:
         sae: the SAE.
         x: float[n, length, d], the stream.
-        skip_first: number of tokens at the start of each row to leave out of L0 and dead latents.
+        counted: bool[n, length], the tokens that count in L0 and dead latents; by default all.
 
     Returns:
         The reconstruction [n, length, d]; L0, the mean number of active latents per token; and the share of
         dead latents, those that no token activates.
     """
-    length = x.shape[1]
+    among = torch.ones(x.shape[:2], dtype=torch.bool) if counted is None else counted
     flat, parts, fired = x.flatten(0, 1), [], torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
-    counted = (torch.arange(length) >= skip_first).repeat(len(x))
-    for chunk, keep in zip(flat.split(SAE_CHUNK_TOKENS), counted.split(SAE_CHUNK_TOKENS), strict=True):
+    for chunk, keep in zip(
+        flat.split(SAE_CHUNK_TOKENS), among.flatten().split(SAE_CHUNK_TOKENS), strict=True
+    ):
         latents = sae.encode(chunk.to(sae.device))
         parts.append(sae.decode(latents).to(x.device))
         fired += (latents != 0).cpu()[keep].sum(0)
-    l0 = float(fired.sum() / counted.sum())
+    l0 = float(fired.sum() / among.sum())
     dead = float((fired == 0).double().mean())
     return torch.cat(parts).view_as(x), l0, dead
 
 
 def sae_transfer_rows(
-    sae: SAE[Any], residuals: Iterable[Element], x_a: Tensor, x_b: Tensor, skip_first: int = 1
+    sae: SAE[Any],
+    residuals: Iterable[Element],
+    x_a: Tensor,
+    x_b: Tensor,
+    skip_first: int = 1,
+    massive: str = LEAVE_OUT,
 ) -> Iterator[Row]:
     """Measure an SAE of A on the stream of B, moved there by the gauges of one condition.
 
     Metrics, means over plants (with ``<metric>_plants_sd`` where there are several):
-        ``nmse``: error of the transported SAE on B, without the first ``skip_first`` tokens of each row.
-        ``nmse_first_token``: the same with these tokens.
+        ``nmse``: error of the transported SAE on B, without the first ``skip_first`` tokens of each row and
+            without massive ones.
+        ``nmse_massive``: the same with massive ones, but without the first tokens; only where there are any.
+        ``nmse_first_token``: the same with all tokens.
         ``nmse_excess``: ``nmse`` minus ``nmse_native``.
         ``nmse_to_oracle``: error against the reconstruction of the SAE moved by the true gauge, over the
             variance of the latter; 0 for a perfect gauge.
         ``l0``, ``dead_latents``: as in :func:`reconstruct`.
     Metrics without a gauge:
+        ``massive_in_nmse``: the number of tokens beyond the first that were left out as massive in A or B;
+            only where there are any.
         ``nmse_native``: error of the SAE on A itself.
         ``nmse_silent``: a reference, not a bound: the expected error under uniformly random signs when only
             ``b_dec`` is written. With x' = S·x and independent fair signs, E_S ‖x − S·b‖² = ‖x‖² + ‖b‖². So
@@ -114,30 +141,37 @@ def sae_transfer_rows(
         x_b: float[n, length, d], B's stream on the same tokens, in shared coordinates; the object ``x_a``
             where B computes what A computes.
         skip_first: number of tokens at the start of each row to leave out.
+        massive: ``leave_out`` tokens that are massive in A or B, or ``keep`` them.
 
     Yields:
         Rows ``{metric, value}``.
     """
-    kept_a, kept_b = x_a[:, skip_first:], x_b[:, skip_first:]
-    oracle = reconstruct(sae, x_b)[0][:, skip_first:]
-    native = nmse(kept_a, oracle if x_a is x_b else reconstruct(sae, x_a)[0][:, skip_first:])
+    counted = counted_tokens(*((x_a,) if x_a is x_b else (x_a, x_b)), skip_first=skip_first, massive=massive)
+    left_out = counted.shape[0] * max(counted.shape[1] - skip_first, 0) - int(counted.sum())
+    kept_a, kept_b = x_a[counted], x_b[counted]
+    oracle = reconstruct(sae, x_b)[0][counted]
+    native = nmse(kept_a, oracle if x_a is x_b else reconstruct(sae, x_a)[0][counted])
     yield {"metric": "nmse_native", "value": native}
+    if left_out:
+        yield {"metric": "massive_in_nmse", "value": left_out}
     by_plant = []
     for residual in residuals:
-        guess, l0, dead = reconstruct(transport_sae(sae, residual), x_b, skip_first)
-        moved = nmse(kept_b, guess[:, skip_first:])
+        guess, l0, dead = reconstruct(transport_sae(sae, residual), x_b, counted)
+        moved = nmse(kept_b, guess[counted])
+        with_massive = {"nmse_massive": nmse(x_b[:, skip_first:], guess[:, skip_first:])} if left_out else {}
         by_plant.append(
             {
                 "nmse": moved,
+                **with_massive,
                 "nmse_first_token": nmse(x_b, guess),
                 "nmse_excess": moved - native,
-                "nmse_to_oracle": nmse(oracle, guess[:, skip_first:]),
+                "nmse_to_oracle": nmse(oracle, guess[counted]),
                 "l0": l0,
                 "dead_latents": dead,
             }
         )
     yield from ({"metric": m, "value": v} for m, v in mean_over_plants(by_plant))
-    flat, bias = kept_b.flatten(0, 1).double(), sae.b_dec.detach().double().cpu()
+    flat, bias = kept_b.double(), sae.b_dec.detach().double().cpu()
     power = float((flat**2).sum()) + len(flat) * float((bias**2).sum())
     yield {"metric": "nmse_silent", "value": power / float(((flat - flat.mean(0)) ** 2).sum())}
 
@@ -149,6 +183,7 @@ def cross_entropy_rows(
     sae: SAE[Any],
     batches: Sequence[dict[str, Tensor]],
     skip_first: int = 1,
+    massive: str = LEAVE_OUT,
 ) -> Iterator[Row]:
     """Measure the held-out loss of a model that continues from an SAE's reconstruction.
 
@@ -164,28 +199,36 @@ def cross_entropy_rows(
         batches: held-out batches of full rows.
         skip_first: number of tokens at the start of each row that keep their stream in all three losses; the
             SAE was not trained on them.
+        massive: ``leave_out`` massive tokens: they keep their stream too; or ``keep`` them like others.
 
     Yields:
         Rows ``{metric, value}``: ``ce_recovered``, and ``ce_clean``, ``ce_spliced``, ``ce_ablated`` in nats
         per token.
     """
 
+    def observed(x: Tensor) -> Tensor:
+        # the SAE was trained without the component along 1, which is unobservable on LayerNorm charts
+        return x - x.mean(-1, keepdim=True) if chart.norm == "layer" else x
+
     def spliced(x: Tensor) -> Tensor:
-        if chart.norm == "layer":  # the SAE was trained without the component along 1, which is unobservable
-            x = x - x.mean(-1, keepdim=True)
         with torch.no_grad():
-            return sae(x.to(sae.device)).to(x.device, x.dtype)
+            return sae(observed(x).to(sae.device)).to(x.device, x.dtype)
+
+    def of_ordinary_tokens(edit: Edit) -> Edit:
+        def edited_stream(x: Tensor) -> Tensor:
+            y = torch.cat([x[:, :skip_first], edit(x[:, skip_first:])], 1)
+            if massive == KEEP:
+                return y
+            kept = counted_tokens(observed(x).cpu(), skip_first=skip_first, massive=massive).to(x.device)
+            return torch.where(kept[..., None], y, x)
+
+        return edited_stream
 
     losses = {"ce_clean": heldout_loss(model, batches)}
     for name, edit in (("ce_spliced", spliced), ("ce_ablated", torch.zeros_like)):
-        with edited(model, chart, site, _beyond(skip_first, edit)):
+        with edited(model, chart, site, of_ordinary_tokens(edit)):
             losses[name] = heldout_loss(model, batches)
     cost = losses["ce_ablated"] - losses["ce_clean"]
     if cost > 0:
         yield {"metric": "ce_recovered", "value": (losses["ce_ablated"] - losses["ce_spliced"]) / cost}
     yield from ({"metric": m, "value": v} for m, v in losses.items())
-
-
-def _beyond(skip_first: int, edit: Edit) -> Edit:
-    """Return an edit that leaves the first tokens of each row as they are."""
-    return lambda x: torch.cat([x[:, :skip_first], edit(x[:, skip_first:])], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from gaugeport.alignment.matchers import cross_moment
 from gaugeport.alignment.routes import Node
 from gaugeport.charts import chart_of
 from gaugeport.groups import GROUPS, Element, compose
-from gaugeport.pipeline.measures.planted_evidence import node_name, relabel_evidence
+from gaugeport.pipeline.measures.planted_evidence import massive_rows, node_name, relabel_evidence
+from gaugeport.streams.massive import LEAVE_OUT
 from gaugeport.utils.seeds import generator
 
 COPY = "copy"
@@ -36,6 +38,7 @@ class SelfEvidence:
         skip_first: int,
         seen: Tensor,
         seed: int,
+        massive: str = LEAVE_OUT,
     ):
         """Run the model and draw the plants.
 
@@ -47,6 +50,7 @@ class SelfEvidence:
             skip_first: number of tokens at the start of each row to leave out.
             seen: int64[n], the vocabulary rows that weight evidence may read.
             seed: seed of the plants.
+            massive: ``leave_out`` massive tokens, or ``keep`` them.
 
         Raises:
             ValueError: a coordinate is constant at every site.
@@ -58,15 +62,21 @@ class SelfEvidence:
         self.plants: dict[str, Element] = {
             node_name(n): cls.random(chart.width, generator(seed, "plant", *n)) for n in self.nodes
         }
-        moments = pair_moments({"A": model}, [("A", "A")], batches, sites, skip_first)["A", "A"]
+        pair = ("A", "A")
+        moments = pair_moments({"A": model}, [pair], batches, sites, skip_first, massive=massive)[pair]
         check_no_constant(moments, list(moments))
         self.sites = list(moments)
+        self._left_out = {s: m.left_out for s, m in moments.items()}
         self._correlation = {s: m.correlation() for s, m in moments.items()}
         self._cross = {s: cross_moment(m) for s, m in moments.items()}
         self._weights = {
             "weights": weight_evidence(model, model, seen),
             "weights_all_rows": weight_evidence(model, model),
         }
+
+    def massive_rows(self) -> list[dict[str, Any]]:
+        """Return a row per site that left tokens out as massive: their number."""
+        return massive_rows(self._left_out)
 
     def truth(self, nodes: Sequence[Node]) -> Element:
         """Return the true gauge of the link, from A's planted coordinates to the copy's."""

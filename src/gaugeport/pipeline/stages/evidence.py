@@ -64,6 +64,7 @@ def build_evidence(job: Job, required: Folders, folder: Path) -> None:
         list(calibration_batches(job, calibration)),
         sites=job.measurement.sites,
         skip_first=job.measurement.skip_first,
+        massive=job.measurement.massive,
         seen=seen_a[torch.isin(seen_a, seen_b)],
         seed=job.seed,
         models_in_memory=job.measurement.models_in_memory,

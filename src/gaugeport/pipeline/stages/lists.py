@@ -27,7 +27,7 @@ WHOLE, *HALVES = PARTS = ("scores", "first", "second")
 def lists_key(job: Job, run: str) -> dict[str, Any]:
     """Return what decides the scores: the model, the tokens, and how attributions are computed."""
     task = {k: job.task[k] for k in ("tokens", "ig_steps", "baseline")}
-    return {**model_key(job, run), "skip_first": job.measurement.skip_first, **task}
+    return {**model_key(job, run), **job.measurement.tokens_left_out(), **task}
 
 
 def build_lists(job: Job, required: Folders, folder: Path, run: str) -> None:
@@ -57,6 +57,7 @@ def measure_scores(model: Any, job: Job, data: Path, part: str = WHOLE) -> Score
         ig_steps=job.task["ig_steps"],
         baseline=job.task["baseline"],
         skip_first=job.measurement.skip_first,
+        massive=job.measurement.massive,
     )
 
 

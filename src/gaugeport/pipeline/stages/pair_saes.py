@@ -22,6 +22,7 @@ from gaugeport.pipeline.stages.rows import data_key
 from gaugeport.pipeline.stages.saes import load_sae
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.training.saes import ARCHITECTURES
+from gaugeport.streams.massive import leave_out_massive
 from gaugeport.utils.seeds import derive
 
 SAME, OWN = "same", "own"
@@ -43,7 +44,7 @@ def saes_key(job: Job, side: Side, step: int | None = None) -> dict[str, Any]:
     return {
         "subject": side_key(job, side, step),
         **texts,
-        "skip_first": job.measurement.skip_first,
+        **job.measurement.tokens_left_out(),
         "sae": {k: v for k, v in sae.items() if k not in unused},
         "expansion": job.task["expansion"],
         "seeds": {init: sae_seed(job, "", init) for init in initialisations(side, step)},
@@ -55,9 +56,10 @@ def build_saes(job: Job, required: Folders, folder: Path, side: Side, step: int 
     paired, settings = load_side(job, required, side, step), job.task["sae"]
     streams = paired.streams("sae", settings["activations"])
     for site in paired.sites:
+        (kept,) = leave_out_massive(streams[site], massive=job.measurement.massive)
         for init in initialisations(side, step):
             seed = sae_seed(job, site, init)
-            sae = train_dictionary(streams[site], settings, job.task["expansion"], seed, site, job.model.name)
+            sae = train_dictionary(kept, settings, job.task["expansion"], seed, site, job.model.name)
             sae.save_inference_model(folder / site / init)
 
 

@@ -20,13 +20,14 @@ from gaugeport.pipeline.stages.rows import all_train_rows
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.training.saes import sae_settings, train_sae
 from gaugeport.streams.activations import middle_site, streams_at
+from gaugeport.streams.massive import leave_out_massive
 from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import derive, generator
 
 
 def sae_key(job: Job) -> dict[str, Any]:
     """Return what decides the SAE: model A, the site, and how it is trained."""
-    where = {"site": "middle", "skip_first": job.measurement.skip_first}
+    where = {"site": "middle", **job.measurement.tokens_left_out()}
     return {**model_key(job), **where, "sae": sae_settings(job.task["sae"]), "seed": job.seed}
 
 
@@ -46,7 +47,8 @@ def build_sae(job: Job, required: Folders, folder: Path) -> None:
     n_rows = min(len(train), -(-settings["activations"] // (train.shape[1] - skip)))
     rows = mixed_rows(train, n_rows, generator(job.seed, "sae", "rows"))
     batches = row_batches(rows, job.measurement.batch_size)
-    activations = torch.cat([streams_at(model, chart, b, [site], skip)[site].cpu() for b in batches])
+    streams = (streams_at(model, chart, b, [site], skip)[site].cpu() for b in batches)
+    activations = torch.cat([leave_out_massive(x, massive=job.measurement.massive)[0] for x in streams])
     # 3) the SAE
     metadata = {
         "model_name": job.model.name,

@@ -21,6 +21,8 @@ from gaugeport.pipeline.stages import pair_saes, pairs
 from gaugeport.pipeline.stages.pairs import PairedModel
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_cohort
+from gaugeport.pipeline.tasks.shared.streams import Streams as Paired
+from gaugeport.pipeline.tasks.shared.streams import kept_streams
 from gaugeport.pipeline.tasks.task import Row, Task
 
 GROUPS = ("permutation", "signed_permutation", "orthogonal")
@@ -55,12 +57,14 @@ def measure(job: Job, built: Built) -> list[Row]:
     for step in targets:
         streams = _streams(job, pairs.load_side(job, built.folders, "other", step))
         for site, walk_of in walks.items():
+            neighbours = kept_streams(job, before["fit"], streams["fit"], site)
+            fit, test = (kept_streams(job, first[part], streams[part], site) for part in ("fit", "test"))
             for group, walk in walk_of.items():
-                link = fit_map(group, before["fit"][site], streams["fit"][site])
+                link = fit_map(group, *neighbours)
                 walk.append(replace(link, scale=1.0))
             at = {"cohort": job.task["cohort"], "site": site, "step": step, "source": source}
-            explained = _explained_rows(saes[site], first, streams, site, walk_of)
-            distances = _distance_rows(first["fit"][site], streams["fit"][site], model.rotation_group)
+            explained = _explained_rows(saes[site], fit, test, walk_of)
+            distances = _distance_rows(*fit, model.rotation_group)
             rows += [{**at, **row} for row in (*explained, *distances)]
         before = streams
     # 3) the end of the run once more, under the metric's own name
@@ -128,16 +132,14 @@ def _then(first: Map, second: Map) -> Map:
     return Map(to_b, to_a, first.mean_a, second.mean_b, None)
 
 
-def _explained_rows(
-    sae: Any, first: Streams, later: Streams, site: str, walk_of: dict[str, list[Map]]
-) -> Iterator[Row]:
-    """Yield what the SAE explains of its own stream and, through every map, of a later one."""
-    yield _explained("self", "endpoint", explained_variance(sae, first["test"][site]))
-    test = later["test"][site]
-    for group, end_to_end in fit_maps(first["fit"][site], later["fit"][site]).items():
-        yield _explained(group, "endpoint", explained_variance(sae, test, end_to_end))
+def _explained_rows(sae: Any, fit: Paired, test: Paired, walk_of: dict[str, list[Map]]) -> Iterator[Row]:
+    """Yield what the SAE explains of its own stream and, through every map, of a later one (both paired)."""
+    first, later = test
+    yield _explained("self", "endpoint", explained_variance(sae, first))
+    for group, end_to_end in fit_maps(*fit).items():
+        yield _explained(group, "endpoint", explained_variance(sae, later, end_to_end))
     for group, walk in walk_of.items():
-        yield _explained(group, "trajectory", explained_variance(sae, test, composed(walk)))
+        yield _explained(group, "trajectory", explained_variance(sae, later, composed(walk)))
 
 
 def _explained(group: str, route: str, value: float) -> Row:

@@ -35,6 +35,7 @@ from gaugeport.pipeline.rotation.haar.statistics import (
 from gaugeport.pipeline.stages import pairs
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_cohort
+from gaugeport.pipeline.tasks.shared.streams import kept_streams
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.utils.seeds import generator
 
@@ -55,7 +56,7 @@ def measure(job: Job, built: Built) -> list[Row]:
     haar = anchor.rotation_group
     rows: list[Row] = []
     for site in anchor.sites:
-        a, b = streams_a[site], streams_b[site]
+        a, b = kept_streams(job, streams_a, streams_b, site)
         width = a.shape[1]
         null = stored_null(built.cache, width, job.task["draws"], NULL_SEED, haar)
         measured = site_rows(a, b, null, job.task["share"], generator(job.seed, "haar", site))

@@ -23,6 +23,7 @@ from gaugeport.pipeline.tasks.shared.transfer import ModelPair, load_models
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.pipeline.training.saes import sae_settings
 from gaugeport.streams.activations import streams_at
+from gaugeport.streams.massive import leave_out_massive
 from gaugeport.utils.seeds import generator
 
 RETENTION_METRICS = ("retention_native", "no_effect_to_transport")
@@ -62,8 +63,12 @@ def measure(job: Job, built: Built) -> list[Row]:
     pair = load_models(job, built)
     # 1) the streams of both models, on rows to fit on and on rows to measure on
     rows_fit, rows_test = _rows_to_fit_and_measure_on(job, pair)
-    fit = [_stream(job, pair, model, rows_fit) for model in (pair.a, pair.b)]
-    test = [_stream(job, pair, model, rows_test) for model in (pair.a, pair.b)]
+    fit, test = (
+        leave_out_massive(
+            *(_stream(job, pair, model, rows) for model in (pair.a, pair.b)), massive=job.measurement.massive
+        )
+        for rows in (rows_fit, rows_test)
+    )
     # 2) a sentiment direction, and known gauges planted on B
     retention = _retention(job, pair)
     exact = GROUPS[pair.chart.group]

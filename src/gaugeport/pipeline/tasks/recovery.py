@@ -28,7 +28,7 @@ def measure(job: Job, built: Built) -> list[Row]:
         plants=job.task["plants"],
         seed=job.seed,
     )
-    return [*rows, *evidence.loss_rows(saved[-1])]
+    return [*rows, *evidence.loss_rows(saved[-1]), *evidence.massive_rows()]
 
 
 TASK = Task(measure, lambda job: STAGES, check_language_model)

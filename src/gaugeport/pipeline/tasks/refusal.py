@@ -29,7 +29,7 @@ def measure(job: Job, built: Built) -> list[Row]:
         ablation_effect(harmful), moved, v.of_a, v.of_b, controls, "ablation_", even=True, silent=none
     )
     sweep = strength_sweep_rows(harmless, moved, job.task["sweep"])
-    return with_gauge(transfer, [*added, *signed, *ablated, *sweep])
+    return with_gauge(transfer, v, [*added, *signed, *ablated, *sweep])
 
 
 TASK = Task(measure, transfer_stages, check_steering)

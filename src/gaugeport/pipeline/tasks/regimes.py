@@ -27,6 +27,7 @@ from gaugeport.pipeline.tasks.shared.paired_vectors import (
     language_vectors,
     scaled_to,
 )
+from gaugeport.pipeline.tasks.shared.streams import kept_streams
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.utils.seeds import generator
 
@@ -105,7 +106,8 @@ def vector_rows(
     # 1) the maps of every group at every site, and the subspace that shared readers pin
     maps: dict[str, dict[str, Map]] = {}
     for site in dict.fromkeys(vector.site for vector in vectors):
-        maps[site] = {g: fit_map(g, fit_anchor[site], fit_other[site]) for g in MATCHER_OF_GROUP}
+        kept = kept_streams(job, fit_anchor, fit_other, site)
+        maps[site] = {g: fit_map(g, *kept) for g in MATCHER_OF_GROUP}
     if shared_readers:
         pinned = predictors.reader_span(shared_readers)
     else:

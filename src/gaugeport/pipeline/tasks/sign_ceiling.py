@@ -22,6 +22,7 @@ from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.pipeline.training.trainer import checkpoints
 from gaugeport.streams.activations import middle_site, streams_at
+from gaugeport.streams.massive import leave_out_massive
 from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import generator
 
@@ -64,7 +65,9 @@ def _real(job: Job, built: Built) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the streams of the base model and of run A's first checkpoint at the mid-stack site."""
     saved = checkpoints(built["A"])
     rows = heldout_rows(built["data"])[0][: job.task["tokens"] // job.data.length]
-    return _stream(job, built["base"], rows), _stream(job, saved[min(saved)], rows)
+    streams = (_stream(job, folder, rows) for folder in (built["base"], saved[min(saved)]))
+    a, b = leave_out_massive(*streams, massive=job.measurement.massive)
+    return a, b
 
 
 def _stream(job: Job, folder: Path, rows: torch.Tensor) -> torch.Tensor:

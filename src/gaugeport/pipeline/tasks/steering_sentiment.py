@@ -24,7 +24,7 @@ def measure(job: Job, built: Built) -> list[Row]:
     effects = transported_effect_rows(
         steering_effect(slot, job.task["strength"]), moved, v.of_a, v.of_b, v.random_controls()
     )
-    return with_gauge(transfer, [*effects, *strength_sweep_rows(slot, moved, job.task["sweep"])])
+    return with_gauge(transfer, v, [*effects, *strength_sweep_rows(slot, moved, job.task["sweep"])])
 
 
 TASK = Task(measure, transfer_stages, check_steering)

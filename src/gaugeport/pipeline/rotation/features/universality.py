@@ -97,8 +97,8 @@ def explained_variance(sae: Any, x: Tensor, through: Map | None = None) -> float
         ValueError: All tokens are alike.
     """
     if through is None:
-        return 1 - nmse(x, reconstruct(sae, x[None], 0)[0][0])
-    return 1 - nmse(x, through.forward(reconstruct(sae, through.backward(x)[None], 0)[0][0]))
+        return 1 - nmse(x, reconstruct(sae, x[None])[0][0])
+    return 1 - nmse(x, through.forward(reconstruct(sae, through.backward(x)[None])[0][0]))
 
 
 def gaussian_like(x: Tensor, seed: int) -> Tensor:

@@ -55,6 +55,7 @@ class Directions:
         words: Token ids of positive and negative words, whose log-odds the directions steer.
         of_a: A's direction, float32[d].
         of_b: B's own direction, float32[d].
+        left_out: How many massive tokens A's direction and its length leave out.
     """
 
     job: Job
@@ -63,6 +64,7 @@ class Directions:
     words: tuple[Tensor, Tensor]
     of_a: Tensor
     of_b: Tensor
+    left_out: int
 
     def slot(self, model: Any, texts: Sequence[str] | None = None) -> Slot:
         """Return ``model`` at the slot of some prompts, by default of all that are held out."""
@@ -108,9 +110,14 @@ def refusal_directions(job: Job, pair: ModelPair) -> Directions:
     return _directions(job, pair, "request", texts, template, source, words)
 
 
-def with_gauge(transfer: Transfer, measured: Sequence[Row]) -> list[Row]:
-    """Return measured rows with what the job's rows carry, then gauge accuracy and the models' losses."""
-    return [*({**transfer.where, **row} for row in measured), *transfer.accuracy()]
+def with_gauge(transfer: Transfer, directions: Directions, measured: Sequence[Row]) -> list[Row]:
+    """Return measured rows with what the job's rows carry, then gauge accuracy and the models' losses.
+
+    Where massive tokens were left out of the direction, the row ``massive_in_direction`` counts them.
+    """
+    count = {"metric": "massive_in_direction", "value": directions.left_out}
+    rows = [*measured, count] if directions.left_out else measured
+    return [*({**transfer.where, **row} for row in rows), *transfer.accuracy()]
 
 
 def _directions(
@@ -128,19 +135,25 @@ def _directions(
     prompts = labelled_prompts(texts, kind, pair.tokenizer, template, task["train"], task["heldout"], source)
     ids = word_ids(words, pair.tokenizer, prompts.after)
     classes = [_batches(job, pair, texts, prompts.whole) for texts in (prompts.positive, prompts.negative)]
-    of_a, length = _direction(pair, pair.a, classes)
+    of_a, length, left_out = _direction(job, pair, pair.a, classes)
     of_b = of_a
     if pair.a is not pair.b:
-        of_b = _direction(pair, pair.b, classes)[0]
+        of_b = _direction(job, pair, pair.b, classes)[0]
         of_b = of_b / of_b.norm() * length
-    return Directions(job, pair, prompts, ids, of_a, of_b)
+    return Directions(job, pair, prompts, ids, of_a, of_b, left_out)
 
 
-def _direction(pair: ModelPair, model: Any, classes: Sequence[list[Prompts]]) -> tuple[Tensor, float]:
-    """Return a model's difference of means, of the mean length of its stream, and that length."""
-    (positive, n), (negative, m) = (last_token_streams(model, pair.chart, pair.site, c) for c in classes)
-    length = (n + m) / 2
-    return difference_of_means(positive, negative, length), length
+def _direction(
+    job: Job, pair: ModelPair, model: Any, classes: Sequence[list[Prompts]]
+) -> tuple[Tensor, float, int]:
+    """Return a model's difference of means, of the mean length of its stream; that length; and how many
+    massive tokens were left out."""
+    positive, negative = (
+        last_token_streams(model, pair.chart, pair.site, c, job.measurement.massive) for c in classes
+    )
+    length = (positive.length + negative.length) / 2
+    direction = difference_of_means(positive.streams, negative.streams, length)
+    return direction, length, positive.left_out + negative.left_out
 
 
 def _batches(job: Job, pair: ModelPair, texts: Sequence[str], whole: bool) -> list[Prompts]:

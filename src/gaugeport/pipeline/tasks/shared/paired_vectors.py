@@ -133,11 +133,11 @@ def _contrast_vector(
     classes = [batches(texts) for texts in contrast.build]
     differences, lengths = [], []
     for model in models:
-        (high, length_high), (low, length_low) = (
-            last_token_streams(model, chart, site, prompts) for prompts in classes
+        high, low = (
+            last_token_streams(model, chart, site, prompts, job.measurement.massive) for prompts in classes
         )
-        differences.append(high.mean(0) - low.mean(0))
-        lengths.append((length_high + length_low) / 2)
+        differences.append(high.streams.mean(0) - low.streams.mean(0))
+        lengths.append((high.length + low.length) / 2)
     direction, native = (scaled_to(difference, lengths[0]) for difference in differences)
     # 2) what a direction does to the log-odds of the held-out prompts
     heldout_prompts = batches([*contrast.heldout[0], *contrast.heldout[1]])
@@ -146,8 +146,8 @@ def _contrast_vector(
     # 3) how well the models tell the held-out classes apart with nothing added
     metrics = {"class_distance": float(differences[0].norm()) / lengths[0]}
     for metric, model in zip(("class_gap", "class_gap_other"), models, strict=True):
-        high, low = (Slot(model, chart, site, batches(texts), words).log_odds() for texts in contrast.heldout)
-        metrics[metric] = float(high.mean() - low.mean())
+        odds = [Slot(model, chart, site, batches(texts), words).log_odds() for texts in contrast.heldout]
+        metrics[metric] = float(odds[0].mean() - odds[1].mean())
     return SteeringVector(
         contrast.name, site, direction, native, within, across, (lengths[0], lengths[1]), metrics
     )

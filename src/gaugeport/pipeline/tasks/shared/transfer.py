@@ -90,14 +90,16 @@ class Transfer(ModelPair):
         return (self.condition.residual(self.nodes, plant) for plant in range(self.plants))
 
     def accuracy(self) -> list[Row]:
-        """Return gauge accuracy (means over plants) and the held-out losses of A and B."""
+        """Return gauge accuracy (means over plants), the held-out losses of A and B, and how many massive
+        tokens the evidence left out."""
         scores = [
             gauge_accuracy(*self.condition.gauge_and_truth(self.nodes, plant)) for plant in range(self.plants)
         ]
         metrics = dict.fromkeys(metric for s in scores for metric in s)
         means = {metric: fmean(s[metric] for s in scores if metric in s) for metric in metrics}
         losses = {f"loss_{model}": loss for model, loss in (self.losses or self._measured_losses()).items()}
-        return [{**self.where, "metric": m, "value": v} for m, v in {**means, **losses}.items()]
+        rows = [{"metric": m, "value": v} for m, v in {**means, **losses}.items()]
+        return [{**self.where, **row} for row in (*rows, *self.condition.evidence.massive_rows())]
 
     def _measured_losses(self) -> dict[str, float]:
         tokens = list(row_batches(loss_rows(self.rows_test), 64))
@@ -169,6 +171,7 @@ def load_transfer(job: Job, built: Built) -> Transfer:
             calibration_batches(job, pair.rows_fit),
             sites=measurement.sites,
             skip_first=measurement.skip_first,
+            massive=measurement.massive,
             seen=read_seen_tokens(built["A"]),
             seed=job.seed,
         )
