@@ -51,6 +51,7 @@ def test_default_job():
         ("training.run.moments=[7,100]", ["training.run.moments=[7, 100]", "saved at [7]", "null, or"]),
         ("measurement.skip_first=32", ["data.length", "skip_first"]),
         ("measurement.tokens=0", ["measurement.tokens", "0"]),
+        ("measurement.massive=drop", ["measurement.massive", "drop", "leave_out, keep"]),
         ("seed=[1", ["seed"]),
     ],
 )
