@@ -13,7 +13,17 @@ from gaugeport.pipeline.report.conditions import (
 )
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell, interval
-from gaugeport.pipeline.report.tidy import ITSELF, MAIN_MODELS, aggregate, main_model, means_of, select, tidy
+from gaugeport.pipeline.report.tidy import (
+    ITSELF,
+    MAIN_MODELS,
+    aggregate,
+    main_model,
+    means_of,
+    select,
+    share_setting,
+    shares_of,
+    tidy,
+)
 
 TITLE = "a4 SAE transfer: variance of B that a moved SAE of A leaves unexplained (NMSE)"
 CAPTION = (
@@ -65,13 +75,17 @@ SUMMARY = Narrow(
 
 def tabulate(records):
     """Return every measurement, the means with the paper's figures and theory, and the judged claims."""
-    rows = tidy("a4", records, extra=EXTRA)
-    means = with_conditions(aggregate(rows, EXTRA))
-    silent = means[means["metric"] == "nmse_silent"].drop_duplicates(_SAME).set_index(_SAME)["value"]
+    share = share_setting(records)
+    rows = tidy("a4", records, share, EXTRA)
+    means = with_conditions(aggregate(rows, [*EXTRA, *share]))
+    same = [*_SAME, *share]
+    silent = means[means["metric"] == "nmse_silent"].drop_duplicates(same).set_index(same)["value"]
     identical = means["target"].isin(ITSELF) & (means["metric"] == "nmse")
+    # moved by the identity, a stream is at wrong places: only uniform signs say what it meets there
     uniform = identical & means["condition"].isin(UNIFORM)
+    uniform &= (means["condition"] != "identity") | (shares_of(means) == 0.5)
     means.loc[uniform, "theory"] = [
-        silent.get(key) for key in map(tuple, means.loc[uniform, _SAME].to_numpy())
+        silent.get(key) for key in map(tuple, means.loc[uniform, same].to_numpy())
     ]
     ours = identical & means["model"].isin(MAIN_MODELS) & (means["setting"] == "default")
     ours &= means["architecture"] == "topk"

@@ -28,6 +28,7 @@ UNCOUNTED_DEFAULTS = {
     "richness": 1.0,
     "package": None,
     "massive": "leave_out",
+    "positive_share": 0.5,
 }
 """Options added after the first results. At these values they do not count: stored results keep keys."""
 
@@ -142,6 +143,8 @@ class Measurement:
     Models run in ``dtype``. ``whiten`` decorrelates the coordinates of each side before they are correlated.
     Every statistic of the stream leaves out the ``skip_first`` tokens of each row, and of the others those
     with massive activations (``massive``: leave_out or keep; see ``gaugeport.streams.massive``).
+    ``positive_share`` is p, the expected share of positive signs of the true gauge from A to B; see
+    ``measures.plants``.
     """
 
     tokens: int
@@ -153,6 +156,7 @@ class Measurement:
     whiten: bool = False
     dtype: str = "float32"
     massive: str = "leave_out"
+    positive_share: float = 0.5
 
     def tokens_left_out(self) -> dict[str, Any]:
         """Return the part of a stage's key that says which tokens its statistics leave out."""

@@ -51,13 +51,15 @@ def test_default_job():
         ("training.run.moments=[7,100]", ["training.run.moments=[7, 100]", "saved at [7]", "null, or"]),
         ("measurement.skip_first=32", ["data.length", "skip_first"]),
         ("measurement.tokens=0", ["measurement.tokens", "0"]),
+        ("measurement.positive_share=1.5", ["measurement.positive_share", "1.5", "0 to 1"]),
+        ("measurement.positive_share=0.6 task=sign_ceiling", ["positive_share=0.6", "sign_ceiling", "0.5"]),
         ("measurement.massive=drop", ["measurement.massive", "drop", "leave_out, keep"]),
         ("seed=[1", ["seed"]),
     ],
 )
 def test_bad_overrides_name_what_is_allowed(override, words):
     with pytest.raises(ValueError) as e:
-        composed([override])
+        composed(override.split())
     assert all(w in str(e.value) for w in words), str(e.value)
 
 

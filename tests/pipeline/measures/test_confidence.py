@@ -18,7 +18,8 @@ from gaugeport.pipeline.measures.confidence import (
     placements_and_margins,
 )
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence, node_name, write_evidence
+from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence, write_evidence
+from gaugeport.pipeline.measures.plants import node_name
 from gaugeport.transport import transport_model
 
 D, STEP, SPACING = 32, 200, 100

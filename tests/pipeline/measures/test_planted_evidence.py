@@ -15,13 +15,12 @@ from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, Sig
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.planted_evidence import (
     PlantedEvidence,
-    further_plants,
     group_links,
-    node_name,
     relabel_evidence,
     replanted_truth,
     write_evidence,
 )
+from gaugeport.pipeline.measures.plants import further_plants, node_name
 from gaugeport.transport import transport_model
 
 D = 32

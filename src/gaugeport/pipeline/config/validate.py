@@ -162,6 +162,8 @@ def _check_numbers(job: Job) -> None:
             )
     if job.measurement.skip_first < 0:
         raise ValueError(f"measurement.skip_first={job.measurement.skip_first}; allowed: 0 or more")
+    if not 0 <= job.measurement.positive_share <= 1:
+        raise ValueError(f"measurement.positive_share={job.measurement.positive_share}; allowed: 0 to 1")
 
 
 def _check_evidence(job: Job) -> None:
@@ -176,6 +178,13 @@ def _check_evidence(job: Job) -> None:
         raise ValueError(
             f"{settings}: task {job.task['name']}{target} measures no evidence between runs; "
             "allowed: recovery, confidence"
+        )
+    share, uniform = job.measurement.positive_share, UNCOUNTED_DEFAULTS["positive_share"]
+    of_a_copy = job.task.get("target") in ("identical", "self")
+    if share != uniform and not of_a_copy and "evidence" not in task_of(job).stages(job):
+        raise ValueError(
+            f"measurement.positive_share={share}: task {job.task['name']} plants no gauge between A and B; "
+            f"allowed: {uniform}"
         )
 
 

@@ -18,12 +18,8 @@ from torch import Tensor
 from gaugeport.alignment.matchers import MATCHERS, Match, Matcher, check_combination, default_matchers, match
 from gaugeport.alignment.routes import Node, compose_along
 from gaugeport.groups import GROUPS, Element, Orthogonal, SignedPermutation, compose, contains
-from gaugeport.pipeline.measures.planted_evidence import (
-    further_plants,
-    node_name,
-    relabel_evidence,
-    replanted_truth,
-)
+from gaugeport.pipeline.measures.planted_evidence import relabel_evidence, replanted_truth
+from gaugeport.pipeline.measures.plants import further_plants, node_name
 
 CONTROLS = ("oracle", "none")
 """Matchers that read no evidence: ``oracle`` returns the planted gauge, ``none`` the identity."""
@@ -34,6 +30,8 @@ class Evidence(Protocol):
 
     plants: dict[str, Element]
     """Name of a checkpoint -> the gauge planted on it."""
+    positive_share: float
+    """Expected share of positive signs of the true gauge from A to B."""
 
     @property
     def width(self) -> int: ...
@@ -101,7 +99,10 @@ class Condition:
         return self.group != "global_sign_permutation" or plant_group(self.evidence) == "signed_permutation"
 
     def _further(self, nodes: Sequence[Node], plant: int) -> dict[Node, Element]:
-        return further_plants(self.evidence.width, plant_group(self.evidence), nodes, self.seed, plant)
+        e = self.evidence
+        return further_plants(
+            e.width, plant_group(e), nodes, self.seed, plant, e.positive_share, planted=e.plants
+        )
 
 
 def gauge_accuracy(gauge: Element, truth: Element) -> dict[str, float]:

@@ -25,17 +25,13 @@ from gaugeport.alignment.matchers import cross_moment
 from gaugeport.alignment.moments import Moments
 from gaugeport.alignment.routes import Node, storage_order
 from gaugeport.charts import chart_of
-from gaugeport.groups import GROUPS, Element, compose, load
+from gaugeport.groups import Element, compose, load
+from gaugeport.pipeline.measures.plants import UNIFORM, draw_plant, node_name
 from gaugeport.streams.massive import LEAVE_OUT
 from gaugeport.transport import transport_model
 from gaugeport.utils.seeds import generator
 
 Link = tuple[Node, Node]
-
-
-def node_name(node: Node) -> str:
-    """Return the file name of a checkpoint, such as ``base0`` or ``A1500``."""
-    return f"{node[0]}{node[1]}"
 
 
 def write_evidence(
@@ -52,6 +48,7 @@ def write_evidence(
     whiten: bool = False,
     dtype: torch.dtype = torch.float32,
     massive: str = LEAVE_OUT,
+    positive_share: float = UNIFORM,
 ) -> None:
     """Plant a gauge on every checkpoint and write the evidence of every link.
 
@@ -72,16 +69,19 @@ def write_evidence(
         whiten: write the moments of whitened activations.
         dtype: the dtype to run the models in.
         massive: ``leave_out`` tokens that are massive in either model of a link, or ``keep`` them.
+        positive_share: expected share of positive signs of the true gauge from A to B; see ``plants``.
 
     Raises:
-        ValueError: ``models_in_memory`` is below 2, or a coordinate is constant at every site.
+        ValueError: ``models_in_memory`` is below 2, a coordinate is constant at every site, or plants without
+            signs are to have a share of positive ones.
     """
     for group in tqdm(group_links(links, models_in_memory), desc="evidence", disable=None):
         models: dict[str, nn.Module] = {}
         for node in sorted({n for link in group for n in link}):
             model = load_checkpoint(node)
             chart = chart_of(model)
-            plant = GROUPS[chart.group].random(chart.width, generator(seed, "plant", *node))
+            draw = generator(seed, "plant", *node)
+            plant = draw_plant(chart.group, chart.width, node, positive_share, draw)
             models[node_name(node)] = transport_model(model, plant, inplace=True).to(dtype)
             plant.save(folder / "plants" / f"{node_name(node)}.safetensors")
         pairs = [(node_name(a), node_name(b)) for a, b in group]
@@ -125,9 +125,14 @@ def group_links(links: Sequence[Link], models_in_memory: int) -> list[list[Link]
 class PlantedEvidence:
     """The evidence and the true gauges in a folder that :func:`write_evidence` wrote."""
 
-    def __init__(self, folder: Path):
-        """Read the plants in ``folder``; evidence is read when asked for."""
-        self.folder = folder
+    def __init__(self, folder: Path, positive_share: float = UNIFORM):
+        """Read the plants in ``folder``; evidence is read when asked for.
+
+        Args:
+            folder: the folder.
+            positive_share: what its plants were drawn with, and further plants will be.
+        """
+        self.folder, self.positive_share = folder, positive_share
         self.plants = {p.stem: load(p) for p in (folder / "plants").glob("*.safetensors")}
         # keep only a few links in memory: each has several d × d matrices, and there are many links
         self._file = functools.lru_cache(maxsize=8)(load_file)
@@ -218,27 +223,6 @@ def relabel_evidence(c: Tensor, h_a: Element, h_b: Element) -> Tensor:
         The relabelled evidence, of the shape and dtype of ``c``. It is exact because evidence is equivariant.
     """
     return h_b.act(h_a.act(c, axis=1), axis=0)
-
-
-def further_plants(
-    width: int, group: str, walk: Sequence[Node], seed: int, plant: int
-) -> dict[Node, Element]:
-    """Draw elements to plant on top of the stored plants.
-
-    Args:
-        width: the width d of the residual stream.
-        group: the name of the group to draw from.
-        walk: the checkpoints; one that occurs twice gets one element.
-        seed: seed of the draw.
-        plant: number of the draw; 0 gives the identity for every checkpoint.
-
-    Returns:
-        checkpoint -> element. It depends on the checkpoint, the seed and the number alone, not on the walk.
-    """
-    cls = GROUPS[group]
-    if plant == 0:
-        return {node: cls.identity(width) for node in walk}
-    return {node: cls.random(width, generator(seed, "replant", plant, *node)) for node in walk}
 
 
 def replanted_truth(truth: Element, first: Element, last: Element) -> Element:

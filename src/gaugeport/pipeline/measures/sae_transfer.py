@@ -13,6 +13,7 @@ from gaugeport.groups import Element
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.conditions import mean_over_plants
 from gaugeport.pipeline.measures.losses import heldout_loss
+from gaugeport.pipeline.measures.plants import UNIFORM
 from gaugeport.streams.activations import streams_at
 from gaugeport.streams.interventions import Edit, edited
 from gaugeport.streams.massive import KEEP, LEAVE_OUT, check_treatment, massive_tokens
@@ -112,6 +113,7 @@ def sae_transfer_rows(
     x_b: Tensor,
     skip_first: int = 1,
     massive: str = LEAVE_OUT,
+    positive_share: float = UNIFORM,
 ) -> Iterator[Row]:
     """Measure an SAE of A on the stream of B, moved there by the gauges of one condition.
 
@@ -132,7 +134,8 @@ def sae_transfer_rows(
             ``b_dec`` is written. With x' = S·x and independent fair signs, E_S ‖x − S·b‖² = ‖x‖² + ‖b‖². So
             it is (E‖x‖² + ‖b‖²) / E‖x − mean‖², which is 1 + 2‖mean‖²/variance where ``b_dec`` is the mean.
             Latents that fire on a scrambled stream may lower it (many latents fit part of any vector) or
-            raise it (an encoder far out of its range).
+            raise it (an encoder far out of its range). Signs that are positive with probability p take
+            2·(2p − 1)·⟨mean, b⟩ off the numerator.
 
     Args:
         sae: the SAE of A.
@@ -142,6 +145,7 @@ def sae_transfer_rows(
             where B computes what A computes.
         skip_first: number of tokens at the start of each row to leave out.
         massive: ``leave_out`` tokens that are massive in A or B, or ``keep`` them.
+        positive_share: the probability p of a positive sign that ``nmse_silent`` assumes.
 
     Yields:
         Rows ``{metric, value}``.
@@ -173,6 +177,8 @@ def sae_transfer_rows(
     yield from ({"metric": m, "value": v} for m, v in mean_over_plants(by_plant))
     flat, bias = kept_b.double(), sae.b_dec.detach().double().cpu()
     power = float((flat**2).sum()) + len(flat) * float((bias**2).sum())
+    if positive_share != UNIFORM:
+        power -= 2 * (2 * positive_share - 1) * float((flat @ bias).sum())
     yield {"metric": "nmse_silent", "value": power / float(((flat - flat.mean(0)) ** 2).sum())}
 
 

@@ -12,13 +12,11 @@ from gaugeport.alignment.evidence import check_no_constant, pair_moments, weight
 from gaugeport.alignment.matchers import cross_moment
 from gaugeport.alignment.routes import Node
 from gaugeport.charts import chart_of
-from gaugeport.groups import GROUPS, Element, compose
-from gaugeport.pipeline.measures.planted_evidence import massive_rows, node_name, relabel_evidence
+from gaugeport.groups import Element, compose
+from gaugeport.pipeline.measures.planted_evidence import massive_rows, relabel_evidence
+from gaugeport.pipeline.measures.plants import COPY, UNIFORM, draw_plant, node_name
 from gaugeport.streams.massive import LEAVE_OUT
 from gaugeport.utils.seeds import generator
-
-COPY = "copy"
-"""The name of the copy's run in a walk: ``[("A", 1500), ("copy", 1500)]``."""
 
 
 class SelfEvidence:
@@ -39,6 +37,7 @@ class SelfEvidence:
         seen: Tensor,
         seed: int,
         massive: str = LEAVE_OUT,
+        positive_share: float = UNIFORM,
     ):
         """Run the model and draw the plants.
 
@@ -51,6 +50,8 @@ class SelfEvidence:
             seen: int64[n], the vocabulary rows that weight evidence may read.
             seed: seed of the plants.
             massive: ``leave_out`` massive tokens, or ``keep`` them.
+            positive_share: expected share of positive signs of the true gauge from A to the copy; see
+                ``plants``.
 
         Raises:
             ValueError: a coordinate is constant at every site.
@@ -58,9 +59,12 @@ class SelfEvidence:
         chart = chart_of(model)
         self.width = chart.width
         self.nodes: tuple[Node, Node] = (("A", step), (COPY, step))
-        cls = GROUPS[chart.group]
+        self.positive_share = positive_share
         self.plants: dict[str, Element] = {
-            node_name(n): cls.random(chart.width, generator(seed, "plant", *n)) for n in self.nodes
+            node_name(n): draw_plant(
+                chart.group, chart.width, n, positive_share, generator(seed, "plant", *n)
+            )
+            for n in self.nodes
         }
         pair = ("A", "A")
         moments = pair_moments({"A": model}, [pair], batches, sites, skip_first, massive=massive)[pair]

@@ -11,23 +11,47 @@ from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.claims import claim_rows
 from gaugeport.pipeline.report.conditions import BY_NAME, ORDER, conditions_of, with_conditions
 from gaugeport.pipeline.report.render import cell, interval
-from gaugeport.pipeline.report.tidy import ITSELF, MAIN_MODELS, aggregate, means_of, select, tidy
+from gaugeport.pipeline.report.tidy import (
+    ITSELF,
+    MAIN_MODELS,
+    aggregate,
+    means_of,
+    select,
+    share_setting,
+    shares_of,
+    tidy,
+)
 from gaugeport.pipeline.store.records import Record
 
 SETTINGS = {"lr": "training.run.lr"}
 EXTRA = ["target", "strength", "theory", *SETTINGS]
-THEORY = {
-    "identity": (0.0, 0.5),
-    "S_d, signs dropped": (0.0, 0.5),
-    "S_d raw": (0.5, 0.0),
-    "B_d": (1.0, 0.0),
-    "O(d)": (1.0, 0.0),
-    "oracle": (1.0, 0.0),
-}
-"""Condition -> (retention, reversal probability) in theory: an identical target, an effect odd in the vector,
-signs planted uniformly (p = ½). That is 2p − 1 and ½ with the signs dropped, p and 0 with raw matching."""
+EXACT = ("B_d", "O(d)", "oracle")
+"""Conditions that keep all of an effect on an identical target."""
 NOTHING = "no effect to transport"
 NO_VERDICT = f"no verdict ({NOTHING})"
+
+
+def theory(condition: str, p: float) -> tuple[float | None, float | None]:
+    """Return the retention and the reversal probability that theory gives a condition; None where it gives
+    none.
+
+    It speaks of a target that is A in other coordinates, and of an effect that is odd in the vector.
+
+    Args:
+        condition: The condition's name.
+        p: The share of positive signs of the planted gauges. Matching with the signs dropped keeps 2p − 1,
+            and it reverses every second effect if p = ½. Raw matching finds the share p of coordinates, each
+            with its sign. Moved by the identity, a vector is at wrong places, where only p = ½ says what
+            signs it meets.
+    """
+    if condition in EXACT:
+        return 1.0, 0.0
+    if condition == "S_d raw":
+        return p, 0.0 if p > 0 else None
+    reversal = {0.0: 1.0, 0.5: 0.5, 1.0: 0.0}.get(p)
+    if condition == "S_d, signs dropped":
+        return 2 * p - 1, reversal
+    return (0.0, 0.5) if condition == "identity" and p == 0.5 else (None, None)
 
 
 def tabulate(
@@ -45,12 +69,13 @@ def tabulate(
         paper: (metric, target) -> the paper's figures by condition.
         odd: How the metrics begin that are of the part odd in the vector, which theory is about.
     """
-    rows = tidy(table, records, SETTINGS, EXTRA)
-    means = with_conditions(aggregate(rows, EXTRA))
+    settings = SETTINGS | share_setting(records)
+    rows = tidy(table, records, settings, EXTRA)
+    means = with_conditions(aggregate(rows, [*EXTRA, *(settings.keys() - SETTINGS.keys())]))
     for i, metric in enumerate(("retention", "reversal_probability")):
         here = (means["metric"] == odd + metric) & means["target"].isin(ITSELF)
-        values = {condition: both[i] for condition, both in THEORY.items()}
-        means.loc[here, "theory"] = means.loc[here, "condition"].map(values).astype(float)
+        expected = [theory(c, p)[i] for c, p in zip(means["condition"], shares_of(means), strict=True)]
+        means.loc[here, "theory"] = pd.Series(expected, index=means.index, dtype=float)[here]
     ours = means["model"].isin(MAIN_MODELS) & (means["setting"] == "default")
     for (metric, target), figures in paper.items():
         same = ITSELF if target in ITSELF else (target,)

@@ -71,6 +71,20 @@ def tidy(
     return frame.sort_values(order, kind="stable", na_position="first").reset_index(drop=True)
 
 
+def share_setting(records: Sequence[Record]) -> dict[str, str]:
+    """Return the setting ``p`` for :func:`tidy`, the share of positive signs, if it varies from uniform ½."""
+    path = "measurement.positive_share"
+    uniform = UNCOUNTED_DEFAULTS["positive_share"]
+    return {"p": path} if any(_swept(r, path) not in (None, uniform) for r in records) else {}
+
+
+def shares_of(frame: pd.DataFrame) -> pd.Series:
+    """Return every row's share p of positive signs: its column ``p``, ½ where there is none."""
+    uniform = UNCOUNTED_DEFAULTS["positive_share"]
+    p = frame["p"] if "p" in frame else pd.Series(uniform, index=frame.index)
+    return p.astype(float).fillna(uniform)
+
+
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float, int]:
     """Return mean, lower and upper end of its t-interval, and n. One value has no interval: both ends are
     NaN."""

@@ -65,6 +65,7 @@ def build_evidence(job: Job, required: Folders, folder: Path) -> None:
         sites=job.measurement.sites,
         skip_first=job.measurement.skip_first,
         massive=job.measurement.massive,
+        positive_share=job.measurement.positive_share,
         seen=seen_a[torch.isin(seen_a, seen_b)],
         seed=job.seed,
         models_in_memory=job.measurement.models_in_memory,

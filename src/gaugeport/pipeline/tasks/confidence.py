@@ -14,7 +14,7 @@ from gaugeport.pipeline.training.trainer import checkpoints
 
 def measure(job: Job, built: Built) -> list[Row]:
     """Return the rows of one condition on each kind of evidence its matcher reads, and the losses."""
-    evidence = PlantedEvidence(built["evidence"])
+    evidence = PlantedEvidence(built["evidence"], job.measurement.positive_share)
     last = max(checkpoints(built["A"]))
     kinds = ["weights"] if job.matcher == "weights" else [*evidence.sites, "pooled", "both"]
     rows = confidence_rows(

@@ -16,7 +16,7 @@ STAGES = ("data", "base", "A", "B", "evidence")
 
 def measure(job: Job, built: Built) -> list[Row]:
     """Return the rows of one (group, matcher, route), and the models' losses."""
-    evidence = PlantedEvidence(built["evidence"])
+    evidence = PlantedEvidence(built["evidence"], job.measurement.positive_share)
     saved, spacing = sorted(checkpoints(built["A"])), job.measurement.spacing
     rows = recovery_rows(
         evidence,

@@ -41,7 +41,8 @@ def measure(job: Job, built: Built) -> list[Row]:
     x_b = x_a if pair.a is pair.b else record_stream(pair.b, pair.chart, rows, pair.site, size)
     # 2) the moved SAE on B's, and B's loss with its reconstruction in place
     skip, massive = job.measurement.skip_first, job.measurement.massive
-    measured = list(sae_transfer_rows(sae, pair.residuals(), x_a, x_b, skip, massive))
+    share = job.measurement.positive_share
+    measured = list(sae_transfer_rows(sae, pair.residuals(), x_a, x_b, skip, massive, share))
     moved, batches = transport_sae(sae, next(pair.residuals())), list(row_batches(rows, size))
     measured += cross_entropy_rows(pair.b, pair.chart, pair.site, moved, batches, skip, massive)
     where = {**pair.where, "architecture": job.task["sae"]["architecture"]}

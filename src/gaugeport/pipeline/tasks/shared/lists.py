@@ -5,6 +5,7 @@ from __future__ import annotations
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.importance import Scores
 from gaugeport.pipeline.measures.list_agreement import agreement_by_chance
+from gaugeport.pipeline.measures.plants import UNIFORM
 from gaugeport.pipeline.stages.lists import WHOLE, read_scores
 from gaugeport.pipeline.stages.models import is_copy
 from gaugeport.pipeline.stages.stage import Built
@@ -46,12 +47,15 @@ def theory(job: Job, exact_group: str, metric: str, width: int) -> float | None:
     """
     if metric not in IN_THEORY:
         return None
+    share = job.measurement.positive_share
     if job.matcher == "none":
-        return agreement_by_chance(metric, width, job.task["k"])
+        # the sign that a random coordinate gets is a coin's only where the plants are uniform
+        by_chance = metric != "sign_agreement" or share == UNIFORM
+        return agreement_by_chance(metric, width, job.task["k"]) if by_chance else None
     if not is_copy(job):
         return None
     if job.gauge == exact_group and (job.gauge, job.matcher) in EXACT:
         return 1.0
     if (job.gauge, job.matcher) == ("permutation", "hungarian_abs"):  # the right index, its sign dropped
-        return 0.5 if metric == "sign_agreement" else 1.0
+        return share if metric == "sign_agreement" else 1.0
     return None

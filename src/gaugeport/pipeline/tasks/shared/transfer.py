@@ -172,12 +172,13 @@ def load_transfer(job: Job, built: Built) -> Transfer:
             sites=measurement.sites,
             skip_first=measurement.skip_first,
             massive=measurement.massive,
+            positive_share=measurement.positive_share,
             seen=read_seen_tokens(built["A"]),
             seed=job.seed,
         )
         nodes = list(evidence.nodes)
     else:
-        evidence = PlantedEvidence(built["evidence"])
+        evidence = PlantedEvidence(built["evidence"], measurement.positive_share)
         nodes = walk(job.route, pair.step, measurement.spacing)
     # 2) the condition
     check_group(job.gauge, plant_group(evidence))
