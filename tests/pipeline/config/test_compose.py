@@ -53,7 +53,7 @@ def test_default_job():
         ("measurement.tokens=0", ["measurement.tokens", "0"]),
         ("measurement.positive_share=1.5", ["measurement.positive_share", "1.5", "0 to 1"]),
         ("measurement.positive_share=0.6 task=sign_ceiling", ["positive_share=0.6", "sign_ceiling", "0.5"]),
-        ("measurement.massive=drop", ["measurement.massive", "drop", "leave_out, keep"]),
+        ("measurement.massive=drop", ["measurement.massive", "drop", "keep, leave_out"]),
         ("seed=[1", ["seed"]),
     ],
 )

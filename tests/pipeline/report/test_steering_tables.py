@@ -5,7 +5,7 @@ import pytest
 
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.report import figures
-from gaugeport.pipeline.report.steering_tables import NO_VERDICT, NOTHING
+from gaugeport.pipeline.report.steering_tables import NO_VERDICT, NOTHING, theory
 from gaugeport.pipeline.store.records import Record
 
 CONDITIONS = {
@@ -127,3 +127,33 @@ def test_one_condition_of_one_seed_makes_a_table(name):
     table = module.tabulate([record("B_d", 0, retention=1.0, reversal_probability=0.0)])
     assert len(module.pivot(table)) == 1
     figures.plt.close(module.plot(table))
+
+
+def test_theory_is_that_of_the_records_share_of_positive_signs():
+    module = experiment_module("sentiment_steering")
+    records = five_seeds()
+    assert "p" not in module.tabulate(records), "uniform gauges need no column"
+    shared = record("S_d, signs dropped", 0, setting="p", retention=0.2)
+    shared.config["measurement"] = {"positive_share": 0.6}
+    table = module.tabulate([*records, shared])
+    wide = module.pivot(table).set_index(["setting", "condition"])
+    assert wide.at[("p=0.6", "S_d, signs dropped"), "theory"] == "0.200"
+    assert wide.at[("p=0.6", "S_d, signs dropped"), "theory "] == "–"
+    assert wide.at[("default", "S_d, signs dropped"), "theory"] == "0.000"
+
+
+@pytest.mark.parametrize(
+    ("condition", "p", "expected"),
+    [
+        ("S_d raw", 0.6, (0.6, 0.0)),
+        ("S_d, signs dropped", 0.5, (0.0, 0.5)),
+        ("S_d, signs dropped", 0.0, (-1.0, 1.0)),
+        ("S_d, signs dropped", 1.0, (1.0, 0.0)),
+        ("identity", 0.5, (0.0, 0.5)),
+        ("identity", 0.6, (None, None)),
+        ("B_d", 0.6, (1.0, 0.0)),
+        ("another", 0.5, (None, None)),
+    ],
+)
+def test_theory_by_share_of_positive_signs(condition, p, expected):
+    assert theory(condition, p) == expected
