@@ -16,6 +16,7 @@ from gaugeport.pipeline.report.render import cell, interval
 from gaugeport.pipeline.report.tidy import (
     ITSELF,
     MAIN_MODELS,
+    UNIFORM_SHARE,
     aggregate,
     main_model,
     means_of,
@@ -83,7 +84,7 @@ def tabulate(records):
     identical = means["target"].isin(ITSELF) & (means["metric"] == "nmse")
     # moved by the identity, a stream is at wrong places: only uniform signs say what it meets there
     uniform = identical & means["condition"].isin(UNIFORM)
-    uniform &= (means["condition"] != "identity") | (shares_of(means) == 0.5)
+    uniform &= (means["condition"] != "identity") | (shares_of(means) == UNIFORM_SHARE)
     means.loc[uniform, "theory"] = [
         silent.get(key) for key in map(tuple, means.loc[uniform, same].to_numpy())
     ]

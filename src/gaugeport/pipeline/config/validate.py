@@ -21,6 +21,7 @@ from gaugeport.pipeline.job import UNCOUNTED_DEFAULTS, Job, Model
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.evidence import DTYPES
 from gaugeport.pipeline.stages.fetched import packaged_file
+from gaugeport.pipeline.stages.models import is_copy
 from gaugeport.pipeline.stages.rows import is_converted, is_pretrained
 from gaugeport.pipeline.tasks.registry import task_named, task_of
 from gaugeport.streams.activations import check_sites
@@ -180,8 +181,7 @@ def _check_evidence(job: Job) -> None:
             "allowed: recovery, confidence"
         )
     share, uniform = job.measurement.positive_share, UNCOUNTED_DEFAULTS["positive_share"]
-    of_a_copy = job.task.get("target") in ("identical", "self")
-    if share != uniform and not of_a_copy and "evidence" not in task_of(job).stages(job):
+    if share != uniform and not is_copy(job) and "evidence" not in task_of(job).stages(job):
         raise ValueError(
             f"measurement.positive_share={share}: task {job.task['name']} plants no gauge between A and B; "
             f"allowed: {uniform}"

@@ -14,6 +14,7 @@ from gaugeport.pipeline.report.render import cell, interval
 from gaugeport.pipeline.report.tidy import (
     ITSELF,
     MAIN_MODELS,
+    UNIFORM_SHARE,
     aggregate,
     means_of,
     select,
@@ -51,7 +52,7 @@ def theory(condition: str, p: float) -> tuple[float | None, float | None]:
     reversal = {0.0: 1.0, 0.5: 0.5, 1.0: 0.0}.get(p)
     if condition == "S_d, signs dropped":
         return 2 * p - 1, reversal
-    return (0.0, 0.5) if condition == "identity" and p == 0.5 else (None, None)
+    return (0.0, 0.5) if condition == "identity" and p == UNIFORM_SHARE else (None, None)
 
 
 def tabulate(

@@ -37,6 +37,9 @@ MAIN_MODELS = ("tinyllama", "smollm2")
 ITSELF = ("identical", "self")
 """Targets that are A in other coordinates: a fine-tuned model, and a model as it is."""
 
+UNIFORM_SHARE = 0.5
+"""The share p of positive signs of gauges that are planted uniformly, as in records that do not say it."""
+
 KEYS = [c for c in COLUMNS if c not in ("seed", "value", "ci_low", "ci_high", "n", "paper", "verdict")]
 
 
@@ -74,15 +77,13 @@ def tidy(
 def share_setting(records: Sequence[Record]) -> dict[str, str]:
     """Return the setting ``p`` for :func:`tidy`, the share of positive signs, if it varies from uniform ½."""
     path = "measurement.positive_share"
-    uniform = UNCOUNTED_DEFAULTS["positive_share"]
-    return {"p": path} if any(_swept(r, path) not in (None, uniform) for r in records) else {}
+    return {"p": path} if any(_swept(r, path) not in (None, UNIFORM_SHARE) for r in records) else {}
 
 
 def shares_of(frame: pd.DataFrame) -> pd.Series:
     """Return every row's share p of positive signs: its column ``p``, ½ where there is none."""
-    uniform = UNCOUNTED_DEFAULTS["positive_share"]
-    p = frame["p"] if "p" in frame else pd.Series(uniform, index=frame.index)
-    return p.astype(float).fillna(uniform)
+    p = frame["p"] if "p" in frame else pd.Series(UNIFORM_SHARE, index=frame.index)
+    return p.astype(float).fillna(UNIFORM_SHARE)
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float, int]:

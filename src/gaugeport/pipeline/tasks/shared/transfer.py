@@ -162,7 +162,8 @@ def load_transfer(job: Job, built: Built) -> Transfer:
     evidence: SelfEvidence | PlantedEvidence
     losses = None
     if task["target"] == SELF:
-        evidence, nodes = PlantedEvidence(built["self_evidence"]), list(NODES)
+        evidence = PlantedEvidence(built["self_evidence"], measurement.positive_share)
+        nodes = list(NODES)
         losses = json.loads((built["self_evidence"] / "losses.json").read_text())
     elif task["target"] == "identical":
         evidence = SelfEvidence(
