@@ -1,9 +1,11 @@
-"""Keep the results of a full mini run: python experiments/reference/make.py, after ./run.sh all.
+"""Keep the results of a run: ``python experiments/reference/make.py [real]``, after ``gaugeport tables``.
 
-Writes into ``mini/``: every record (``records.jsonl.xz``); of every table its means and verdicts (csv), its
-narrow form (md) and its figure; the claims; how long things take (``timings.json``); what made all that
-(``README.md``). It also writes the claims into the project's README. ``make.py render`` writes the texts once
-more, from the kept records.
+Writes into ``mini/`` or ``real/``: every record (``records.jsonl.xz``); of every table its means and verdicts
+(csv), its narrow form (md) and its figure; the claims; how long things take (``timings.json``); what made all
+that (``README.md``). It also writes the claims into the project's README. ``make.py [real] render`` writes
+the texts once more, from the kept records.
+
+A mini run is kept whole. The profile real takes many hours, in parts: its new records join those kept before.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import pandas as pd
 
 from gaugeport.pipeline.commands.tables import Chosen, choose, made, write_tables
 from gaugeport.pipeline.execution.timings import Timings, clock, shapes
+from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.report.claims import load_claims
 from gaugeport.pipeline.report.render import FLOAT
 from gaugeport.pipeline.report.tables import Table, claims_table, claims_text, narrow_text, wide_text
@@ -36,59 +39,75 @@ from gaugeport.pipeline.tasks.registry import stage_keys
 from gaugeport.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
-FOLDER = HERE / "mini"
+PROFILES = ("mini", "real")
+ARCHIVE = "records.jsonl.xz"
 PROJECT_README = HERE.parent.parent / "README.md"
-MARKS = "<!-- claims: written by experiments/reference/make.py -->\n", "<!-- end of claims -->"
+
+
+def marks(profile: str) -> tuple[str, str]:
+    """Return the lines of the project's README between which the claims of a profile stand."""
+    return (
+        f"<!-- claims of {profile}: written by experiments/reference/make.py -->\n",
+        "<!-- end of claims -->",
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
     """Keep the outputs of this checkout, or only ``render`` what is kept once more."""
-    if arguments not in ([], ["render"]):
-        raise SystemExit(f"expected no argument or 'render', got {' '.join(arguments)}")
-    if arguments:
-        with tempfile.TemporaryDirectory() as folder:
-            unpack(FOLDER / "records.jsonl.xz", Path(folder))
-            render(made(choose([], "mini", False, ["tracker=none", f"paths.outputs={folder}"])))
-    else:
-        keep()
+    profile = arguments[0] if arguments and arguments[0] in PROFILES else "mini"
+    rest = arguments[1:] if profile in arguments else arguments
+    if list(rest) not in ([], ["render"]):
+        raise SystemExit(f"expected [mini | real] [render], got {' '.join(arguments)}")
+    if not rest:
+        return keep(profile)
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(HERE / profile / ARCHIVE, Path(folder))
+        render(made(choose([], profile, False, ["tracker=none", f"paths.outputs={folder}"])), profile)
 
 
-def keep() -> None:
-    """Make the reference from the outputs of this checkout. Raises ``ValueError`` where jobs are missing."""
-    chosen = choose([], "mini", False, ["tracker=none"])
-    records = {r.id: r for i in chosen.jobs for r in complete(chosen, i)}
+def keep(profile: str) -> None:
+    """Make the reference of a profile from the outputs of this checkout.
+
+    Raises:
+        ValueError: The profile is mini and jobs are missing.
+    """
+    folder, chosen = HERE / profile, choose([], profile, False, ["tracker=none"])
+    if profile == "real" and (folder / ARCHIVE).exists():
+        unpack(folder / ARCHIVE, chosen.outputs)
+    kept = {i: records_of(chosen, i, whole=profile == "mini") for i in chosen.jobs}
+    records = {r.id: r for those in kept.values() for r in those}
     tables = made(chosen)
     timings = Timings.recorded(chosen.outputs)  # the kept ones are read before they are replaced
     write_tables(chosen, tables)
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir()
-    write_archive(FOLDER / "records.jsonl.xz", list(records.values()))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    write_archive(folder / ARCHIVE, list(records.values()))
     for table in tables.values():
-        shutil.copy(table.files(chosen.outputs, chosen.variant)[-1], FOLDER)
-    render(tables)
+        shutil.copy(table.files(chosen.outputs, chosen.variant)[-1], folder)
+    render(tables, profile)
     stages = stages_of(chosen)
-    write_timings(timings, [*stages, *(r.config for r in records.values())])
+    write_timings(folder, timings, [*stages, *(r.config for r in records.values())])
     took = sum(timings.of(stage) or 0.0 for stage in stages)
-    write_text(FOLDER / "README.md", about(list(records.values()), len(chosen.jobs), len(stages), took))
+    write_text(folder / "README.md", about(chosen, list(records.values()), len(stages), took))
 
 
-def render(tables: Mapping[str, Table]) -> None:
+def render(tables: Mapping[str, Table], profile: str) -> None:
     """Write what is text: csv and md of every table, the claims, those in the project's README, and
     FINDINGS.md."""
-    claims = claims_table(tables, "mini")
+    claims, folder = claims_table(tables, profile), HERE / profile
     for table in tables.values():
-        write_means(FOLDER / f"{table.id}.csv", table.tidy)
-        write_text(FOLDER / f"{table.id}.md", narrow_text(table))
-    write_means(FOLDER / "claims.csv", claims.tidy)
-    write_text(FOLDER / "claims.md", wide_text(claims))
-    write_readme(claims)
+        write_means(folder / f"{table.id}.csv", table.tidy)
+        write_text(folder / f"{table.id}.md", narrow_text(table))
+    write_means(folder / "claims.csv", claims.tidy)
+    write_text(folder / "claims.md", wide_text(claims))
+    write_readme(claims, profile)
     subprocess.run([sys.executable, str(HERE.parent / "findings.py")], check=True)
 
 
-def complete(chosen: Chosen, table_id: str) -> list[Record]:
-    """Return the records of a table. Raises ``ValueError`` where one is missing."""
+def records_of(chosen: Chosen, table_id: str, whole: bool) -> list[Record]:
+    """Return the records of a table. Raises ``ValueError`` where one of a ``whole`` run is missing."""
     read = chosen.found(table_id)
-    if read.lacking:
+    if whole and read.lacking:
         raise ValueError(f"{table_id} lacks records ({read.lacking}): `./run.sh all` first")
     return read.records
 
@@ -126,7 +145,7 @@ def stages_of(chosen: Chosen) -> list[dict[str, Any]]:
     return list(stages.values())
 
 
-def write_timings(timings: Timings, configs: Sequence[Mapping[str, Any]]) -> None:
+def write_timings(folder: Path, timings: Timings, configs: Sequence[Mapping[str, Any]]) -> None:
     """Write the median seconds of stages and jobs by what decides them, for estimates on other machines.
 
     What was not run here has the seconds that were kept before; what no table requires any more has none.
@@ -134,15 +153,15 @@ def write_timings(timings: Timings, configs: Sequence[Mapping[str, Any]]) -> Non
     wanted = sorted({shape for config in configs for shape in shapes(config)})
     recorded = {shape: timings.seconds.get(shape) or timings.reference.get(shape) for shape in wanted}
     seconds = {shape: [round(median(s), 1)] for shape, s in recorded.items() if s}
-    write_text(FOLDER / "timings.json", json.dumps(seconds, indent=0) + "\n")
+    write_text(folder / "timings.json", json.dumps(seconds, indent=0) + "\n")
 
 
-def about(records: Sequence[Record], tables: int, stages: int, took: float) -> str:
+def about(chosen: Chosen, records: Sequence[Record], stages: int, took: float) -> str:
     """Say what made the reference.
 
     Args:
+        chosen: Its tables.
         records: All of them.
-        tables: How many tables they make.
         stages: How many stages they share.
         took: Seconds that those stages took.
     """
@@ -152,11 +171,13 @@ def about(records: Sequence[Record], tables: int, stages: int, took: float) -> s
         return ", ".join(f"`{name}` ({n})" for name, n in sorted(counts.items()))
 
     versions = {k: v for k, v in records[0].versions.items() if k not in ("commit", "machine", "gaugeport")}
-    jobs = sum(r.seconds for r in records)
+    jobs, declared = sum(r.seconds for r in records), {job_id(s.job) for j in chosen.jobs.values() for s in j}
+    which = "every seed and ablation" if len(records) == len(declared) else f"of {len(declared)} declared"
+    again = f"gaugeport tables {chosen.options}".strip()
     return (
-        "# A full mini run\n\n"
-        "Written by `experiments/reference/make.py`; regenerate the run with `./run.sh all`.\n\n"
-        f"- {len(records)} jobs of {tables} tables, every seed and ablation: `records.jsonl.xz`. "
+        f"# Results of the profile {chosen.profile}\n\n"
+        f"Written by `experiments/reference/make.py`; `{again}` makes them again.\n\n"
+        f"- {len(records)} jobs of {len(chosen.jobs)} tables, {which}: `{ARCHIVE}`. "
         "A test makes every table\n"
         "  from them and compares it with the csv here, which hold means over seeds and verdicts "
         "(the complete ones are 20 MB).\n"
@@ -173,12 +194,12 @@ def readme_claims(claims: Table) -> str:
     return claims_text(claims, [claim.table for claim in load_claims()])
 
 
-def write_readme(claims: Table) -> None:
+def write_readme(claims: Table, profile: str) -> None:
     """Put the claims between their marks in the project's README, whatever stands around them."""
-    begin, end = map(re.escape, MARKS)
-    block = MARKS[0] + readme_claims(claims) + MARKS[1]
+    begin, end = map(re.escape, marks(profile))
+    block = marks(profile)[0] + readme_claims(claims) + marks(profile)[1]
     text = PROJECT_README.read_text()
-    write_text(PROJECT_README, re.sub(f"{begin}.*{end}", lambda _: block, text, flags=re.DOTALL))
+    write_text(PROJECT_README, re.sub(f"{begin}.*?{end}", lambda _: block, text, flags=re.DOTALL))
 
 
 if __name__ == "__main__":

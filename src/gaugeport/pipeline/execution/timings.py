@@ -16,8 +16,9 @@ from gaugeport.pipeline.store.store import MANIFEST, digest
 NOT_THE_SHAPE = ("seed", "plant_seed", "run", "setting")
 """Config keys that change a result and not the time it takes."""
 
-REFERENCE = "reference/mini/timings.json"
-"""Seconds of the kept run, below ``experiments/``: for what was never run on this machine."""
+REFERENCES = ("reference/real/timings.json", "reference/mini/timings.json")
+"""Seconds of the kept runs, below ``experiments/``: for what was never run on this machine. Where both have
+one, as of a kind of stage, the last counts."""
 
 
 class Timings:
@@ -34,8 +35,10 @@ class Timings:
     @classmethod
     def recorded(cls, outputs: Path) -> Timings:
         """Read the seconds in the manifests and records below ``outputs``, and those of the reference run."""
-        reference = data_dir("experiments") / REFERENCE
-        timings = cls(json.loads(reference.read_text()) if reference.exists() else {})
+        kept = [data_dir("experiments") / reference for reference in REFERENCES]
+        timings = cls(
+            {k: v for path in kept if path.exists() for k, v in json.loads(path.read_text()).items()}
+        )
         for path in (outputs / "store").glob(f"*/*/{MANIFEST}"):
             stage = _read(path)
             timings.add({"kind": stage.get("kind"), **stage.get("config", {})}, stage.get("seconds"))
