@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from gaugeport.charts import chart_of
-from gaugeport.pipeline.measures.calibration.evidence import Setting, massive, moments_at
+from gaugeport.pipeline.measures.calibration.evidence import Setting, moments_at
 from gaugeport.pipeline.measures.calibration.text import Streams, Text, cut_text, record
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.streams.activations import streams_at
+from gaugeport.streams.massive import massive_tokens
 
 BOS = 7
 
@@ -58,7 +59,7 @@ def planted_massive(n, length, d):
 
 def test_massive_tokens_are_found_by_their_norm_wherever_they_are():
     x, at = planted_massive(8, 16, 12)
-    assert {tuple(place) for place in massive(x).nonzero().tolist()} == set(at)
+    assert {tuple(place) for place in massive_tokens(x).nonzero().tolist()} == set(at)
 
 
 def test_moments_of_every_setting_are_those_of_its_tokens():

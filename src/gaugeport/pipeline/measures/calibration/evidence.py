@@ -15,9 +15,7 @@ from torch import Tensor
 
 from gaugeport.alignment.moments import Moments, MomentStream
 from gaugeport.pipeline.measures.calibration.text import Streams, Text
-
-MASSIVE_NORM_RATIO = 10.0
-"""A token is massive at a site where its norm is larger than this times the median norm there."""
+from gaugeport.streams.massive import massive_tokens
 
 LEFT_OUT = ("none", "first", "massive")
 """What is left out of rows: nothing, their first tokens, or the tokens that are massive in either model."""
@@ -70,12 +68,6 @@ def moments_at(a: Streams, b: Streams, site: str, text: Text) -> Iterator[tuple[
                 yield [Setting(length, "first", n, "row means")], stream.result()
 
 
-def massive(x: Tensor) -> Tensor:
-    """Return bool[n, length]: which tokens of a stream float[n, length, d] are massive, by their norm."""
-    norms = x.norm(dim=-1)
-    return norms > MASSIVE_NORM_RATIO * norms.median()
-
-
 def _of_tokens(x: Tensor, y: Tensor, levels: list[int]) -> Iterator[tuple[list[str], int, Moments]]:
     """Yield moments over tokens, with what is left out of them and the number of tokens.
 
@@ -84,7 +76,7 @@ def _of_tokens(x: Tensor, y: Tensor, levels: list[int]) -> Iterator[tuple[list[s
     """
     is_first = torch.zeros(x.shape[:2], dtype=torch.int64)
     is_first[:, 0] = 1
-    kind = (is_first + 2 * (massive(x) | massive(y))).flatten()
+    kind = (is_first + 2 * (massive_tokens(x) | massive_tokens(y))).flatten()
     x, y, done = x.flatten(0, 1), y.flatten(0, 1), 0
     streams = {k: MomentStream() for k in kind.unique().tolist()}
     kinds_kept = {"none": (0, 1, 2, 3), "first": (0, 2), "massive": (0, 1)}
