@@ -37,6 +37,8 @@ COLUMNS = {
     "effect_native": "B's own effect",
     "effect_se_ratio": "in SE",
     "effect_control_ratio": "over random",
+    "class_gap": "class gap (nats)",
+    "class_right": "classes right",
     "signed_accuracy": "gauge accuracy",
     "loss_A": "loss A",
     "loss_B": "loss B",

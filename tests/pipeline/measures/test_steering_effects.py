@@ -19,6 +19,7 @@ from gaugeport.pipeline.measures.answer_slot import (
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.pipeline.measures.steering_effects import (
     RANDOM_CONTROLS,
+    class_gap_rows,
     difference_of_means,
     fieller_interval,
     random_directions,
@@ -316,3 +317,12 @@ def test_sweep_measures_the_shift_of_log_odds():
     assert rows[2]["value"] == pytest.approx(sum(expected[2:]) / 2)
     with pytest.raises(ValueError, match="same mean"):
         difference_of_means(torch.ones(3, 4), torch.ones(2, 4), 1.0)
+
+
+def test_class_gap_counts_prompts_on_their_side_of_the_midpoint():
+    positive, negative = torch.tensor([3.0, 2.0, -1.0]).double(), torch.tensor([-1.0, -2.0, 1.0]).double()
+    rows = {row["metric"]: row["value"] for row in class_gap_rows(positive, negative)}
+    assert rows["class_gap"] == pytest.approx(4 / 3 + 2 / 3)
+    assert rows["class_right"] == pytest.approx(4 / 6)  # the midpoint is 1/3: −1 and 1 are on the wrong side
+    swapped = {row["metric"]: row["value"] for row in class_gap_rows(negative, positive)}
+    assert swapped == {"class_gap": pytest.approx(-2), "class_right": pytest.approx(4 / 6)}

@@ -137,6 +137,23 @@ def transported_effect_rows(
     return [{"metric": prefix + name, "value": value} for name, value in metrics.items()]
 
 
+def class_gap_rows(positive: Tensor, negative: Tensor) -> list[Row]:
+    """Measure how well a model tells two classes of prompts apart, before anything is added to its stream.
+
+    Metrics: ``class_gap``, the difference of the mean log-odds of the classes, in nats; ``class_right``, the
+    share of prompts on their class's side of the midpoint between the means.
+
+    Args:
+        positive: float64[n], log-odds at the slot of held-out prompts of the positive class.
+        negative: float64[m], the same of the negative class.
+    """
+    high, low = positive.mean(), negative.mean()
+    middle = (high + low) / 2
+    right = torch.cat([(positive - middle) * (high - low) > 0, (negative - middle) * (high - low) < 0])
+    metrics = {"class_gap": float(high - low), "class_right": float(right.double().mean())}
+    return [{"metric": name, "value": value} for name, value in metrics.items()]
+
+
 def strength_sweep_rows(slot: Slot, moved: Sequence[Tensor], strengths: Sequence[float]) -> list[Row]:
     """Measure the shift f(αv) − f(0) for a range of strengths α.
 

@@ -98,8 +98,13 @@ def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
 
     Args:
         table: The whole table.
-        columns: Metric -> heading; ``theory:`` and ``paper:`` before a metric select those columns of it.
+        columns: Metric -> heading; ``theory:`` and ``paper:`` before a metric select those columns of it. A
+            metric that no record has gets no column.
     """
+    measured = set(table["metric"])
+    columns = {
+        k: v for k, v in columns.items() if k.rpartition(":")[2] in measured or k == next(iter(columns))
+    }
     lines, first = [], next(iter(columns))
     by = ["model", "setting", "target", "site", "condition"]
     for key, part in with_conditions(means_of(table)).groupby(by, sort=False, dropna=False):

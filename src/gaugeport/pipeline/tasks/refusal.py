@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.refusal_effects import ablation_effect, addition_effects
-from gaugeport.pipeline.measures.steering_effects import strength_sweep_rows, transported_effect_rows
+from gaugeport.pipeline.measures.steering_effects import (
+    class_gap_rows,
+    strength_sweep_rows,
+    transported_effect_rows,
+)
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.directions import check_steering, refusal_directions, with_gauge
 from gaugeport.pipeline.tasks.shared.transfer import load_transfer, transfer_stages
@@ -29,7 +33,8 @@ def measure(job: Job, built: Built) -> list[Row]:
         ablation_effect(harmful), moved, v.of_a, v.of_b, controls, "ablation_", even=True, silent=none
     )
     sweep = strength_sweep_rows(harmless, moved, job.task["sweep"])
-    return with_gauge(transfer, v, [*added, *signed, *ablated, *sweep])
+    apart = class_gap_rows(harmful.log_odds(), harmless.log_odds())
+    return with_gauge(transfer, v, [*added, *signed, *ablated, *sweep, *apart])
 
 
 TASK = Task(measure, transfer_stages, check_steering)

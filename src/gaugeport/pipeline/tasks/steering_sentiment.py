@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.steering_effects import (
+    class_gap_rows,
     steering_effect,
     strength_sweep_rows,
     transported_effect_rows,
@@ -24,7 +25,9 @@ def measure(job: Job, built: Built) -> list[Row]:
     effects = transported_effect_rows(
         steering_effect(slot, job.task["strength"]), moved, v.of_a, v.of_b, v.random_controls()
     )
-    return with_gauge(transfer, v, [*effects, *strength_sweep_rows(slot, moved, job.task["sweep"])])
+    classes = (v.prompts.heldout_positive, v.prompts.heldout_negative)
+    apart = class_gap_rows(*(v.slot(transfer.b, texts).log_odds() for texts in classes))
+    return with_gauge(transfer, v, [*effects, *strength_sweep_rows(slot, moved, job.task["sweep"]), *apart])
 
 
 TASK = Task(measure, transfer_stages, check_steering)
