@@ -125,8 +125,9 @@ def test_local_model_is_described_by_its_folder(tmp_path):
         == copied.hash({"model.path": "aa"})
         != mine.hash({"model.path": "bb"})
     )
+    assert composed([f"model.path={tmp_path / 'mine'}"]).job.data.name == "docs"
     with pytest.warns(UserWarning, match="synthetic mini corpus.*data=text data.path=FILE"):
-        composed([f"model.path={tmp_path / 'mine'}"])
+        composed([f"model.path={tmp_path / 'mine'}", "data=mini"])
     with pytest.raises(FileNotFoundError, match=r"no-model: .*config.json, got notes.txt"):
         composed([f"model.path={tmp_path / 'no-model'}", *data])
 
