@@ -4,10 +4,18 @@ import pytest
 import torch
 
 from gaugeport.alignment.matchers import match
+from gaugeport.alignment.moments import MomentStream
 from gaugeport.alignment.routes import BASE
 from gaugeport.charts import chart_of
 from gaugeport.groups import SignedPermutation
-from gaugeport.pipeline.measures.calibration.links import Detail, Link, Side, measure_link, residual
+from gaugeport.pipeline.measures.calibration.links import (
+    Detail,
+    Link,
+    Side,
+    lossless_nmse,
+    measure_link,
+    residual,
+)
 from gaugeport.pipeline.measures.calibration.rows import fact_rows, route_rows
 from gaugeport.pipeline.measures.calibration.text import cut_text, record
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
@@ -94,6 +102,15 @@ def test_dropping_the_signs_keeps_2p_minus_1_of_a_direction_and_raw_matching_is_
         assert kept == pytest.approx([2 * p - 1], abs=1 - signed[0] + 1e-9)
         placed = of(rows, matcher="hungarian_raw", p=p, metric="signed_accuracy", **where)
         assert placed[0] <= p + 1e-9
+
+
+@pytest.mark.parametrize("p", [0.25, 0.75])
+def test_the_nmse_of_dropped_signs_is_that_of_the_stream_itself(p):
+    x = torch.randn(200, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(6)) + 0.5
+    stream, sign = MomentStream(), torch.where(torch.arange(16) < 16 * p, 1, -1)
+    stream.update(x.float(), x.float())
+    expected = (x * sign - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert lossless_nmse(stream.result(), sign) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_walk_that_goes_back_over_its_links_is_the_identity(link):

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from gaugeport.alignment.evidence import weight_evidence
 from gaugeport.alignment.matchers import match, matched_margins
+from gaugeport.alignment.moments import Moments
 from gaugeport.alignment.routes import Node
 from gaugeport.groups import SignedPermutation, compose
 from gaugeport.pipeline.measures.calibration.evidence import WEIGHTS, Setting, moments_at
@@ -34,7 +36,7 @@ Key = tuple[Setting, str]
 """A setting, and a place: a site, ``pooled``, or ``weights``."""
 
 Fact = dict[str, str | float]
-"""``{place, left_out, metric, value}``: what a link is like."""
+"""``{place, left_out, metric, value}``, and the share ``p`` where it counts: what a link is like."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def measure_link(
     found: list[Tensor] = []
     facts: list[Fact] = [_fact("weights", "", "weight_distance", weight_distance(a.model, b.model))]
     most = max(text.levels[detail.length])
-    for keys, c in _evidence(a, b, text, sites, seen):
+    for keys, c, moments in _evidence(a, b, text, sites, seen):
         q_a, q_b = (_plant(side.node, len(c), seed) for side in (a, b))
         residuals |= dict.fromkeys(keys, len(found))
         found.append(_packed(residual(c, q_a, q_b)))
@@ -134,6 +136,11 @@ def measure_link(
             if setting.tokens in (most, WEIGHTS.tokens):
                 values = describe(c).items()
                 facts += [_fact(place, setting.left_out, metric, value) for metric, value in values]
+                if moments is not None:
+                    for p in detail.shares:
+                        truths = [truth_with_share(len(c), p, seed, n) for n in range(detail.plants)]
+                        nmse = fmean(lossless_nmse(moments, truth.sign) for truth in truths)
+                        facts.append({**_fact(place, setting.left_out, "lossless_nmse", nmse), "p": p})
     return Link(residuals, raw, torch.stack(found), facts)
 
 
@@ -174,6 +181,20 @@ def describe(c: Tensor) -> dict[str, float]:
     }
 
 
+def lossless_nmse(moments: Moments, sign: Tensor) -> float:
+    """Return the NMSE on B of an SAE that loses nothing on A, moved with the true indices but no signs.
+
+    Coordinates with a positive sign arrive as they are, the others as their negatives:
+    ``Σ_{sign<0} 4·E[x²] / Σ Var[x]``. About 4(1 − p) where means are small.
+
+    Args:
+        moments: Moments of A and B.
+        sign: int8[d], the signs of the true gauge.
+    """
+    energy = moments.square_b + moments.n * moments.mean_b.square()
+    return float(4 * energy[sign < 0].sum() / moments.square_b.sum())
+
+
 def weight_distance(a: nn.Module, b: nn.Module) -> float:
     """Return ‖θ_B − θ_A‖ / ‖θ_A‖ over all parameters."""
     of_b = dict(b.named_parameters())
@@ -187,18 +208,18 @@ def weight_distance(a: nn.Module, b: nn.Module) -> float:
 
 def _evidence(
     a: Side, b: Side, text: Text, sites: Sequence[str], seen: Tensor | None
-) -> Iterator[tuple[list[Key], Tensor]]:
-    """Yield evidence float64[d, d] with the keys that it is of."""
-    yield [(WEIGHTS, "weights")], weight_evidence(a.model, b.model, seen)
+) -> Iterator[tuple[list[Key], Tensor, Moments | None]]:
+    """Yield evidence float64[d, d] with the keys that it is of, and at sites the moments it is made from."""
+    yield [(WEIGHTS, "weights")], weight_evidence(a.model, b.model, seen), None
     pooled: dict[Setting, Tensor] = {}
     for site in sites:
         for settings, moments in moments_at(a.streams, b.streams, site, text):
             c = moments.correlation()
             for setting in settings:
                 pooled[setting] = pooled[setting].add_(c) if setting in pooled else c.clone()
-            yield [(setting, site) for setting in settings], c
+            yield [(setting, site) for setting in settings], c, moments
     for setting, total in pooled.items():
-        yield [(setting, POOLED)], total / len(sites)
+        yield [(setting, POOLED)], total / len(sites), None
 
 
 def _raw_residual(c: Tensor, q_a: SignedPermutation, p: float, seed: int, plant: int) -> SignedPermutation:

@@ -64,8 +64,8 @@ def route_rows(links: Links, route: str, nodes: Sequence[Node], detail: Detail, 
 
 
 def fact_rows(links: Mapping[str, Sequence[Link]]) -> Iterator[Row]:
-    """Yield what links are like, as means over those of one name: ``weight_distance``, and what
-    ``describe`` returns.
+    """Yield what links are like, as means over those of one name: ``weight_distance``, what ``describe``
+    returns, and ``lossless_nmse`` under every share p where signs are planted.
 
     Args:
         links: Name -> the links.
@@ -75,6 +75,8 @@ def fact_rows(links: Mapping[str, Sequence[Link]]) -> Iterator[Row]:
             value = fmean(float(link.facts[i]["value"]) for link in named)
             place, left_out = str(fact["place"]), fact["left_out"] or None
             where = {"link": name, "left_out": left_out, **_place(place)}
+            if "p" in fact:  # of a gauge, though not of a recovered one
+                where |= {**DROPPED, "route": "endpoint", "p": fact["p"]}
             yield {**where, "metric": fact["metric"], "value": value}
 
 
