@@ -21,6 +21,7 @@ from gaugeport.alignment.evidence import weight_evidence
 from gaugeport.alignment.matchers import match, matched_margins
 from gaugeport.alignment.moments import Moments
 from gaugeport.alignment.routes import Node
+from gaugeport.charts import chart_of
 from gaugeport.groups import SignedPermutation, compose
 from gaugeport.pipeline.measures.calibration.evidence import WEIGHTS, Setting, moments_at
 from gaugeport.pipeline.measures.calibration.text import Streams, Text
@@ -122,8 +123,9 @@ def measure_link(
     found: list[Tensor] = []
     facts: list[Fact] = [_fact("weights", "", "weight_distance", weight_distance(a.model, b.model))]
     most = max(text.levels[detail.length])
+    d = chart_of(a.model).width
+    q_a, q_b = (SignedPermutation.random(d, generator(seed, "plant", *side.node)) for side in (a, b))
     for keys, c, moments in _evidence(a, b, text, sites, seen):
-        q_a, q_b = (_plant(side.node, len(c), seed) for side in (a, b))
         residuals |= dict.fromkeys(keys, len(found))
         found.append(_packed(residual(c, q_a, q_b)))
         for setting, place in keys:
@@ -227,10 +229,6 @@ def _raw_residual(c: Tensor, q_a: SignedPermutation, p: float, seed: int, plant:
     q_b = _signed(compose(truth_with_share(len(c), p, seed, plant), q_a))
     gauge = match(relabel_evidence(c, q_a, q_b), "permutation", "hungarian_raw").gauge
     return _signed(compose(q_b.inverse(), compose(gauge, q_a)))
-
-
-def _plant(node: Node, d: int, seed: int) -> SignedPermutation:
-    return SignedPermutation.random(d, generator(seed, "plant", *node))
 
 
 def _signed(element: object) -> SignedPermutation:
