@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gaugeport.charts.chart import chart_of
+from gaugeport.pipeline.measures import losses
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.sign_ceiling import (
@@ -100,7 +101,7 @@ def test_the_seed_decides():
 # held-out loss
 
 
-def test_heldout_loss_is_the_mean_over_tokens():
+def test_heldout_loss_is_the_mean_over_tokens(monkeypatch):
     model = tiny_model("llama", gen(0))
     assert chart_of(model).width == 32
     batches = [
@@ -115,3 +116,12 @@ def test_heldout_loss_is_the_mean_over_tokens():
                 total -= float(sum(logp[t, row[t + 1]] for t in range(len(row) - 1)))
                 n += len(row) - 1
     assert heldout_loss(model, batches) == pytest.approx(total / n, rel=1e-5)
+
+    # a batch whose logits need too much memory is run in parts: here two rows of 9 tokens, then one
+    rows_run = []
+    model.register_forward_pre_hook(
+        lambda m, args, kw: rows_run.append(len(kw["input_ids"])), with_kwargs=True
+    )
+    monkeypatch.setattr(losses, "MOST_LOGITS", 2 * 9 * 64)
+    assert heldout_loss(model, batches) == pytest.approx(total / n, rel=1e-5)
+    assert rows_run == [2, 2, 1]

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST_LOGITS = 2**27
+"""Logits to compute at a time, half a GiB in float32: a batch of a large vocabulary is run in parts."""
+
 
 @torch.no_grad()
 def heldout_loss(model: Any, batches: Sequence[dict[str, Tensor]]) -> float:
@@ -19,8 +22,10 @@ def heldout_loss(model: Any, batches: Sequence[dict[str, Tensor]]) -> float:
     """
     total, tokens = 0.0, 0
     for batch in batches:
-        ids = batch["input_ids"].to(model.device)
-        n = ids.numel() - len(ids)
-        total += float(model(input_ids=ids, labels=ids).loss) * n
-        tokens += n
+        rows = max(1, MOST_LOGITS // (batch["input_ids"].shape[1] * model.config.vocab_size))
+        for part in batch["input_ids"].split(rows):
+            ids = part.to(model.device)
+            n = ids.numel() - len(ids)
+            total += float(model(input_ids=ids, labels=ids).loss) * n
+            tokens += n
     return total / tokens
