@@ -9,7 +9,12 @@ from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.data import Corpus, load, mini_corpus, mini_tokenizer, slot_prompt, text_corpus
 from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.measures.answer_slot import prompt_batches
-from gaugeport.pipeline.measures.labelled_prompts import PLAIN_TURN, labelled_prompts
+from gaugeport.pipeline.measures.labelled_prompts import (
+    MINI_VERDICT,
+    PLAIN_TURN,
+    VERDICT,
+    labelled_prompts,
+)
 from gaugeport.pipeline.stages.rows import data_key
 from gaugeport.pipeline.tasks.shared.directions import _requests, _reviews
 
@@ -169,3 +174,12 @@ def test_job_hash_depends_on_the_content_of_labels_and_not_on_their_path(tmp_pat
     )
     with pytest.raises(FileNotFoundError, match=r"task\.reviews=/nope"):
         job("task=steering_sentiment", "task.reviews=/nope.csv")
+
+
+def test_reviews_of_a_pretrained_model_are_asked_about_in_plain_english():
+    assert job("task=steering_sentiment").task["template"] == MINI_VERDICT
+    assert job("task=steering_sentiment", "model=smollm2").task["template"] == VERDICT
+    assert (
+        job("task=steering_sentiment", "model=smollm2", "task.template='{text} So'").task["template"]
+        == "{text} So"
+    )

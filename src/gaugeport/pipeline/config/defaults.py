@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from gaugeport.pipeline.job import Job
-from gaugeport.pipeline.measures.labelled_prompts import CHAT_IF_ANY, PLAIN_TURN
+from gaugeport.pipeline.measures.labelled_prompts import CHAT_IF_ANY, MINI_VERDICT, PLAIN_TURN, VERDICT
 from gaugeport.pipeline.stages.models import SELF
 from gaugeport.pipeline.stages.rows import is_pretrained
 
 TEXTS, TRAINING = "data=docs", "training=pretrained"
 """What a pretrained model is measured on, and how gently it is fine-tuned: it has much to lose."""
+
+TEMPLATES = {"refusal": (CHAT_IF_ANY, PLAIN_TURN)}
+"""Task -> its template for a pretrained model and for one trained here. Those of other tasks ask for a
+verdict."""
 
 
 def left_open(config: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -35,8 +39,9 @@ def unnamed(data: str, overrides: Sequence[str]) -> list[str]:
 
 
 def complete(job: Job) -> None:
-    """Set what a job's task leaves open: its target, and the template of requests."""
+    """Set what a job's task leaves open: its target, and the template of its prompts."""
     if job.task.get("target", "") is None:
         job.task["target"] = SELF if is_pretrained(job) else "identical"
     if job.task.get("template", "") is None:
-        job.task["template"] = CHAT_IF_ANY if is_pretrained(job) else PLAIN_TURN
+        pretrained, trained_here = TEMPLATES.get(job.task["name"], (VERDICT, MINI_VERDICT))
+        job.task["template"] = pretrained if is_pretrained(job) else trained_here

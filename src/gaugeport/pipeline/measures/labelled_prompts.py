@@ -15,6 +15,12 @@ CHAT = "chat"
 CHAT_IF_ANY = "chat_if_any"
 """The name of the template that is :data:`CHAT` where the tokenizer has one, else :data:`PLAIN_TURN`."""
 
+VERDICT = "{text} Overall, it was"
+"""Where a review goes, its verdict next."""
+
+MINI_VERDICT = "{text} Overall , it was"
+"""The same as the mini corpus writes it: a space before every punctuation mark."""
+
 PLAIN_TURN = "User: {text}\nAssistant:"
 """A user's turn for models that know no chat template."""
 
