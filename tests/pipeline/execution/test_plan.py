@@ -66,6 +66,18 @@ def test_time_comes_from_same_shape_else_same_kind(tmp_path):
     assert timings.of(wider.shape) == 200.0 and timings.of(bases[1].shape) == 90.0
 
 
+def test_job_on_a_pretrained_model_gets_no_time_of_a_model_trained_here(tmp_path):
+    timings = Timings({})
+    here, pretrained = (
+        sweep_jobs(["profile=smoke", "task=indices", f"model={m}"])[0].job.key() for m in ("qwen", "smollm2")
+    )
+    timings.add(here, 3.0)
+    assert timings.of(sweep_jobs(["profile=smoke", "task=indices"])[0].job.key()) == 3.0
+    assert timings.of(pretrained) is None
+    timings.add(pretrained, 100.0)
+    assert timings.of(pretrained) == 100.0
+
+
 def test_clock_rounds_to_readable_units():
     assert [clock(s) for s in (0.4, 89, 91, 5340, 5460, 3 * 3600 + 300)] == [
         "0 s",

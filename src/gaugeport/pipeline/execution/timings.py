@@ -88,7 +88,9 @@ def shapes(config: Mapping[str, Any]) -> list[str]:
         return [digest(_shape(config)), f"stage {config['kind']}"]
     task, profile, model = (config.get(k) or {} for k in ("task", "profile", "model"))
     name = f"{profile} {task.get('name')}"
-    return [digest(_shape(config)), f"{name} {model.get('name')}", name]
+    # the config of a pretrained model names no type: it is far larger than those trained here
+    trained_here = "model_type" in model.get("architecture", {"model_type": None})
+    return [digest(_shape(config)), f"{name} {model.get('name')}", *([name] if trained_here else [])]
 
 
 def in_words(seconds: float, untimed: int) -> str:
