@@ -155,7 +155,9 @@ def text_of(template: str) -> str:
     )  # fmt: skip
     environment.filters |= {"short": short, "three": three}
     environment.globals |= {path.stem: selector(path.stem) for path in KEPT.glob("[a-d][0-9]*.csv")}
-    environment.globals |= {"claim": claim, "claims": kept("claims"), "paper": str, "unkept": str}
+    claims = kept("claims")
+    run = claims[claims["verdict"] != "not run"]  # a claim of another profile's table is not run at this one
+    environment.globals |= {"claim": claim, "claims": run, "paper": str, "unkept": str}
     paragraphs = environment.from_string(template).render().strip().split("\n\n")
     return "\n\n".join(map(_wrapped, paragraphs)) + "\n"
 
