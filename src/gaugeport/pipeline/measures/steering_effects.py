@@ -231,9 +231,15 @@ def _spread(values: Tensor) -> float:
     return float(values.std()) if len(values) > 1 else 0.0
 
 
-def measured_once(effect: Effect) -> Effect:
-    """Return ``effect`` with a cache, so that equal vectors are measured once."""
-    known: dict[bytes, Tensor] = {}
+def measured_once(effect: Effect, vectors: Sequence[Tensor] = (), effects: Sequence[Tensor] = ()) -> Effect:
+    """Return ``effect`` with a cache, so that equal vectors are measured once.
+
+    Args:
+        effect: the effect.
+        vectors: vectors whose ``effects`` are known.
+        effects: their effects, in the same order.
+    """
+    known = {_key(v): e for v, e in zip(vectors, effects, strict=True)}
 
     def measured(v: Tensor) -> Tensor:
         key = _key(v)

@@ -23,14 +23,17 @@ def measure(job: Job, built: Built) -> list[Row]:
     moved, controls = [transport_direction(v.of_a, r) for r in transfer.residuals()], v.random_controls()
     # 1) addition to harmless prompts, and its part that is odd in the direction
     harmless = v.slot(transfer.b, v.prompts.heldout_negative)
-    whole, odd = addition_effects(harmless, job.task["strength"])
+    addition, its_odd_part = addition_effects(harmless, job.task["strength"])
+    whole = v.with_known_controls(built, "addition", addition)
+    odd = v.with_known_controls(built, "odd part of addition", its_odd_part)
     added = transported_effect_rows(whole, moved, v.of_a, v.of_b, controls)
     none = any(r["metric"] == "no_effect_to_transport" and r["value"] for r in added)
     signed = transported_effect_rows(odd, moved, v.of_a, v.of_b, controls, "odd_", silent=none)
     # 2) ablation from harmful prompts
     harmful = v.slot(transfer.b, v.prompts.heldout_positive)
+    ablation = v.with_known_controls(built, "ablation", ablation_effect(harmful))
     ablated = transported_effect_rows(
-        ablation_effect(harmful), moved, v.of_a, v.of_b, controls, "ablation_", even=True, silent=none
+        ablation, moved, v.of_a, v.of_b, controls, "ablation_", even=True, silent=none
     )
     sweep = strength_sweep_rows(harmless, moved, job.task["sweep"])
     apart = class_gap_rows(harmful.log_odds(), harmless.log_odds())

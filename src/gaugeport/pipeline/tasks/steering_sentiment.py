@@ -22,9 +22,8 @@ def measure(job: Job, built: Built) -> list[Row]:
     v = sentiment_directions(job, transfer)
     moved = [transport_direction(v.of_a, r) for r in transfer.residuals()]
     slot = v.slot(transfer.b)
-    effects = transported_effect_rows(
-        steering_effect(slot, job.task["strength"]), moved, v.of_a, v.of_b, v.random_controls()
-    )
+    effect = v.with_known_controls(built, "steering", steering_effect(slot, job.task["strength"]))
+    effects = transported_effect_rows(effect, moved, v.of_a, v.of_b, v.random_controls())
     classes = (v.prompts.heldout_positive, v.prompts.heldout_negative)
     apart = class_gap_rows(*(v.slot(transfer.b, texts).log_odds() for texts in classes))
     return with_gauge(transfer, v, [*effects, *strength_sweep_rows(slot, moved, job.task["sweep"]), *apart])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gaugeport.pipeline.data import (
@@ -20,7 +23,7 @@ from gaugeport.pipeline.data import (
     prompt_corpus,
     text_corpus,
 )
-from gaugeport.pipeline.job import PROMPT_SOURCES, Job
+from gaugeport.pipeline.job import PROMPT_SOURCES, TASK_FILES, Job, contents
 from gaugeport.pipeline.measures.answer_slot import (
     Prompts,
     Slot,
@@ -31,9 +34,14 @@ from gaugeport.pipeline.measures.answer_slot import (
 from gaugeport.pipeline.measures.labelled_prompts import Labelled, labelled_prompts
 from gaugeport.pipeline.measures.steering_effects import (
     RANDOM_CONTROLS,
+    Effect,
     difference_of_means,
+    measured_once,
     random_directions,
 )
+from gaugeport.pipeline.stages.models import model_key
+from gaugeport.pipeline.stages.rows import data_key
+from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
 from gaugeport.pipeline.tasks.shared.transfer import EVIDENCE, REVERSED, TARGETS, ModelPair, Transfer
 from gaugeport.pipeline.tasks.task import Row
@@ -75,6 +83,36 @@ class Directions:
     def random_controls(self) -> list[Tensor]:
         """Return random directions of the length of B's own, which an effect must exceed to mean anything."""
         return random_directions(RANDOM_CONTROLS, self.of_b, generator(self.job.seed, "control"))
+
+    def with_known_controls(self, built: Built, name: str, effect: Effect) -> Effect:
+        """Return an effect on B that knows those of the random directions.
+
+        They are the same under every condition, and most of what one costs: they are stored, and measured by
+        the first job that needs them.
+
+        Args:
+            built: Has the store.
+            name: What the effect is called there.
+            effect: Maps a vector to its effect on every prompt.
+        """
+        job, controls = self.job, self.random_controls()
+        unread = ("plants", "evidence", *TASK_FILES)  # what does not decide them, and paths
+        key = {
+            "effect": name,
+            "models": [model_key(job, run) for run in ("A", "B")],
+            "data": data_key(job),
+            "task": {k: v for k, v in job.task.items() if k not in unread},
+            "contents": contents(job),
+            "massive": job.measurement.massive,
+            "seed": job.seed,
+        }
+
+        def build(folder: Path) -> None:
+            measured = torch.stack([effect(v) for v in controls])
+            save_file({"effects": measured}, folder / "effects.safetensors")
+
+        folder = built.cache.ensure("control_effects", key, build)
+        return measured_once(effect, controls, list(load_file(folder / "effects.safetensors")["effects"]))
 
 
 def check_steering(job: Job) -> None:
