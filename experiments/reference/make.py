@@ -88,7 +88,7 @@ def keep(profile: str) -> None:
     stages = stages_of(chosen)
     write_timings(folder, timings, [*stages, *(r.config for r in records.values())])
     took = sum(timings.of(stage) or 0.0 for stage in stages)
-    write_text(folder / "README.md", about(chosen, list(records.values()), len(stages), took))
+    write_text(folder / "README.md", about(chosen, len(tables), list(records.values()), len(stages), took))
 
 
 def render(tables: Mapping[str, Table], profile: str) -> None:
@@ -156,12 +156,13 @@ def write_timings(folder: Path, timings: Timings, configs: Sequence[Mapping[str,
     write_text(folder / "timings.json", json.dumps(seconds, indent=0) + "\n")
 
 
-def about(chosen: Chosen, records: Sequence[Record], stages: int, took: float) -> str:
+def about(chosen: Chosen, tables: int, records: Sequence[Record], stages: int, took: float) -> str:
     """Say what made the reference.
 
     Args:
-        chosen: Its tables.
-        records: All of them.
+        chosen: The declared tables and jobs.
+        tables: How many tables the records make.
+        records: All records.
         stages: How many stages they share.
         took: Seconds that those stages took.
     """
@@ -177,7 +178,7 @@ def about(chosen: Chosen, records: Sequence[Record], stages: int, took: float) -
     return (
         f"# Results of the profile {chosen.profile}\n\n"
         f"Written by `experiments/reference/make.py`; `{again}` makes them again.\n\n"
-        f"- {len(records)} jobs of {len(chosen.jobs)} tables, {which}: `{ARCHIVE}`. "
+        f"- {len(records)} jobs of {tables} tables, {which}: `{ARCHIVE}`. "
         "A test makes every table\n"
         "  from them and compares it with the csv here, which hold means over seeds and verdicts "
         "(the complete ones are 20 MB).\n"

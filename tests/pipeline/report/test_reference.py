@@ -66,15 +66,29 @@ def test_headline_of_the_kept_records_is_one_screen(remade):
 def test_every_table_regenerates_from_its_records(make, remade, tmp_path):
     chosen, tables = remade
     assert sorted(tables) == sorted(chosen.jobs) == sorted(p.stem for p in KEPT.glob("[a-d][0-9]*.csv"))
-    claims = claims_table(tables, "mini")
+    same_as_kept(make, tables, "mini", tmp_path)
+
+
+@pytest.mark.slow
+def test_tables_of_the_profile_real_regenerate_from_its_records(make, tmp_path):
+    kept_real = KEPT.parent / "real"
+    make.unpack(kept_real / make.ARCHIVE, tmp_path)
+    tables = made(choose([], "real", False, ["tracker=none", f"paths.outputs={tmp_path}"]))
+    assert sorted(tables) == sorted(p.stem for p in kept_real.glob("[a-d][0-9]*.csv"))
+    same_as_kept(make, tables, "real", tmp_path)
+
+
+def same_as_kept(make, tables, profile, tmp_path):
+    """Assert that csv and md of all tables and of the claims are those kept of a profile."""
+    folder, claims = KEPT.parent / profile, claims_table(tables, profile)
     for table in [*tables.values(), claims]:
         make.write_means(tmp_path / "means.csv", table.tidy)
-        ours, theirs = pd.read_csv(tmp_path / "means.csv"), kept(table.id)
+        ours, theirs = pd.read_csv(tmp_path / "means.csv"), pd.read_csv(folder / f"{table.id}.csv")
         numbers = [c for c in theirs.select_dtypes("number")]
         assert_allclose(ours[numbers], theirs[numbers], rtol=1e-5, err_msg=table.id)  # six digits
         pd.testing.assert_frame_equal(ours.drop(columns=numbers), theirs.drop(columns=numbers))
         shown = wide_text(claims) if table is claims else narrow_text(table)
-        assert (KEPT / f"{table.id}.md").read_text() == shown, table.id
+        assert (folder / f"{table.id}.md").read_text() == shown, table.id
 
 
 @pytest.mark.parametrize("path", sorted(KEPT.glob("[a-d][0-9]*.md")), ids=lambda path: path.stem)
