@@ -1,5 +1,7 @@
 """Transfer jobs: the models that each target pairs."""
 
+from types import SimpleNamespace
+
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.stages import models
 from gaugeport.pipeline.stages.stage import Built
@@ -26,3 +28,21 @@ def test_which_models_are_paired_for_each_target(monkeypatch):
     assert pair_of("identical") == ("A", "A", 5) and pair_of("finetuned") == ("A", "B", 5)
     assert pair_of("finetuned_back") == ("B", "A", 5) and pair_of("independent") == ("A", "independent", 5)
     assert pair_of("self") == ("base", "base", 0), "nothing is trained"
+
+
+def test_massive_tokens_are_counted_at_the_sites_that_the_evidence_reads():
+    evidence = SimpleNamespace(
+        massive_rows=lambda: [
+            {"site": site, "metric": "massive_tokens", "value": n}
+            for site, n in (("block0", 3.0), ("block1", 5.0))
+        ]
+    )
+    for kind, counted in (("site", [5.0]), ("pooled", [8.0]), ("both", [8.0]), ("weights", [])):
+        own = object.__new__(transfer.Transfer)
+        vars(own).update(
+            condition=SimpleNamespace(evidence=evidence),
+            where={"evidence": kind, "site": "block1"},
+            site="block1",
+        )
+        assert [row["value"] for row in own._massive_rows()] == counted, kind
+        assert all("site" not in row for row in own._massive_rows()), "the job's rows name their site"

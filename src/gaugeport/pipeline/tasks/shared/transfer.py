@@ -99,7 +99,17 @@ class Transfer(ModelPair):
         means = {metric: fmean(s[metric] for s in scores if metric in s) for metric in metrics}
         losses = {f"loss_{model}": loss for model, loss in (self.losses or self._measured_losses()).items()}
         rows = [{"metric": m, "value": v} for m, v in {**means, **losses}.items()]
-        return [{**self.where, **row} for row in (*rows, *self.condition.evidence.massive_rows())]
+        return [{**self.where, **row} for row in (*rows, *self._massive_rows())]
+
+    def _massive_rows(self) -> list[Row]:
+        """Return how many massive tokens the condition's evidence leaves out; nothing if none."""
+        at_sites = self.condition.evidence.massive_rows()
+        if self.where["evidence"] == "site":
+            at_sites = [row for row in at_sites if row["site"] == self.site]
+        elif self.where["evidence"] == "weights":
+            at_sites = []
+        n = sum(row["value"] for row in at_sites)
+        return [{"metric": "massive_tokens", "value": n}] if n else []
 
     def _measured_losses(self) -> dict[str, float]:
         tokens = list(row_batches(loss_rows(self.rows_test), 64))
