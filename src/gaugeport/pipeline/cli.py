@@ -28,7 +28,7 @@ PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_
 HYDRA_FLAGS = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p")
 """Flags of ``gaugeport run`` that Hydra answers itself."""
 
-Profile = Annotated[str, typer.Option(help="smoke, mini or paper.")]
+Profile = Annotated[str, typer.Option(help="smoke, quick, mini, real or paper.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A further Hydra override for every job.")]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.config.sweeps import sweep_jobs
-from gaugeport.pipeline.tasks.registry import task_of
+from gaugeport.pipeline.tasks.registry import stage_keys, task_of
 from smoke_jobs import measured, smoke_job
 
 B_D, S_D, NONE = (
@@ -69,3 +69,19 @@ def test_target_texts_and_rates_of_a_pretrained_model(way, tmp_path):
             assert job(model, "data=mini").data.name == "mini"
     trained_here = job("model=qwen")
     assert (trained_here.task["target"], trained_here.data.name) == ("identical", "mini")
+
+
+def test_sae_and_lists_of_the_base_belong_to_the_texts_they_are_made_on():
+    for task in ("sae", "indices"):
+        plain, fewer = (
+            stage_keys(composed(f"task={task}", "task.target=self", "route=endpoint", f"data.documents={n}"))
+            for n in (2500, 2400)
+        )
+        changed = {name for name in plain if plain[name] != fewer[name]}
+        assert changed == set(plain), task
+
+
+def test_settings_that_a_task_does_not_read_are_refused():
+    for setting in ("measurement.massive=keep", "measurement.positive_share=0.6"):
+        with pytest.raises(ValueError, match=setting.partition("=")[0]):
+            composed("task=adamw_resume", "task.target=self", setting)

@@ -33,6 +33,9 @@ NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
 DATA_NAMES = ("mini", "docs", "text", "hub", "dyck3")
 """Where texts can come from."""
 
+TREATS_ALL_TOKENS = ("adamw_resume", "calibration")
+"""Tasks that do not read ``measurement.massive``: one trains, the other measures every treatment."""
+
 POSITIVE_COUNTS = ("steps", "batch_size", "save_every")
 
 
@@ -180,8 +183,14 @@ def _check_evidence(job: Job) -> None:
             f"{settings}: task {job.task['name']}{target} measures no evidence between runs; "
             "allowed: recovery, confidence"
         )
+    if job.measurement.massive != UNCOUNTED_DEFAULTS["massive"] and job.task["name"] in TREATS_ALL_TOKENS:
+        raise ValueError(
+            f"measurement.massive={job.measurement.massive} has no use with task={job.task['name']}; "
+            f"allowed: {UNCOUNTED_DEFAULTS['massive']}"
+        )
     share, uniform = job.measurement.positive_share, UNCOUNTED_DEFAULTS["positive_share"]
-    if share != uniform and not is_copy(job) and "evidence" not in task_of(job).stages(job):
+    plants_between = is_copy(job) and job.task["name"] != "adamw_resume"  # which plants a generic element
+    if share != uniform and not plants_between and "evidence" not in task_of(job).stages(job):
         raise ValueError(
             f"measurement.positive_share={share}: task {job.task['name']} plants no gauge between A and B; "
             f"allowed: {uniform}"

@@ -47,6 +47,7 @@ def check_precision(job: Job) -> None:
     if default_device() != "cpu":
         return
     pretrained, stages = is_pretrained(job), set(task_of(job).stages(job))
+    trains = bool(stages & {"A", "B"}) or job.task["name"] == "adamw_resume"
     used: dict[str, tuple[bool, str, str]] = {
         "measurement.dtype": (pretrained, job.measurement.dtype, "float32"),
         "training.base.bf16": (
@@ -54,7 +55,7 @@ def check_precision(job: Job) -> None:
             "bfloat16",
             "false",
         ),
-        "training.run.bf16": (job.training.run.bf16 and bool(stages & {"A", "B"}), "bfloat16", "false"),
+        "training.run.bf16": (job.training.run.bf16 and trains, "bfloat16", "false"),
     }
     for key, (is_used, dtype, allowed) in used.items():
         missing = missing_features(DTYPES[dtype]) if is_used else ()

@@ -7,11 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
-from gaugeport.pipeline.execution.failures import Failure
+from gaugeport.pipeline.execution.failures import Error, Failure
 from gaugeport.pipeline.execution.launchers import local
+from gaugeport.pipeline.execution.plan import plan
 from gaugeport.pipeline.execution.runner import run_all
 from gaugeport.pipeline.job import JobSpec
 
@@ -33,22 +35,49 @@ def run_side_by_side(
         processes: How many groups run at a time, each on its share of the CPU's threads. With 1 they run in
             this process.
         meanwhile: Called twice a second while they run, or after every part.
-        ended: Called with what failed in a group once it has ended.
+        ended: Called with what failed in a group once it has ended. Where the system kills a process (out of
+            memory, say), the groups that have not ended run again one at a time; one that is killed alone has
+            failed.
     """
     if processes == 1:
         for parts in groups:
             ended(_run_in_order(parts, meanwhile))
         return
     threads = max(1, torch.get_num_threads() // processes)
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _prepare, (threads,))
-    with pool:
-        running = {pool.submit(_run_in_order, parts) for parts in groups}
+    for parts in _run_in_pool(groups, processes, threads, meanwhile, ended):
+        if _run_in_pool([parts], 1, torch.get_num_threads(), meanwhile, ended):
+            ended(_killed(parts))
+
+
+def _run_in_pool(
+    groups: Sequence[Sequence[Sequence[JobSpec]]],
+    processes: int,
+    threads: int,
+    meanwhile: Callable[[], None],
+    ended: Callable[[list[Failure]], None],
+) -> list[Sequence[Sequence[JobSpec]]]:
+    """Run groups in processes of their own; return those that had not ended when one was killed."""
+    left = list(groups)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _prepare, (threads,)) as pool:
+        running = {pool.submit(_run_in_order, parts): parts for parts in groups}
         while running:
-            done, running = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+            done, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
             for future in done:
-                ended(future.result())
+                parts = running.pop(future)
+                try:
+                    ended(future.result())
+                    left.remove(parts)
+                except BrokenProcessPool:
+                    pass
             meanwhile()
+    return left
+
+
+def _killed(parts: Sequence[Sequence[JobSpec]]) -> list[Failure]:
+    """Return the first step of a group that is not done, as killed."""
+    steps = plan([spec for jobs in parts for spec in jobs]).steps.values()
+    error = Error("the system killed its process: it may be out of memory", "")
+    return [Failure(step, error) for step in steps if not step.done][:1]
 
 
 def _prepare(threads: int) -> None:

@@ -3,8 +3,9 @@
 Every score is a mean over held-out tokens, without the first tokens of each row and without those with
 massive activations at the site, which would decide it alone (:mod:`gaugeport.streams.massive`). Coordinates
 are those of one site of the stream; neurons are those of the MLP in the block that ends at this site. The
-loss is the *sum* of next-token losses, so no score depends on the batch size. On LayerNorm charts the
-component along the all-ones direction is unobservable; it is projected out.
+loss is the *sum* of next-token losses, so no score depends on the batch size (but which tokens are massive
+does: the median is a batch's). On LayerNorm charts the component along the all-ones direction is
+unobservable; it is projected out.
 """
 
 from __future__ import annotations

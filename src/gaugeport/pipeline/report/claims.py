@@ -19,6 +19,9 @@ DECLARED_UNITS = 5
 FIGURES_COUNT = ("real", "paper")
 """Profiles of pretrained models, where a figure is compared with the paper's and not its direction alone."""
 
+CHOSEN = ("learning rate chosen", "setting chosen")
+"""Reasons against a verdict that a declared setting takes away."""
+
 SETTINGS_DECLARED = ("real",)
 """Profiles all of whose settings were declared before their first run."""
 
@@ -42,7 +45,7 @@ class Claim:
         paper: The paper's figure for the contrast. ``delta``: how near counts as it. ``quote``: the paper's
             words. ``short_quote``: the same, shorter.
         unjudged: Why a measured claim carries no verdict: a chosen setting could produce it, or the seeds do
-            not vary what it is about. It does not hold at :data:`SETTINGS_DECLARED`.
+            not vary what it is about. Of :data:`CHOSEN` it does not hold at :data:`SETTINGS_DECLARED`.
         by_construction: The measurement leaves it no other outcome, which its verdict says.
         two_sided: Neither side of the paper's figure is the better one.
     """
@@ -104,7 +107,7 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
     if not values:
         return "not run", float("nan"), float("nan"), float("nan"), 0
     mean, low, high, n = t_interval(values)
-    if claim.unjudged and profile not in SETTINGS_DECLARED:
+    if claim.unjudged and not (claim.unjudged in CHOSEN and profile in SETTINGS_DECLARED):
         return f"no verdict ({claim.unjudged})", mean, low, high, n
     if n < DECLARED_UNITS:
         return f"direction only (n = {n})", mean, low, high, n

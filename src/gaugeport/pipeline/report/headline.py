@@ -93,7 +93,7 @@ VERDICTS = {
     "fails": "it is not",
     "by construction": "it could not have been otherwise",
     "no verdict": "a setting that was chosen decides it",
-    "no effect": "the direction itself acts less than five times as much as random ones",
+    "no effect": "the direction itself acts less than five times as much as random ones, or its own error",
 }
 """Verdict -> what it says. A headline has one model a claim: a direction, not a replication."""
 
@@ -147,6 +147,8 @@ def judge_entry(entry: Entry, table: str, records: Sequence[Record]) -> Result:
     rows = rows[rows["seed"].notna()]
     both = claim_sides(claim, rows)
     if both.empty:
+        if (rows.loc[rows["metric"] == "no_effect_to_transport", "value"] != 1).all():
+            raise ValueError(f"headline.yaml: no measurement of its jobs is what {claim.id} is about")
         return Result(entry, (), "no effect", "")
     names = ("left",) if claim.right is None else ("left", "right")
     values = tuple(float(both[name].mean()) for name in names)
@@ -163,7 +165,9 @@ def _read_on(claim: Claim, record: Record) -> Claim:
 
 
 def _averaged_over(records: Sequence[Record], both: pd.DataFrame) -> str:
-    plants = max(int(r.config["task"].get("plants") or 1) for r in records)
+    # of two runs |C| matching is the same under every plant; of a copy, what drops the signs is not
+    copies = [r.config["task"] for r in records if "target" in r.config["task"]]
+    plants = max((int(task.get("plants") or 1) for task in copies), default=1)
     over = f"{plants} plants" if plants > 1 else f"{len(both)} seed"
     return over if len(both) == 1 else f"{len(both)} seeds"
 

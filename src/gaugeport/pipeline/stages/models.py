@@ -7,6 +7,7 @@ from typing import Any
 
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.stages.base import base_key
+from gaugeport.pipeline.stages.rows import data_key
 from gaugeport.pipeline.stages.runs import run_key
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.training.trainer import checkpoints
@@ -29,9 +30,9 @@ def model_stage(job: Job, run: str = "A") -> str:
 
 
 def model_key(job: Job, run: str = "A") -> dict[str, Any]:
-    """Return what decides model ``run``."""
+    """Return what decides model ``run`` and the texts that things are measured on."""
     if model_stage(job, run) == "base":
-        return {"base": base_key(job)}
+        return {"base": base_key(job), "data": data_key(job)}
     return {"run": run_key(job, run)}
 
 

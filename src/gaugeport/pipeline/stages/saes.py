@@ -47,8 +47,8 @@ def build_sae(job: Job, required: Folders, folder: Path) -> None:
     n_rows = min(len(train), -(-settings["activations"] // (train.shape[1] - skip)))
     rows = mixed_rows(train, n_rows, generator(job.seed, "sae", "rows"))
     batches = row_batches(rows, job.measurement.batch_size)
-    streams = (streams_at(model, chart, b, [site], skip)[site].cpu() for b in batches)
-    activations = torch.cat([leave_out_massive(x, massive=job.measurement.massive)[0] for x in streams])
+    streams = torch.cat([streams_at(model, chart, b, [site], skip)[site].cpu() for b in batches])
+    activations = leave_out_massive(streams, massive=job.measurement.massive)[0]
     # 3) the SAE
     metadata = {
         "model_name": job.model.name,

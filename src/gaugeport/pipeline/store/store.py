@@ -27,8 +27,9 @@ MANIFEST = "manifest.json"
 SOURCE = "source.json"
 """Where a fetched stage came from, written by its build. The manifest quotes it, and no digest counts it."""
 
-MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt")
-"""Suffixes of the files of a model folder that decide what is loaded: weights, configs, tokenizers."""
+MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+"""Suffixes of the files of a model folder that decide what is loaded: weights, configs, tokenizers,
+chat templates."""
 
 SCHEMA = {"data": 1, "base": 1, "run": 1, "sae": 1, "evidence": 3, "lists": 2, "dyck": 2}
 """Version of each kind of stage, 1 for the others. Raise it when the code builds something else: older

@@ -32,6 +32,9 @@ from gaugeport.streams.activations import all_sites
 from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import generator
 
+FEWEST_TOKENS = 16
+"""The fewest calibration tokens: of fewer a correlation is hardly one."""
+
 NOISE = "noise"
 """The pair of a base model and itself plus noise, and the run that the noisy models are nodes of."""
 
@@ -45,7 +48,7 @@ def check(job: Job) -> None:
     check_language_model(job)
     check_choice(job, "pair", ("runs", NOISE))
     task = job.task
-    for key, least in (("lengths", 2), ("tokens", 1), ("plants", 1), ("batch_tokens", 1)):
+    for key, least in (("lengths", 2), ("tokens", FEWEST_TOKENS), ("plants", 1), ("batch_tokens", 1)):
         values = task[key] if isinstance(task[key], list) else [task[key]]
         if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < least for v in values):
             raise ValueError(f"task.{key}={task[key]}; allowed: whole numbers from {least}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from gaugeport.pipeline.data import (
     prompt_corpus,
     text_corpus,
 )
-from gaugeport.pipeline.job import PROMPT_SOURCES, TASK_FILES, Job, contents
+from gaugeport.pipeline.job import PROMPT_SOURCES, Job
 from gaugeport.pipeline.measures.answer_slot import (
     Prompts,
     Slot,
@@ -40,8 +41,8 @@ from gaugeport.pipeline.measures.steering_effects import (
     random_directions,
 )
 from gaugeport.pipeline.stages.models import model_key
-from gaugeport.pipeline.stages.rows import data_key
 from gaugeport.pipeline.stages.stage import Built
+from gaugeport.pipeline.store.store import digest
 from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
 from gaugeport.pipeline.tasks.shared.transfer import EVIDENCE, REVERSED, TARGETS, ModelPair, Transfer
 from gaugeport.pipeline.tasks.task import Row
@@ -96,15 +97,17 @@ class Directions:
             effect: Maps a vector to its effect on every prompt.
         """
         job, controls = self.job, self.random_controls()
-        unread = ("plants", "evidence", *TASK_FILES)  # what does not decide them, and paths
+        prompts = (self.prompts.heldout_positive, self.prompts.heldout_negative)
         key = {
             "effect": name,
+            "target": job.task["target"],
             "models": [model_key(job, run) for run in ("A", "B")],
-            "data": data_key(job),
-            "task": {k: v for k, v in job.task.items() if k not in unread},
-            "contents": contents(job),
-            "massive": job.measurement.massive,
-            "seed": job.seed,
+            "site": self.pair.site,
+            "strength": job.task["strength"],
+            "prompts": digest([list(texts) for texts in prompts]),
+            "length": job.data.length,
+            "words": [ids.tolist() for ids in self.words],
+            "directions": hashlib.sha256(torch.stack(controls).numpy().tobytes()).hexdigest(),
         }
 
         def build(folder: Path) -> None:
