@@ -1,7 +1,8 @@
 """Render FINDINGS.md from findings.md.j2: python experiments/findings.py.
 
-Every figure of ours comes from a kept table (``reference/mini``), so that the text cannot disagree with it.
-In the template a table's id is a function that selects rows by their columns:
+Every figure of ours comes from a kept table (``reference/mini``, ``reference/real``), so that the text cannot
+disagree with it. In the template a table's id is a function that selects rows by their columns (``real_c5``
+those of the profile real):
 
 - ``{{ a5(steered, metric="retention") }}`` is the value of the one row that matches, to two digits;
 - ``.ci`` adds the 95 % interval, ``.range`` is the least to the most of several rows, ``.exponent`` is
@@ -27,7 +28,8 @@ from gaugeport.pipeline.report.tidy import select
 from gaugeport.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
-KEPT = HERE / "reference" / "mini"
+REFERENCE = HERE / "reference"
+KEPT = REFERENCE / "mini"
 TEMPLATE = HERE / "findings.md.j2"
 FINDINGS = HERE / "FINDINGS.md"
 LINE_LENGTH = 110
@@ -119,18 +121,18 @@ class Figures:
 
 
 @functools.cache
-def kept(table: str) -> pd.DataFrame:
+def kept(table: str, profile: str = "mini") -> pd.DataFrame:
     """Return the kept rows of a table: means over seeds, and judged claims."""
-    return pd.read_csv(KEPT / f"{table}.csv", low_memory=False)
+    return pd.read_csv(REFERENCE / profile / f"{table}.csv", low_memory=False)
 
 
-def selector(table: str) -> Callable[..., Figures]:
+def selector(table: str, profile: str = "mini") -> Callable[..., Figures]:
     """Return the function that selects means of a table by their columns."""
 
     def choose(*wheres: Mapping[str, Any], **where: Any) -> Figures:
         for part in wheres:
             where = {**part, **where}
-        means = kept(table)
+        means = kept(table, profile)
         means = means[means["verdict"].isna()]
         empty = [column for column, value in where.items() if value is None]
         rows = select(
@@ -155,6 +157,8 @@ def text_of(template: str) -> str:
     )  # fmt: skip
     environment.filters |= {"short": short, "three": three}
     environment.globals |= {path.stem: selector(path.stem) for path in KEPT.glob("[a-d][0-9]*.csv")}
+    real = sorted((REFERENCE / "real").glob("[a-d][0-9]*.csv"))
+    environment.globals |= {f"real_{path.stem}": selector(path.stem, "real") for path in real}
     claims = kept("claims")
     run = claims[claims["verdict"] != "not run"]  # a claim of another profile's table is not run at this one
     environment.globals |= {"claim": claim, "claims": run, "paper": str, "unkept": str}

@@ -174,7 +174,7 @@ def about(chosen: Chosen, tables: int, records: Sequence[Record], stages: int, t
     versions = {k: v for k, v in records[0].versions.items() if k not in ("commit", "machine", "gaugeport")}
     jobs, declared = sum(r.seconds for r in records), {job_id(s.job) for j in chosen.jobs.values() for s in j}
     which = "every seed and ablation" if len(records) == len(declared) else f"of {len(declared)} declared"
-    again = f"gaugeport tables {chosen.options}".strip()
+    again = f"gaugeport tables {chosen.table_options}".strip()
     return (
         f"# Results of the profile {chosen.profile}\n\n"
         f"Written by `experiments/reference/make.py`; `{again}` makes them again.\n\n"

@@ -103,7 +103,8 @@ def test_unnamed_gauges_leave_chance_and_named_ones_the_whole_list():
 
 def job_of(group, matcher, **task):
     task = {"target": "identical", "k": K, "plants": 6, **task}
-    return SimpleNamespace(gauge=group, matcher=matcher, seed=0, task=task)
+    uniform = SimpleNamespace(positive_share=0.5)
+    return SimpleNamespace(gauge=group, matcher=matcher, seed=0, task=task, measurement=uniform)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,8 @@ def transfer_of(models, group, matcher, target="identical"):
     none = torch.zeros(1, 8, dtype=torch.long)
     return Transfer(
         a=a, b=b, chart=chart_of(a), tokenizer=None, site="block1", step=9, rows_fit=none, rows_test=none,
-        nodes=list(evidence.nodes), condition=condition, plants=plants, where={"target": target},
+        nodes=list(evidence.nodes), condition=condition, plants=plants,
+        where={"target": target, "evidence": "site"},
     )  # fmt: skip
 
 

@@ -126,13 +126,15 @@ def test_a_job(model, evidence, here, drifted, monkeypatch):
         found = Transfer(
             a=model, b=model, chart=chart_of(model), tokenizer=None, site="block1", step=9, rows_fit=none,
             rows_test=none, nodes=list(evidence.nodes), condition=condition, plants=1,
-            where={"target": target},
+            where={"target": target, "evidence": "site"},
         )  # fmt: skip
         monkeypatch.setattr(indices, "load_transfer", lambda job, built: found)
         b = here if target == "identical" else drifted
         monkeypatch.setattr(indices, "scores_of", lambda job, built: (here, b))
         task = {"target": target, "k": K, "plants": 1}
-        return indices.measure(SimpleNamespace(gauge=group, matcher=matcher, seed=0, task=task), None)
+        uniform = SimpleNamespace(positive_share=0.5)
+        job = SimpleNamespace(gauge=group, matcher=matcher, seed=0, task=task, measurement=uniform)
+        return indices.measure(job, None)
 
     for group, matcher in (
         ("signed_permutation", "hungarian_abs"),

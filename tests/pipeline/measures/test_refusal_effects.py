@@ -53,6 +53,13 @@ def test_an_ablation_is_even_and_independent_of_length(slot):
     assert (effect(v) - effect(torch.roll(v, 1))).abs().max() > 1e-3, "the direction counts"
 
 
+class FakeSlot(list):
+    """The texts of a slot, which have log-odds."""
+
+    def log_odds(self):
+        return f"log-odds of {self[0]}"
+
+
 @pytest.mark.parametrize("silent", [True, False])
 def test_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch, silent):
     """The task passes the right prompts to the measures, which have their own tests."""
@@ -61,8 +68,9 @@ def test_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch, s
         prompts=prompts,
         of_a=torch.ones(3),
         of_b=torch.ones(3),
-        slot=lambda model, texts: texts,
+        slot=lambda model, texts: FakeSlot(texts),
         random_controls=list,
+        with_known_controls=lambda built, name, effect: effect,
     )
     seen = []
     for name, result in (("addition_effects", ("whole", "odd")), ("ablation_effect", "even")):
@@ -76,7 +84,8 @@ def test_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch, s
     monkeypatch.setattr(task, "strength_sweep_rows", lambda slot, *a: seen.append(("sweep", slot)) or [])
     monkeypatch.setattr(task, "load_transfer", lambda *a: SimpleNamespace(b="B", residuals=list))
     monkeypatch.setattr(task, "refusal_directions", lambda *a: v)
-    monkeypatch.setattr(task, "with_gauge", lambda transfer, rows: rows)
+    monkeypatch.setattr(task, "with_gauge", lambda transfer, directions, rows: rows)
+    monkeypatch.setattr(task, "class_gap_rows", lambda *slots: seen.append(("classes", slots)) or [])
     found = task.measure(SimpleNamespace(task={"strength": 1.0, "sweep": []}), None)
     assert found == rows["whole"]
     assert [s for s in seen if s[0] in ("addition_effects", "ablation_effect", "sweep")] == [
@@ -84,6 +93,7 @@ def test_job_adds_on_harmless_prompts_and_ablates_on_harmful_ones(monkeypatch, s
         ("ablation_effect", ["steal"]),
         ("sweep", ["bake"]),
     ]
+    assert ("classes", ("log-odds of steal", "log-odds of bake")) in seen, "the positive class comes first"
     assert [s for s in seen if s[0] in rows or s[0] in ("odd", "even")] == [
         ("whole", {}),
         ("odd", {"silent": silent}),

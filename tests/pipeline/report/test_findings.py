@@ -13,6 +13,7 @@ EXPRESSION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 CODE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 FIGURE = re.compile(r"(?<![\w.,/-])[−-]?(?:\d*\.\d+(?:e-?\d+)?|\d+e-\d+|\d+ %)")
 SETTINGS = {"3e-3", "7e-3", "1.5e-2", "3e-2", "1e-4", ".99", "99 %", "95 %", "30 %", "20 %", "5 %", "2 %"}
+SETTINGS |= {".1", ".3"}  # noise, in standard deviations
 """What a text may type: learning rates, thresholds, shares of a run and levels of intervals and tests."""
 
 
@@ -53,6 +54,19 @@ def recovered(model, route):
     return value("a3", model=model, setting="default", route=route, **SITE, **MODELS[model])
 
 
+def noisy(sigma, site, left_out):
+    where = {
+        "setting": "noise",
+        "noise": sigma,
+        "site": site,
+        "left_out": left_out,
+        "metric": "signed_accuracy",
+    }
+    return findings.selector("c5", "real")(
+        where, MODELS["tinyllama"], length=64, tokens=4096, samples="tokens"
+    ).value
+
+
 def explained(group, **where):
     return value("b5", group=group, **{**NEOX, "setting": "default", **where})
 
@@ -84,6 +98,13 @@ CONCLUSIONS = {
         recovered(model, "via_base") - recovered(model, "endpoint")
         > 0.5 * (recovered(model, "trajectory") - recovered(model, "endpoint"))
         for model in MODELS
+    ),
+    "massive activations cost coordinates that noise alone does not": lambda: (
+        all(
+            noisy(0.1, site, "none") < 0.95 < 0.985 < noisy(0.1, site, "first")
+            for site in ("block15", "block22")
+        )
+        and noisy(0.3, "block15", "none") < noisy(0.3, "block15", "first") < noisy(0.3, "block15", "massive")
     ),
     "weights recover all coordinates": lambda: claim("c2.weights_recover").low > 0.99,
     "margins sort": lambda: claim("c3.top_half").low > 0,
@@ -185,7 +206,7 @@ def test_template_types_no_figure():
 def test_every_figure_comes_from_a_table_or_is_marked():
     for expression in EXPRESSION.findall(findings.TEMPLATE.read_text()):
         marked = re.fullmatch(r' (?:paper|unkept)\("[^"]+"\) ', expression)
-        selected = re.search(r'\b[a-d]\d+\(|\bclaim\("|\bclaims \| length', expression)
+        selected = re.search(r'(?:\b|\breal_)[a-d]\d+\(|\bclaim\("|\bclaims \| length', expression)
         assert marked or selected or expression.strip() == "name", expression
 
 

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaugeport.pipeline.config.experiments import Experiment, experiment, experiment_names, variant_of
+from gaugeport.pipeline.config.experiments import (
+    Experiment,
+    changing,
+    experiment,
+    experiment_names,
+    variant_of,
+)
 from gaugeport.pipeline.config.stored_jobs import is_kept, jobs_of
 from gaugeport.pipeline.execution.tracking import track_table
 from gaugeport.pipeline.job import JobSpec, job_id
@@ -51,8 +57,16 @@ class Chosen:
     @property
     def options(self) -> str:
         """The options of the command line that chose the profile and overrides."""
+        return self._options(self.extra)
+
+    @property
+    def table_options(self) -> str:
+        """Those of them that decide what a table says, which its file names."""
+        return self._options(changing(self.extra))
+
+    def _options(self, overrides: Sequence[str]) -> str:
         options = [] if self.profile == "mini" else ["--profile", self.profile]
-        return shlex.join([*options, *(part for o in self.extra for part in ("--set", o))])
+        return shlex.join([*options, *(part for o in overrides for part in ("--set", o))])
 
     @property
     def outputs(self) -> Path:
@@ -141,7 +155,7 @@ def made(chosen: Chosen) -> dict[str, Table]:
     for i in sorted(jobs, key=by_number):
         found = read_records(folder, [job_id(spec.job) for spec in jobs[i]])
         if found.records:
-            requests.append((i, chosen.experiments[i].name, found, chosen.options))
+            requests.append((i, chosen.experiments[i].name, found, chosen.table_options))
     return {table.id: table for table in make_all(requests)}
 
 

@@ -95,7 +95,11 @@ def variant_of(profile: str, extra: Sequence[str]) -> str:
         profile: The profile the table is made at.
         extra: Overrides of every job; those that change no result do not count.
     """
-    harmless = ("tracker=", "paths.", "measurement.models_in_memory=")
-    changing = sorted(o for o in extra if not o.startswith(harmless))
-    parts = [profile] if profile != "mini" or changing else []
-    return "-".join([*parts, *([digest(changing)[:8]] if changing else [])])
+    changes = sorted(changing(extra))
+    parts = [profile] if profile != "mini" or changes else []
+    return "-".join([*parts, *([digest(changes)[:8]] if changes else [])])
+
+
+def changing(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that can change a result: not those of trackers, places and memory."""
+    return [o for o in overrides if not o.startswith(("tracker=", "paths.", "measurement.models_in_memory="))]
