@@ -25,7 +25,7 @@ export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
 case "${1:-}" in
   "")
-    say "the headline: about 7 minutes on two cores, seconds once stored"
+    say "the headline: about 8 minutes on two idle cores, seconds once stored"
     exec $venv/bin/gaugeport headline
     ;;
   --offline-mini)

@@ -19,7 +19,6 @@ from gaugeport.pipeline.execution.timings import clock
 from gaugeport.pipeline.job import JobSpec, job_id
 from gaugeport.pipeline.report import figures
 from gaugeport.pipeline.report.headline import (
-    WIDTH,
     Entry,
     Result,
     claim_line,
@@ -28,6 +27,7 @@ from gaugeport.pipeline.report.headline import (
     judge_entry,
 )
 from gaugeport.pipeline.report.headline_figure import headline_figure
+from gaugeport.pipeline.report.narrow import WIDTH
 from gaugeport.pipeline.report.tidy import weights
 from gaugeport.pipeline.store.records import Record, read_records
 from gaugeport.utils.files import write_text
@@ -67,7 +67,8 @@ class Headline:
             extra: Overrides of every job.
 
         Raises:
-            ValueError: An override is not allowed, or there is no such model; the message says what is.
+            ValueError: An override is not allowed; the message names it and what is allowed.
+            FileNotFoundError: ``model`` does not exist.
         """
         self.jobs: dict[Entry, dict[str, JobSpec]] = {}
         self.results: dict[Entry, Result] = {}

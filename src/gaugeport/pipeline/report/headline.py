@@ -13,13 +13,8 @@ import yaml
 
 from gaugeport.pipeline.paths import data_dir, experiment_module
 from gaugeport.pipeline.report.claims import Claim, claim_sides, load_claims
+from gaugeport.pipeline.report.narrow import WIDTH
 from gaugeport.pipeline.store.records import Record
-
-WIDTH = 100
-"""Columns of the screen."""
-
-Lines = tuple[tuple[str, ...], ...]
-"""Overrides of jobs: a sweep a line, an override an item."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Entry:
         unit: What is measured, and its unit.
         sides: What the left and the right side are.
         paper: The paper's figures of the two sides; None where it gives none.
-        jobs: The lines of the jobs that it is judged on.
+        jobs: The jobs that it is judged on: a sweep a line, an override an item.
     """
 
     claim: Claim
@@ -68,7 +63,7 @@ class Entry:
     unit: str
     sides: tuple[str, ...]
     paper: tuple[float | None, ...]
-    jobs: Lines
+    jobs: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
