@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from gaugeport.groups import load as load_gauge
     from gaugeport.groups import provenance as gauge_provenance
+    from gaugeport.models.checkpoint import chart_of_folder
     from gaugeport.models.loading import load_model, load_tokenizer
     from gaugeport.transport import (
         HeadGauge,
@@ -72,6 +73,7 @@ __all__ = [
     "align_along",
     "certify",
     "chart_of",
+    "chart_of_folder",
     "compose",
     "fold_gains",
     "fold_lora",
@@ -98,6 +100,7 @@ _MODULE_OF = {
     **dict.fromkeys(("AffineGauge", "GlobalSignPermutation", "MeanPreservingOrthogonal"), "groups"),
     **dict.fromkeys(("Orthogonal", "Permutation", "SignedPermutation", "compose"), "groups"),
     **dict.fromkeys(("gauge_provenance", "load_gauge"), "groups"),
+    "chart_of_folder": "models.checkpoint",
     **dict.fromkeys(("load_model", "load_tokenizer"), "models.loading"),
 }
 """Public name -> the module below gaugeport that has it; the other public names are in ``transport``."""

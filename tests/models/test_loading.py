@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoTokenizer
 import places
 from gaugeport.charts import certify
 from gaugeport.groups import SignedPermutation
-from gaugeport.models.loading import as_dtype, check_safetensors, load_model, load_tokenizer, local_folder
+from gaugeport.models.folders import local_folder
+from gaugeport.models.loading import as_dtype, load_model, load_tokenizer
+from gaugeport.models.safetensors_files import check_safetensors
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.transport import transport_model
 

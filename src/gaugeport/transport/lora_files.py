@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gaugeport.models.loading import check_safetensors
+from gaugeport.models.safetensors_files import check_safetensors
 from gaugeport.transport.lora_rules import check_settings
 from gaugeport.utils.files import atomic_folder
 

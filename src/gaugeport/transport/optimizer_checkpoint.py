@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gaugeport.models.loading import WEIGHT_FILES, check_folder, load_model
+from gaugeport.models.folders import WEIGHT_FILES, check_folder
+from gaugeport.models.loading import load_model
 from gaugeport.transport.optimizer_checks import ADAPTER_ADVICE
 from gaugeport.utils.files import atomic_folder
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from gaugeport.models.folders import check_folder
 from gaugeport.models.gguf_files import is_gguf
-from gaugeport.models.loading import check_folder
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.execution.status import size
 from gaugeport.pipeline.job import Job
