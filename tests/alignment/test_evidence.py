@@ -6,7 +6,6 @@ import torch
 from gaugeport.alignment.evidence import (
     activation_evidence,
     both,
-    check_tokenizers,
     pair_moments,
     weight_evidence,
 )
@@ -130,11 +129,27 @@ def test_cross_moments_follow_rotations_and_cosines_do_not(family):
         assert torch.allclose(cross_moment(second[site]), turned(cross_moment(first[site])), atol=1e-5)
 
 
-def test_tokenizers_are_compared_string_by_string():
-    class Tokenizer:
-        def __init__(self, vocabulary):
-            self.get_vocab = lambda: vocabulary
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_folded_copy_of_a_tied_model_is_named_as_folded(family):
+    """Folding unties; the reason that is given is the folding, not the tying that follows from it."""
+    tied = tiny_model(family, gen(0), tie_word_embeddings=True)
+    for a, b, folded, other in ((fold_gains(tied), tied, "A", "B"), (tied, fold_gains(tied), "B", "A")):
+        with pytest.raises(
+            ValueError, match=f"^{folded} is folded .* and {other} is not.*fold_gains\\({other}\\)"
+        ):
+            weight_evidence(a, b)
+    weight_evidence(fold_gains(tied), fold_gains(tied))
+    untied = tiny_model(family, gen(0), tie_word_embeddings=False)
+    with pytest.raises(ValueError, match="must both tie their embeddings or neither: A True, B False"):
+        weight_evidence(tied, untied)  # negative control: nothing is folded here
 
-    check_tokenizers(Tokenizer({"a": 0, "b": 1}), Tokenizer({"b": 1, "a": 0}))
-    with pytest.raises(ValueError, match=r"1 entries differ, the first \['c'\]"):
-        check_tokenizers(Tokenizer({"a": 0}), Tokenizer({"a": 0, "c": 1}))
+
+@pytest.mark.parametrize("token", [-100, -1, 64])
+def test_token_ids_outside_the_vocabulary_are_refused(token):
+    """A negative id must not count from the end."""
+    a, b = (tiny_model("llama", gen(k)) for k in (0, 1))
+    with pytest.raises(ValueError, match=f"token id {token} is not in the model's vocabulary, 0 to 63"):
+        weight_evidence(a, b, torch.tensor([3, token]))
+    every_other = torch.arange(0, 64, 2)
+    mask = torch.arange(64) % 2 == 0
+    assert torch.equal(weight_evidence(a, b, every_other), weight_evidence(a, b, mask))

@@ -8,6 +8,7 @@ import torch
 
 from gaugeport.charts import Certificate, certify, chart_of, fold_gains
 from gaugeport.charts.certificate import degenerate_sets
+from gaugeport.charts.logit_change import random_tokens
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model, with_unit_gains
 
 
@@ -110,3 +111,14 @@ def test_package_exports_functions():
     assert callable(charts.certify) and callable(charts.fold_gains) and callable(charts.chart_of)
     with pytest.raises(AttributeError):
         _ = charts.nothing
+
+
+def test_model_with_few_positions_is_certified_on_short_rows():
+    model = tiny("gpt2", max_position_embeddings=10)
+    tokens = random_tokens(model, torch.Generator().manual_seed(0))
+    assert tokens.shape == (4, 10) and random_tokens(tiny("gpt2"), torch.Generator()).shape == (4, 16)
+    assert certify(model).exact
+    with pytest.raises(ValueError, match="rows of 11 tokens are longer than the model's 10 positions"):
+        certify(model, tokens=torch.zeros(2, 11, dtype=torch.long))
+    with pytest.raises(ValueError, match="token id -1 is not in the model's vocabulary, 0 to 63"):
+        certify(model, tokens=torch.full((2, 3), -1))

@@ -96,6 +96,20 @@ def test_matrices_that_are_no_rotation_raise():
         MeanPreservingOrthogonal(flip)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("cls", [Orthogonal, MeanPreservingOrthogonal])
+def test_rotation_rounded_to_16_bits_is_told_to_be_made_in_float32(dtype, cls):
+    exact = cls.random(64, gen(0)).matrix
+    for rounded in (exact.to(dtype), exact.to(dtype).float(), exact.to(dtype).double()):
+        with pytest.raises(ValueError, match=rf"rounded to {str(dtype)[6:]}.*float32 or float64, made in"):
+            cls(rounded)
+    assert cls(exact.float()).size == 64
+    assert Orthogonal(torch.eye(3, dtype=dtype)).size == 3, "an exact matrix is accepted in any dtype"
+    for matrix in (2 * torch.eye(3), torch.ones(3, 3)):  # negative control: representable, but no rounding
+        with pytest.raises(ValueError, match=r"not orthogonal: .*allowed 0\.0001$"):
+            Orthogonal(matrix)
+
+
 def test_invalid_affine_parts_raise():
     g = Permutation.identity(3)
     with pytest.raises(ValueError, match=r"3 entries, got shape \(4,\)"):

@@ -97,3 +97,26 @@ def test_sites_are_checked_by_name():
     assert check_sites(("block1", "embed"), 2) == ["block1", "embed"]
     with pytest.raises(ValueError, match=r"unknown site \['block2'\]; allowed: all, embed, block0, block1"):
         check_sites(["embed", "block2"], 2)
+
+
+@pytest.mark.parametrize("token", [-100, -1, 64, 1000])
+def test_token_ids_outside_the_vocabulary_are_named(token):
+    model = tiny_model("llama", gen(0))
+    ids = batch()["input_ids"]
+    ids[2, 3] = token
+    with pytest.raises(ValueError, match=rf"token id {token} is not in the model's vocabulary, 0 to 63"):
+        streams_at(model, chart_of(model), {"input_ids": ids}, ["block0"])
+    ids[2, 3] = 63
+    streams_at(model, chart_of(model), {"input_ids": ids}, ["block0"])
+
+
+def test_rows_longer_than_the_positions_are_refused_before_the_model_runs():
+    model = tiny_model("gpt2", gen(0), max_position_embeddings=10)
+    ran = []
+    model.transformer.wte.register_forward_hook(lambda *_: ran.append(1))
+    with pytest.raises(ValueError, match=r"rows of 11 tokens are longer than the model's 10 positions"):
+        streams_at(model, chart_of(model), batch(length=11), ["block0"])
+    assert ran == []
+    streams_at(model, chart_of(model), batch(length=10), ["block0"])
+    rotary = tiny_model("llama", gen(0), max_position_embeddings=10)
+    assert len(streams_at(rotary, chart_of(rotary), batch(length=16), ["block0"])["block0"]) == 6 * 15

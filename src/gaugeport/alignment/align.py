@@ -17,7 +17,6 @@ from gaugeport.alignment.evidence import (
     activation_evidence,
     both,
     check_comparable,
-    check_tokenizers,
     pair_moments,
     weight_evidence,
 )
@@ -28,6 +27,7 @@ from gaugeport.alignment.matchers import (
     default_matchers,
     match,
 )
+from gaugeport.alignment.tokenizers import check_tokenizers
 from gaugeport.groups import GROUPS, Element, compose, contains
 from gaugeport.streams.activations import check_sites
 from gaugeport.streams.massive import LEAVE_OUT, check_treatment
@@ -126,7 +126,8 @@ def align(
         matcher: name of the matcher. Default: the group's own.
         skip_first: number of tokens to leave out at the start of each row, massive or not.
         token_ids: int64[n], the vocabulary rows that count as weight evidence, e.g. those seen in training.
-        tokenizers: A's and B's tokenizers, to check that they map every string to the same id.
+        tokenizers: A's and B's tokenizers, to check that they encode texts to the same ids
+            (:mod:`gaugeport.alignment.tokenizers`).
         allow_larger: accept a group larger than the chart's symmetry, e.g. O(d) between independent models.
         abstain: leave coordinates with a smaller margin out of ``kept``. The gauge stays complete. The margin
             of a permutation is in units of the evidence (a correlation or cosine; their sum for ``"both"``)

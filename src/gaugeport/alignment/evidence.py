@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gaugeport.alignment.moments import Moments, MomentStream
 from gaugeport.charts import Chart, chart_of
 from gaugeport.charts.chart import check_movable
+from gaugeport.charts.tokens import check_ids
 from gaugeport.streams.activations import check_sites, streams_at
 from gaugeport.streams.massive import LEAVE_OUT, check_treatment, massive_tokens, without_tokens
 
@@ -60,17 +61,6 @@ def check_comparable(model_a: nn.Module, model_b: nn.Module, vocabulary: bool = 
 
 def _vocabulary_size(model: nn.Module) -> int:
     return model.get_input_embeddings().weight.shape[0]  # type: ignore[operator, no-any-return]
-
-
-def check_tokenizers(tokenizer_a: object, tokenizer_b: object) -> None:
-    """Raise ``ValueError`` unless both tokenizers map the same strings to the same ids."""
-    vocab_a, vocab_b = (t.get_vocab() for t in (tokenizer_a, tokenizer_b))  # type: ignore[attr-defined]
-    differing = sorted(t for t in vocab_a.keys() | vocab_b.keys() if vocab_a.get(t) != vocab_b.get(t))
-    if differing:
-        raise ValueError(
-            "A and B must share a tokenizer, because activations are compared token by token; "
-            f"{len(differing)} entries differ, the first {differing[:3]}"
-        )
 
 
 def pair_moments(
@@ -225,8 +215,7 @@ def weight_evidence(
         model_b: model B; its head and neuron axes must correspond to A's, as in two runs from one base.
         token_ids: int64[n], the rows of the embedding and unembedding that count; default all. Rows of tokens
             that neither run was trained on still equal those of the common base and give the answer away: a
-                measurement
-            of recovery must leave them out.
+            measurement of recovery must leave them out.
         cross: divide each matrix by its norm instead of dividing each column. Procrustes needs this, because
             normalised columns do not turn with a rotation.
 
@@ -235,16 +224,17 @@ def weight_evidence(
 
     Raises:
         ValueError: for models that cannot be compared, are offloaded or quantized, or have matrices that are
-            missing, of different shapes, or not finite.
+            missing, of different shapes, or not finite; for token ids outside a vocabulary.
     """
     # 1) check that both models have the same matrices
     chart_a, chart_b = check_comparable(model_a, model_b, vocabulary=token_ids is None)
     check_movable(chart_a, model_a)
     check_movable(chart_b, model_b)
-    if chart_a.tied != chart_b.tied:
-        raise ValueError(
-            f"A and B must both tie their embeddings or neither: A {chart_a.tied}, B {chart_b.tied}"
-        )
+    _check_both_tied(chart_a, chart_b)
+
+    if token_ids is not None and token_ids.dtype != torch.bool:  # a mask cannot name a row that is not there
+        check_ids(chart_a, model_a, token_ids)
+        check_ids(chart_b, model_b, token_ids)
 
     # 2) sum the cosines over matrices, each with the stream on its last axis
     weights_a, weights_b = dict(model_a.named_parameters()), dict(model_b.named_parameters())
@@ -278,6 +268,21 @@ def weight_evidence(
                 stacklevel=2,
             )
     return total / count
+
+
+def _check_both_tied(chart_a: Chart, chart_b: Chart) -> None:
+    """Raise ``ValueError`` if only one model ties its embeddings; name folding first where it untied one."""
+    if chart_a.tied == chart_b.tied:
+        return
+    untied, tied = ("A", "B") if chart_b.tied else ("B", "A")
+    chart = chart_a if untied == "A" else chart_b
+    if chart.folded and chart.foldable and chart_a.folded != chart_b.folded:
+        raise ValueError(
+            f"{untied} is folded (every gain is 1, and folding unties the embeddings) and {tied} is not: "
+            f"their weights differ by the gains. Allowed: fold_gains({tied}) first, the unfolded {untied}, "
+            "or evidence='activations'"
+        )
+    raise ValueError(f"A and B must both tie their embeddings or neither: A {chart_a.tied}, B {chart_b.tied}")
 
 
 def both(activations: Tensor, weights: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gaugeport.charts.chart import Chart, chart_of, check_movable
 from gaugeport.charts.logit_change import change_under, random_tokens, yardstick_for
+from gaugeport.charts.tokens import check_tokens
 from gaugeport.groups import GROUPS, LinearGauge, Orthogonal, SignedPermutation
 
 BROKEN_LOGIT_CHANGE = 0.1
@@ -109,14 +110,15 @@ def certify(
         model: A causal LM. It is not changed (a copy is made), and dropout is off.
         generator: Draws elements and tokens; None for seed 0.
         elements: How many elements to draw inside and outside.
-        tokens: int64[batch, length], instead of random ones.
+        tokens: int64[batch, length], instead of random ones (at most 16 a row, fewer if the model has fewer
+            positions).
 
     Returns:
         The certificate. ``print`` it for a summary.
 
     Raises:
-        ValueError: If :func:`chart_of` raises, if the model is offloaded or quantized, or if
-            ``elements`` is below 1.
+        ValueError: If :func:`chart_of` raises, if the model is offloaded or quantized, if ``elements`` is
+            below 1, or if the model does not take the ``tokens``.
     """
     if elements < 1:
         raise ValueError(f"elements must be at least 1, got {elements}")
@@ -126,6 +128,7 @@ def certify(
         model = copy.deepcopy(model).float()
     chart = chart_of(model)
     tokens = random_tokens(model, generator) if tokens is None else tokens
+    check_tokens(chart, model, tokens)
     work = copy.deepcopy(model)
     # the order of the draws is fixed: members, elements outside, then the yardstick's permutations
     members: list[Any] = [GROUPS[chart.group].random(chart.width, generator) for _ in range(elements)]

@@ -40,8 +40,12 @@ def relative_change(before: Tensor, after: Tensor) -> float:
 
 
 def random_tokens(model: Any, generator: torch.Generator, batch: int = 4, length: int = 16) -> Tensor:
-    """Draw uniform token ids, int64[batch, length], on the model's device."""
+    """Draw uniform token ids, int64[batch, length], on the model's device.
+
+    A model with fewer than ``length`` positions gets rows of as many tokens as it has positions.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
+    length = min(length, getattr(model.config, "max_position_embeddings", None) or length)
     tokens = torch.randint(0, rows, (batch, length), generator=generator)
     return tokens.to(model.get_input_embeddings().weight.device)
 

@@ -22,20 +22,23 @@ class Orthogonal(Element):
         matrix: float[d, d] with orthonormal rows. Stored as float64.
 
     Raises:
-        ValueError: If the matrix is not square or not orthogonal.
+        ValueError: If the matrix is not square or not orthogonal, for instance because it was rounded to 16
+            bits.
     """
 
     matrix: Tensor
     group: ClassVar[str] = "orthogonal"
 
     def __post_init__(self) -> None:
-        q = torch.as_tensor(self.matrix).detach().cpu().to(torch.float64, copy=True)
+        given = torch.as_tensor(self.matrix).detach().cpu()
+        q = given.to(torch.float64, copy=True)
         if q.dim() != 2 or q.shape[0] != q.shape[1]:
             raise ValueError(f"an orthogonal matrix is square, got shape {tuple(q.shape)}")
         error = float((q @ q.T - torch.eye(len(q), dtype=q.dtype)).abs().max()) if len(q) else 0.0
         if not error <= ORTHOGONALITY_TOLERANCE:
             raise ValueError(
                 f"matrix is not orthogonal: max|QQ'-I| = {error:.2g}, allowed {ORTHOGONALITY_TOLERANCE}"
+                + _half_precision_note(given, error)
             )
         object.__setattr__(self, "matrix", q)
 
@@ -100,6 +103,22 @@ class MeanPreservingOrthogonal(Orthogonal):
         sign = torch.randint(0, 2, (), generator=generator, dtype=torch.float64) * 2 - 1
         inner = haar_matrix(d - 1, generator)
         return cls(basis @ inner @ basis.T + sign / d)
+
+
+def _half_precision_note(matrix: Tensor, error: float) -> str:
+    """Return what to do about a matrix that is not orthogonal because it was rounded to 16 bits, else "".
+
+    Rounding each entry by half of eps changes no entry of QQᵀ by more than eps; twice that is allowed here.
+    """
+    for dtype in (torch.bfloat16, torch.float16):
+        rounded = matrix.dtype == dtype or torch.equal(matrix.to(dtype).to(matrix.dtype), matrix)
+        if matrix.dtype == dtype or (rounded and error <= 2 * torch.finfo(dtype).eps):
+            name = str(dtype).removeprefix("torch.")
+            return (
+                f". Its entries are rounded to {name}, which is too coarse: pass float32 or float64, made in "
+                "float32 or wider (converting the rounded matrix does not help)"
+            )
+    return ""
 
 
 def haar_matrix(d: int, generator: torch.Generator | None = None) -> Tensor:

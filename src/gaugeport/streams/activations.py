@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gaugeport.charts import Chart
+from gaugeport.charts.tokens import check_tokens
 
 
 def all_sites(n_blocks: int) -> list[str]:
@@ -100,7 +101,7 @@ def streams_at(
 
     Raises:
         TypeError: If the batch is not a mapping with 2-dimensional tensors.
-        ValueError: If a token id is not in the vocabulary.
+        ValueError: If a token id is not in the vocabulary, or a row is longer than the model's positions.
     """
     _check_batch(model, chart, batch)
     # hooks of an offloaded model move its inputs to the right device
@@ -135,6 +136,4 @@ def _check_batch(model: nn.Module, chart: Chart, batch: Any) -> None:
         if key in batch and (not isinstance(value, Tensor) or value.dim() != 2):
             shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
             raise TypeError(f"expected {key} as a tensor [b, t], got a {type(value).__name__}{shape}")
-    vocabulary, ids = len(chart.embedding(model).weight), batch["input_ids"]  # type: ignore[arg-type]
-    if ids.numel() and int(ids.max()) >= vocabulary:
-        raise ValueError(f"token id {int(ids.max())} is not in the model's vocabulary, 0 to {vocabulary - 1}")
+    check_tokens(chart, model, batch["input_ids"])
