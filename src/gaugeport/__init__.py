@@ -22,7 +22,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaugeport.alignment.align import Alignment, align, align_along
+    from gaugeport.alignment.align import align, align_along
+    from gaugeport.alignment.result import Alignment
     from gaugeport.charts import Certificate, Chart, certify, chart_of, fold_gains
     from gaugeport.groups import (
         AffineGauge,
@@ -95,7 +96,8 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    **dict.fromkeys(("Alignment", "align", "align_along"), "alignment.align"),
+    **dict.fromkeys(("align", "align_along"), "alignment.align"),
+    "Alignment": "alignment.result",
     **dict.fromkeys(("Certificate", "Chart", "certify", "chart_of", "fold_gains"), "charts"),
     **dict.fromkeys(("AffineGauge", "GlobalSignPermutation", "MeanPreservingOrthogonal"), "groups"),
     **dict.fromkeys(("Orthogonal", "Permutation", "SignedPermutation", "compose"), "groups"),

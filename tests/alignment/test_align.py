@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -175,6 +176,9 @@ def test_align_along_composes_its_links(evidence):
         margin = torch.minimum(margin[link.gauge.perm], link.margin)  # in the next model's coordinates
     assert whole.gauge == gauge and torch.equal(whole.margin, margin)
     assert whole.gauge == compose(plants[3], plants[0].inverse())
+    assert [link.gauge for link in whole.links] == [link.gauge for link in links]
+    assert all(torch.equal(one.margin, link.margin) for one, link in zip(whole.links, links, strict=True))
+    assert whole.links[0].links == links[0].links == (), "a link is no walk"
     opened = []
     lazy = align_along(
         [lambda k=k: opened.append(k) or models[k] for k in range(4)], batches, evidence=evidence
@@ -182,6 +186,36 @@ def test_align_along_composes_its_links(evidence):
     assert lazy.gauge == gauge and opened == [0, 1, 2, 3]
     with pytest.raises(ValueError, match=r"at least two checkpoints.*got 1"):
         align_along(models[:1], batches)
+
+
+def test_print_says_in_two_lines_what_was_found():
+    model, g = model_of(LLAMA), planted(LLAMA)
+    other = transport_model(noisy(model, 0.5), g)
+    found = align(model, other, batches_of(), sites="block1", abstain=0.02)
+    below, kept = float((found.margin <= 0).double().mean()), int((found.margin >= 0.02).sum())
+    assert 0 < below == found.share_without_margin < 1 and 0 < kept < D
+    assert str(found).split("\n") == [
+        "signed_permutation by hungarian_abs from activations at block1",
+        f"kept {kept} of 32, median margin {float(found.margin.median()):.3g}, {below:.1%} of margins <= 0",
+    ]
+    assert str(align(model, other, evidence="weights")).startswith(
+        "signed_permutation by hungarian_abs from weights\nkept 32 of 32, "
+    )
+    walk = align_along([model, model, other], batches_of(), evidence="both", group="permutation")
+    assert str(walk).startswith(
+        "permutation by hungarian_raw from weights and activations at embed, block0, block1, composed of 2"
+        " links\n"
+    )
+    many = replace(found, sites=tuple(f"block{i}" for i in range(30)))
+    assert "at 30 sites (block0 to block29)\n" in str(many)
+
+
+def test_sites_may_be_named_as_modules_and_hooks():
+    model, g = model_of(LLAMA), planted(LLAMA)
+    other = transport_model(noisy(model, 0.1), g)
+    wanted = align(model, other, batches_of(), sites=["block0", "block1"])
+    found = align(model, other, batches_of(), sites=["model.layers.0", "blocks.1.hook_resid_post"])
+    assert found.sites == wanted.sites == ("block0", "block1") and torch.equal(found.margin, wanted.margin)
 
 
 def test_saved_gauge_records_how_it_was_recovered(tmp_path):

@@ -1,12 +1,16 @@
 """Residual streams at sites: where they are read, which tokens count, and how a gauge changes them."""
 
+import re
+
 import pytest
 import torch
 
+from gaugeport.alignment.evidence import pair_moments
 from gaugeport.charts import chart_of
 from gaugeport.groups import GlobalSignPermutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.streams.activations import all_sites, check_sites, streams_at
+from gaugeport.streams.activations import all_sites, check_site, check_sites, streams_at
+from gaugeport.streams.interventions import edited
 from gaugeport.transport import transport_model
 
 D = 32
@@ -120,3 +124,75 @@ def test_rows_longer_than_the_positions_are_refused_before_the_model_runs():
     streams_at(model, chart_of(model), batch(length=10), ["block0"])
     rotary = tiny_model("llama", gen(0), max_position_embeddings=10)
     assert len(streams_at(rotary, chart_of(rotary), batch(length=16), ["block0"])["block0"]) == 6 * 15
+
+
+NAMES = {
+    "embed": "embed",
+    "block1": "block1",
+    "model.layers.0": "block0",
+    "blocks.0.hook_resid_pre": "embed",
+    "blocks.1.hook_resid_pre": "block0",
+    "blocks.1.hook_resid_post": "block1",
+    "hook_embed": "embed",
+}
+"""Names of sites of a Llama with two blocks -> ours."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_modules_and_hooks_are_sites(name):
+    model = tiny_model("llama", gen(0))
+    chart = chart_of(model)
+    assert check_sites(name, 2, chart) == check_sites([name], 2, chart) == [NAMES[name]]
+    stream, ours = (streams_at(model, chart, batch(), [site])[site] for site in (name, NAMES[name]))
+    assert torch.equal(stream, ours)
+    with edited(model, chart, name, lambda x: 0 * x):
+        changed = streams_at(model, chart, batch(), [NAMES[name]], skip_first=0)
+    if NAMES[name] != "embed":  # hooks on what enters the first block see it before it is edited
+        assert not changed[NAMES[name]].any()
+    moments = pair_moments({"a": model}, [("a", "a")], [batch()], [name])["a", "a"]
+    assert list(moments) == [NAMES[name]]
+
+
+def test_each_site_counts_once_however_it_is_named():
+    chart = chart_of(tiny_model("llama", gen(0)))
+    names = ["block1", "model.layers.1", "hook_embed", "blocks.1.hook_resid_post", "block0"]
+    assert check_sites(names, 2, chart) == ["block1", "embed", "block0"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2", "gemma2"])
+def test_the_module_name_of_a_block_outputs_its_site(family):
+    model = tiny_model(family, gen(0))
+    chart = chart_of(model)
+    module = {id(m): name for name, m in model.named_modules()}[id(chart.blocks(model)[1])]
+    assert check_sites(module, 2, chart) == ["block1"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "block2", "block-1", "block01", "", "model.layers.2", "model.layers.-1", "model.layers.1.mlp",
+        "transformer.h.1", "blocks.2.hook_resid_post", "blocks.2.hook_resid_pre.x", "blocks.3.hook_resid_pre",
+        "blocks.1.hook_mlp_out", "blocks.-1.hook_resid_post", 1, None, ["block0"], 1.5,
+    ],
+)  # fmt: skip
+def test_other_names_are_refused_with_what_is_allowed(name):
+    chart = chart_of(tiny_model("llama", gen(0)))
+    allowed = r"allowed: all, embed, block0, block1; for block K also model\.layers\.K, blocks\.K\.hook_resid"
+    with pytest.raises(ValueError, match=rf"unknown site .*{re.escape(str(name))}.*{allowed}"):
+        check_sites(["block0", name], 2, chart)
+    with pytest.raises(ValueError, match="unknown site"):
+        check_sites("model.layers.1", 2)  # without a chart no module is known
+
+
+def test_token_embedding_of_a_model_that_adds_positions_is_no_site():
+    """In GPT-2 what enters the first block is not ``hook_embed``: positions are added in between."""
+    chart = chart_of(tiny_model("gpt2", gen(0)))
+    assert check_sites("blocks.0.hook_resid_pre", 2, chart) == ["embed"]
+    with pytest.raises(ValueError, match=r"unknown site \['hook_embed'\].*hook_resid_pre$"):
+        check_sites("hook_embed", 2, chart)
+
+
+def test_one_site_is_not_all_of_them():
+    assert check_site("blocks.1.hook_resid_post", 2) == "block1"
+    with pytest.raises(ValueError, match="expected one site, got 'all'; allowed: embed, block0, block1"):
+        check_site("all", 2)

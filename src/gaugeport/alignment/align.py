@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -27,8 +27,9 @@ from gaugeport.alignment.matchers import (
     default_matchers,
     match,
 )
+from gaugeport.alignment.result import Alignment, check_some_kept
 from gaugeport.alignment.tokenizers import check_tokenizers
-from gaugeport.groups import GROUPS, Element, compose, contains
+from gaugeport.groups import GROUPS, compose, contains
 from gaugeport.streams.activations import check_sites
 from gaugeport.streams.massive import LEAVE_OUT, check_treatment
 
@@ -36,59 +37,6 @@ EVIDENCE = ("activations", "weights", "both")
 
 WARN_BELOW_MEDIAN_MARGIN = 1e-3
 """``align`` warns below this median margin (in units of the evidence): the models look unrelated."""
-
-
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """A recovered gauge, how clearly each coordinate was placed, and how it was found.
-
-    To try another threshold without matching again, use ``dataclasses.replace(alignment, abstain=x)``.
-    """
-
-    gauge: Element
-    """The element g with ``g·x_A ≈ x_B``."""
-    margin: Tensor
-    """float64[d], one margin per coordinate of B."""
-    objective: float
-    """The value that the matcher maximised."""
-    group: str
-    matcher: str
-    evidence: str
-    """One of :data:`EVIDENCE`."""
-    sites: tuple[str, ...]
-    """The sites whose activations were used; empty for weight evidence."""
-    abstain: float | None = None
-    """Coordinates with a margin below this are left out of ``kept``."""
-    massive_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Site -> how many tokens were left out because their activations are massive."""
-
-    @property
-    def kept(self) -> Tensor:
-        """Return bool[d]: which coordinates *of B* have a margin of at least ``abstain``.
-
-        Without a threshold all of them are kept.
-
-        Pass this to ``transport_direction(v, g, kept=...)`` and ``transport_indices(indices, g, kept=...)``.
-        A direction then loses the share ``lost_share(v, g, kept)`` of its squared length; an index list loses
-        the entries that it reports as ``dropped``. Models, SAEs and optimizer states can only be moved as a
-        whole, by the complete ``gauge``.
-        """
-        if self.abstain is None:
-            return torch.ones_like(self.margin, dtype=torch.bool)
-        return self.margin >= self.abstain
-
-    def provenance(self) -> dict[str, Any]:
-        """Return what to store with the gauge: ``alignment.gauge.save(path, alignment.provenance())``."""
-        return {
-            "group": self.group,
-            "matcher": self.matcher,
-            "evidence": self.evidence,
-            "objective": self.objective,
-            "abstain": self.abstain,
-            "sites": list(self.sites),
-            "massive_tokens": dict(self.massive_tokens),
-            "kept": int(self.kept.sum()),
-        }
 
 
 def align(
@@ -122,7 +70,8 @@ def align(
             differ.
         evidence: ``"activations"``, ``"weights"`` or ``"both"``. Weights require runs from one base, because
             their head and neuron axes must correspond.
-        sites: ``"all"`` (averaged) or a list of ``embed``, ``block0``, ...; used by activation evidence only.
+        sites: ``"all"`` (averaged), or one or several of ``embed``, ``block0``, ... or other libraries' names
+            of them (:func:`gaugeport.streams.activations.check_sites`); used by activation evidence only.
         matcher: name of the matcher. Default: the group's own.
         skip_first: number of tokens to leave out at the start of each row, massive or not.
         token_ids: int64[n], the vocabulary rows that count as weight evidence, e.g. those seen in training.
@@ -177,7 +126,7 @@ def align(
             raise ValueError(
                 f"evidence={evidence!r} needs batches of tokens; allowed without batches: evidence='weights'"
             )
-        used_sites = check_sites(sites, len(chart_a.blocks(model_a)))
+        used_sites = check_sites(sites, len(chart_a.blocks(model_a)), chart_a)
         moments = pair_moments(
             {"A": model_a, "B": model_b},
             [("A", "B")],
@@ -209,7 +158,7 @@ def align(
     alignment = Alignment(
         *found, group, matcher_name, evidence, tuple(used_sites), abstain, massive_tokens=left_out
     )
-    _check_some_kept(alignment)
+    check_some_kept(alignment)
     return alignment
 
 
@@ -234,7 +183,7 @@ def align_along(
         **options: further arguments of :func:`align`.
 
     Returns:
-        The alignment of the first model with the last.
+        The alignment of the first model with the last; its ``links`` are the local ones.
 
     Raises:
         ValueError: for fewer than two models, and as :func:`align`.
@@ -247,10 +196,10 @@ def align_along(
     for next_model in models[1:]:
         there = _loaded(next_model)
         link = align(here, there, batches, group, evidence, sites, **options)
-        total = link if total is None else _compose_alignments(total, link)
+        total = replace(link, links=(link,)) if total is None else _compose_alignments(total, link)
         here = there
     assert total is not None
-    _check_some_kept(total)
+    check_some_kept(total)
     return total
 
 
@@ -264,15 +213,8 @@ def _compose_alignments(first: Alignment, second: Alignment) -> Alignment:
         gauge=compose(second.gauge, first.gauge),
         margin=torch.minimum(first_margin, second.margin),
         massive_tokens={s: n + first.massive_tokens[s] for s, n in second.massive_tokens.items()},
+        links=(*first.links, second),
     )
-
-
-def _check_some_kept(alignment: Alignment) -> None:
-    if not bool(alignment.kept.any()):
-        raise ValueError(
-            f"abstain={alignment.abstain} leaves no coordinate: "
-            f"the largest margin is {float(alignment.margin.max()):.4g}"
-        )
 
 
 def _loaded(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:

@@ -82,7 +82,7 @@ def pair_moments(
         models: models by name. Vocabularies may differ if all models know the ids in the batches.
         pairs: names ``(a, b)`` of the models to compare.
         batches: dicts of ``input_ids`` int64[b, t] and optionally ``attention_mask`` int64[b, t].
-        sites: ``"all"`` or a list of ``embed``, ``block0``, ...
+        sites: ``"all"`` or names of sites (:func:`gaugeport.streams.activations.check_sites`).
         skip_first: number of tokens to leave out at the start of each row.
         whiten: ZCA-whiten the activations on each side, so that coordinates are decorrelated within their own
             model. Whitening commutes with signed permutations.
@@ -92,7 +92,7 @@ def pair_moments(
             (:mod:`gaugeport.streams.massive`), or ``keep`` it.
 
     Returns:
-        Pair -> site -> moments; their ``left_out`` counts the massive tokens.
+        Pair -> site (``embed``, ``block0``, ...) -> moments; their ``left_out`` counts the massive tokens.
 
     Raises:
         ValueError: for models that cannot be compared, activations that are not finite, or an unknown
@@ -105,7 +105,8 @@ def pair_moments(
     charts = {name: chart_of(models[name]) for name in names}
     for a, b in measured_pairs:
         check_comparable(models[a], models[b], vocabulary=False)
-    chosen_sites = check_sites(sites, len(charts[names[0]].blocks(models[names[0]])))
+    first = charts[names[0]]
+    chosen_sites = check_sites(sites, len(first.blocks(models[names[0]])), first)
 
     # 2) run every model on every batch
     streams = {

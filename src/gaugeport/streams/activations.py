@@ -7,7 +7,8 @@ final norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,19 +24,62 @@ def all_sites(n_blocks: int) -> list[str]:
     return ["embed", *(f"block{i}" for i in range(n_blocks))]
 
 
-def check_sites(sites: str | Sequence[str], n_blocks: int) -> list[str]:
-    """Return a list of sites from ``"all"``, one name or several names.
+def check_sites(sites: str | Sequence[str], n_blocks: int, chart: Chart | None = None) -> list[str]:
+    """Return sites under the names of :func:`all_sites`, each once, in the order given.
 
-    Raises ``ValueError`` for an unknown name and for an empty list.
+    Other libraries' names are read too: the name of a block's module (``model.layers.9`` in a Llama), and the
+    hook names of TransformerLens, which SAEs are labelled with. ``blocks.9.hook_resid_post`` is ``block9``,
+    ``blocks.9.hook_resid_pre`` is ``block8``, and ``blocks.0.hook_resid_pre`` is ``embed``. ``hook_embed`` is
+    ``embed`` where nothing is added to the token embedding before the first block, as positions are in GPT-2.
+
+    Args:
+        sites: ``"all"``, one name or several.
+        n_blocks: The number of blocks.
+        chart: The model's chart; without it, names of modules are unknown.
+
+    Raises:
+        ValueError: For a name that is none of these, and for an empty list.
     """
     allowed = all_sites(n_blocks)
-    if sites == "all":
+    if isinstance(sites, str) and sites == "all":
         return allowed
-    names = [sites] if isinstance(sites, str) else list(sites)
-    unknown = [s for s in names if s not in allowed]
+    names = [sites] if isinstance(sites, str) or not isinstance(sites, Iterable) else list(sites)
+    found = [_site(name, chart) for name in names]
+    unknown = [name for name, site in zip(names, found, strict=True) if site not in allowed]
     if unknown or not names:
-        raise ValueError(f"unknown site {unknown or names}; allowed: all, {', '.join(allowed)}")
-    return names
+        module = "" if chart is None else f"{chart.family.blocks}.K, "
+        raise ValueError(
+            f"unknown site {unknown or names}; allowed: all, {', '.join(allowed)}; for block K also {module}"
+            "blocks.K.hook_resid_post, and for what enters it blocks.K.hook_resid_pre"
+            + ("" if _adds_positions(chart) else " or hook_embed")
+        )
+    return list(dict.fromkeys(site for site in found if site is not None))
+
+
+def check_site(site: str, n_blocks: int, chart: Chart | None = None) -> str:
+    """Return one site's name as :func:`check_sites` does. Raises ``ValueError`` for ``"all"`` too."""
+    if site == "all":
+        raise ValueError(f"expected one site, got 'all'; allowed: {', '.join(all_sites(n_blocks))}")
+    return check_sites([site], n_blocks, chart)[0]
+
+
+def _site(name: object, chart: Chart | None) -> str | None:
+    """Return our name of what may be a site, or None. Whether there is such a block is not checked."""
+    if not isinstance(name, str):
+        return None
+    if name == "hook_embed":
+        return None if _adds_positions(chart) else "embed"
+    if hook := re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", name):
+        block = int(hook[1]) - (hook[2] == "pre")
+        return "embed" if block < 0 else f"block{block}"
+    module, _, number = name.rpartition(".")
+    if chart is not None and module == chart.family.blocks:
+        return f"block{number}"
+    return name
+
+
+def _adds_positions(chart: Chart | None) -> bool:
+    return chart is not None and bool(chart.names("position"))
 
 
 def middle_site(model: nn.Module, chart: Chart) -> str:
@@ -45,9 +89,13 @@ def middle_site(model: nn.Module, chart: Chart) -> str:
 
 @contextmanager
 def record_streams(model: nn.Module, chart: Chart, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """While open, store the streams of every forward pass in the yielded dict, site -> [batch, time, d]."""
+    """While open, store the streams of every forward pass in the yielded dict, site -> [batch, time, d].
+
+    The keys are the sites' names as they are given. Raises ``ValueError`` for an unknown one.
+    """
     streams: dict[str, Tensor] = {}
     blocks = chart.blocks(model)
+    place_of = {site: check_site(site, len(blocks), chart) for site in sites}
     handles = []
 
     def keep(site: str, value: Any) -> None:
@@ -62,11 +110,11 @@ def record_streams(model: nn.Module, chart: Chart, sites: Sequence[str]) -> Iter
     def leaving(site: str) -> Any:
         return lambda module, args, output: keep(site, output)
 
-    for site in sites:
-        if site == "embed":
+    for site, place in place_of.items():
+        if place == "embed":
             handles.append(blocks[0].register_forward_pre_hook(entering(site), with_kwargs=True))
         else:
-            handles.append(blocks[int(site.removeprefix("block"))].register_forward_hook(leaving(site)))
+            handles.append(blocks[int(place.removeprefix("block"))].register_forward_hook(leaving(site)))
     try:
         yield streams
     finally:
@@ -91,17 +139,18 @@ def streams_at(
         model: The model.
         chart: Its chart.
         batch: ``input_ids`` int64[b, t] and, optionally, ``attention_mask`` of the same shape.
-        sites: Names of sites.
+        sites: Names of sites, as :func:`check_sites` reads them.
         skip_first: How many tokens of each text to leave out. The first token carries massive activations.
         mean_free: For LayerNorm models, subtract each row's mean. No reader sees the component along the
             all-ones direction.
 
     Returns:
-        site -> float32[tokens, d], without padding.
+        Site, as it was named -> float32[tokens, d], without padding.
 
     Raises:
         TypeError: If the batch is not a mapping with 2-dimensional tensors.
-        ValueError: If a token id is not in the vocabulary, or a row is longer than the model's positions.
+        ValueError: If a site is unknown, a token id is not in the vocabulary, or a row is longer than the
+            model's positions.
     """
     _check_batch(model, chart, batch)
     # hooks of an offloaded model move its inputs to the right device

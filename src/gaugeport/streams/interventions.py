@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gaugeport.charts import Chart
-from gaugeport.streams.activations import check_sites
+from gaugeport.streams.activations import check_site
 from gaugeport.utils.precision import at_least_float32
 
 Edit = Callable[[Tensor], Tensor]
@@ -21,10 +21,10 @@ Edit = Callable[[Tensor], Tensor]
 def edited(model: nn.Module, chart: Chart, site: str, edit: Edit) -> Iterator[None]:
     """While open, replace the stream at ``site`` by ``edit(stream)`` in every forward pass of ``model``.
 
-    Raises ``ValueError`` for a site that is not in :func:`gaugeport.streams.activations.all_sites`.
+    Raises ``ValueError`` for a site that :func:`gaugeport.streams.activations.check_site` does not know.
     """
     blocks = chart.blocks(model)
-    check_sites(site, len(blocks))
+    place = check_site(site, len(blocks), chart)
 
     def leaving(module: nn.Module, args: Any, output: Any) -> Any:
         return edit(output) if isinstance(output, Tensor) else (edit(output[0]), *output[1:])
@@ -34,10 +34,10 @@ def edited(model: nn.Module, chart: Chart, site: str, edit: Edit) -> Iterator[No
             return (edit(args[0]), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
 
-    if site == "embed":
+    if place == "embed":
         handle: Any = blocks[0].register_forward_pre_hook(entering, with_kwargs=True)
     else:
-        handle = blocks[int(site.removeprefix("block"))].register_forward_hook(leaving)
+        handle = blocks[int(place.removeprefix("block"))].register_forward_hook(leaving)
     try:
         yield
     finally:

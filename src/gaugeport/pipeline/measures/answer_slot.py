@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gaugeport.charts import Chart
-from gaugeport.streams.activations import check_sites, record_streams
+from gaugeport.streams.activations import check_site, record_streams
 from gaugeport.streams.interventions import Edit
 from gaugeport.streams.massive import LEAVE_OUT, check_treatment, massive_tokens
 
@@ -142,7 +142,8 @@ class Slot:
         Raises:
             ValueError: the model is in training mode, or the site is not the output of a block.
         """
-        self.model, self.chart, self.site = model, chart, site
+        self.model, self.chart = model, chart
+        self.site = check_site(site, len(chart.blocks(model)), chart)
         self.words = tuple(w.to(model.device) for w in words)
         self._below = list(_streams(model, chart, site, batches))
 
@@ -239,7 +240,7 @@ def _streams(
     model: Any, chart: Chart, site: str, batches: Sequence[Prompts]
 ) -> Iterator[tuple[Prompts, Tensor]]:
     """Yield every batch on the model's device, and the stream at the site."""
-    check_sites(site, len(chart.blocks(model)))
+    site = check_site(site, len(chart.blocks(model)), chart)
     if model.training or site == "embed":
         mode = "training" if model.training else "evaluation"
         raise ValueError(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gaugeport.charts import Chart, chart_of
 from gaugeport.charts.rules import matches
-from gaugeport.streams.activations import check_sites, record_streams
+from gaugeport.streams.activations import check_site, record_streams
 from gaugeport.streams.interventions import edited
 from gaugeport.streams.massive import LEAVE_OUT, check_treatment, massive_tokens
 
@@ -92,7 +92,7 @@ def score_importance(
             token to count, or scores that are not finite.
     """
     chart = chart_of(model)
-    check_sites(site, len(chart.blocks(model)))
+    site = check_site(site, len(chart.blocks(model)), chart)
     if site == "embed" or baseline not in BASELINES or ig_steps < 1:
         raise ValueError(
             f"site={site}, baseline={baseline!r}, ig_steps={ig_steps}; allowed: the output of a block; "
