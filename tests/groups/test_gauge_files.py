@@ -1,16 +1,15 @@
 """Check that gauge files keep the element and its provenance, and that invalid files raise."""
 
-import pytest
-import torch
-from safetensors.torch import save_file
+import json
 
-from gauge_elements import LINEAR, gen
-from gaugeport.groups import (
-    AffineGauge,
-    SignedPermutation,
-    load,
-    provenance,
-)
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from gauge_elements import EXACT, LINEAR, gen
+from gaugeport.groups import AffineGauge, SignedPermutation, files, load, provenance
 
 
 def every_element(d=6):
@@ -71,3 +70,61 @@ def test_invalid_files_raise(tmp_path):
         save_file({"weight": torch.ones(3)}, tmp_path / "half", metadata={"gaugeport_group": group, **extra})
         with pytest.raises(ValueError, match=rf"not a complete gauge file of group '{group}'"):
             load(tmp_path / "half")
+    damaged = {
+        "two of one index": {"perm": torch.tensor([0, 0, 1]), "sign": torch.ones(3)},
+        "no sign": {"perm": torch.arange(3), "sign": torch.zeros(3)},
+        "a dtype that torch cannot sort": {
+            "perm": torch.arange(3).to(torch.complex64),
+            "sign": torch.ones(3),
+        },
+    }
+    for name, tensors in damaged.items():
+        save_file(tensors, tmp_path / name, metadata={"gaugeport_group": "signed_permutation"})
+        with pytest.raises(ValueError, match=rf"{name} holds no gauge of group 'signed_permutation'"):
+            load(tmp_path / name)
+    for text in ("{", "[1]", "[" * 100_000):
+        save_file({"a": torch.ones(1)}, tmp_path / "json", metadata={"provenance": text})
+        with pytest.raises(ValueError, match=r"the provenance in .*json"):
+            provenance(tmp_path / "json")
+
+
+def acted(path, x):
+    """Act with a gauge file on a stream, with safetensors alone."""
+    with safe_open(path, "pt") as f:
+        tensors, group = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()["gaugeport_group"]
+    if "permutation" in group:
+        return x[..., tensors["perm"]] * tensors["sign"]
+    return x @ tensors["matrix"].T
+
+
+@pytest.mark.parametrize("cls", LINEAR)
+def test_gauges_are_read_without_this_package(cls, tmp_path):
+    g, x = cls.random(8, gen(1)), torch.randn(5, 8, generator=gen(2), dtype=torch.float64)
+    path = g.save(tmp_path / "g.safetensors", {"model": "tiny"})
+    assert torch.allclose(acted(path, x), g.act(x), rtol=0, atol=EXACT)
+    assert not torch.allclose(acted(path, x), g.inverse().act(x), rtol=0, atol=1e-1)
+    with safe_open(path, "pt") as f:
+        assert json.loads(f.metadata()["provenance"]) == {"model": "tiny"}
+
+
+@pytest.mark.parametrize("cls", LINEAR)
+def test_affine_gauges_are_read_without_this_package(cls, tmp_path):
+    g = AffineGauge(cls.random(8, gen(1)), torch.arange(8) / 3)
+    x = torch.randn(5, 8, generator=gen(2), dtype=torch.float64)
+    tensors = load_file(g.save(tmp_path / "g.safetensors"))
+    moved = x[..., tensors["perm"]] * tensors["sign"] if "perm" in tensors else x @ tensors["matrix"].T
+    assert torch.allclose(moved + tensors["shift"], g.act(x), rtol=0, atol=EXACT)
+
+
+def test_the_documented_lines_read_a_gauge(tmp_path, monkeypatch):
+    """The three lines are those of the docstring."""
+    lines = [line[4:] for line in files.__doc__.splitlines() if line.startswith("    ") and "=" in line]
+    assert len(lines) == 3
+    g = SignedPermutation.random(8, gen(1))
+    g.save(tmp_path / "g.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names = {"safetensors": safetensors, "x": torch.randn(5, 8), "weight": torch.rand(8)}
+    exec("\n".join(lines), names)
+    assert torch.equal(names["moved"], g.act(names["x"]))
+    assert torch.equal(names["gains"], g.act_gain(names["weight"]))
+    assert not torch.equal(names["moved"], g.inverse().act(names["x"]))

@@ -62,7 +62,7 @@ def test_composition_acts_like_both_elements_in_turn(first, second, d, seed):
     x = rows(d, generator)
     both = compose(g, h)
     assert close(both.act(x), g.act(h.act(x)), 1e-11)
-    smaller = [c for c in ALL if contains(c.group, g) and contains(c.group, h)]
+    smaller = [c for c in ALL if contains(c.group, first) and contains(c.group, second)]
     assert type(both) is smaller[0]  # ALL is ordered so that the first that holds both is the smallest
 
 
@@ -92,9 +92,39 @@ def test_contains_follows_the_inclusions_of_the_groups():
     assert set(members_of) == set(GROUPS)
     for group, members in members_of.items():
         for cls in ALL:
-            assert contains(group, cls) is contains(group, cls.random(4, gen(2))) is (cls in members)
+            assert contains(group, cls) is (cls in members)
     with pytest.raises(ValueError, match=r"unknown group 'hyperoctahedral'; allowed: permutation"):
         contains("hyperoctahedral", Permutation)
+
+
+GROUPS_WITHOUT_SIGNS = {"permutation", "global_sign_permutation", "signed_permutation"}
+GROUPS_OF_ROTATIONS = {"orthogonal", "affine"}
+
+
+@pytest.mark.parametrize(
+    ("sign", "groups"),
+    [
+        ([1, 1, 1, 1], {*GROUPS_WITHOUT_SIGNS, "mean_preserving_orthogonal"}),
+        ([-1, -1, -1, -1], {*GROUPS_WITHOUT_SIGNS - {"permutation"}, "mean_preserving_orthogonal"}),
+        ([1, 1, 1, -1], {"signed_permutation"}),
+        ([-1, -1, 1, -1], {"signed_permutation"}),
+    ],
+)
+def test_signed_permutations_are_members_by_their_signs(sign, groups):
+    g = SignedPermutation(torch.tensor([3, 1, 0, 2]), torch.tensor(sign))
+    assert {name for name in GROUPS if contains(name, g)} == groups | GROUPS_OF_ROTATIONS
+
+
+def test_rotations_are_members_by_the_direction_they_fix():
+    for seed in range(4):
+        fixing = MeanPreservingOrthogonal.random(4, gen(seed))
+        assert contains("mean_preserving_orthogonal", Orthogonal(fixing.matrix))
+        assert not contains("mean_preserving_orthogonal", Orthogonal.random(4, gen(seed)))
+    mirrored = torch.diag(torch.tensor([1.0, 1.0, 1.0, -1.0]))
+    assert not contains("mean_preserving_orthogonal", Orthogonal(mirrored))
+    # a matrix is never taken for a permutation: gains need the permutation itself
+    assert not any(contains(name, Orthogonal.identity(4)) for name in GROUPS_WITHOUT_SIGNS)
+    assert not contains("orthogonal", AffineGauge.identity(4))
 
 
 @pytest.mark.parametrize("cls", LINEAR)

@@ -157,6 +157,9 @@ def test_modules_shapes_and_gauges_that_do_not_fit_are_refused():
         transport_lora(tensors, SignedPermutation.identity(31), model, config=settings)
     with pytest.raises(ValueError, match=r"linear gauge, got .*'affine'"):
         transport_lora(tensors, AffineGauge.random(D, generator()), model, config=settings)
-    with pytest.raises(ValueError, match="without adapters"):
+    with pytest.raises(ValueError, match="carries adapters of peft"):
         transport_lora(tensors, g, attach(model, config).base_model.model, config=settings)
     transport_lora(tensors, Orthogonal.random(D, generator()), model, config=settings, strict=False)
+    eight_bits = tensors[q_proj].to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match=r"lora_A.weight is torch.float8_e4m3fn; expected floats of 16 bits"):
+        transport_lora(tensors | {q_proj: eight_bits}, g, model, config=settings)

@@ -216,8 +216,9 @@ def refused(source, tmp_path, error, match, **options):
 
 def test_an_existing_folder_is_never_overwritten(run, tmp_path):
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("1")
     refused(run[0], tmp_path, FileExistsError, "exists already")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["old"]
 
 
 @pytest.mark.parametrize("shard", ["pytorch_model_fsdp_0", "optimizer_0", "global_step3"])

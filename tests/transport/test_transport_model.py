@@ -89,10 +89,18 @@ def test_layernorm_families_refuse_signed_permutations(family, folded):
     transport_model(model, element(Permutation))
 
 
-def test_layernorm_families_refuse_a_signed_permutation_even_if_all_signs_agree():
-    g = SignedPermutation(torch.randperm(32), torch.ones(32))
-    with pytest.raises(ValueError, match="signed_permutation"):
-        transport_model(tiny("gpt_neox"), g)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("folded", [False, True])
+def test_layernorm_families_accept_a_signed_permutation_whose_signs_agree(sign, folded):
+    """Membership is by value, not by class; one sign that differs makes another function."""
+    model = fold_gains(tiny("gpt_neox")) if folded else tiny("gpt_neox")
+    perm, signs = element(Permutation).perm, torch.full((32,), sign)
+    moved = transport_model(model, SignedPermutation(perm, signs))
+    expected = transport_model(model, GlobalSignPermutation(perm, sign))
+    assert all(torch.equal(p, q) for p, q in zip(moved.parameters(), expected.parameters(), strict=True))
+    signs[3] = -sign
+    with pytest.raises(ValueError, match=r"'signed_permutation' is not .* only S_d × {±1}"):
+        transport_model(model, SignedPermutation(perm, signs))
 
 
 @pytest.mark.parametrize("cls", [Orthogonal, MeanPreservingOrthogonal])

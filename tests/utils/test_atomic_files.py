@@ -1,10 +1,11 @@
 """Check that files and folders are written whole or not at all."""
 
 import json
+import os
 
 import pytest
 
-from gaugeport.utils.files import atomic_file, atomic_folder, write_json, write_text
+from gaugeport.utils.files import atomic_file, atomic_folder, check_apart, write_json, write_text
 
 
 def test_error_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path):
@@ -42,10 +43,57 @@ def test_error_leaves_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_folder_is_never_overwritten(tmp_path):
+def test_a_filled_folder_is_overwritten_only_by_force(tmp_path):
     path = tmp_path / "folder"
     with pytest.raises(FileExistsError, match="folder exists already"), atomic_folder(path):
         path.mkdir()  # by another process, in the meantime
+        (path / "old").write_text("1")
     with pytest.raises(FileExistsError, match="folder exists already"), atomic_folder(path):
         raise AssertionError("not reached")
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [path] and (path / "old").exists()
+    with pytest.raises(OSError, match="disk full"), atomic_folder(path, force=True):
+        raise OSError("disk full")
+    assert list(tmp_path.iterdir()) == [path] and (path / "old").exists()
+    with atomic_folder(path, force=True) as temporary:
+        (temporary / "new").write_text("2")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    assert [p.name for p in path.iterdir()] == ["new"]
+
+
+def test_an_empty_folder_is_filled_and_a_link_is_refused(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    with atomic_folder(path) as temporary:
+        (temporary / "a").write_text("1")
+    assert (path / "a").exists()
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(FileExistsError, match="is a link"), atomic_folder(tmp_path / "link", force=True):
+        raise AssertionError("not reached")
+
+
+def test_a_rename_that_fails_keeps_the_old_folder(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("1")
+    rename = os.replace
+
+    def fails_at_the_end(source, target):
+        if target == path and str(source).endswith(".partial"):
+            raise OSError("disk full")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_at_the_end)
+    with pytest.raises(OSError, match="disk full"), atomic_folder(path, force=True):
+        pass
+    assert list(tmp_path.iterdir()) == [path] and (path / "old").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "what"), [("a", "is"), ("a/b", "lies in"), (".", "contains"), ("x/../a", "is")]
+)
+def test_a_result_lies_apart_from_its_source(tmp_path, out, what):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "x").mkdir()
+    with pytest.raises(ValueError, match=f"{what} the source .*a; expected a place apart"):
+        check_apart(tmp_path / out, tmp_path / "a")
+    check_apart(tmp_path / "ab", tmp_path / "a")

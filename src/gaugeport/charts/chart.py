@@ -132,9 +132,14 @@ def chart_of(model: nn.Module) -> Chart:
     have that rule's number of axes, with length d on the residual ones.
 
     Raises:
-        ValueError: If the architecture is unknown, or if tensors match no rule, match several or have another
-            shape. The message names all of them and what was expected.
+        ValueError: If the model carries adapters, the architecture is unknown, or tensors match no rule,
+            match several or have another shape. The message names all of them and what was expected.
     """
+    if carries_adapters(model):
+        raise ValueError(
+            f"this {type(model).__name__} carries adapters of peft, which no chart describes: pass "
+            "model.merge_and_unload(), or move the adapter's folder with transport_lora"
+        )
     config: Any = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     if model_type is None:
@@ -164,7 +169,7 @@ def chart_of(model: nn.Module) -> Chart:
         lines = "\n  ".join(problems)
         raise ValueError(
             f"{type(model).__name__} does not fit the rules of family {family.name!r} "
-            f"(charts/{family.name}.py):\n  {lines}\nExpected a causal LM without adapters or extra heads"
+            f"(charts/{family.name}.py):\n  {lines}\nExpected a causal LM without extra heads"
         )
     matched = {name: rule for name, rule in rules.items() if rule is not None}
     return Chart(
@@ -174,6 +179,14 @@ def chart_of(model: nn.Module) -> Chart:
         folded=_gains_are_one(family, matched, tensors),
         tied=f"{family.unembedding}.weight" in aliases,
         rules=matched,
+    )
+
+
+def carries_adapters(model: nn.Module) -> bool:
+    """Return whether peft has wrapped a model, or put adapters into its modules."""
+    return any(
+        name.startswith("base_model.") or ".base_layer." in name or ".lora_" in name
+        for name, _ in model.named_parameters()
     )
 
 

@@ -9,7 +9,12 @@ import torch
 from gaugeport.groups.affine import AffineGauge, LinearGauge
 from gaugeport.groups.element import Element
 from gaugeport.groups.permutations import GlobalSignPermutation, Permutation, SignedPermutation
-from gaugeport.groups.rotations import MeanPreservingOrthogonal, Orthogonal
+from gaugeport.groups.rotations import (
+    ORTHOGONALITY_TOLERANCE,
+    MeanPreservingOrthogonal,
+    Orthogonal,
+    mean_error,
+)
 
 GROUPS: dict[str, type[Element]] = {
     c.group: c
@@ -76,21 +81,36 @@ def smallest_common_group(g: Element, h: Element) -> type[Element]:
 
 
 def contains(group: str, element: type[Element] | Element) -> bool:
-    """Return whether a group contains every element of a class.
+    """Return whether a group contains an element, or every element of a class.
+
+    An element is judged by its value: a ``SignedPermutation`` whose signs are all equal is in S_d × {±1}, one
+    whose signs are all +1 in S_d, and an ``Orthogonal`` whose rows all sum to +1, or all to -1, in the
+    mean-preserving group. Two things are judged by class: a matrix is never taken for a permutation, because
+    gains need the permutation itself, and an ``AffineGauge`` is in no other group, even if its shift is 0.
 
     Args:
         group: A name in :data:`GROUPS`.
-        element: A class, or an element that stands for its class. Its values are not read: a signed
-            permutation whose signs are all +1 is not in ``permutation``.
+        element: An element, or a class that stands for all its elements.
 
     Raises:
         ValueError: If the group is unknown.
     """
-    cls = element if isinstance(element, type) else type(element)
     if group not in GROUPS:
         raise ValueError(f"unknown group {group!r}; allowed: {', '.join(GROUPS)}")
+    cls = element if isinstance(element, type) else _smallest_class(element)
     if group in ("orthogonal", "affine"):
         return group == "affine" or not issubclass(cls, AffineGauge)
     if group == "mean_preserving_orthogonal":
         return issubclass(cls, (GlobalSignPermutation, MeanPreservingOrthogonal))
     return issubclass(cls, GROUPS[group])
+
+
+def _smallest_class(g: Element) -> type[Element]:
+    """Return the class of the smallest group that holds an element, by its value."""
+    if isinstance(g, SignedPermutation):
+        if bool((g.sign == 1).all()):
+            return Permutation
+        return GlobalSignPermutation if bool((g.sign == -1).all()) else SignedPermutation
+    if isinstance(g, Orthogonal) and mean_error(g.matrix) <= ORTHOGONALITY_TOLERANCE:
+        return MeanPreservingOrthogonal
+    return type(g)

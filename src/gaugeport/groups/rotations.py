@@ -89,8 +89,7 @@ class MeanPreservingOrthogonal(Orthogonal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rows = self.matrix.sum(1)
-        error = min(float((rows - s).abs().max()) for s in (1.0, -1.0)) if self.size else 0.0
+        error = mean_error(self.matrix)
         if error > ORTHOGONALITY_TOLERANCE:
             raise ValueError(
                 f"matrix does not fix the all-ones vector up to sign: max|Q1 - ±1| = {error:.2g}"
@@ -119,6 +118,12 @@ def _half_precision_note(matrix: Tensor, error: float) -> str:
                 "float32 or wider (converting the rounded matrix does not help)"
             )
     return ""
+
+
+def mean_error(matrix: Tensor) -> float:
+    """Return max|Q1 - ±1|, for the sign that is nearer: how far a rotation is from fixing all-ones."""
+    rows = matrix.sum(1)
+    return min(float((rows - s).abs().max()) for s in (1.0, -1.0)) if len(rows) else 0.0
 
 
 def haar_matrix(d: int, generator: torch.Generator | None = None) -> Tensor:

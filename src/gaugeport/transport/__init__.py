@@ -29,7 +29,8 @@ SGD momentum, Muon                  vector                                  all 
 ==================================  ======================================  ==================================
 
 Files in reading order: ``axis`` (one gauge on one axis, fast), ``directions`` and ``indices``, ``model``;
-``units``, ``neurons`` and ``heads`` (gauges of neurons and heads), ``merge``; ``sae_rules`` and ``sae``;
+``units``, ``neurons`` and ``heads`` (gauges of neurons and heads), ``merge``; ``folders`` (what is copied
+beside moved tensors); ``sae_rules`` and ``sae``;
 ``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules`` (which optimizer is covariant under which
 group), ``optimizer_names`` (which state belongs to which parameter), ``optimizer_checks``,
 ``optimizer_checkpoint`` (Trainer's folders) and ``optimizer``. May import ``utils``, ``groups``, ``charts``,

@@ -49,6 +49,16 @@ REFUSED_OPTIONS = {
 }
 """Options of a LoRA config that cannot be moved, and why."""
 
+KNOWN_OPTIONS = frozenset(
+    """alora_invocation_tokens alpha_pattern auto_mapping base_model_name_or_path bias corda_config
+    ensure_weight_tying eva_config exclude_modules fan_in_fan_out inference_mode init_lora_weights
+    layers_pattern layers_to_transform loftq_config lora_alpha lora_bias lora_dropout lora_ga_config
+    megatron_config megatron_core merge_weights modules_to_save peft_type peft_version qalora_group_size r
+    rank_pattern revision runtime_config target_modules task_type trainable_token_indices use_dora use_rslora
+    """.split()
+) | set(REFUSED_OPTIONS)
+"""The options of a LoRA config up to peft 0.21."""
+
 REWRITING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations with which peft rewrites the *base* weights each time the adapter is loaded."""
 
@@ -121,9 +131,24 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for option, why in REFUSED_OPTIONS.items():
         if settings.get(option):
             raise ValueError(f"an adapter with {option}={settings[option]!r} cannot be moved: {why}")
+    unknown = [f"{k}={v!r}" for k, v in settings.items() if k not in KNOWN_OPTIONS and _is_set(v)]
+    if unknown:
+        raise ValueError(
+            f"the config sets options that this package does not know: {', '.join(unknown)}. They may change "
+            "what the tensors mean: merge the adapter into its model, or take them out if they do not"
+        )
     init = settings.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(REWRITING_INITS):
         raise ValueError(
             f"init_lora_weights={init!r} rewrites the base weights when the adapter is loaded; save it as a "
             "plain LoRA first (save_pretrained with path_initial_model_for_weight_conversion)"
         )
+
+
+def _is_set(value: Any) -> bool:
+    """Return whether an unknown option may change what an adapter does.
+
+    Numbers are taken for details of another option, as ``qalora_group_size`` is of ``use_qalora``; everything
+    else counts unless it is None, False or empty.
+    """
+    return value is True or (bool(value) and not isinstance(value, int | float))

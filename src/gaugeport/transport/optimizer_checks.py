@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gaugeport.charts.chart import Chart
+from gaugeport.charts.chart import Chart, carries_adapters
 from gaugeport.groups import Element, Orthogonal, contains
 from gaugeport.transport.axis import DTYPES_16_BIT
 from gaugeport.transport.optimizer_names import shorten
@@ -31,7 +31,7 @@ QUANTIZED_KEY_WORDS = ("qmap", "absmax", "codebook", "quant_map")
 
 def refuse_adapters(model: nn.Module) -> None:
     """Raise ``ValueError`` for a model with PEFT adapters."""
-    if hasattr(model, "peft_config") or any(".lora_" in name for name, _ in model.named_parameters()):
+    if carries_adapters(model):
         raise ValueError(f"{type(model).__name__} carries adapters; {ADAPTER_ADVICE}")
 
 

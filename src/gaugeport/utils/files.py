@@ -29,26 +29,50 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder, and rename it to ``path`` at the end; after an error, delete it.
 
-    Raises ``FileExistsError``, before and after filling it, if ``path`` exists.
+    Raises ``FileExistsError``, before and after filling it, if ``path`` is a file or a filled folder. With
+    ``force`` that is replaced, once the new folder is complete.
     """
-    check_new(path)
+    check_new(path, force)
     temporary = _temporary(path)
     temporary.mkdir()
+    replaced = temporary.with_suffix(".replaced")
     try:
         yield temporary
-        check_new(path)
+        check_new(path, force)
+        if path.exists():
+            os.replace(path, replaced)
         os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not path.exists():
+            os.replace(replaced, path)
+        for left in (temporary, replaced):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
-def check_new(path: Path) -> None:
-    """Raise ``FileExistsError`` if ``path`` exists."""
-    if path.exists():
-        raise FileExistsError(f"{path} exists already; it is never overwritten, so name a new folder")
+def check_new(path: Path, force: bool = False) -> None:
+    """Raise ``FileExistsError`` if ``path`` is a link, or (without ``force``) a file or a filled folder."""
+    if path.is_symlink():
+        raise FileExistsError(f"{path} is a link; name a new folder or file")
+    if path.exists() and not force and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(
+            f"{path} exists already; it is not overwritten: name a new one, or pass force=True"
+        )
+
+
+def check_apart(out: Path, *sources: Path) -> None:
+    """Raise ``ValueError`` if a result at ``out`` would touch a source: lie at it, within it or around it."""
+    target = out.resolve()
+    for source in sources:
+        read = source.resolve()
+        if target == read or target in read.parents or (read.is_dir() and read in target.parents):
+            where = "is" if target == read else "contains" if target in read.parents else "lies in"
+            raise ValueError(f"out={out} {where} the source {source}; expected a place apart from it")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,79 @@
+"""Copy what surrounds moved tensors in a folder: configs, tokenizers and notes, but nothing unmoved."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TENSOR_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".npy",
+    ".npz",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+)
+"""Names of files that may hold tensors end like this. Such a file is moved, or left out; never copied."""
+
+
+def copy_rest(source: Path, target: Path, moved: Collection[str], invariant: Collection[str] = ()) -> None:
+    """Copy the other files of a folder, and warn about those that are left out.
+
+    Left out are files that may hold tensors in the old coordinates, folders, and links that lead out of the
+    folder (links into the hub's cache excepted).
+
+    Args:
+        source: The folder to copy from.
+        target: The folder to copy to, which exists.
+        moved: Names of the files that are written otherwise.
+        invariant: Names of files of tensors that are the same in all coordinates.
+    """
+    left_out = []
+    for item in sorted(source.iterdir()):
+        if item.name in moved:
+            continue
+        unmoved = item.suffix.lower() in TENSOR_SUFFIXES and item.name not in invariant
+        if unmoved or not item.is_file() or _leads_out(item, source):
+            left_out.append(item.name)
+        else:
+            shutil.copyfile(item, target / item.name)
+    if left_out:
+        warnings.warn(
+            f"left out of what is moved from {source}: {', '.join(left_out)} (tensors in the old "
+            "coordinates, folders, or links out of the folder)",
+            stacklevel=4,
+        )
+
+
+def _leads_out(item: Path, folder: Path) -> bool:
+    """Return whether an item is a link out of its folder. Those of the hub's cache to its blobs are not."""
+    real, root = item.resolve(), folder.resolve()
+    allowed = [root] + [p.parent / "blobs" for p in root.parents if p.name == "snapshots"]
+    return not any(place in real.parents for place in allowed)
+
+
+@contextmanager
+def naming(path: Path | None) -> Iterator[None]:
+    """Put the path of what is read in front of a ``ValueError`` that does not name it."""
+    try:
+        yield
+    except ValueError as e:
+        if path is None or str(path) in str(e):
+            raise
+        raise ValueError(f"{path}: {e}") from e
+
+
+def listing(folder: Path) -> str:
+    """Name what lies in a folder, for an error message."""
+    if not folder.is_dir():
+        return "no such folder"
+    return ", ".join(sorted(p.name for p in folder.iterdir())) or "an empty folder"
