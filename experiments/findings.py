@@ -29,7 +29,6 @@ from gaugeport.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = HERE / "reference"
-KEPT = REFERENCE / "mini"
 TEMPLATE = HERE / "findings.md.j2"
 FINDINGS = HERE / "FINDINGS.md"
 LINE_LENGTH = 110
@@ -123,7 +122,17 @@ class Figures:
 @functools.cache
 def kept(table: str, profile: str = "mini") -> pd.DataFrame:
     """Return the kept rows of a table: means over seeds, and judged claims."""
-    return pd.read_csv(REFERENCE / profile / f"{table}.csv", low_memory=False)
+    return pd.read_csv(kept_files(profile)[table], low_memory=False)
+
+
+def kept_files(profile: str) -> dict[str, Path]:
+    """Return the kept file of each table, and of the claims: csv, compressed where it is long."""
+    return {path.name.partition(".")[0]: path for path in sorted((REFERENCE / profile).glob("*.csv*"))}
+
+
+def kept_tables(profile: str) -> list[str]:
+    """Return the ids of the tables that are kept of a profile."""
+    return [name for name in kept_files(profile) if re.fullmatch(r"[a-d]\d+", name)]
 
 
 def selector(table: str, profile: str = "mini") -> Callable[..., Figures]:
@@ -156,9 +165,8 @@ def text_of(template: str) -> str:
         keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {"short": short, "three": three}
-    environment.globals |= {path.stem: selector(path.stem) for path in KEPT.glob("[a-d][0-9]*.csv")}
-    real = sorted((REFERENCE / "real").glob("[a-d][0-9]*.csv"))
-    environment.globals |= {f"real_{path.stem}": selector(path.stem, "real") for path in real}
+    environment.globals |= {table: selector(table) for table in kept_tables("mini")}
+    environment.globals |= {f"real_{table}": selector(table, "real") for table in kept_tables("real")}
     claims = kept("claims")
     run = claims[claims["verdict"] != "not run"]  # a claim of another profile's table is not run at this one
     environment.globals |= {"claim": claim, "claims": run, "paper": str, "unkept": str}

@@ -1,9 +1,9 @@
 """Keep the results of a run: ``python experiments/reference/make.py [real]``, after ``gaugeport tables``.
 
 Writes into ``mini/`` or ``real/``: every record (``records.jsonl.xz``); of every table its means and verdicts
-(csv), its narrow form (md) and its figure; the claims; how long things take (``timings.json``); what made all
-that (``README.md``). It also writes the claims into the project's README. ``make.py [real] render`` writes
-the texts once more, from the kept records.
+(csv, compressed where long), its narrow form (md) and its figure; the claims; how long things take
+(``timings.json``); what made all that (``README.md``). It also writes the claims into the project's README.
+``make.py [real] render`` writes the texts once more, from the kept records.
 
 A mini run is kept whole. The profile real takes many hours, in parts: its new records join those kept before.
 """
@@ -41,6 +41,8 @@ from gaugeport.utils.files import write_text
 HERE = Path(__file__).resolve().parent
 PROFILES = ("mini", "real")
 ARCHIVE = "records.jsonl.xz"
+MOST_ROWS = 4000
+"""A csv of more rows than this is compressed: it is no longer read by eye."""
 PROJECT_README = HERE.parent.parent / "README.md"
 
 
@@ -96,7 +98,7 @@ def render(tables: Mapping[str, Table], profile: str) -> None:
     FINDINGS.md."""
     claims, folder = claims_table(tables, profile), HERE / profile
     for table in tables.values():
-        write_means(folder / f"{table.id}.csv", table.tidy)
+        write_means(means_path(folder, table), table.tidy)
         write_text(folder / f"{table.id}.md", narrow_text(table))
     write_means(folder / "claims.csv", claims.tidy)
     write_text(folder / "claims.md", wide_text(claims))
@@ -128,6 +130,11 @@ def means(tidy: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that the reference keeps: means over seeds, and verdicts. The others are in the
     records."""
     return tidy[tidy["seed"].isna()].drop(columns=["seed", "record"], errors="ignore").reset_index(drop=True)
+
+
+def means_path(folder: Path, table: Table) -> Path:
+    """Return the file of a table's means: one of thousands of rows (c5) is compressed."""
+    return folder / f"{table.id}.csv{'.xz' if len(means(table.tidy)) > MOST_ROWS else ''}"
 
 
 def write_means(path: Path, tidy: pd.DataFrame) -> None:

@@ -1,5 +1,7 @@
 """A link's residual is the identity where its gauge is right; residuals compose; signs set what S_d gets."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from gaugeport.alignment.moments import MomentStream
 from gaugeport.alignment.routes import BASE
 from gaugeport.charts import chart_of
 from gaugeport.groups import SignedPermutation
+from gaugeport.pipeline.measures.calibration.evidence import Setting
 from gaugeport.pipeline.measures.calibration.links import (
     Detail,
     Link,
@@ -17,7 +20,7 @@ from gaugeport.pipeline.measures.calibration.links import (
     residual,
 )
 from gaugeport.pipeline.measures.calibration.rows import fact_rows, route_rows
-from gaugeport.pipeline.measures.calibration.text import cut_text, record
+from gaugeport.pipeline.measures.calibration.text import Streams, cut_text, record
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 
 SITES = ["embed", "block0", "block1"]
@@ -139,3 +142,27 @@ def test_facts_of_several_links_are_averaged(link):
     assert of(rows, link="all", metric="weight_distance", evidence="weights")[0] > 0
     ranks = of(rows, link="all", metric="effective_rank", site="block1")
     assert len(ranks) == 2 and all(1 <= rank <= 32 for rank in ranks)  # first tokens in and out
+
+
+@pytest.mark.parametrize("also_in_mid_row", [False, True])
+def test_pooled_settings_are_one_where_they_leave_out_the_same_tokens_at_every_site(sides, also_in_mid_row):
+    text, (a, b) = sides
+    d, generator = chart_of(a.model).width, torch.Generator().manual_seed(1)
+    groups = [{s: torch.randn(*rows.shape, d, generator=generator) for s in SITES} for rows in text.groups]
+    for group in groups:
+        for site in SITES:
+            group[site][:, 0] += 1000.0
+        if also_in_mid_row:  # at one site of three
+            group["block1"][:, 7] += 1000.0
+    streams = Streams(groups)
+    found = measure_link(
+        replace(a, streams=streams),
+        replace(b, streams=streams),
+        text,
+        SITES,
+        replace(DETAIL, shares=()),
+        None,
+        0,
+    ).residuals
+    first, out = (found[Setting(16, which, 256, "tokens"), "pooled"] for which in ("first", "massive"))
+    assert (first == out) is not also_in_mid_row

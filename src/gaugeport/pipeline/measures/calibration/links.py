@@ -213,15 +213,21 @@ def _evidence(
 ) -> Iterator[tuple[list[Key], Tensor, Moments | None]]:
     """Yield evidence float64[d, d] with the keys that it is of, and at sites the moments it is made from."""
     yield [(WEIGHTS, "weights")], weight_evidence(a.model, b.model, seen), None
+    # settings that leave out the same tokens at every site share what is pooled, as they share each site's
     pooled: dict[Setting, Tensor] = {}
+    shared: dict[Setting, list[int]] = {}
     for site in sites:
-        for settings, moments in moments_at(a.streams, b.streams, site, text):
+        for n, (settings, moments) in enumerate(moments_at(a.streams, b.streams, site, text)):
             c = moments.correlation()
             for setting in settings:
                 pooled[setting] = pooled[setting].add_(c) if setting in pooled else c.clone()
+                shared.setdefault(setting, []).append(n)
             yield [(setting, site) for setting in settings], c, moments
-    for setting, total in pooled.items():
-        yield [(setting, POOLED)], total / len(sites), None
+    same: dict[tuple[int, ...], list[Setting]] = {}
+    for setting, parts in shared.items():
+        same.setdefault(tuple(parts), []).append(setting)
+    for settings in same.values():
+        yield [(setting, POOLED) for setting in settings], pooled[settings[0]] / len(sites), None
 
 
 def _raw_residual(c: Tensor, q_a: SignedPermutation, p: float, seed: int, plant: int) -> SignedPermutation:
