@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         transport_model,
         transport_optimizer,
         transport_sae,
+        transport_sae_file,
     )
     from gaugeport.transport.merge import Merged, merge
 
@@ -93,6 +94,7 @@ __all__ = [
     "transport_model",
     "transport_optimizer",
     "transport_sae",
+    "transport_sae_file",
 ]
 
 _MODULE_OF = {

@@ -15,7 +15,8 @@ from gaugeport.groups import (
     Permutation,
     SignedPermutation,
 )
-from gaugeport.transport.sae import gauge_digest, transport_sae
+from gaugeport.transport.sae import transport_sae
+from gaugeport.transport.sae_description import gauge_digest
 from gaugeport.transport.sae_rules import ARCHITECTURES
 from tiny_saes import CASES, D, build, element, gap, tokens
 

@@ -25,7 +25,8 @@ from gaugeport.groups import (
     SignedPermutation,
 )
 from gaugeport.groups import load as load_gauge
-from gaugeport.transport.sae import gauge_digest, transport_sae
+from gaugeport.transport.sae import transport_sae
+from gaugeport.transport.sae_description import gauge_digest
 
 D, N = 16, 64
 

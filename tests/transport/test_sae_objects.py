@@ -8,7 +8,8 @@ import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig, TrainingSAE
 
 from gaugeport.groups import Permutation, SignedPermutation
-from gaugeport.transport.sae import gauge_digest, transport_sae
+from gaugeport.transport.sae import transport_sae
+from gaugeport.transport.sae_description import gauge_digest
 from tiny_saes import CASES, D, N, build, element, gap, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks", "ignore:Setting use_error_term")

@@ -3,31 +3,35 @@
 With ``x' = g·x`` the moved SAE has ``latents'(x') = latents(x)`` and ``recon'(x') = g·recon(x)``: rows of
 ``W_enc``, columns of ``W_dec`` and ``b_dec`` are vectors of the stream; everything else lives in latent
 coordinates. ``sae_rules.py`` declares which axis is which. A parameter that no rule names is refused.
+SAEs of other libraries are moved as files (``sae_file.py``).
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import re
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from gaugeport.groups import AffineGauge, Element, contains
-from gaugeport.transport.axis import InPlace
-from gaugeport.transport.directions import linear_part
-from gaugeport.transport.sae_rules import ARCHITECTURES, COVARIANT_UNDER, OFF_STREAM, ON_STREAM, Axes
+from gaugeport.groups import Element, check_is_element
+from gaugeport.transport.sae_description import (
+    SAEDescription,
+    check_covariance,
+    move_into,
+    moved_axes,
+    record_of,
+    site_named,
+    was_folded,
+)
+from gaugeport.transport.sae_rules import ARCHITECTURES
+from gaugeport.transport.sae_sites import Site
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
 AnySAE = TypeVar("AnySAE", bound="SAE[Any]")
-
-MOVABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def transport_sae(
@@ -53,7 +57,7 @@ def transport_sae(
         moved parameters, ``provenance``) and survives ``save_model`` and ``load_from_disk``.
 
     Raises:
-        TypeError: If ``sae`` is not an SAE or ``g`` is not a gauge element.
+        TypeError: If ``sae`` is not an SAE of sae-lens, or ``g`` is not a gauge element.
         ValueError: If the architecture, a parameter, a dtype or a hook name is unknown; if the width of ``g``
             does not fit; if ``normalize_activations`` does not commute with ``g``, or whitening is not
             folded; if ``g`` is affine and the encoder does not subtract ``b_dec``; if ``provenance`` is not
@@ -61,52 +65,47 @@ def transport_sae(
     """
     if not hasattr(sae, "named_parameters"):
         raise TypeError(
-            f"expected an SAE object, got {type(sae).__name__}; sae_lens.SAE.load_from_disk reads a folder"
+            f"expected an SAE object, got {type(sae).__name__}; sae_lens.SAE.load_from_disk reads a folder, "
+            "and transport_sae_file moves one"
         )
-    linear = linear_part(g)
+    check_is_element(g)
     # 1) find what moves, and check that the result is covariant
+    description = describe_sae(sae)
     tensors = {**dict(sae.named_parameters()), **dict(sae.named_buffers())}
-    axes = _axes_of(sae, tensors)
-    sides = _sides_on_stream(sae)
-    _check_covariance(sae, g, sides)
-    moved_axes = {name: tuple(i for i, a in enumerate(axes[name]) if a in sides) for name in tensors}
-    moved_names = [name for name in tensors if moved_axes[name]]
-    for name in moved_names:
-        if tensors[name].dtype not in MOVABLE_DTYPES:
-            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in MOVABLE_DTYPES)
-            raise ValueError(f"{name} is {tensors[name].dtype}; allowed: {allowed}")
-    record = _record(g, moved_names, provenance)
-    if absent := {"in", "out"} - sides:
-        hooks = [sae.cfg.metadata.hook_name, sae.cfg.metadata.hook_name_out]
-        where = " and ".join(f"{side}put" for side in sorted(absent))
-        record["note"] = f"{where} on heads or neurons (hooks {hooks}): invariant under a residual gauge"
-        warnings.warn(f"transport_sae: {record['note']}; left as it is", stacklevel=2)
+    moving = moved_axes(description, tensors)
+    check_covariance(description, g)
+    record = record_of(description, g, moving, provenance)
+    if description.note is not None:
+        warnings.warn(f"transport_sae: {description.note}; left as it is", stacklevel=2)
     # 2) move it
     moved = _empty_twin(sae, tensors, out)
-    targets = moved.state_dict()
-    with torch.no_grad(), InPlace(linear) as act:
-        for name, tensor in tensors.items():
-            if isinstance(g, AffineGauge) and name == "b_dec" and moved_axes[name]:
-                targets[name].copy_(g.act(tensor.detach().double()))
-            else:
-                act.vector_into(tensor.detach(), moved_axes[name], targets[name])
+    move_into(description, g, tensors, moving, moved.state_dict())
     # 3) record it
     moved.cfg.metadata["gaugeport"] = [*(moved.cfg.metadata.get("gaugeport") or []), record]
     return moved
 
 
-def gauge_digest(g: Element) -> str:
-    """Return sixteen hexadecimal digits that name the content of a gauge, the same in every process."""
-    digest = hashlib.sha256(json.dumps([g.group, g._metadata()]).encode())
-    for name, tensor in sorted(g._tensors().items()):
-        digest.update(name.encode())
-        digest.update((tensor + 0).contiguous().numpy().tobytes())  # + 0: -0.0 equals 0.0
-    return digest.hexdigest()[:16]
+def describe_sae(sae: SAE[Any]) -> SAEDescription:
+    """Describe a sae-lens SAE or transcoder.
 
+    Args:
+        sae: The SAE.
 
-def _axes_of(sae: SAE[Any], tensors: dict[str, Tensor]) -> Axes:
-    """Return the declared axes of every parameter and buffer, and check their sizes."""
-    architecture = sae.cfg.architecture()
+    Returns:
+        Which axes of which of its parameters are in stream coordinates, and what its encoder does first.
+
+    Raises:
+        TypeError: If it is a module of another library.
+        ValueError: If its architecture or one of its hook names is unknown.
+    """
+    cfg = getattr(sae, "cfg", None)
+    if not callable(getattr(cfg, "architecture", None)) or not hasattr(cfg, "normalize_activations"):
+        raise TypeError(
+            f"expected an SAE or transcoder of sae-lens, got {type(sae).__module__}.{type(sae).__name__}; "
+            "SAEs of sparsify and dictionary_learning are moved as the folders they are saved in, by "
+            "transport_sae_file"
+        )
+    metadata, architecture = sae.cfg.metadata, sae.cfg.architecture()
     rules = ARCHITECTURES.get(architecture)
     if rules is None:
         raise ValueError(
@@ -114,97 +113,27 @@ def _axes_of(sae: SAE[Any], tensors: dict[str, Tensor]) -> Axes:
         )
     if getattr(sae.cfg, "tied_weights", False):
         rules = {n: a for n, a in rules.items() if n != "W_enc"}
-    missing = [n for n in rules if "*" not in n and n not in tensors]
-    if missing:
-        raise ValueError(
-            f"this {architecture} SAE has no {', '.join(missing)}; it holds {', '.join(tensors)}"
-        )
-    sizes = {"in": sae.cfg.d_in, "out": _d_out(sae), "latent": sae.cfg.d_sae}
-    axes_by_name = {}
-    for name, tensor in tensors.items():
-        axes = rules.get(re.sub(r"\.\d+\.", ".*.", name))
-        if axes is None:
-            raise ValueError(f"{name} matches no rule of the {architecture} SAE; known: {', '.join(rules)}")
-        if tensor.dim() != len(axes) or any(
-            sizes.get(a, n) != n for a, n in zip(axes, tensor.shape, strict=True)
-        ):
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its axes are {axes} of sizes {sizes}")
-        axes_by_name[name] = axes
-    return axes_by_name
-
-
-def _d_out(sae: SAE[Any]) -> int:
-    return getattr(sae.cfg, "d_out", sae.cfg.d_in)
-
-
-def _sides_on_stream(sae: SAE[Any]) -> set[str]:
-    """Return which of "in" and "out" are coordinates of the residual stream."""
-    metadata = sae.cfg.metadata
-    reads = _is_on_stream(sae, "hook_name", metadata.hook_name)
     is_transcoder = hasattr(sae.cfg, "d_out")
-    writes = _is_on_stream(sae, "hook_name_out", metadata.hook_name_out) if is_transcoder else reads
-    return {side for side, on_stream in (("in", reads), ("out", writes)) if on_stream}
-
-
-def _is_on_stream(sae: SAE[Any], key: str, hook: str | None) -> bool:
-    """Say whether a hook is on the residual stream. Raises ``ValueError`` for an unknown one."""
-    if hook is None:
-        return sae.cfg.reshape_activations != "hook_z" and sae.cfg.metadata.hook_head_index is None
-    if OFF_STREAM.fullmatch(hook):
-        return False
-    if not ON_STREAM.fullmatch(hook):
-        raise ValueError(
-            f"cannot tell whether {key} {hook!r} is on the residual stream, on heads or on neurons; set "
-            f"sae.cfg.metadata.{key} to a TransformerLens hook or transformers module, or to None for the "
-            "stream"
+    keys = {"in": "hook_name", "out": "hook_name_out" if is_transcoder else "hook_name"}
+    on_a_head = sae.cfg.reshape_activations == "hook_z" or metadata.hook_head_index is not None
+    sites: dict[str, Site] = {}
+    for side, key in keys.items():
+        advice = (
+            f"set sae.cfg.metadata.{key} to a TransformerLens hook or transformers module, or to None for "
+            "the stream"
         )
-    return True
-
-
-def _check_covariance(sae: SAE[Any], g: Element, sides: set[str]) -> None:
-    """Raise ``ValueError`` if the moved SAE would be another function."""
-    cfg, mode = sae.cfg, sae.cfg.normalize_activations
-    for side, key, width in (("in", "d_in", cfg.d_in), ("out", "d_out", _d_out(sae))):
-        if side in sides and width != g.size:
-            raise ValueError(f"the gauge has width {g.size}; this {cfg.architecture()} SAE has {key}={width}")
-    if "in" not in sides:
-        return
-    if mode == "covariance_whitening":
-        raise ValueError(
-            "normalize_activations='covariance_whitening' is not folded: the SAE does not hold the "
-            "whitening's mean and matrix, which are stream coordinates. Call "
-            "sae.fold_activation_whitening(...) first; folded, it is covariant under 'orthogonal'"
-        )
-    if mode not in COVARIANT_UNDER:
-        raise ValueError(f"unknown normalize_activations={mode!r}; allowed: {', '.join(COVARIANT_UNDER)}")
-    group = COVARIANT_UNDER[mode]
-    if not contains(group, g):
-        subgroups = (
-            "" if group == "orthogonal" else ", which contains 'permutation' and 'global_sign_permutation'"
-        )
-        raise ValueError(
-            f"normalize_activations={mode!r} is covariant under {group!r}{subgroups}; "
-            f"a gauge of group {g.group!r} would make another function"
-        )
-    if isinstance(g, AffineGauge) and not cfg.apply_b_dec_to_input:
-        raise ValueError(
-            "apply_b_dec_to_input=False: the encoder does not subtract b_dec and would see the shift of an "
-            "affine gauge; it is covariant under 'orthogonal': pass g.linear"
-        )
-
-
-def _record(g: Element, moved_names: list[str], provenance: dict[str, Any] | None) -> dict[str, Any]:
-    try:
-        stored = json.loads(json.dumps(provenance or {}))
-    except (TypeError, ValueError) as e:
-        raise ValueError(f"provenance: expected JSON values; {e}") from e
-    return {
-        "group": g.group,
-        "width": g.size,
-        "digest": gauge_digest(g),
-        "moved": moved_names,
-        "provenance": stored,
-    }
+        unnamed_head = metadata[key] is None and on_a_head
+        sites[side] = "off" if unnamed_head else site_named(metadata[key], key, advice)
+    return SAEDescription(
+        kind=f"{architecture} SAE",
+        rules=rules,
+        sizes={"in": sae.cfg.d_in, "out": getattr(sae.cfg, "d_out", sae.cfg.d_in), "latent": sae.cfg.d_sae},
+        sites=sites,
+        hooks=(metadata.hook_name, metadata.hook_name_out),
+        normalization=sae.cfg.normalize_activations,
+        subtracts_bias=sae.cfg.apply_b_dec_to_input,
+        folded=was_folded(metadata.get("gaugeport")),
+    )
 
 
 def _empty_twin(sae: AnySAE, tensors: dict[str, Tensor], out: AnySAE | None) -> AnySAE:

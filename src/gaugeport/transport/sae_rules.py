@@ -1,8 +1,6 @@
-"""Declare what is in stream coordinates in each sae-lens architecture: axes, normalisations, hooks."""
+"""Declare what is in stream coordinates in each sae-lens architecture: axes and normalisations."""
 
 from __future__ import annotations
-
-import re
 
 Axes = dict[str, tuple[str, ...]]
 """The axes of each parameter: "in" where the encoder reads, "out" where the decoder writes (the same space,
@@ -45,22 +43,3 @@ COVARIANT_UNDER = {
     "layer_norm": "mean_preserving_orthogonal",
 }
 """The largest group that commutes with each ``normalize_activations``."""
-
-# A hook name is one of TransformerLens (``blocks.3.hook_resid_post``), the name of a transformers module, for
-# its output (``model.layers.3.mlp``), or a site of this package (``block3``).
-_TRANSFORMER_LENS_BLOCK = r"(?:blocks\.\d+\.)?"
-_TRANSFORMERS_BLOCK = r"(?:[a-z_]+\.)*(?:layers|h)\.\d+"
-ON_STREAM = re.compile(
-    rf"{_TRANSFORMER_LENS_BLOCK}hook_(?:resid_(?:pre|mid|post)|(?:attn|mlp)_(?:in|out)|[qkv]_input|embed|pos_embed)"
-    rf"|{_TRANSFORMER_LENS_BLOCK}(?:attn\.hook_result|ln(?:[12](?:_post)?|_final)\.hook_normalized)"
-    rf"|{_TRANSFORMER_LENS_BLOCK}(?:(?:attn|mlp|ln[12](?:_post)?)\.)?hook_(?:in|out)"
-    rf"|embed|block\d+|(?:[a-z_]+\.)*(?:embed_tokens|embed_in|wte|wpe|norm|final_layer_norm|ln_f)"
-    rf"|{_TRANSFORMERS_BLOCK}(?:\.(?:self_attn|attn|attention|mlp|\w*layernorm|ln_[12]))?"
-    rf"|{_TRANSFORMERS_BLOCK}\.\w+\.(?:o_proj|c_proj|dense|down_proj|dense_4h_to_h)"
-)
-OFF_STREAM = re.compile(
-    rf"{_TRANSFORMER_LENS_BLOCK}(?:attn\.)?hook_(?:q|k|v|z|rot_q|rot_k|attn_scores|pattern)"
-    rf"|{_TRANSFORMER_LENS_BLOCK}mlp\.(?:hook_(?:pre|post|pre_linear|mid)|ln\.hook_normalized)"
-    rf"|{_TRANSFORMERS_BLOCK}\.\w+\.(?:[qkv]_proj|qkv_proj|query_key_value|c_attn|[qk]_norm"
-    rf"|gate_proj|up_proj|gate_up_proj|c_fc|dense_h_to_4h|act|act_fn)"
-)
