@@ -30,8 +30,8 @@ SGD momentum, Muon                  vector                                  all 
 
 Files in reading order: ``axis`` (one gauge on one axis, fast), ``directions`` and ``indices``, ``model``;
 ``units``, ``neurons`` and ``heads`` (gauges of neurons and heads), ``merge``; ``folders`` (what is copied
-beside moved tensors); ``sae_rules``, ``sae_sites``, ``sae_description``, ``sae``, ``sae_formats`` and
-``sae_file``;
+beside moved tensors); ``sae_rules``, ``sae_sites``, ``sae_description``, ``sae``, ``sae_formats``,
+``sae_file`` and ``sae_fold``;
 ``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules`` (which optimizer is covariant under which
 group), ``optimizer_names`` (which state belongs to which parameter), ``optimizer_checks``,
 ``optimizer_checkpoint`` (Trainer's folders) and ``optimizer``. May import ``utils``, ``groups``, ``charts``,
@@ -48,6 +48,7 @@ from gaugeport.transport.neurons import NeuronGauge, match_neurons
 from gaugeport.transport.optimizer import transport_optimizer
 from gaugeport.transport.sae import transport_sae
 from gaugeport.transport.sae_file import transport_sae_file
+from gaugeport.transport.sae_fold import fold_sae, fold_sae_file
 
 __all__ = [
     "HeadGauge",
@@ -55,6 +56,8 @@ __all__ = [
     "MovedIndices",
     "NeuronGauge",
     "fold_lora",
+    "fold_sae",
+    "fold_sae_file",
     "lost_share",
     "match_heads",
     "match_neurons",

@@ -149,8 +149,8 @@ def _check_places(source: Any, out: str | Path | None, force: bool) -> Path | No
     """Return the folder that an adapter comes from, if it is one, after checking ``out`` against it."""
     folder = Path(source) if isinstance(source, str | os.PathLike) else None
     if out is not None:
-        check_new(Path(out), force)
         check_apart(Path(out), *([folder] if folder is not None else []))
+        check_new(Path(out), force)
     return folder
 
 

@@ -25,7 +25,7 @@ from gaugeport.transport.sae_description import (
     site_named,
     was_folded,
 )
-from gaugeport.transport.sae_rules import ARCHITECTURES
+from gaugeport.transport.sae_rules import ARCHITECTURES, use_of_decoder
 from gaugeport.transport.sae_sites import Site
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def transport_sae(
     if description.note is not None:
         warnings.warn(f"transport_sae: {description.note}; left as it is", stacklevel=2)
     # 2) move it
-    moved = _empty_twin(sae, tensors, out)
+    moved = empty_twin(sae, tensors, out)
     move_into(description, g, tensors, moving, moved.state_dict())
     # 3) record it
     moved.cfg.metadata["gaugeport"] = [*(moved.cfg.metadata.get("gaugeport") or []), record]
@@ -133,13 +133,20 @@ def describe_sae(sae: SAE[Any]) -> SAEDescription:
         normalization=sae.cfg.normalize_activations,
         subtracts_bias=sae.cfg.apply_b_dec_to_input,
         folded=was_folded(metadata.get("gaugeport")),
+        uses_decoder=use_of_decoder(architecture, getattr(sae.cfg, "rescale_acts_by_decoder_norm", False)),
     )
 
 
-def _empty_twin(sae: AnySAE, tensors: dict[str, Tensor], out: AnySAE | None) -> AnySAE:
-    """Return an SAE like ``sae`` on unwritten memory, or on that of ``out``.
+def empty_twin(sae: AnySAE, tensors: dict[str, Tensor], out: AnySAE | None) -> AnySAE:
+    """Return an SAE like another on unwritten memory. A deep copy would keep closures that write to it.
 
-    A deep copy would keep closures that write to ``sae``.
+    Args:
+        sae: The SAE to be like, in class, config, dtype, device and ``requires_grad``.
+        tensors: Its parameters and buffers.
+        out: An SAE whose memory is used; None for new memory.
+
+    Raises:
+        ValueError: If ``out`` does not fit, or shares its memory with ``sae``.
     """
     memory = _new_memory(tensors) if out is None else _memory_of(out, tensors)
     cfg = copy.deepcopy(sae.cfg)

@@ -42,6 +42,7 @@ class SAEDescription:
         subtracts_bias: Whether the encoder subtracts the decoder's bias, and nothing else sees the input.
         bias: The name of the decoder's bias.
         folded: Whether the gain of the norm that it sits behind was folded.
+        uses_decoder: How the latents depend on the decoder, or None if they do not.
     """
 
     kind: str
@@ -54,11 +55,16 @@ class SAEDescription:
     subtracts_bias: bool = True
     bias: str = "b_dec"
     folded: bool = False
+    uses_decoder: str | None = None
 
     @property
     def sides(self) -> set[str]:
         """Which of "in" and "out" a residual gauge acts on."""
         return {side for side, site in self.sites.items() if site != "off"}
+
+    def rules_for(self, name: str) -> tuple[str, ...]:
+        """Return the axes of a tensor. Raises ``KeyError`` if no rule names it."""
+        return self.rules[re.sub(r"\.\d+\.", ".*.", name)]
 
     @property
     def note(self) -> str | None:

@@ -60,10 +60,9 @@ def transport_sae_file(
     """
     check_is_element(g)
     source, out = Path(source), Path(out)
-    check_new(out, force)
-    check_apart(out, source)
     sae_format, folder = format_of(source)
-    check_apart(out, folder)
+    check_apart(out, source, folder)
+    check_new(out, force)
     # 1) read it, and check that the result is covariant
     with naming(folder):
         stored = sae_format.read(folder, hook, hook_out)

@@ -33,6 +33,12 @@ ARCHITECTURES: dict[str, Axes] = {
     "jumprelu_skip_transcoder": STREAM | BIAS | THRESHOLD | SKIP,
 }
 
+USES_DECODER = {
+    "matching_pursuit": "its encoder is the decoder",
+    "temporal": "it projects on what the decoder predicts",
+}
+"""How the latents of an architecture depend on lengths and angles in the decoder."""
+
 COVARIANT_UNDER = {
     "none": "affine",
     # scaled outside the SAE, or by a number: rotations commute with that, a shift would have to be scaled too
@@ -43,3 +49,13 @@ COVARIANT_UNDER = {
     "layer_norm": "mean_preserving_orthogonal",
 }
 """The largest group that commutes with each ``normalize_activations``."""
+
+
+def use_of_decoder(architecture: str, rescales: bool) -> str | None:
+    """Say how the latents of an SAE depend on its decoder, or return None if they do not.
+
+    Args:
+        architecture: A key of :data:`ARCHITECTURES`.
+        rescales: Whether the config says ``rescale_acts_by_decoder_norm``.
+    """
+    return "rescale_acts_by_decoder_norm" if rescales else USES_DECODER.get(architecture)

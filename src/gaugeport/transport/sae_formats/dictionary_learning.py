@@ -45,6 +45,9 @@ CLASSES: dict[str, tuple[Axes, str, bool]] = {
 }
 """Of each class: its tensors' axes, its decoder's bias, and whether the encoder subtracts that."""
 
+SCALED_BY_DECODER = ("GatedAutoEncoder", "JumpReluAutoEncoder")
+"""Classes whose latents are multiplied by the norms of the decoder's columns."""
+
 OPTIONAL = frozenset({"k", "threshold", "group_sizes"})
 """Buffers that earlier versions of the classes did not have."""
 
@@ -88,6 +91,7 @@ def read(folder: Path, hook: str | None, hook_out: str | None) -> StoredSAE:
         subtracts_bias=subtracts,
         bias=bias,
         folded=was_folded(config.get("gaugeport")),
+        uses_decoder="they are scaled by its norms" if name in SCALED_BY_DECODER else None,
     )
     return StoredSAE(
         folder=folder,

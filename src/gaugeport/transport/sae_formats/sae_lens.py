@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gaugeport.transport.sae_description import SAEDescription, site_named, was_folded
 from gaugeport.transport.sae_formats.stored import StoredSAE, read_weights, whole_number, with_record
-from gaugeport.transport.sae_rules import ARCHITECTURES, Axes
+from gaugeport.transport.sae_rules import ARCHITECTURES, Axes, use_of_decoder
 from gaugeport.utils.tensor_files import read_json
 
 NAME, WEIGHTS_FILE, CONFIG_FILE = "sae-lens", "sae_weights.safetensors", "cfg.json"
@@ -67,6 +67,7 @@ def read(folder: Path, hook: str | None, hook_out: str | None) -> StoredSAE:
         normalization=_normalization(config.get("normalize_activations")),
         subtracts_bias=bool(config.get("apply_b_dec_to_input", not is_transcoder)),
         folded=was_folded(about.get("gaugeport")),
+        uses_decoder=use_of_decoder(architecture, bool(config.get("rescale_acts_by_decoder_norm"))),
     )
     return StoredSAE(
         folder=folder,
