@@ -49,13 +49,16 @@ if TYPE_CHECKING:
         match_heads,
         match_neurons,
         transport_direction,
+        transport_direction_file,
         transport_indices,
+        transport_indices_file,
         transport_lora,
         transport_magnitude,
         transport_model,
         transport_optimizer,
         transport_sae,
         transport_sae_file,
+        transport_steering_vector,
     )
     from gaugeport.transport.merge import Merged, merge
 
@@ -92,13 +95,16 @@ __all__ = [
     "match_neurons",
     "merge",
     "transport_direction",
+    "transport_direction_file",
     "transport_indices",
+    "transport_indices_file",
     "transport_lora",
     "transport_magnitude",
     "transport_model",
     "transport_optimizer",
     "transport_sae",
     "transport_sae_file",
+    "transport_steering_vector",
 ]
 
 _MODULE_OF = {

@@ -31,15 +31,18 @@ SGD momentum, Muon                  vector                                  all 
 Files in reading order: ``axis`` (one gauge on one axis, fast), ``directions`` and ``indices``, ``model``;
 ``units``, ``neurons`` and ``heads`` (gauges of neurons and heads), ``merge``; ``folders`` (what is copied
 beside moved tensors); ``sae_rules``, ``sae_sites``, ``sae_description``, ``sae``, ``sae_formats``,
-``sae_file`` and ``sae_fold``;
+``sae_file`` and ``sae_fold``; ``direction_formats``, ``control_vectors``, ``direction_files``,
+``index_files`` and ``steering_vectors``;
 ``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules`` (which optimizer is covariant under which
 group), ``optimizer_names`` (which state belongs to which parameter), ``optimizer_checks``,
 ``optimizer_checkpoint`` (Trainer's folders) and ``optimizer``. May import ``utils``, ``groups``, ``charts``,
 ``models``, ``streams`` and ``alignment``.
 """
 
+from gaugeport.transport.direction_files import transport_direction_file
 from gaugeport.transport.directions import lost_share, transport_direction, transport_magnitude
 from gaugeport.transport.heads import HeadGauge, match_heads
+from gaugeport.transport.index_files import transport_indices_file
 from gaugeport.transport.indices import MovedIndices, transport_indices
 from gaugeport.transport.lora import fold_lora, transport_lora
 from gaugeport.transport.merge import Merged, merge
@@ -49,6 +52,7 @@ from gaugeport.transport.optimizer import transport_optimizer
 from gaugeport.transport.sae import transport_sae
 from gaugeport.transport.sae_file import transport_sae_file
 from gaugeport.transport.sae_fold import fold_sae, fold_sae_file
+from gaugeport.transport.steering_vectors import transport_steering_vector
 
 __all__ = [
     "HeadGauge",
@@ -63,11 +67,14 @@ __all__ = [
     "match_neurons",
     "merge",
     "transport_direction",
+    "transport_direction_file",
     "transport_indices",
+    "transport_indices_file",
     "transport_lora",
     "transport_magnitude",
     "transport_model",
     "transport_optimizer",
     "transport_sae",
     "transport_sae_file",
+    "transport_steering_vector",
 ]

@@ -137,7 +137,10 @@ def check_kept(kept: Tensor, d: int) -> Tensor:
 
 def _moved(v: Tensor, g: LinearGauge, axis: int, out: Tensor | None, signed: bool) -> Tensor:
     if not isinstance(v, Tensor):
-        raise TypeError(f"expected a torch tensor, got {type(v).__name__} (numpy: torch.from_numpy)")
+        raise TypeError(
+            f"expected a torch tensor, got {type(v).__name__} (numpy: torch.from_numpy; "
+            "objects of steering-vectors and repeng: transport_steering_vector)"
+        )
     if not v.is_floating_point():
         raise TypeError(f"expected a floating-point tensor, got {v.dtype}")
     if v.dim() == 0 or not -v.dim() <= axis < v.dim():

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gaugeport.utils.files import check_apart, check_new
+
 TENSOR_SUFFIXES = (
     ".safetensors",
     ".bin",
@@ -62,14 +64,29 @@ def _leads_out(item: Path, folder: Path) -> bool:
 
 
 @contextmanager
-def naming(path: Path | None) -> Iterator[None]:
-    """Put the path of what is read in front of a ``ValueError`` that does not name it."""
+def naming(what: Path | str | None) -> Iterator[None]:
+    """Put the path or name of what is read in front of a ``ValueError`` or ``TypeError`` that lacks it."""
     try:
         yield
-    except ValueError as e:
-        if path is None or str(path) in str(e):
+    except (ValueError, TypeError) as e:
+        if what is None or str(what) in str(e):
             raise
-        raise ValueError(f"{path}: {e}") from e
+        raise (TypeError if isinstance(e, TypeError) else ValueError)(f"{what}: {e}") from e
+
+
+def check_new_file(source: Path, out: Path, suffix: str, force: bool) -> None:
+    """Check where the result of moving a file goes.
+
+    Raises:
+        ValueError: If ``out`` is not named like its format, or is the source.
+        FileExistsError: If ``out`` is a folder, or (without ``force``) exists.
+    """
+    if out.suffix.lower() != suffix.lower():
+        raise ValueError(f"out={out}: expected a file named *{suffix}")
+    if out.is_dir():
+        raise FileExistsError(f"{out} is a folder; name a new file")
+    check_apart(out, source)
+    check_new(out, force)
 
 
 def listing(folder: Path) -> str:

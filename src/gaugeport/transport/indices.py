@@ -71,6 +71,9 @@ def _checked(indices: Tensor | Sequence[int], d: int) -> Tensor:
         wrong = [i for i in indices if not isinstance(i, Integral) or isinstance(i, bool)]
         if wrong:
             raise TypeError(f"indices: expected integers, got {wrong[:MAX_SHOWN]}")
+        outside_list = [i for i in indices if not 0 <= i < d]  # may exceed int64
+        if outside_list:
+            raise ValueError(f"indices out of range: {outside_list[:MAX_SHOWN]}; allowed: 0 to {d - 1}")
         indices = torch.tensor(indices, dtype=torch.int64)
     if not isinstance(indices, Tensor):
         raise TypeError(
