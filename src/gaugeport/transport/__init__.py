@@ -35,8 +35,8 @@ beside moved tensors); ``sae_rules``, ``sae_sites``, ``sae_description``, ``sae`
 ``index_files`` and ``steering_vectors``;
 ``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules`` (which optimizer is covariant under which
 group), ``optimizer_names`` (which state belongs to which parameter), ``optimizer_checks``,
-``optimizer_checkpoint`` (Trainer's folders) and ``optimizer``. May import ``utils``, ``groups``, ``charts``,
-``models``, ``streams`` and ``alignment``.
+``optimizer_checkpoint`` (Trainer's folders), ``optimizer_accelerate`` and ``optimizer``. May import
+``utils``, ``groups``, ``charts``, ``models``, ``streams`` and ``alignment``.
 """
 
 from gaugeport.transport.direction_files import transport_direction_file

@@ -44,7 +44,7 @@ def copy_rest(source: Path, target: Path, moved: Collection[str], invariant: Col
         if item.name in moved:
             continue
         unmoved = item.suffix.lower() in TENSOR_SUFFIXES and item.name not in invariant
-        if unmoved or not item.is_file() or _leads_out(item, source):
+        if unmoved or not item.is_file() or leads_out(item, source):
             left_out.append(item.name)
         else:
             shutil.copyfile(item, target / item.name)
@@ -56,7 +56,7 @@ def copy_rest(source: Path, target: Path, moved: Collection[str], invariant: Col
         )
 
 
-def _leads_out(item: Path, folder: Path) -> bool:
+def leads_out(item: Path, folder: Path) -> bool:
     """Return whether an item is a link out of its folder. Those of the hub's cache to its blobs are not."""
     real, root = item.resolve(), folder.resolve()
     allowed = [root] + [p.parent / "blobs" for p in root.parents if p.name == "snapshots"]

@@ -15,11 +15,19 @@ from gaugeport.charts.chart import chart_of
 from gaugeport.groups import Element, LinearGauge, check_is_element
 from gaugeport.transport import optimizer_checks as checks
 from gaugeport.transport.axis import InPlace
+from gaugeport.transport.folders import naming
 from gaugeport.transport.model import check_gauge_fits, transport_model
-from gaugeport.transport.optimizer_checkpoint import read_checkpoint, trainer_names, write_checkpoint
-from gaugeport.transport.optimizer_names import names_by_index, optimizers_by_index
+from gaugeport.transport.optimizer_accelerate import AcceleratorState, read_accelerator_state
+from gaugeport.transport.optimizer_checkpoint import (
+    ACCELERATE_FILE,
+    read_checkpoint,
+    state_file_of,
+    trainer_names,
+    write_checkpoint,
+)
+from gaugeport.transport.optimizer_names import names_by_index, optimizers_by_index, unwrapped
 from gaugeport.transport.optimizer_rules import OPTIMIZERS, state_axes
-from gaugeport.utils.files import check_new
+from gaugeport.utils.files import check_apart, check_new
 
 
 def transport_optimizer(
@@ -33,6 +41,7 @@ def transport_optimizer(
     strict: bool = True,
     allow_dropout: bool = False,
     allow_half: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Move an optimizer state to the coordinates of ``transport_model(model, g)``.
 
@@ -43,23 +52,27 @@ def transport_optimizer(
     under signed permutations only, and no state shows which clipping a run uses.
 
     Args:
-        state_dict: A ``torch.optim`` state dict, or the path of a checkpoint folder of
-            ``transformers.Trainer``.
+        state_dict: A state dict of ``torch.optim`` (numbered), or of ``torch.distributed.checkpoint``'s
+            ``get_optimizer_state_dict`` with ``full_state_dict=True`` (named); or the path of a checkpoint
+            folder, of ``transformers.Trainer`` or of ``Accelerator.save_state``. Prefixes that DDP, FSDP and
+            torch.compile put into names (``module.``, ``_orig_mod.``) are kept, and read over.
         g: The gauge, linear and of the model's width.
-        model: The model *before* it is moved. For a folder it is read from there; a model given as well says
-            by its ``requires_grad`` which parameters were trained.
+        model: The model *before* it is moved. For a folder it is read from there, and a model given as well
+            says by its ``requires_grad`` which parameters were trained; a folder of accelerate, which has no
+            config, needs one of the architecture.
         names: The parameter names in the optimizer's order. Without them the state's ``param_names`` decide,
             then Trainer's order (a folder whose state has two param_groups), then the order of
             ``model.named_parameters()`` (a state with one group). Shapes are checked, but parameters of one
             shape in another order cannot be told apart without names.
         optimizer: A name listed in ``OPTIMIZERS``, if the state does not tell which optimizer wrote it.
         out: For a folder: a new folder for the moved weights and state, from which
-            ``Trainer.train(resume_from_checkpoint=out)`` continues.
+            ``Trainer.train(resume_from_checkpoint=out)`` or ``Accelerator.load_state(out)`` continues.
         strict: Refuse a gauge from outside the chart's or the optimizer's group. Negative controls pass
             False; a rotation then leaves gains and second moments as they are.
         allow_dropout: Accept a model with dropout, for a mere restart.
         allow_half: Accept 16-bit parameters and states. They move exactly, but a run resumed in 16 bits
             rounds its sums in another order; only sign changes are sure to stay in step.
+        force: Replace what lies at ``out``.
 
     Returns:
         A new state dict; the given one is not changed.
@@ -69,9 +82,9 @@ def transport_optimizer(
         ValueError: If ``g`` is outside the chart's group or the optimizer's; if the optimizer is unknown or
             ambiguous; if the states do not fit the named parameters (missing, reordered, of other shapes); if
             the states are 8-bit, sharded or flattened; if the model has adapters; for dropout and 16 bits,
-            unless allowed. Nothing is written then.
+            unless allowed; if ``out`` is not apart from the folder. Nothing is written then.
         FileNotFoundError: If the folder or one of its files is missing.
-        FileExistsError: If something already lies at ``out``.
+        FileExistsError: If something already lies at ``out``, unless ``force``.
     """
     # 1) read the state and the model
     folder = Path(state_dict) if isinstance(state_dict, str | os.PathLike) else None
@@ -80,12 +93,20 @@ def transport_optimizer(
             raise ValueError(
                 "out= needs a checkpoint folder to start from; a moved state dict is returned, not written"
             )
-        check_new(Path(out))
+        check_apart(Path(out), folder)
+        check_new(Path(out), force)
     check_is_element(g)
     state: Any = state_dict
+    model = model if model is None else unwrapped(model)
+    accelerated: AcceleratorState | None = None
+    state_file = None
     if folder is not None:
-        trained = model
-        model, state = read_checkpoint(folder)
+        trained, state_file = model, folder / state_file_of(folder)
+        if state_file.name == ACCELERATE_FILE:
+            accelerated = read_accelerator_state(folder, model)
+            model, state = accelerated.model, accelerated.state
+        else:
+            model, state = read_checkpoint(folder)
         if trained is not None:
             checks.copy_requires_grad(model, trained)
     if model is None:
@@ -97,16 +118,18 @@ def transport_optimizer(
     chart = chart_of(model)
     check_gauge_fits(chart, g, strict)
     assert isinstance(g, LinearGauge)
-    checks.check_layout(state)
-    if not allow_dropout:
-        checks.refuse_dropout(model)
-    if not allow_half:
-        checks.refuse_half(model, state)
-    # Trainer always makes two groups; another number means that an optimizer was given to it
-    trainers = trainer_names(model) if folder is not None and len(state["param_groups"]) == 2 else None
-    named = names_by_index(state, model, names, trainers)
-    optimizers = optimizers_by_index(state, named, model, optimizer)
-    checks.check_states(state, named, model, optimizers)
+    with naming(state_file):
+        checks.check_layout(state)
+        if not allow_dropout:
+            checks.refuse_dropout(model)
+        if not allow_half:
+            checks.refuse_half(model, state)
+        # Trainer always makes two groups; another number means that an optimizer was given to it
+        is_trainers = folder is not None and accelerated is None
+        trainers = trainer_names(model) if is_trainers and len(state["param_groups"]) == 2 else None
+        named = names_by_index(state, model, names, trainers)
+        optimizers = optimizers_by_index(state, named, model, optimizer)
+        checks.check_states(state, named, model, optimizers)
     if strict:
         checks.check_covariance(g, chart, model, set(optimizers.values()))
     # 3) move a copy of it
@@ -118,8 +141,11 @@ def transport_optimizer(
                 if isinstance(tensor, Tensor) and action != "none":
                     act.by_kinds(tensor, state_axes(action, chart.axes(named[index]), tensor.dim()))
     # 4) write it
-    if folder is not None and out is not None:
-        write_checkpoint(folder, Path(out), transport_model(model, g, inplace=True, strict=strict), moved)
+    if accelerated is not None and out is not None:
+        accelerated.write(Path(out), chart, g, moved, force)
+    elif folder is not None and out is not None:
+        moved_model = transport_model(model, g, inplace=True, strict=strict)
+        write_checkpoint(folder, Path(out), moved_model, moved, force)
     return moved
 
 

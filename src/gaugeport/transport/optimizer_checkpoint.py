@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,23 @@ from torch import nn
 
 from gaugeport.models.folders import WEIGHT_FILES, check_folder
 from gaugeport.models.loading import load_model
+from gaugeport.transport.folders import leads_out, listing
 from gaugeport.transport.optimizer_checks import ADAPTER_ADVICE
 from gaugeport.utils.files import atomic_folder
+from gaugeport.utils.tensor_files import read_torch
 
 OPTIMIZER_FILE = "optimizer.pt"
+ACCELERATE_FILE = "optimizer.bin"
+"""What ``Accelerator.save_state`` writes instead (``optimizer_accelerate.py``)."""
+
 SHARDED_STATE_FILES = (
     "pytorch_model_fsdp*",
     "optimizer_*",
-    "optimizer.bin",
     "global_step*",
     "zero_to_fp32.py",
     "rank*-optimizer.pt",
 )
-"""What FSDP and DeepSpeed leave in a checkpoint instead of one ``optimizer.pt``, or beside it."""
+"""What FSDP and DeepSpeed leave in a checkpoint instead of one file of the state, or beside it."""
 
 
 def trainer_names(model: nn.Module) -> list[str]:
@@ -41,8 +46,51 @@ def trainer_names(model: nn.Module) -> list[str]:
     return [n for n in trained if n in decayed] + [n for n in trained if n not in decayed]
 
 
+def state_file_of(path: Path) -> str:
+    """Return the name of the file of the optimizer's state in a checkpoint folder.
+
+    Args:
+        path: A folder as Trainer or ``Accelerator.save_state`` writes it.
+
+    Returns:
+        ``optimizer.pt`` or ``optimizer.bin``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no optimizer state in it.
+        ValueError: If it is the checkpoint of an adapter, or holds both files, several optimizers, or shards
+            of FSDP or DeepSpeed.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"no checkpoint folder at {path}; expected a folder as Trainer writes it (checkpoint-100), or "
+            "Accelerator.save_state"
+        )
+    if (path / "adapter_config.json").exists():
+        raise ValueError(f"{path} is the checkpoint of an adapter (adapter_config.json); {ADAPTER_ADVICE}")
+    several = sorted(p.name for p in path.glob("optimizer_[0-9].bin"))
+    if several and (path / ACCELERATE_FILE).exists():
+        raise ValueError(
+            f"{path} holds several optimizers ({ACCELERATE_FILE}, {', '.join(several)}); move their state "
+            "dicts one by one, with names= and the model, and the model with transport_model"
+        )
+    shards = sorted(p.name for pattern in SHARDED_STATE_FILES for p in path.glob(pattern))
+    if shards:
+        raise ValueError(
+            f"the optimizer state in {path} is sharded or flattened ({', '.join(shards[:4])}), as FSDP or "
+            f"DeepSpeed write it; gather it into one {OPTIMIZER_FILE} of whole tensors first"
+        )
+    found = [f for f in (OPTIMIZER_FILE, ACCELERATE_FILE) if (path / f).is_file()]
+    if len(found) == 2:
+        raise ValueError(f"{path} holds both {' and '.join(found)}; remove the one that is not the run's")
+    if not found:
+        raise FileNotFoundError(
+            f"no {OPTIMIZER_FILE} in {path}, nor accelerate's {ACCELERATE_FILE}; found {listing(path)}"
+        )
+    return found[0]
+
+
 def read_checkpoint(path: Path) -> tuple[Any, Any]:
-    """Read the model and the optimizer state of a checkpoint folder.
+    """Read the model and the optimizer state of a checkpoint folder of Trainer.
 
     Args:
         path: A folder as Trainer writes it, such as ``checkpoint-100``.
@@ -55,35 +103,12 @@ def read_checkpoint(path: Path) -> tuple[Any, Any]:
         ValueError: If it is the checkpoint of an adapter; if FSDP or DeepSpeed wrote the state in shards; if
             the state holds more than plain tensors.
     """
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"no checkpoint folder at {path}; expected a folder as Trainer writes it (checkpoint-100)"
-        )
-    if (path / "adapter_config.json").exists():
-        raise ValueError(f"{path} is the checkpoint of an adapter (adapter_config.json); {ADAPTER_ADVICE}")
-    shards = sorted(p.name for pattern in SHARDED_STATE_FILES for p in path.glob(pattern))
-    if shards:
-        raise ValueError(
-            f"the optimizer state in {path} is sharded or flattened ({', '.join(shards[:4])}), as FSDP or "
-            f"DeepSpeed write it; gather it into one {OPTIMIZER_FILE} of whole tensors first"
-        )
-    file = path / OPTIMIZER_FILE
-    if not file.exists():
-        raise FileNotFoundError(
-            f"no {OPTIMIZER_FILE} in {path}; found {', '.join(sorted(p.name for p in path.iterdir()))}"
-        )
+    file = path / state_file_of(path)
     check_folder(path)
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(
-            f"{file} cannot be read as plain tensors (damaged, or quantized or sharded objects): "
-            f"{str(e).splitlines()[0]}"
-        ) from e
-    return load_model(path), state
+    return load_model(path), read_torch(file)
 
 
-def write_checkpoint(source: Path, out: Path, model: Any, state: dict[str, Any]) -> None:
+def write_checkpoint(source: Path, out: Path, model: Any, state: dict[str, Any], force: bool = False) -> None:
     """Write a checkpoint folder atomically: a model and a state, and all other files of another checkpoint.
 
     ``Trainer.train(resume_from_checkpoint=out)`` continues from there: the scheduler, random states,
@@ -94,18 +119,52 @@ def write_checkpoint(source: Path, out: Path, model: Any, state: dict[str, Any])
         out: The new folder.
         model: The moved model.
         state: The moved optimizer state.
+        force: Replace what lies at ``out``.
 
     Raises:
-        FileExistsError: If something already lies at ``out``.
+        FileExistsError: If something already lies at ``out``, unless ``force``.
     """
-    with atomic_folder(out) as folder:
-        model.save_pretrained(folder)
-        for item in source.iterdir():
-            if item.is_dir():
-                shutil.copytree(item, folder / item.name)
-            elif item.name != OPTIMIZER_FILE and not _holds_weights(item):
+    write_folder(source, out, model.save_pretrained, state, OPTIMIZER_FILE, force)
+
+
+def write_folder(
+    source: Path,
+    out: Path,
+    write_weights: Callable[[Path], object],
+    state: dict[str, Any],
+    state_file: str,
+    force: bool,
+) -> None:
+    """Write weights and an optimizer state into a new folder, beside copies of all other files of another.
+
+    Links that lead out of the other folder are left out, with a warning.
+
+    Args:
+        source: The other folder.
+        out: The new folder.
+        write_weights: Writes the weights into a folder.
+        state: The optimizer's state.
+        state_file: The name of its file.
+        force: Replace what lies at ``out``.
+
+    Raises:
+        FileExistsError: If something already lies at ``out``, unless ``force``.
+    """
+    left_out = []
+    with atomic_folder(out, force) as folder:
+        write_weights(folder)
+        for item in sorted(source.iterdir()):
+            if item.name == state_file or _holds_weights(item):
+                continue
+            if leads_out(item, source):
+                left_out.append(item.name)
+            elif item.is_dir():
+                shutil.copytree(item, folder / item.name, symlinks=True)
+            else:
                 shutil.copy2(item, folder / item.name)
-        torch.save(state, folder / OPTIMIZER_FILE)
+        torch.save(state, folder / state_file)
+    if left_out:
+        warnings.warn(f"left out of {out}: {', '.join(left_out)} (links out of the folder)", stacklevel=4)
 
 
 def _holds_weights(item: Path) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gaugeport.charts.chart import Chart, carries_adapters
 from gaugeport.groups import Element, Orthogonal, contains
 from gaugeport.transport.axis import DTYPES_16_BIT
-from gaugeport.transport.optimizer_names import shorten
+from gaugeport.transport.optimizer_names import Index, shorten
 from gaugeport.transport.optimizer_rules import OPTIMIZERS, state_shapes
 
 ADAPTER_ADVICE = "the chart does not know LoRA factors: move them with transport_lora, or merge them first"
@@ -70,22 +71,36 @@ def refuse_half(model: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def check_layout(state: Any) -> None:
-    """Raise ``ValueError`` unless ``state`` holds whole tensors keyed by integers, as in ``torch.optim``."""
+    """Check that a state is one that can be moved.
+
+    Args:
+        state: What claims to be the state dict of an optimizer.
+
+    Raises:
+        ValueError: Unless it holds whole plain tensors, keyed by numbers as in ``torch.optim``, or by the
+            names of parameters as in ``torch.distributed.checkpoint.state_dict``.
+    """
     keys = set(state) if isinstance(state, Mapping) else set()
     if keys != {"state", "param_groups"}:
-        kind = (
-            "flattened or sharded by FSDP or DeepSpeed"
-            if _flattened(keys)
-            else "not a torch.optim state dict"
-        )
-        given = ", ".join(sorted(map(str, keys))) or type(state).__name__
+        given = shorten(sorted(map(str, keys))) or type(state).__name__
+        if any(str(key).startswith("state.") for key in keys):
+            kind = "flattened (flatten_optimizer_state_dict=True); save it without that option"
+        elif _flattened(keys):
+            kind = "flattened or sharded by FSDP or DeepSpeed"
+        else:
+            kind = "not a torch.optim state dict"
         raise ValueError(f"the optimizer state is {kind}: expected keys state and param_groups, got {given}")
-    not_numbers = [str(i) for i in state["state"] if not isinstance(i, int)]
+    _check_containers(state)
+    indices = [*state["state"], *(i for group in state["param_groups"] for i in group["params"])]
+    flattened = [str(i) for i in indices if isinstance(i, str) and "flat_param" in i]
+    mixed = len({type(i) for i in indices}) > 1
     entry_keys = {key for entries in state["state"].values() for key in entries}
-    if not_numbers or _flattened(entry_keys):
+    if flattened or mixed or _flattened(entry_keys):
+        got = flattened or ([str(i) for i in indices] if mixed else sorted(entry_keys))
         raise ValueError(
             "the optimizer state is flattened or sharded, as FSDP or DeepSpeed write it: expected whole "
-            f"tensors, numbered as torch.optim does; got {shorten(not_numbers or sorted(entry_keys))}"
+            "tensors, numbered as torch.optim does, or named as get_optimizer_state_dict does with "
+            f"full_state_dict=True; got {shorten(got)}"
         )
     for index, entries in state["state"].items():
         for key, value in entries.items():
@@ -93,11 +108,44 @@ def check_layout(state: Any) -> None:
                 _check_plain_tensor(value, key, index)
 
 
-def _check_plain_tensor(value: Tensor, key: str, index: int) -> None:
+def _check_containers(state: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless a state's dicts and lists are nested as in ``torch.optim``."""
+    states, groups = state["state"], state["param_groups"]
+    wrong = None
+    if not isinstance(states, Mapping):
+        wrong = f"state is a {type(states).__name__}"
+    elif not isinstance(groups, list | tuple):
+        wrong = f"param_groups is a {type(groups).__name__}"
+    else:
+        for index, entries in states.items():
+            if type(index) not in (int, str):
+                wrong = f"a parameter is numbered {index!r}"
+            elif not isinstance(entries, Mapping) or not all(isinstance(key, str) for key in entries):
+                wrong = f"the state of parameter {index} is no dict of named values"
+        for group in groups:
+            if not isinstance(group, Mapping) or not all(isinstance(key, str) for key in group):
+                wrong = "a param_group is no dict of named options"
+            elif not isinstance(group.get("params"), list | tuple):
+                wrong = "a param_group has no list params"
+            elif any(type(i) not in (int, str) for i in group["params"]):
+                wrong = f"a param_group lists {group['params']!r:.60}"
+            elif not isinstance(names := group.get("param_names", []), list | tuple) or not all(
+                isinstance(n, str) for n in names
+            ):
+                wrong = "param_names is no list of names"
+    if wrong is not None:
+        raise ValueError(f"the optimizer state is not a torch.optim state dict: {wrong}")
+
+
+def _check_plain_tensor(value: Tensor, key: str, index: Index) -> None:
     if type(value) is not Tensor and not isinstance(value, nn.Parameter):
         raise ValueError(
             f"{key} of parameter {index}: expected a plain tensor, got a {type(value).__name__} (sharded or "
             "quantized)"
+        )
+    if value.is_meta or value.layout != torch.strided:
+        raise ValueError(
+            f"{key} of parameter {index}: expected a plain tensor, got {value.layout} on {value.device}"
         )
     if (value.dim() and not value.is_floating_point()) or any(word in key for word in QUANTIZED_KEY_WORDS):
         raise ValueError(
@@ -111,7 +159,7 @@ def _flattened(keys: set[Any]) -> bool:
 
 
 def check_states(
-    state: Mapping[str, Any], named: Mapping[int, str], model: nn.Module, optimizers: Mapping[int, str]
+    state: Mapping[str, Any], named: Mapping[Index, str], model: nn.Module, optimizers: Mapping[Index, str]
 ) -> None:
     """Check that the states fit their parameters.
 
