@@ -23,6 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gaugeport.alignment.align import align, align_along
+    from gaugeport.alignment.collect import evidence
+    from gaugeport.alignment.compare import compare_groups, explained
+    from gaugeport.alignment.pair_evidence import Evidence
     from gaugeport.alignment.result import Alignment
     from gaugeport.charts import Certificate, Chart, certify, chart_of, fold_gains
     from gaugeport.groups import (
@@ -61,12 +64,14 @@ if TYPE_CHECKING:
         transport_steering_vector,
     )
     from gaugeport.transport.merge import Merged, merge
+    from gaugeport.utils.progress import progress_bar
 
 __all__ = [
     "AffineGauge",
     "Alignment",
     "Certificate",
     "Chart",
+    "Evidence",
     "GlobalSignPermutation",
     "HeadGauge",
     "MeanPreservingOrthogonal",
@@ -81,7 +86,10 @@ __all__ = [
     "certify",
     "chart_of",
     "chart_of_folder",
+    "compare_groups",
     "compose",
+    "evidence",
+    "explained",
     "fold_gains",
     "fold_lora",
     "fold_sae",
@@ -94,6 +102,7 @@ __all__ = [
     "match_heads",
     "match_neurons",
     "merge",
+    "progress_bar",
     "transport_direction",
     "transport_direction_file",
     "transport_indices",
@@ -110,6 +119,10 @@ __all__ = [
 _MODULE_OF = {
     **dict.fromkeys(("align", "align_along"), "alignment.align"),
     "Alignment": "alignment.result",
+    "Evidence": "alignment.pair_evidence",
+    "evidence": "alignment.collect",
+    **dict.fromkeys(("compare_groups", "explained"), "alignment.compare"),
+    "progress_bar": "utils.progress",
     **dict.fromkeys(("Certificate", "Chart", "certify", "chart_of", "fold_gains"), "charts"),
     **dict.fromkeys(("AffineGauge", "GlobalSignPermutation", "MeanPreservingOrthogonal"), "groups"),
     **dict.fromkeys(("Orthogonal", "Permutation", "SignedPermutation", "compose"), "groups"),

@@ -328,7 +328,7 @@ def test_unknown_names_are_rejected():
             align(model, model, batches, sites=sites)
     with pytest.raises(ValueError, match="unknown evidence 'gradients'; allowed: activations, weights, both"):
         align(model, model, batches, evidence="gradients")
-    for group in ("B_d", "affine"):
+    for group in ("B_d", "ridge"):
         with pytest.raises(
             ValueError, match=f"unknown gauge group '{group}'; allowed: permutation, global_sign"
         ):

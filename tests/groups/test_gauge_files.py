@@ -14,12 +14,15 @@ from gaugeport.groups import AffineGauge, SignedPermutation, files, load, proven
 
 def every_element(d=6):
     linear = [cls.random(d, gen(i)) for i, cls in enumerate(LINEAR)]
-    return [*linear, *(AffineGauge(g, torch.arange(d) / 3) for g in linear)]
+    affine = [AffineGauge(g, torch.arange(d) / 3, scale) for g in linear for scale in (1.0, 1 / 3)]
+    return [*linear, *affine]
 
 
-@pytest.mark.parametrize(
-    "g", every_element(), ids=lambda g: g.group + ("" if g.group != "affine" else f"-{g.linear.group}")
-)
+def name(g):
+    return f"affine-{g.linear.group}-{g.scale:.2g}" if isinstance(g, AffineGauge) else g.group
+
+
+@pytest.mark.parametrize("g", every_element(), ids=name)
 def test_file_round_trip_keeps_element_and_provenance(g, tmp_path):
     path = g.save(tmp_path / "deep" / "g.safetensors", {"model": "tiny", "step": 3})
     back = load(path)
@@ -27,6 +30,20 @@ def test_file_round_trip_keeps_element_and_provenance(g, tmp_path):
     assert load(path, width=6) == g
     assert provenance(path) == {"model": "tiny", "step": 3}
     assert [p.name for p in path.parent.iterdir()] == ["g.safetensors"]
+
+
+def test_files_from_before_there_were_scales_are_read_and_written_as_then(tmp_path):
+    g = AffineGauge(SignedPermutation.random(6, gen(0)), torch.arange(6) / 3)
+    tensors = {"perm": g.linear.perm, "sign": g.linear.sign, "shift": g.shift}
+    metadata = {"gaugeport_group": "affine", "linear_group": "signed_permutation", "provenance": "{}"}
+    save_file(tensors, tmp_path / "old", metadata=metadata)
+    assert load(tmp_path / "old") == g and load(tmp_path / "old").scale == 1
+    assert load_file(g.save(tmp_path / "new")).keys() == tensors.keys()
+    scaled = AffineGauge(g.linear, g.shift, 2.0).save(tmp_path / "scaled")
+    assert float(load_file(scaled)["scale"]) == 2.0
+    save_file(tensors | {"scale": torch.ones(2)}, tmp_path / "two", metadata=metadata)
+    with pytest.raises(ValueError, match="scale must be one positive, finite number"):
+        load(tmp_path / "two")
 
 
 def test_saving_is_atomic(tmp_path, monkeypatch):
@@ -107,13 +124,15 @@ def test_gauges_are_read_without_this_package(cls, tmp_path):
         assert json.loads(f.metadata()["provenance"]) == {"model": "tiny"}
 
 
+@pytest.mark.parametrize("scale", [1.0, 1 / 3])
 @pytest.mark.parametrize("cls", LINEAR)
-def test_affine_gauges_are_read_without_this_package(cls, tmp_path):
-    g = AffineGauge(cls.random(8, gen(1)), torch.arange(8) / 3)
+def test_affine_gauges_are_read_without_this_package(cls, scale, tmp_path):
+    g = AffineGauge(cls.random(8, gen(1)), torch.arange(8) / 3, scale)
     x = torch.randn(5, 8, generator=gen(2), dtype=torch.float64)
     tensors = load_file(g.save(tmp_path / "g.safetensors"))
     moved = x[..., tensors["perm"]] * tensors["sign"] if "perm" in tensors else x @ tensors["matrix"].T
-    assert torch.allclose(moved + tensors["shift"], g.act(x), rtol=0, atol=EXACT)
+    moved = tensors.get("scale", 1) * moved + tensors["shift"]
+    assert torch.allclose(moved, g.act(x), rtol=0, atol=EXACT)
 
 
 def test_the_documented_lines_read_a_gauge(tmp_path, monkeypatch):

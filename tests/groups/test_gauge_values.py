@@ -116,6 +116,10 @@ def test_invalid_affine_parts_raise():
         AffineGauge(g, torch.zeros(4))
     with pytest.raises(ValueError, match="shift must be finite"):
         AffineGauge(g, torch.tensor([0.0, float("nan"), 0.0]))
+    for scale in (0, -1.0, float("nan"), float("inf"), torch.ones(2), 1j):
+        with pytest.raises(ValueError, match="scale must be one positive, finite number"):
+            AffineGauge(g, torch.zeros(3), scale)
+    assert type(AffineGauge(g, torch.zeros(3), torch.tensor(2)).scale) is float
     for linear in (AffineGauge(g, torch.zeros(3)), torch.eye(3)):
         with pytest.raises(ValueError, match=r"expected a linear gauge element, got (AffineGauge|Tensor)"):
             AffineGauge(linear, torch.zeros(3))

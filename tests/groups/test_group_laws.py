@@ -223,3 +223,17 @@ def test_affine_applies_linear_part_then_shift():
     assert close(compose(g, linear).act(x), linear.act(linear.act(x)) + shift)
     assert close(compose(linear, h).act(x), linear.act(h.act(x)))
     assert close(g.inverse().act(g.act(x)), x)
+
+
+def test_affine_scales_between_linear_part_and_shift():
+    g = AffineGauge(SignedPermutation.random(5, gen(0)), torch.arange(5.0), 2.5)
+    h = AffineGauge(Orthogonal.random(5, gen(2)), torch.ones(5), 0.3)
+    x = rows(5, gen(1))
+    assert close(g.act(x), 2.5 * g.linear.act(x) + g.shift)
+    assert close(g.act(x.T, axis=0), g.act(x).T)
+    for first, second in ((g, h), (h, g), (g, h.linear), (h.linear, g)):
+        assert close(compose(second, first).act(x), second.act(first.act(x)))
+    assert compose(g, h).scale == 2.5 * 0.3
+    assert close(g.inverse().act(g.act(x)), x) and close(g.act(g.inverse().act(x)), x)
+    unscaled = AffineGauge(g.linear, g.shift)
+    assert unscaled != g and hash(unscaled) != hash(g) and not close(unscaled.act(x), g.act(x), 0.1)

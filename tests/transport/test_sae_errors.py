@@ -52,6 +52,15 @@ def transcoder(hook, hook_out, d_in=D, d_out=D):
     return sae
 
 
+def test_affine_gauge_with_a_scale_is_refused_and_the_way_round_it_works():
+    sae, g = standard(dtype="float64"), AffineGauge(element(Orthogonal), torch.ones(D), 2.0)
+    with pytest.raises(ValueError, match=r"scale 2 would change.*g\.shift / g\.scale.*divided by g\.scale"):
+        transport_sae(sae, g)
+    moved = transport_sae(sae, AffineGauge(g.linear, g.shift / g.scale))
+    x = torch.randn(5, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    torch.testing.assert_close(moved.encode(g.act(x) / g.scale), sae.encode(x))
+
+
 @pytest.mark.parametrize("g", [element(d=31), element(Orthogonal, d=31), element(AffineGauge, d=31)])
 def test_gauges_of_another_width_are_refused(g):
     with pytest.raises(ValueError, match=r"width 31; this standard SAE has d_in=16"):

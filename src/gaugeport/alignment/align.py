@@ -3,48 +3,34 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from functools import reduce
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from gaugeport.alignment.evidence import (
-    activation_evidence,
-    both,
-    check_comparable,
-    pair_moments,
-    weight_evidence,
-)
-from gaugeport.alignment.matchers import (
-    MATCHERS,
-    check_combination,
-    cross_moment,
-    default_matchers,
-    match,
-)
+from gaugeport.alignment.collect import collect
+from gaugeport.alignment.comparable import check_comparable
+from gaugeport.alignment.fit import AFFINE, EVIDENCE, check_abstain, check_affine, choose, fit, linear_group
+from gaugeport.alignment.matchers import MATCHERS
+from gaugeport.alignment.pair_evidence import Evidence, common_group
 from gaugeport.alignment.result import Alignment, check_some_kept
 from gaugeport.alignment.tokenizers import check_tokenizers
-from gaugeport.groups import GROUPS, compose, contains
+from gaugeport.alignment.walk import compose_links, reporting
 from gaugeport.streams.activations import check_sites
 from gaugeport.streams.massive import LEAVE_OUT, check_treatment
-
-EVIDENCE = ("activations", "weights", "both")
+from gaugeport.utils.progress import Progress
 
 WARN_BELOW_MEDIAN_MARGIN = 1e-3
 """``align`` warns below this median margin (in units of the evidence): the models look unrelated."""
 
 
 def align(
-    model_a: nn.Module,
-    model_b: nn.Module,
+    model_a: nn.Module | Evidence,
+    model_b: nn.Module | None = None,
     batches: Iterable[dict[str, Tensor]] | None = None,
     group: str | None = None,
-    evidence: str = "activations",
+    evidence: str | None = None,
     sites: str | Sequence[str] = "all",
     *,
     matcher: str | None = None,
@@ -54,22 +40,27 @@ def align(
     allow_larger: bool = False,
     abstain: float | None = None,
     massive: str = LEAVE_OUT,
+    progress: Progress | None = None,
 ) -> Alignment:
     """Recover the gauge that carries A's residual coordinates to B's.
 
     Models run in their own precision: an autocast context around the call has no effect.
 
     Args:
-        model_a: causal language model A.
+        model_a: causal language model A; or the :class:`Evidence` of a pair, which is matched without running
+            a model (then ``model_b``, ``batches``, ``skip_first``, ``token_ids``, ``tokenizers`` and
+            ``massive`` are left out).
         model_b: causal language model B, of the same architecture and width. The vocabularies must be equal
             for weight evidence without ``token_ids``; for activations both models must know the ids in the
             batches.
         batches: dicts of ``input_ids`` int64[b, t] and optionally ``attention_mask`` int64[b, t]. Required
             unless ``evidence="weights"``.
         group: name of the gauge group. Default: the charts' exact group, the smaller one if A's and B's
-            differ.
+            differ. ``"affine"`` is a rotation with one scale and a shift (centred Procrustes), for one site;
+            its matcher fits the rotation.
         evidence: ``"activations"``, ``"weights"`` or ``"both"``. Weights require runs from one base, because
-            their head and neuron axes must correspond.
+            their head and neuron axes must correspond. Default: activations, unless an :class:`Evidence` has
+            only weights.
         sites: ``"all"`` (averaged), or one or several of ``embed``, ``block0``, ... or other libraries' names
             of them (:func:`gaugeport.streams.activations.check_sites`); used by activation evidence only.
         matcher: name of the matcher. Default: the group's own.
@@ -85,6 +76,8 @@ def align(
             depends on how far the models drifted.
         massive: ``leave_out`` tokens whose norm at a site is massive in either model, or ``keep`` them
             (:mod:`gaugeport.streams.massive`). ``Alignment.massive_tokens`` counts those left out.
+        progress: called as ``progress(done, total, what)`` after every batch and matrix
+            (:mod:`gaugeport.utils.progress`).
 
     Returns:
         The recovered gauge with its margins.
@@ -93,81 +86,86 @@ def align(
         ValueError: for an unknown name, a matcher that does not recover elements of the group, models that
             cannot be compared, a group larger than the chart's (unless ``allow_larger``), ``token_ids``
             without weight evidence, a coordinate that is constant at every site, activations that are not
-            finite, a token id without an embedding, or an ``abstain`` that is not finite or leaves no
-            coordinate.
-        TypeError: for batches that are not dicts of tensors.
+            finite, a token id without an embedding, rows longer than a model's positions, an ``abstain`` that
+            is not finite or leaves no coordinate, an affine gauge of several sites, or what an
+            :class:`Evidence` does not hold.
+        TypeError: for batches that are not dicts of tensors, or no ``model_b``.
     """
     # 1) check the arguments, before a batch is read
-    if evidence not in EVIDENCE:
+    if evidence is not None and evidence not in EVIDENCE:
         raise ValueError(f"unknown evidence {evidence!r}; allowed: {', '.join(EVIDENCE)}")
-    _check_abstain(abstain)
+    check_abstain(abstain)
     check_treatment(massive)
-    chart_a, chart_b = check_comparable(
-        model_a, model_b, vocabulary=evidence != "activations" and token_ids is None
-    )
-    if tokenizers is not None:
-        check_tokenizers(*tokenizers)
-    # A model with unit gains (a fresh base) has a larger group; what both models share is the smaller one.
-    exact = chart_a.group if contains(chart_b.group, GROUPS[chart_a.group]) else chart_b.group
-    group = group or exact
-    _check_group(group, exact, allow_larger)
-    matcher_name = matcher or default_matchers()[group]
-    check_combination(group, matcher_name)
-    chosen = MATCHERS[matcher_name]
-    if token_ids is not None and evidence == "activations":
-        raise ValueError("token_ids select rows of weight evidence; allowed: evidence='weights' or 'both'")
-
-    # 2) collect evidence
-    used_sites: list[str] = []
-    left_out: dict[str, int] = {}
-    parts: list[Tensor] = []
-    if evidence in ("activations", "both"):
-        if batches is None:
+    if isinstance(model_a, Evidence):
+        options = {"model_b": model_b, "batches": batches, "token_ids": token_ids, "tokenizers": tokenizers}
+        changed = {"skip_first": skip_first != 1, "massive": massive != LEAVE_OUT}
+        _refuse(k for k, given in ({k: v is not None for k, v in options.items()} | changed).items() if given)
+        kind = evidence or ("activations" if model_a.sites else "weights")
+        group, matcher = choose(group, matcher, model_a.group, model_a.chart_a, allow_larger)
+        ev = model_a
+    else:
+        if model_b is None:
+            raise TypeError("align needs model_b, unless its first argument is an Evidence")
+        kind = evidence or "activations"
+        charts = check_comparable(model_a, model_b, vocabulary=kind != "activations" and token_ids is None)
+        if tokenizers is not None:
+            check_tokenizers(*tokenizers)
+        group, matcher = choose(group, matcher, common_group(*charts), charts[0], allow_larger)
+        if token_ids is not None and kind == "activations":
             raise ValueError(
-                f"evidence={evidence!r} needs batches of tokens; allowed without batches: evidence='weights'"
+                "token_ids select rows of weight evidence; allowed: evidence='weights' or 'both'"
             )
-        used_sites = check_sites(sites, len(chart_a.blocks(model_a)), chart_a)
-        moments = pair_moments(
-            {"A": model_a, "B": model_b},
-            [("A", "B")],
-            batches,
-            used_sites,
-            skip_first,
-            # Elements that fix the all-ones direction have a sign along it, which only the token means show.
-            mean_free=group != "mean_preserving_orthogonal",
+        if kind != "weights" and batches is None:
+            raise ValueError(
+                f"evidence={kind!r} needs batches of tokens; allowed without batches: evidence='weights'"
+            )
+        n_blocks = len(charts[0].blocks(model_a))
+        check_affine(group, kind, [] if kind == "weights" else check_sites(sites, n_blocks, charts[0]))
+
+        # 2) collect no more than this fit reads
+        mean_free = {linear_group(group, charts[0]) != "mean_preserving_orthogonal"}
+        ev = collect(
+            model_a,
+            model_b,
+            None if kind == "weights" else batches,
+            sites,
+            mean_free=mean_free | {True} if group == AFFINE else mean_free,
+            forms=() if kind == "activations" else (MATCHERS[matcher].reads_cross_moments,),
+            skip_first=skip_first,
             massive=massive,
-        )["A", "B"]
-        left_out = {site: m.left_out for site, m in moments.items()}
-        if chosen.reads_cross_moments:
-            parts.append(torch.stack([cross_moment(moments[site]) for site in used_sites]).mean(0))
-        else:
-            parts.append(activation_evidence(moments, used_sites))
-    if evidence in ("weights", "both"):
-        parts.append(weight_evidence(model_a, model_b, token_ids, cross=chosen.reads_cross_moments))
+            token_ids=token_ids,
+            progress=progress,
+        )
 
     # 3) match
-    result = match(reduce(both, parts), group, matcher_name)
-    if chosen.margins_are_scores and float(result.margin.median()) < WARN_BELOW_MEDIAN_MARGIN:
+    alignment = fit(ev, group, matcher, kind, sites, abstain)
+    if MATCHERS[matcher].margins_are_scores and float(alignment.margin.median()) < WARN_BELOW_MEDIAN_MARGIN:
         warnings.warn(
             f"half of the coordinates have a margin below {WARN_BELOW_MEDIAN_MARGIN}: their partner scores "
             "hardly more than the next candidate. Models without a common base have no permutation gauge "
             "between them; for runs that drifted far, use align_along on their checkpoints",
             stacklevel=2,
         )
-    found = result.gauge, result.margin, result.objective
-    alignment = Alignment(
-        *found, group, matcher_name, evidence, tuple(used_sites), abstain, massive_tokens=left_out
-    )
-    check_some_kept(alignment)
     return alignment
+
+
+def _refuse(given: Iterable[str]) -> None:
+    """Raise ``ValueError`` for arguments that are for running models, if there are any."""
+    if names := ", ".join(given):
+        raise ValueError(
+            f"align of an Evidence takes no {names}, because no model runs; give it to gaugeport.evidence. "
+            "Allowed: group, evidence, sites, matcher, allow_larger, abstain"
+        )
 
 
 def align_along(
     models: Sequence[nn.Module | Callable[[], nn.Module]],
     batches: Iterable[dict[str, Tensor]] | None = None,
     group: str | None = None,
-    evidence: str = "activations",
+    evidence: str | None = None,
     sites: str | Sequence[str] = "all",
+    *,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Alignment:
     """Compose the local gauges along a walk of checkpoints (paper A's trajectory route).
@@ -180,6 +178,7 @@ def align_along(
             them, so that only two are in memory at a time.
         batches: as in :func:`align`; the same batches serve every link.
         group, evidence, sites: as in :func:`align`.
+        progress: called as ``progress(done, total, what)``, where ``what`` names the link.
         **options: further arguments of :func:`align`.
 
     Returns:
@@ -192,51 +191,16 @@ def align_along(
         raise ValueError(f"expected at least two checkpoints in a walk, got {len(models)}")
     batches = None if batches is None else list(batches)  # an iterator would be used up by the first link
     here = _loaded(models[0])
-    total: Alignment | None = None
+    links: list[Alignment] = []
     for next_model in models[1:]:
         there = _loaded(next_model)
-        link = align(here, there, batches, group, evidence, sites, **options)
-        total = replace(link, links=(link,)) if total is None else _compose_alignments(total, link)
+        report = None if progress is None else reporting(progress, len(links) + 1, len(models) - 1)
+        links.append(align(here, there, batches, group, evidence, sites, progress=report, **options))
         here = there
-    assert total is not None
+    total = compose_links(links)
     check_some_kept(total)
     return total
 
 
-def _compose_alignments(first: Alignment, second: Alignment) -> Alignment:
-    # The margins of `first` belong to the middle model's coordinates: permute them to those of the last
-    # model.
-    perm = getattr(second.gauge, "perm", None)
-    first_margin = first.margin if perm is None else first.margin[perm]
-    return replace(
-        second,
-        gauge=compose(second.gauge, first.gauge),
-        margin=torch.minimum(first_margin, second.margin),
-        massive_tokens={s: n + first.massive_tokens[s] for s, n in second.massive_tokens.items()},
-        links=(*first.links, second),
-    )
-
-
 def _loaded(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
     return model if isinstance(model, nn.Module) else model()
-
-
-def _check_abstain(abstain: float | None) -> None:
-    number = isinstance(abstain, int | float) and not isinstance(abstain, bool)
-    if abstain is not None and not (number and math.isfinite(abstain)):
-        raise ValueError(
-            f"abstain={abstain!r}; allowed: None, or a finite margin below which coordinates are left out"
-        )
-
-
-def _check_group(group: str, exact: str, allow_larger: bool) -> None:
-    groups = list(default_matchers())
-    if group not in groups:
-        raise ValueError(f"unknown gauge group {group!r}; allowed: {', '.join(groups)}")
-    allowed = [g for g in groups if contains(exact, GROUPS[g])]
-    if not allow_larger and group not in allowed:
-        raise ValueError(
-            f"{group} is larger than this chart's exact gauge group {exact}: its further elements change "
-            f"what the model computes. Allowed here: {', '.join(allowed)}; pass allow_larger=True to fit it "
-            "anyway (rotations between independently trained models)"
-        )

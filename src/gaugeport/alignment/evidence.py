@@ -12,55 +12,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gaugeport.alignment.moments import Moments, MomentStream
+from gaugeport.alignment.comparable import check_both_tied, check_comparable
+from gaugeport.alignment.moments import Moments
+from gaugeport.alignment.pairs import Pair, PairedRows, warn_of_weak_moments
 from gaugeport.charts import Chart, chart_of
 from gaugeport.charts.chart import check_movable
 from gaugeport.charts.tokens import check_ids
 from gaugeport.streams.activations import check_sites, streams_at
-from gaugeport.streams.massive import LEAVE_OUT, check_treatment, massive_tokens, without_tokens
-
-Pair = tuple[str, str]
-"""Names of the models A and B."""
-
-
-def check_comparable(model_a: nn.Module, model_b: nn.Module, vocabulary: bool = True) -> tuple[Chart, Chart]:
-    """Check that the residual streams of two models can be compared coordinate by coordinate.
-
-    Args:
-        model_a: model A.
-        model_b: model B.
-        vocabulary: also require equal vocabulary sizes.
-
-    Returns:
-        The charts of A and of B.
-
-    Raises:
-        ValueError: if family, width, number of blocks or vocabulary size differ; the message names both
-            values.
-    """
-    chart_a, chart_b = chart_of(model_a), chart_of(model_b)
-    facts: dict[str, tuple[Any, Any]] = {
-        "architecture": (chart_a.model_type, chart_b.model_type),
-        "residual width": (chart_a.width, chart_b.width),
-        "number of blocks": (len(chart_a.blocks(model_a)), len(chart_b.blocks(model_b))),
-    }
-    if vocabulary:
-        facts["vocabulary size"] = (_vocabulary_size(model_a), _vocabulary_size(model_b))
-    for name, (of_a, of_b) in facts.items():
-        if of_a != of_b:
-            raise ValueError(f"A and B must have the same {name}: A has {of_a}, B has {of_b}")
-    return chart_a, chart_b
-
-
-def _vocabulary_size(model: nn.Module) -> int:
-    return model.get_input_embeddings().weight.shape[0]  # type: ignore[operator, no-any-return]
+from gaugeport.streams.massive import LEAVE_OUT, check_treatment
+from gaugeport.utils.progress import Progress
 
 
 def pair_moments(
@@ -109,40 +75,18 @@ def pair_moments(
     chosen_sites = check_sites(sites, len(first.blocks(models[names[0]])), first)
 
     # 2) run every model on every batch
-    streams = {
-        (pair, site): MomentStream(f"{pair[0]} at {site}", f"{pair[1]} at {site}")
-        for pair in measured_pairs
-        for site in chosen_sites
-    }
-    left_out = dict.fromkeys(streams, 0)
+    streams = PairedRows(measured_pairs, chosen_sites, massive)
     for batch in batches:
-        rows = {
-            name: streams_at(models[name], charts[name], batch, chosen_sites, skip_first, mean_free)
-            for name in names
-        }
-        # found once per model, however many pairs it is in
-        found = {
-            name: {site: massive_tokens(x) for site, x in at.items() if massive == LEAVE_OUT}
-            for name, at in rows.items()
-        }
-        for ((a, b), site), stream in streams.items():
-            x_a, x_b = rows[a][site], rows[b][site]
-            if massive == LEAVE_OUT:
-                x_a, x_b = without_tokens([found[a][site], found[b][site]], x_a, x_b)
-            stream.update(x_a, x_b)
-            left_out[(a, b), site] += len(rows[a][site]) - len(x_a)
-    moments: dict[Pair, dict[str, Moments]] = {pair: {} for pair in measured_pairs}
-    for (pair, site), stream in streams.items():
-        moments[pair][site] = replace(stream.result(), left_out=left_out[pair, site])
+        streams.update(
+            {
+                name: streams_at(models[name], charts[name], batch, chosen_sites, skip_first, mean_free)
+                for name in names
+            }
+        )
+    moments = streams.result()
 
     # 3) warn about evidence that is weak
-    _warn_of_constants(moments)
-    tokens, width = next(iter(moments[measured_pairs[0]].values())).n, charts[names[0]].width
-    if tokens < width:
-        warnings.warn(
-            f"only {tokens} tokens for {width} coordinates: correlations are noisy and margins unreliable",
-            stacklevel=2,
-        )
+    warn_of_weak_moments(moments)
     if not whiten:
         return moments
     return {
@@ -151,18 +95,6 @@ def pair_moments(
         }
         for a, b in pairs
     }
-
-
-def _warn_of_constants(moments: Mapping[Pair, Mapping[str, Moments]]) -> None:
-    for pair, by_site in moments.items():
-        for site, at_site in by_site.items():
-            for name, constant in zip(pair, at_site.constant(), strict=True):
-                if constant:
-                    warnings.warn(
-                        f"{len(constant)} coordinate(s) of {name}, the first {constant[:5]}, are constant at "
-                        f"{site}: that site cannot place them",
-                        stacklevel=3,
-                    )
 
 
 def check_no_constant(moments: Mapping[str, Moments], sites: Sequence[str]) -> None:
@@ -227,63 +159,92 @@ def weight_evidence(
         ValueError: for models that cannot be compared, are offloaded or quantized, or have matrices that are
             missing, of different shapes, or not finite; for token ids outside a vocabulary.
     """
-    # 1) check that both models have the same matrices
-    chart_a, chart_b = check_comparable(model_a, model_b, vocabulary=token_ids is None)
-    check_movable(chart_a, model_a)
-    check_movable(chart_b, model_b)
-    _check_both_tied(chart_a, chart_b)
+    check_comparable(model_a, model_b, vocabulary=token_ids is None)
+    sides = (matrices_of(model_a, token_ids), matrices_of(model_b, token_ids))
+    return weight_similarities(*sides, token_ids, [cross])[0]
 
+
+@dataclass(frozen=True)
+class StreamMatrices:
+    """The matrices of one model that read from the stream or write to it, wherever they are kept."""
+
+    chart: Chart
+    read: Callable[[str], Tensor]
+    """Return a matrix by the name of its parameter."""
+
+
+def matrices_of(model: nn.Module, token_ids: Tensor | None = None) -> StreamMatrices:
+    """Return the matrices of a model in memory.
+
+    Raises ``ValueError`` if it is offloaded or quantized, or for token ids outside its vocabulary.
+    """
+    chart = chart_of(model)
+    check_movable(chart, model)
     if token_ids is not None and token_ids.dtype != torch.bool:  # a mask cannot name a row that is not there
-        check_ids(chart_a, model_a, token_ids)
-        check_ids(chart_b, model_b, token_ids)
+        check_ids(chart, model, token_ids)
+    parameters = dict(model.named_parameters())
+    return StreamMatrices(chart, lambda name: parameters[name].detach())
 
-    # 2) sum the cosines over matrices, each with the stream on its last axis
-    weights_a, weights_b = dict(model_a.named_parameters()), dict(model_b.named_parameters())
-    total, count = torch.zeros(chart_a.width, chart_a.width, dtype=torch.float64), 0
-    is_used = {side: torch.zeros(chart_a.width, dtype=torch.bool) for side in "AB"}
-    for name, role, axis in chart_a.matrices():
-        a, b = (w[name].detach().movedim(axis, -1).to(torch.float32) for w in (weights_a, weights_b))
+
+def weight_similarities(
+    side_a: StreamMatrices,
+    side_b: StreamMatrices,
+    token_ids: Tensor | None,
+    forms: Sequence[bool],
+    progress: Progress | None = None,
+) -> list[Tensor]:
+    """Return weight evidence in several forms, from one pass over the matrices.
+
+    Args:
+        side_a: the matrices of A.
+        side_b: those of B.
+        token_ids: as in :func:`weight_evidence`.
+        forms: the values of ``cross`` in :func:`weight_evidence`, one for each form.
+        progress: told after each matrix.
+
+    Returns:
+        float64[d, d] for each form, indexed [B, A].
+
+    Raises:
+        ValueError: as :func:`weight_evidence`.
+    """
+    check_both_tied(side_a.chart, side_b.chart)
+    # 1) sum the cosines over matrices, each with the stream on its last axis
+    width, matrices = side_a.chart.width, list(side_a.chart.matrices())
+    totals = [torch.zeros(width, width, dtype=torch.float64) for _ in forms]
+    is_used = {side: torch.zeros(width, dtype=torch.bool) for side in "AB"}
+    for done, (name, role, axis) in enumerate(matrices, 1):
+        stored_a, stored_b = side_a.read(name), side_b.read(name)
+        b = stored_b.movedim(axis, -1).to(torch.float32)
+        a = stored_a.movedim(axis, -1).to(b.device, torch.float32)
         if role in ("embed", "unembed") and token_ids is not None:
             a, b = a[token_ids], b[token_ids]
         if a.shape != b.shape:
             raise ValueError(
-                f"{name} has shape {tuple(weights_a[name].shape)} in A and {tuple(weights_b[name].shape)} in "
+                f"{name} has shape {tuple(stored_a.shape)} in A and {tuple(stored_b.shape)} in "
                 "B: weight evidence compares models of one base; allowed otherwise: evidence='activations'"
             )
         for side, w in (("A", a), ("B", b)):
             if not bool(torch.isfinite(w).all()):
                 raise ValueError(f"{name} of {side} is not finite: only finite weights can be matched")
             is_used[side] |= (w != 0).any(0).cpu()
-        a, b = (w / w.norm() if cross else torch.nn.functional.normalize(w, dim=0) for w in (a, b))
-        with torch.autocast(a.device.type, enabled=False):
-            total += (b.T @ a).cpu().to(torch.float64)
-        count += 1
+        for total, cross in zip(totals, forms, strict=True):
+            x, y = (w / w.norm() if cross else torch.nn.functional.normalize(w, dim=0) for w in (a, b))
+            with torch.autocast(x.device.type, enabled=False):
+                total += (y.T @ x).cpu().to(torch.float64)
+        if progress is not None:
+            progress(done, len(matrices), "weights")
 
-    # 3) warn about coordinates that no matrix uses
+    # 2) warn about coordinates that no matrix uses
     for side, used in is_used.items():
         unused = (~used).nonzero().flatten().tolist()
         if unused:
             warnings.warn(
                 f"{len(unused)} coordinate(s) of {side}, the first {unused[:5]}, are 0 in every matrix: "
                 "weights cannot place them",
-                stacklevel=2,
+                stacklevel=3,
             )
-    return total / count
-
-
-def _check_both_tied(chart_a: Chart, chart_b: Chart) -> None:
-    """Raise ``ValueError`` if only one model ties its embeddings; name folding first where it untied one."""
-    if chart_a.tied == chart_b.tied:
-        return
-    untied, tied = ("A", "B") if chart_b.tied else ("B", "A")
-    chart = chart_a if untied == "A" else chart_b
-    if chart.folded and chart.foldable and chart_a.folded != chart_b.folded:
-        raise ValueError(
-            f"{untied} is folded (every gain is 1, and folding unties the embeddings) and {tied} is not: "
-            f"their weights differ by the gains. Allowed: fold_gains({tied}) first, the unfolded {untied}, "
-            "or evidence='activations'"
-        )
-    raise ValueError(f"A and B must both tie their embeddings or neither: A {chart_a.tied}, B {chart_b.tied}")
+    return [total / len(matrices) for total in totals]
 
 
 def both(activations: Tensor, weights: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ A *vector* axis is permuted and signed. A *gain* axis (norm weights, second mome
 permuted. Elements are frozen values: they compare by content, and every operation returns a new one.
 
 Files in reading order: ``element`` (what every element offers), ``permutations`` (S_d, S_d × {±1}, B_d),
-``rotations`` (O(d) and its mean-preserving subgroup), ``affine`` (a linear element and a shift), ``algebra``
-(names, membership, composition), ``files`` (reading). Imports only ``gaugeport.utils``.
+``rotations`` (O(d) and its mean-preserving subgroup), ``affine`` (a linear element, a scale and a shift),
+``algebra`` (names, membership, composition), ``files`` (reading). Imports only ``gaugeport.utils``.
 """
 
 from gaugeport.groups.affine import AffineGauge, LinearGauge

@@ -53,9 +53,9 @@ def compose(g: Element, h: Element) -> Any:
     if g.size != h.size:
         raise ValueError(f"cannot compose gauges of widths {g.size} and {h.size}")
     if isinstance(g, AffineGauge) or isinstance(h, AffineGauge):
-        g_linear, g_shift = _linear_and_shift(g)
-        h_linear, h_shift = _linear_and_shift(h)
-        return AffineGauge(compose(g_linear, h_linear), g_linear.act(h_shift) + g_shift)
+        outer, inner = _as_affine(g), _as_affine(h)
+        shift = outer.scale * outer.linear.act(inner.shift) + outer.shift
+        return AffineGauge(compose(outer.linear, inner.linear), shift, outer.scale * inner.scale)
     joint = smallest_common_group(g, h)
     if issubclass(joint, SignedPermutation):
         assert isinstance(g, SignedPermutation) and isinstance(h, SignedPermutation)
@@ -64,12 +64,12 @@ def compose(g: Element, h: Element) -> Any:
     return joint(g.dense() @ h.dense())
 
 
-def _linear_and_shift(g: Element) -> tuple[LinearGauge, torch.Tensor]:
-    """Split an element into its linear part and its shift, zero for a linear element."""
+def _as_affine(g: Element) -> AffineGauge:
+    """Return an affine gauge as it is, and a linear element with a shift of zero."""
     if isinstance(g, AffineGauge):
-        return g.linear, g.shift
+        return g
     assert isinstance(g, LinearGauge)
-    return g, torch.zeros(g.size, dtype=torch.float64)
+    return AffineGauge(g, torch.zeros(g.size, dtype=torch.float64))
 
 
 def smallest_common_group(g: Element, h: Element) -> type[Element]:

@@ -11,9 +11,9 @@ and its metadata, a map from strings to strings, says which element it is and wh
 ``signed_permutation``
 ``orthogonal``,                ``matrix`` float64[d, d]          ``x @ matrix.T``
 ``mean_preserving_orthogonal``
-``affine``                     those of its linear part (named   the linear part's ``g·x``, plus ``shift``
-                               by ``linear_group``), and
-                               ``shift`` float64[d]
+``affine``                     those of its linear part (named   ``scale`` times the linear part's ``g·x``,
+                               by ``linear_group``), ``shift``   plus ``shift``; a file without ``scale`` has
+                               float64[d], ``scale`` float64[]   scale 1
 =============================  ================================  =============================================
 
 ``perm`` is a permutation of 0 to d-1: entry i of the result is ``sign[i] * x[..., perm[i]]``. A gain, a
@@ -61,9 +61,9 @@ def load(path: str | Path, width: int | None = None) -> Element:
     element: Element
     try:
         if group == "affine":
-            shift = tensors.pop("shift")
+            shift, scale = tensors.pop("shift"), cast(float, tensors.pop("scale", 1.0))  # type: ignore[call-overload]
             linear = cast(LinearGauge, GROUPS[metadata["linear_group"]](**tensors))  # AffineGauge checks it
-            element = AffineGauge(linear, shift)
+            element = AffineGauge(linear, shift, scale)
         else:
             element = GROUPS[group](**tensors)
     except (KeyError, TypeError) as e:

@@ -6,7 +6,7 @@ what the blocks output. Other libraries' names of these places are read too. Str
 
 Files in reading order: ``activations`` (record streams, and collect them as evidence), ``interventions``
 (add a direction, project one out, or put another stream in place), ``massive`` (find massive activations by
-their norm and leave them out).
+their norm and leave them out), ``kept`` (keep streams in files while another model runs).
 
 Imports ``gaugeport.charts`` and ``gaugeport.utils``.
 """

@@ -60,8 +60,8 @@ def transport_sae(
         TypeError: If ``sae`` is not an SAE of sae-lens, or ``g`` is not a gauge element.
         ValueError: If the architecture, a parameter, a dtype or a hook name is unknown; if the width of ``g``
             does not fit; if ``normalize_activations`` does not commute with ``g``, or whitening is not
-            folded; if ``g`` is affine and the encoder does not subtract ``b_dec``; if ``provenance`` is not
-            JSON; if ``out`` does not fit.
+            folded; if ``g`` is affine and has a scale, or the encoder does not subtract ``b_dec``; if
+            ``provenance`` is not JSON; if ``out`` does not fit.
     """
     if not hasattr(sae, "named_parameters"):
         raise TypeError(

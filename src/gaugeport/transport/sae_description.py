@@ -119,6 +119,11 @@ def check_covariance(sae: SAEDescription, g: Element) -> None:
             raise ValueError(
                 f"the gauge has width {g.size}; this {sae.kind} has {SIZE_NAMES[side]}={sae.sizes[side]}"
             )
+    if sae.sides and isinstance(g, AffineGauge) and g.scale != 1:
+        raise ValueError(
+            f"an affine gauge with scale {g.scale:.4g} would change what the SAE computes; allowed: scale 1, "
+            "as in AffineGauge(g.linear, g.shift / g.scale), for activations divided by g.scale"
+        )
     behind_gains = [side for side, site in sae.sites.items() if site == "gain"]
     if behind_gains and isinstance(linear_part(g), Orthogonal) and not sae.folded:
         raise ValueError(
