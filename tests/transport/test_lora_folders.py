@@ -89,9 +89,17 @@ def test_objects_and_other_things_in_a_bin_file_are_refused(saved):
     torch.save({"a": peft.LoraConfig}, folder / "adapter_model.bin")
     with pytest.raises(ValueError, match=r"adapter_model.bin cannot be read as plain tensors"):
         transport_lora(folder, g, model)
-    for content in ([1, 2], {"a": 1}):
+    for content, message in (
+        ([1, 2], "expected a dict of tensors by name, got a list"),
+        ({"a": 1}, "expected plain tensors by name, but a is a int"),
+        ({1: torch.zeros(2)}, "expected tensors by name, but one is named 1"),
+        (
+            {"a": torch.zeros(2, device="meta")},
+            "expected plain tensors by name, but a is a torch.strided tensor on meta",
+        ),
+    ):
         torch.save(content, folder / "adapter_model.bin")
-        with pytest.raises(ValueError, match=r"adapter_model.bin: expected tensors by name"):
+        with pytest.raises(ValueError, match=rf"adapter_model.bin: {message}"):
             transport_lora(folder, g, model)
 
 

@@ -158,7 +158,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     (source / "model.safetensors").unlink()
     refused(FileNotFoundError, r"no weights in .*a: expected model.safetensors or pytorch_model.bin beside")
     torch.save([1], source / "pytorch_model.bin")
-    refused(ValueError, r"pytorch_model.bin: expected tensors by name")
+    refused(ValueError, r"pytorch_model.bin: expected a dict of tensors by name, got a list")
     (source / "pytorch_model.bin").unlink()
     (source / "model.safetensors").write_bytes(weights)
     state = (source / "optimizer.bin").read_bytes()

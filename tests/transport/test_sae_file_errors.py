@@ -68,7 +68,7 @@ def test_damaged_files_objects_and_other_contents_are_refused(tmp_path):
     for content, message in (
         ({"a": nn.Linear}, "cannot be read as plain tensors"),
         ([torch.zeros(2)], "expected a dict of tensors by name, got a list"),
-        ({1: torch.zeros(2)}, "expected a dict of tensors by name"),
+        ({1: torch.zeros(2)}, "expected tensors by name, but one is named 1"),
         ({"a": 1}, "expected plain tensors by name, but a is a int"),
         ({"a": torch.zeros(2).to_sparse()}, "a is a torch.sparse_coo tensor"),
         ({"a": torch.zeros(2, device="meta")}, "a is a torch.strided tensor on meta"),

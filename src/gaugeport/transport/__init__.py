@@ -17,6 +17,7 @@ lists of neurons or heads           invariant                               all;
 SAE on the residual stream          vector: W_enc rows, W_dec columns,      all; with layer_norm only those
                                     b_dec, W_skip on both axes;             that keep the mean; unfolded
                                     invariant: latents, b_enc               whitening raises
+SAE behind the gain of a norm       as on the stream; fold_sae folds it     S_d, B_d; O(d) once folded
 SAE on heads or neurons             invariant, with a warning               all
 LoRA                                vector: A of readers, B of writers      the chart's; others raise, and so
                                     and embeddings; full tensors by chart   do VeRA, IA3 and other adapters
@@ -28,15 +29,18 @@ SGD momentum, Muon                  vector                                  all 
                                                                             a norm gain is trained
 ==================================  ======================================  ==================================
 
+What lies in files moves from file to file in its own format: ``transport_direction_file``,
+``transport_indices_file``, ``transport_sae_file`` (sae-lens, sparsify, dictionary_learning),
+``transport_lora`` and ``transport_optimizer``. A result never lies in or over its source.
+
 Files in reading order: ``axis`` (one gauge on one axis, fast), ``directions`` and ``indices``, ``model``;
 ``units``, ``neurons`` and ``heads`` (gauges of neurons and heads), ``merge``; ``folders`` (what is copied
 beside moved tensors); ``sae_rules``, ``sae_sites``, ``sae_description``, ``sae``, ``sae_formats``,
 ``sae_file`` and ``sae_fold``; ``direction_formats``, ``control_vectors``, ``direction_files``,
-``index_files`` and ``steering_vectors``;
-``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules`` (which optimizer is covariant under which
-group), ``optimizer_names`` (which state belongs to which parameter), ``optimizer_checks``,
-``optimizer_checkpoint`` (Trainer's folders), ``optimizer_accelerate`` and ``optimizer``. May import
-``utils``, ``groups``, ``charts``, ``models``, ``streams`` and ``alignment``.
+``index_files`` and ``steering_vectors``; ``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules``
+(which optimizer is covariant under which group), ``optimizer_names`` (which state belongs to which
+parameter), ``optimizer_checks``, ``optimizer_checkpoint`` (Trainer's folders), ``optimizer_accelerate`` and
+``optimizer``. May import ``utils``, ``groups``, ``charts``, ``models``, ``streams`` and ``alignment``.
 """
 
 from gaugeport.transport.direction_files import transport_direction_file

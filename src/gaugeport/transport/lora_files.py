@@ -14,7 +14,7 @@ from gaugeport.models.safetensors_files import check_safetensors
 from gaugeport.transport.folders import copy_rest, listing, naming
 from gaugeport.transport.lora_rules import check_settings
 from gaugeport.utils.files import atomic_folder
-from gaugeport.utils.tensor_files import parse_object, read_json, read_safetensors, read_torch
+from gaugeport.utils.tensor_files import parse_object, read_json, read_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 OLD_WEIGHTS_FILE = "adapter_model.bin"
@@ -62,12 +62,8 @@ def read_adapter(
 def _read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if file.name == WEIGHTS_FILE:
         check_safetensors(file)
-        tensors, metadata = read_safetensors(file)
-        return tensors, parse_object(metadata.get("gaugeport", "{}"), f"the history in {file}")
-    content = read_torch(file)
-    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise ValueError(f"{file}: expected tensors by name, as peft writes them")
-    return dict(content), {}
+    tensors, metadata = read_tensors(file)
+    return dict(tensors), parse_object(metadata.get("gaugeport", "{}"), f"the history in {file}")
 
 
 def write_adapter(

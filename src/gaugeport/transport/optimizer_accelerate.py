@@ -24,7 +24,7 @@ from gaugeport.transport.axis import InPlace
 from gaugeport.transport.folders import listing, naming
 from gaugeport.transport.optimizer_checkpoint import ACCELERATE_FILE, write_folder
 from gaugeport.transport.optimizer_names import first_names, shorten, without_wrappers
-from gaugeport.utils.tensor_files import read_safetensors, read_torch
+from gaugeport.utils.tensor_files import read_tensors, read_torch
 
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -106,7 +106,7 @@ def read_accelerator_state(path: Path, given: nn.Module | None) -> AcceleratorSt
             f"{listing(path)}"
         )
     file = path / files[0]
-    weights, metadata = read_safetensors(file) if file.suffix == ".safetensors" else (read_torch(file), {})
+    weights, metadata = read_tensors(file)
     model = copy.deepcopy(given) if given is not None else load_model(path)
     with naming(file):
         _fill(model, weights)
@@ -116,19 +116,17 @@ def read_accelerator_state(path: Path, given: nn.Module | None) -> AcceleratorSt
     )
 
 
-def _fill(model: nn.Module, weights: Any) -> None:
+def _fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a model the weights in a file. Raises ``ValueError`` if names, shapes or dtypes do not fit."""
-    if not isinstance(weights, Mapping) or not all(isinstance(t, Tensor) for t in weights.values()):
-        raise ValueError("expected tensors by name")
     first = first_names(model)
     targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     problems, filled = [], set()
     for name, t in weights.items():
-        clean = without_wrappers(str(name))
+        clean = without_wrappers(name)
         target = targets.get(first.get(clean, clean))
         if target is None:
             problems.append(f"{name} is not in the model")
-        elif target.shape != t.shape or not t.is_floating_point() or t.is_meta or t.layout != torch.strided:
+        elif target.shape != t.shape or not t.is_floating_point():
             problems.append(f"{name} is {t.dtype} of shape {tuple(t.shape)}, expected {tuple(target.shape)}")
         else:
             target.data = t.detach().clone()

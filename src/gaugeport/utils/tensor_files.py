@@ -84,6 +84,34 @@ def read_torch(path: str | Path) -> Any:
         ) from e
 
 
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors by name from a safetensors file, or from one that ``torch.save`` wrote.
+
+    Args:
+        path: The file; one named ``*.safetensors`` is read as that.
+
+    Returns:
+        The tensors, in the class of mapping that the file has, and the metadata of a safetensors file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or holds something other than plain tensors by name.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    content = read_torch(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a dict of tensors by name, got a {type(content).__name__}")
+    for name, t in content.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: expected tensors by name, but one is named {name!r:.60}")
+        if not isinstance(t, Tensor) or t.is_meta or t.layout != torch.strided or t.is_quantized:
+            what = f"a {t.layout} tensor on {t.device}" if isinstance(t, Tensor) else f"a {type(t).__name__}"
+            raise ValueError(f"{path}: expected plain tensors by name, but {name} is {what}")
+    return content, {}
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gaugeport.transport.sae_description import SAEDescription, site_named, was_folded
-from gaugeport.transport.sae_formats.stored import StoredSAE, read_weights, rows_of, with_record
+from gaugeport.transport.sae_formats.stored import StoredSAE, rows_of, with_record
 from gaugeport.transport.sae_rules import BIAS, STREAM, THRESHOLD, Axes
 from gaugeport.transport.sae_sites import Site, input_site_of
-from gaugeport.utils.tensor_files import read_json
+from gaugeport.utils.tensor_files import read_json, read_tensors
 
 NAME, WEIGHTS_FILE, CONFIG_FILE = "dictionary_learning", "ae.pt", "config.json"
 
@@ -68,7 +68,7 @@ def read(folder: Path, hook: str | None, hook_out: str | None) -> StoredSAE:
         ValueError: If a file is damaged, or the class or the hook is unknown.
     """
     config = read_json(folder / CONFIG_FILE)
-    weights, _ = read_weights(folder / WEIGHTS_FILE)
+    weights, _ = read_tensors(folder / WEIGHTS_FILE)
     trainer = config.get("trainer")
     name = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if not isinstance(trainer, dict) or not isinstance(name, str) or name not in CLASSES:

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from gaugeport.transport.sae_description import SAEDescription, site_named, was_folded
-from gaugeport.transport.sae_formats.stored import StoredSAE, read_weights, whole_number, with_record
+from gaugeport.transport.sae_formats.stored import StoredSAE, whole_number, with_record
 from gaugeport.transport.sae_rules import ARCHITECTURES, Axes, use_of_decoder
-from gaugeport.utils.tensor_files import read_json
+from gaugeport.utils.tensor_files import read_json, read_tensors
 
 NAME, WEIGHTS_FILE, CONFIG_FILE = "sae-lens", "sae_weights.safetensors", "cfg.json"
 
@@ -32,7 +32,7 @@ def read(folder: Path, hook: str | None, hook_out: str | None) -> StoredSAE:
         ValueError: If a file is damaged, or the architecture or a hook is unknown.
     """
     config = read_json(folder / CONFIG_FILE)
-    weights, metadata = read_weights(folder / WEIGHTS_FILE)
+    weights, metadata = read_tensors(folder / WEIGHTS_FILE)
     about = config["metadata"] if isinstance(config.get("metadata"), dict) else config
     # 1) the architecture
     architecture = config.get("architecture") or "standard"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gaugeport.transport.sae_description import SAEDescription, site_named, was_folded
-from gaugeport.transport.sae_formats.stored import StoredSAE, read_weights, rows_of, whole_number, with_record
+from gaugeport.transport.sae_formats.stored import StoredSAE, rows_of, whole_number, with_record
 from gaugeport.transport.sae_rules import Axes
 from gaugeport.transport.sae_sites import Site, input_site_of, site_of
-from gaugeport.utils.tensor_files import read_json
+from gaugeport.utils.tensor_files import read_json, read_tensors
 
 NAME, WEIGHTS_FILE, CONFIG_FILE = "sparsify", "sae.safetensors", "cfg.json"
 
@@ -42,7 +42,7 @@ def read(folder: Path, hook: str | None, hook_out: str | None) -> StoredSAE:
             tensors elsewhere.
     """
     config = read_json(folder / CONFIG_FILE)
-    weights, metadata = read_weights(folder / WEIGHTS_FILE)
+    weights, metadata = read_tensors(folder / WEIGHTS_FILE)
     if config.get("gram_lookup"):
         raise ValueError(
             "gram_lookup=true: the SAE needs a table of mean activations, in stream coordinates, which is "

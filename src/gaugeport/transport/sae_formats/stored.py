@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from gaugeport.transport.folders import copy_rest
 from gaugeport.transport.sae_description import SAEDescription
 from gaugeport.utils.files import atomic_folder
-from gaugeport.utils.tensor_files import read_safetensors, read_torch
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,26 +71,6 @@ class StoredSAE:
                 torch.save(weights, folder / self.weights_file)
             (folder / self.config_file).write_text(json.dumps(config, indent=2))
             copy_rest(self.folder, folder, (self.weights_file, self.config_file), self.invariant_files)
-
-
-def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors of an SAE, and the metadata of a safetensors file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or holds something other than plain tensors by name.
-    """
-    if file.suffix == ".safetensors":
-        return read_safetensors(file)
-    content = read_torch(file)
-    plain = isinstance(content, dict) and all(isinstance(name, str) for name in content)
-    for name, t in content.items() if plain else ():
-        if not isinstance(t, Tensor) or t.is_meta or t.layout != torch.strided or t.is_quantized:
-            what = f"a {t.layout} tensor on {t.device}" if isinstance(t, Tensor) else f"a {type(t).__name__}"
-            raise ValueError(f"{file}: expected plain tensors by name, but {name} is {what}")
-    if not plain:
-        raise ValueError(f"{file}: expected a dict of tensors by name, got a {type(content).__name__}")
-    return content, {}
 
 
 def with_record(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
