@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gaugeport.alignment.align import align, align_along
     from gaugeport.alignment.collect import evidence
     from gaugeport.alignment.compare import compare_groups, explained
+    from gaugeport.alignment.folder_evidence import weight_evidence_of_folders
     from gaugeport.alignment.pair_evidence import Evidence
     from gaugeport.alignment.result import Alignment
     from gaugeport.charts import Certificate, Chart, certify, chart_of, fold_gains
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         lost_share,
         match_heads,
         match_neurons,
+        transport_checkpoint,
         transport_direction,
         transport_direction_file,
         transport_indices,
@@ -103,6 +105,7 @@ __all__ = [
     "match_neurons",
     "merge",
     "progress_bar",
+    "transport_checkpoint",
     "transport_direction",
     "transport_direction_file",
     "transport_indices",
@@ -114,6 +117,7 @@ __all__ = [
     "transport_sae",
     "transport_sae_file",
     "transport_steering_vector",
+    "weight_evidence_of_folders",
 ]
 
 _MODULE_OF = {
@@ -128,6 +132,7 @@ _MODULE_OF = {
     **dict.fromkeys(("Orthogonal", "Permutation", "SignedPermutation", "compose"), "groups"),
     **dict.fromkeys(("gauge_provenance", "load_gauge"), "groups"),
     "chart_of_folder": "models.checkpoint",
+    "weight_evidence_of_folders": "alignment.folder_evidence",
     **dict.fromkeys(("load_model", "load_tokenizer"), "models.loading"),
 }
 """Public name -> the module below gaugeport that has it; the other public names are in ``transport``."""

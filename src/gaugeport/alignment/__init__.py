@@ -6,6 +6,7 @@ Files, in reading order:
   pairs of models at many sites.
 - ``comparable``, ``tokenizers``: whether two models, and two tokenizers, can be compared.
 - ``evidence``: similarities between coordinates of B and of A, from moments or from weights.
+- ``folder_evidence``: the same from the weight files of two folders, without loading a model.
 - ``pair_evidence``, ``collect``: everything that alignment reads from two models, collected in one run.
 - ``assignment``: exact linear assignment; ``optimality``: a proof of it that trusts no solver.
 - ``matchers``: evidence to a gauge element; one ``Matcher`` record for each matcher.

@@ -40,9 +40,13 @@ beside moved tensors); ``sae_rules``, ``sae_sites``, ``sae_description``, ``sae`
 ``index_files`` and ``steering_vectors``; ``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules``
 (which optimizer is covariant under which group), ``optimizer_names`` (which state belongs to which
 parameter), ``optimizer_checks``, ``optimizer_checkpoint`` (Trainer's folders), ``optimizer_accelerate`` and
-``optimizer``. May import ``utils``, ``groups``, ``charts``, ``models``, ``streams`` and ``alignment``.
+``optimizer``; ``checkpoint_manifest``, ``checkpoint_files`` (what is moved, copied or left out),
+``checkpoint_moves``, ``checkpoint_checks``, ``checkpoint_shards`` and ``checkpoint`` (a model folder, from
+file to file, without loading it). May import ``utils``, ``groups``, ``charts``, ``models``, ``streams`` and
+``alignment``.
 """
 
+from gaugeport.transport.checkpoint import transport_checkpoint
 from gaugeport.transport.direction_files import transport_direction_file
 from gaugeport.transport.directions import lost_share, transport_direction, transport_magnitude
 from gaugeport.transport.heads import HeadGauge, match_heads
@@ -70,6 +74,7 @@ __all__ = [
     "match_heads",
     "match_neurons",
     "merge",
+    "transport_checkpoint",
     "transport_direction",
     "transport_direction_file",
     "transport_indices",

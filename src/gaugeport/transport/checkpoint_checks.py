@@ -1,0 +1,122 @@
+"""Check moved tensors in a written file against their source.
+
+The plain ``g.act`` is what they are checked with, not the kernels that moved them. Under signed permutations
+one row of every 2 MiB must be equal. Rotations are checked as a whole, by a product with a
+random vector on both sides (Freivalds 1979), to the precision of the stored dtype.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gaugeport.groups import Orthogonal, SignedPermutation
+from gaugeport.models.safetensors_files import Header, StoredTensor, read_header
+from gaugeport.models.stored_tensors import FLOATS, fill
+from gaugeport.transport.checkpoint_moves import BLOCK_BYTES, Piece, turns, word_sum
+
+SAMPLE_BYTES = 4096
+READ_BYTES = 1 << 22
+
+
+def check_written(
+    header: Header, pieces: list[Piece], g: SignedPermutation | Orthogonal, target: Path
+) -> None:
+    """Check a written file: its length, its header, and every tensor against the source.
+
+    Args:
+        header: The header of the source.
+        pieces: All pieces of the source.
+        g: The gauge that moved them.
+        target: The written file.
+
+    Raises:
+        OSError: If the file is not what was to be written.
+    """
+    size = target.stat().st_size
+    if size != header.size:
+        raise _wrong(target, f"it has {size} bytes, expected {header.size}")
+    with header.file.open("rb") as a, target.open("rb") as b:
+        if a.read(header.data_start) != b.read(header.data_start):
+            raise _wrong(target, f"its header differs from that of {header.file}")
+        for piece in pieces:
+            if not _is_moved(piece, g, a.fileno(), b.fileno()):
+                raise _wrong(target, f"{piece.tensor.name} is not the moved tensor of {header.file}")
+    read_header(target)
+
+
+def file_word_sum(path: Path) -> int:
+    """Return the word sum of a whole file; see :func:`~gaugeport.transport.checkpoint_moves.word_sum`."""
+    total, offset = 0, 0
+    with path.open("rb", buffering=0) as f:
+        while chunk := f.read(READ_BYTES):
+            total += word_sum(np.frombuffer(chunk, dtype=np.uint8), offset)
+            offset += len(chunk)
+    return total % (1 << 64)
+
+
+def _is_moved(piece: Piece, g: SignedPermutation | Orthogonal, source: int, target: int) -> bool:
+    t = piece.tensor
+    if piece.way == "copy":
+        starts = [start for start, _ in piece.blocks()] + [max(piece.start, piece.stop - SAMPLE_BYTES)]
+        spans = [(k, min(k + SAMPLE_BYTES, piece.stop)) for k in starts]
+        return all(torch.equal(_bytes(source, piece, *span), _bytes(target, piece, *span)) for span in spans)
+    if turns(g) and sum(kind == "vector" for kind in piece.axes) == 1:
+        assert isinstance(g, Orthogonal)
+        return all(_is_turned(piece, g, source, target, *block) for block in piece.blocks())
+    if piece.way == "whole":
+        dtype = FLOATS[t.dtype]
+        before, after = (_bytes(f, piece, 0, 1).view(dtype).view(t.shape) for f in (source, target))
+        for axis, kind in enumerate(piece.axes):
+            before = {"vector": g.act, "gain": g.act_gain, "none": lambda x, _: x}[kind](before, axis)
+        return torch.allclose(after, before, rtol=_rounding(t) if turns(g) else 0, atol=0, equal_nan=True)
+    assert isinstance(g, SignedPermutation)
+    columns, step = piece.way == "columns", max(1, BLOCK_BYTES // piece.row_bytes)
+    firsts = [start for start, _ in piece.blocks()] if columns else range(0, piece.rows, step)
+    for row in {*firsts, piece.stop - 1}:
+        origin = row if columns else int(g.perm[row])
+        x = _bytes(source, piece, origin, origin + 1).view(FLOATS[t.dtype])
+        moved = _bytes(target, piece, row, row + 1).view(FLOATS[t.dtype])
+        if columns:
+            x = g.act(x) if piece.axes[-1] == "vector" else g.act_gain(x)
+        elif piece.axes[0] == "vector":
+            x = x * int(g.sign[row])
+        if not torch.allclose(moved, x, rtol=0, atol=0, equal_nan=True):
+            return False
+    return True
+
+
+def _is_turned(piece: Piece, g: Orthogonal, source: int, target: int, start: int, stop: int) -> bool:
+    """Return whether rows of one rotated axis are right: u·(Q x) = (Qᵀu)·x for a random vector u of ±1."""
+    t, is_whole = piece.tensor, piece.way == "whole"
+    shape, axis = (t.shape, piece.axes.index("vector")) if is_whole else ((stop - start, g.size), 1)
+    x, moved = (
+        _bytes(f, piece, start, stop).view(FLOATS[t.dtype]).view(shape).movedim(axis, -1).double()
+        for f in (source, target)
+    )
+    u = torch.randint(0, 2, (g.size,), generator=torch.Generator().manual_seed(start)).double() * 2 - 1
+    difference = moved @ u - x @ (g.matrix.T @ u)
+    # each entry is rounded once to the stored dtype, so the sum is off by at most the sum of the roundings
+    bound = _rounding(t) * moved.abs().sum(-1) + g.size * torch.finfo(FLOATS[t.dtype]).tiny
+    return bool((difference.abs() <= bound).all())
+
+
+def _rounding(tensor: StoredTensor) -> float:
+    """Return the relative rounding of a moved entry: of its dtype, and of a sum of d products in float64."""
+    d = max(tensor.shape)
+    return torch.finfo(FLOATS[tensor.dtype]).eps + 4 * d**1.5 * torch.finfo(torch.float64).eps
+
+
+def _bytes(file: int, piece: Piece, start: int, stop: int) -> Tensor:
+    """Read some rows of a piece's tensor as bytes."""
+    data = torch.empty((stop - start) * piece.row_bytes, dtype=torch.uint8)
+    fill(file, data, piece.offset(start), piece.tensor)
+    return data
+
+
+def _wrong(path: Path, what: str) -> OSError:
+    return OSError(errno.EIO, f"the file was not written right: {what}", str(path))

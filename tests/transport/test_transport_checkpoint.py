@@ -1,0 +1,342 @@
+"""Check that a folder moved file by file is the moved model, what is copied with it, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from gaugeport.charts import fold_gains
+from gaugeport.groups import (
+    AffineGauge,
+    GlobalSignPermutation,
+    MeanPreservingOrthogonal,
+    Orthogonal,
+    Permutation,
+    SignedPermutation,
+)
+from gaugeport.models.loading import load_model
+from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
+from gaugeport.transport import checkpoint_moves, transport_checkpoint, transport_model
+from multimodal_models import save_gemma3
+
+D = 32
+
+
+def tiny(family, width=D, **config):
+    return tiny_model(family, torch.Generator().manual_seed(0), width, **config)
+
+
+def element(cls, seed=1, d=D):
+    return cls.random(d, torch.Generator().manual_seed(seed))
+
+
+def saved(model, folder, **options):
+    model.save_pretrained(folder, **options)
+    return folder
+
+
+def tensors_of(folder):
+    return {name: t for path in folder.glob("*.safetensors") for name, t in load_file(path).items()}
+
+
+def bits(t):
+    return t.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()])
+
+
+def assert_same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name, t in a.items():
+        assert t.dtype == b[name].dtype and torch.equal(bits(t), bits(b[name])), name
+
+
+def read_bytes(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_files_are_those_of_the_moved_model(family, tied, tmp_path):
+    model = tiny(family, tie_word_embeddings=tied).bfloat16()
+    source = saved(model, tmp_path / "a", max_shard_size="10KB" if tied else "1GB")
+    before = read_bytes(source)
+    g = element(GlobalSignPermutation if family in ("gpt2", "gpt_neox") else SignedPermutation)
+    report = transport_checkpoint(source, g, tmp_path / "b", workers=2)
+    expected = tensors_of(saved(transport_model(model, g), tmp_path / "expected"))
+    assert_same_bits(tensors_of(tmp_path / "b"), expected)
+    assert read_bytes(source) == before
+    assert len(report.written) == len(list(source.glob("*.safetensors"))) and report.kept == ()
+    assert report.tensors == len(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [24, 256])
+def test_blocks_and_kernels_change_nothing(dtype, width, tmp_path, monkeypatch):
+    """Width 256 goes through the kernels; rows of 24 and 25 do not end at words of 8 bytes."""
+    monkeypatch.setattr(checkpoint_moves, "BLOCK_BYTES", 1 << 18 if width == 256 else 1000)
+    monkeypatch.setattr(checkpoint_moves, "PIECE_BYTES", 1 << 19 if width == 256 else 3000)
+    monkeypatch.setattr(checkpoint_moves, "MAX_VECTORS", 16)
+    sizes = {"intermediate_size": 25, "vocab_size": 65} if width == 24 else {"vocab_size": 1500}
+    model, g = tiny("llama", width, **sizes).to(dtype), element(SignedPermutation, d=width)
+    transport_checkpoint(saved(model, tmp_path / "a"), g, tmp_path / "b", workers=3)
+    assert_same_bits(
+        tensors_of(tmp_path / "b"), tensors_of(saved(transport_model(model, g), tmp_path / "expected"))
+    )
+
+
+def test_the_inverse_gives_the_same_files_back(tmp_path):
+    source = saved(tiny("qwen2").bfloat16(), tmp_path / "a", max_shard_size="10KB")
+    g = element(SignedPermutation)
+    transport_checkpoint(source, g, tmp_path / "b")
+    transport_checkpoint(tmp_path / "b", g.inverse(), tmp_path / "c")
+    back = read_bytes(tmp_path / "c")
+    back.pop("gaugeport_transport.json")
+    assert back == read_bytes(source)
+    moved = read_bytes(tmp_path / "b")
+    assert any(moved[name] != content for name, content in back.items())  # control
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("family", "cls"),
+    [("llama", Orthogonal), ("gpt2", MeanPreservingOrthogonal), ("llama", SignedPermutation)],
+)
+def test_folded_charts_are_rotated_with_the_rounding_of_transport_model(family, cls, dtype, tmp_path):
+    model, g = fold_gains(tiny(family)).to(dtype), element(cls)
+    source = saved(model, tmp_path / "a")
+    transport_checkpoint(source, g, tmp_path / "b")
+    expected = tensors_of(saved(transport_model(model, g), tmp_path / "expected"))
+    assert_same_bits(tensors_of(tmp_path / "b"), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rotations_in_blocks_differ_by_one_rounding_at_most(dtype, tmp_path, monkeypatch):
+    """Other blocks may sum in another order: float64 products differ by 1e-16, and are rounded once."""
+    monkeypatch.setattr(checkpoint_moves, "ELEMENTS_PER_ROTATION_BLOCK", 7 * D)
+    model, g = fold_gains(tiny("llama")).to(dtype), element(Orthogonal)
+    transport_checkpoint(saved(model, tmp_path / "a"), g, tmp_path / "b")
+    moved, expected = tensors_of(tmp_path / "b"), tensors_of(saved(transport_model(model, g), tmp_path / "e"))
+    for name, t in moved.items():
+        assert torch.allclose(t, expected[name], rtol=torch.finfo(dtype).eps, atol=1e-12), name
+    other = transport_model(model, element(Orthogonal, seed=2))
+    assert not torch.allclose(other.lm_head.weight, moved["lm_head.weight"], rtol=0.1, atol=0.1)  # control
+
+
+def test_logits_of_sign_flips_are_equal_in_plain_transformers(tmp_path):
+    model = tiny("llama")
+    flips = SignedPermutation(torch.arange(D), element(SignedPermutation).sign)
+    transport_checkpoint(saved(model, tmp_path / "a"), flips, tmp_path / "b")
+    tokens = torch.arange(9)[None]
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "b")(tokens).logits, model(tokens).logits)
+
+
+def test_headers_metadata_and_mixed_dtypes_are_kept(tmp_path):
+    model = tiny("llama")
+    source = saved(model, tmp_path / "a")
+    path = source / "model.safetensors"
+    mixed = {k: t if "norm" in k else t.half() for k, t in load_file(path).items()}
+    save_file(mixed, path, metadata={"format": "pt", "by": "someone else", "note": "ä"})
+    transport_checkpoint(source, element(SignedPermutation), tmp_path / "b")
+    before, after = path.read_bytes(), (tmp_path / "b" / "model.safetensors").read_bytes()
+    length = 8 + int.from_bytes(before[:8], "little")
+    assert after[:length] == before[:length] and after != before
+    with safe_open(tmp_path / "b" / "model.safetensors", "pt") as f:
+        assert f.metadata()["note"] == "ä"
+
+
+def test_both_names_of_a_tied_tensor_are_moved_alike(tmp_path):
+    source = saved(tiny("qwen2", tie_word_embeddings=True), tmp_path / "a")
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    g = element(SignedPermutation)
+    transport_checkpoint(source, g, tmp_path / "b")
+    moved = tensors_of(tmp_path / "b")
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        assert torch.equal(moved[name], g.act(tensors[name]))
+
+
+def test_other_files_are_copied_byte_for_byte_or_left_out_with_a_reason(tmp_path):
+    source = saved(tiny("llama"), tmp_path / "a", max_shard_size="30KB")
+    copied = {
+        "tokenizer.json": b'{"a":\r\n 1}\n', "chat_template.jinja": b"{{ x }}", "LICENSE": b"free",
+        "merges.txt": b"a b", "additional_chat_templates/tool.jinja": b"t",
+    }  # fmt: skip
+    left_out = ("optimizer.pt", "training_args.bin", "pytorch_model.bin", "pytorch_model.bin.index.json",
+                "consolidated.safetensors", "model.gguf", "model.onnx", "onnx/model.onnx")  # fmt: skip
+    for name in (*copied, *left_out):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(copied.get(name, b"old coordinates"))
+    report = transport_checkpoint(source, element(SignedPermutation), tmp_path / "b")
+    moved = read_bytes(tmp_path / "b")
+    for name in (*copied, "config.json", "generation_config.json", "model.safetensors.index.json"):
+        assert moved[name] == (source / name).read_bytes() and name in report.copied
+    assert not moved.keys() & set(left_out)
+    assert report.left_out.keys() == {name.split("/")[0] for name in left_out}
+    assert "transport_optimizer" in report.left_out["optimizer.pt"]
+    assert "left out: optimizer.pt" in str(report) and "moved by a signed_permutation" in str(report)
+
+
+def test_the_index_is_copied_only_with_its_shards(tmp_path):
+    source = saved(tiny("llama"), tmp_path / "a", max_shard_size="30KB")
+    saved(tiny("llama"), tmp_path / "whole")
+    shutil.copy(tmp_path / "whole" / "model.safetensors", source)
+    report = transport_checkpoint(source, element(SignedPermutation), tmp_path / "b")
+    assert {p.name for p in (tmp_path / "b").glob("model*")} == {"model.safetensors"}
+    assert "model.safetensors.index.json" in report.left_out
+
+
+def test_progress_counts_every_byte_and_workers_change_nothing(tmp_path):
+    source, seen = saved(tiny("llama"), tmp_path / "a", max_shard_size="10KB"), []
+    g = element(SignedPermutation)
+    transport_checkpoint(source, g, tmp_path / "b", workers=1, progress=lambda *now: seen.append(now))
+    total = sum(t.numel() * t.element_size() for t in tensors_of(source).values())
+    assert seen[-1] == (total, total, "weights") and seen == sorted(seen)
+    transport_checkpoint(source, g, tmp_path / "c", workers=4)
+    assert read_bytes(tmp_path / "b") == read_bytes(tmp_path / "c")
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        transport_checkpoint(source, g, tmp_path / "d", workers=0)
+    assert torch.get_num_threads() == 1
+
+
+REFUSED = [
+    ("llama", Orthogonal, r"'orthogonal' is not in the exact group .*fold_gains\(model\) the group"),
+    ("gpt2", SignedPermutation, "only S_d × {±1}"),
+    ("gemma2", Orthogonal, "post-norm"),
+    ("llama", AffineGauge, r"linear gauge, got .*'affine'"),
+]
+
+
+@pytest.mark.parametrize(("family", "cls", "message"), REFUSED)
+def test_gauges_outside_the_group_are_refused_as_by_transport_model(family, cls, message, tmp_path):
+    model, g = tiny(family), element(cls)
+    source = saved(model, tmp_path / "a")
+    with pytest.raises(ValueError, match=message) as by_file:
+        transport_checkpoint(source, g, tmp_path / "b")
+    with pytest.raises(ValueError, match=message) as by_model:
+        transport_model(model, g)
+    assert str(by_file.value) == str(by_model.value)
+    assert not (tmp_path / "b").exists()
+
+
+def test_other_widths_and_objects_are_refused(tmp_path):
+    source = saved(tiny("llama"), tmp_path / "a")
+    with pytest.raises(ValueError, match="width 31"):
+        transport_checkpoint(source, element(SignedPermutation, d=31), tmp_path / "b")
+    with pytest.raises(TypeError, match="expected a gauge element, got list"):
+        transport_checkpoint(source, [1], tmp_path / "b")
+
+
+def test_output_in_or_around_the_source_is_refused(tmp_path):
+    source, g = saved(tiny("llama"), tmp_path / "a" / "model"), element(Permutation)
+    (tmp_path / "link").symlink_to(source)
+    before = read_bytes(source)
+    again = tmp_path / "a" / "x" / ".." / "model"
+    for out in (source, source / "b", tmp_path / "a", tmp_path / "link", again):
+        with pytest.raises(ValueError, match="expected a place apart from it"):
+            transport_checkpoint(source, g, out, force=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="is a file; name a new folder"):
+        transport_checkpoint(source, g, tmp_path / "file")
+    assert read_bytes(source) == before
+
+
+def test_a_folder_that_holds_something_is_refused_unless_forced(tmp_path):
+    source, g, out = saved(tiny("llama"), tmp_path / "a"), element(SignedPermutation), tmp_path / "b"
+    saved(tiny("qwen2"), out, max_shard_size="10KB")
+    (out / "notes.txt").write_text("mine")
+    before = read_bytes(out)
+    with pytest.raises(FileExistsError, match=r"b is not empty: it holds config\.json.*force=True"):
+        transport_checkpoint(source, g, out)
+    assert read_bytes(out) == before
+    transport_checkpoint(source, g, out, force=True)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert {p.name for p in out.glob("model*")} == {"model.safetensors"}
+    assert load_model(out).config.model_type == "llama"
+    with pytest.raises(FileExistsError, match="it holds the transport of another source and gauge"):
+        transport_checkpoint(source, element(SignedPermutation, seed=2), out)
+    with pytest.raises(FileExistsError, match="it holds the transport of this source and gauge"):
+        transport_checkpoint(source, g, out)
+    (out / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds adapter_config\.json, which may not lie beside a model"):
+        transport_checkpoint(source, g, out, force=True)
+
+
+def test_links_out_of_the_source_are_refused_and_those_of_a_hub_cache_followed(tmp_path):
+    g = element(SignedPermutation)
+    blobs, snapshot = (tmp_path / "models--a--b" / name for name in ("blobs", "snapshots/0f1e"))
+    plain = saved(tiny("llama"), tmp_path / "plain")
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for k, path in enumerate(plain.iterdir()):
+        shutil.copy(path, blobs / str(k))
+        (snapshot / path.name).symlink_to(f"../../blobs/{k}")
+    transport_checkpoint(snapshot, g, tmp_path / "b")
+    assert not any(p.is_symlink() for p in (tmp_path / "b").iterdir())
+    for name in ("model.safetensors", "config.json"):
+        path = plain / name
+        path.rename(tmp_path / name)
+        path.symlink_to(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name} is a link out of the folder, to {tmp_path / name}"):
+            transport_checkpoint(plain, g, tmp_path / "c")
+        path.unlink()
+        (tmp_path / name).rename(path)
+    (plain / "again.json").symlink_to("config.json")
+    (tmp_path / "secret").write_text("not of the model")
+    (plain / "notes.txt").symlink_to(tmp_path / "secret")
+    report = transport_checkpoint(plain, g, tmp_path / "c")
+    assert "again.json" in report.copied
+    assert report.left_out == {"notes.txt": f"a link out of the folder, to {tmp_path / 'secret'}"}
+
+
+def test_nothing_is_written_through_links_in_the_output_folder(tmp_path):
+    source, g = saved(tiny("llama"), tmp_path / "a"), element(SignedPermutation)
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool.jinja").write_text("new")
+    out, elsewhere = tmp_path / "b", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    for name in ("config.json", "model.safetensors", "tool.jinja"):
+        (elsewhere / name).write_text("old")
+        (out / name).symlink_to(elsewhere / name)
+    (out / "additional_chat_templates").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=rf"_templates is a link out of {out}, to {elsewhere}"):
+        transport_checkpoint(source, g, out, force=True)
+    (out / "additional_chat_templates").unlink()
+    transport_checkpoint(source, g, out, force=True)
+    assert all(p.read_text() == "old" for p in elsewhere.iterdir())
+    assert load_model(out) is not None
+
+
+def test_weights_in_other_forms_are_refused(tmp_path):
+    g = element(SignedPermutation)
+    with pytest.raises(ValueError, match=r"multimodal model, whose other parts .*save_pretrained"):
+        save_gemma3(tmp_path / "multimodal")
+        transport_checkpoint(tmp_path / "multimodal", g, tmp_path / "b")
+    model = tiny("llama")
+    source = saved(model, tmp_path / "a")
+    tensors = load_file(source / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"1 parameters are quantized, the first \['{name} \(F8_E4M3\)'\]"):
+        transport_checkpoint(source, g, tmp_path / "b")
+    (source / "model.safetensors").unlink()
+    torch.save(model.state_dict(), source / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"keeps its weights in pytorch_model\.bin; .*save_pretrained"):
+        transport_checkpoint(source, g, tmp_path / "b")
+    with pytest.raises(ValueError, match="expected a local folder, got 'owner/name'"):
+        transport_checkpoint("owner/name", g, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_record_says_what_was_moved_by_what(tmp_path):
+    source, g = saved(tiny("llama"), tmp_path / "a"), element(SignedPermutation)
+    transport_checkpoint(source, g, tmp_path / "b")
+    record = json.loads((tmp_path / "b" / "gaugeport_transport.json").read_text())
+    assert record["complete"] and record["gauge"]["group"] == "signed_permutation"
+    assert record["sources"]["model.safetensors"]["bytes"] == (source / "model.safetensors").stat().st_size
+    assert record["done"].keys() == {"model.safetensors"}
