@@ -15,6 +15,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from gaugeport.models.configs import reason
+from gaugeport.models.gguf_header import check_gguf
+
 SUFFIX = ".gguf"
 
 
@@ -105,6 +108,7 @@ def describe_gguf(path: Path) -> dict[str, str]:
 def _reader(path: Path) -> Any:
     from gguf import GGUFReader
 
+    check_gguf(path)
     try:
         return GGUFReader(path)
     except Exception as e:  # it reads a damaged file until something breaks
@@ -116,6 +120,7 @@ def _read(loader: Any, path: Path, **options: Any) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"path does not exist: {path} (expected a {SUFFIX} file)")
     _check_package()
+    check_gguf(path)
     # the progress bar of dequantising is not one of those that transformers can hide
     shown = transformers_logging.is_progress_bar_enabled()
     hidden = contextlib.nullcontext() if shown else contextlib.redirect_stderr(io.StringIO())
@@ -123,7 +128,7 @@ def _read(loader: Any, path: Path, **options: Any) -> Any:
         with hidden:
             return loader.from_pretrained(str(path.parent), gguf_file=path.name, **options)
     except Exception as e:  # the reader of a damaged file raises whatever breaks first
-        raise ValueError(f"cannot read {path}: {type(e).__name__}: {str(e).strip().splitlines()[0]}") from e
+        raise ValueError(f"cannot read {path}: {reason(e)}") from e
 
 
 def _check_package() -> None:
