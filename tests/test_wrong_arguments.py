@@ -96,5 +96,5 @@ def test_folder_in_place_of_a_gauge_file_is_named(tmp_path):
 def test_models_without_a_common_base_cause_a_warning(recwarn):
     gp.align(tiny(), tiny(), batches())
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="half of the coordinates have a margin below 0.001"):
+    with pytest.warns(UserWarning, match=r"\d\d% of the coordinates have a margin of 0 or less"):
         gp.align(tiny(), tiny(1), batches())

@@ -70,3 +70,10 @@ def test_message_quotes_the_first_text_and_both_encodings_from_there():
 def test_something_else_than_a_tokenizer_is_named():
     with pytest.raises(TypeError, match=r"expected a tokenizer with \.encode, got a dict"):
         check_tokenizers({"a": 0}, bytes_with())
+
+    class Other:
+        def encode(self, text):
+            return [0]
+
+    with pytest.raises(TypeError, match="transformers or tokenizers, got a Other: "):
+        check_tokenizers(Other(), bytes_with())

@@ -120,5 +120,7 @@ def test_model_with_few_positions_is_certified_on_short_rows():
     assert certify(model).exact
     with pytest.raises(ValueError, match="rows of 11 tokens are longer than the model's 10 positions"):
         certify(model, tokens=torch.zeros(2, 11, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"token ids \[batch, length\], got a tensor of shape \(5,\)"):
+        certify(model, tokens=torch.zeros(5, dtype=torch.long))
     with pytest.raises(ValueError, match="token id -1 is not in the model's vocabulary, 0 to 63"):
         certify(model, tokens=torch.full((2, 3), -1))

@@ -11,18 +11,16 @@ from torch import Tensor, nn
 
 from gaugeport.alignment.collect import collect
 from gaugeport.alignment.comparable import check_comparable
+from gaugeport.alignment.doubt import doubt
 from gaugeport.alignment.fit import AFFINE, EVIDENCE, check_abstain, check_affine, choose, fit, linear_group
 from gaugeport.alignment.matchers import MATCHERS
 from gaugeport.alignment.pair_evidence import Evidence, common_group
 from gaugeport.alignment.result import Alignment, check_some_kept
 from gaugeport.alignment.tokenizers import check_tokenizers
-from gaugeport.alignment.walk import compose_links, reporting
+from gaugeport.alignment.walk import compose_links, reporting, weakest
 from gaugeport.streams.activations import check_sites
 from gaugeport.streams.massive import LEAVE_OUT, check_treatment
 from gaugeport.utils.progress import Progress
-
-WARN_BELOW_MEDIAN_MARGIN = 1e-3
-"""``align`` warns below this median margin (in units of the evidence): the models look unrelated."""
 
 
 def align(
@@ -80,7 +78,8 @@ def align(
             (:mod:`gaugeport.utils.progress`).
 
     Returns:
-        The recovered gauge with its margins.
+        The recovered gauge with its margins. A warning says so if they look like those of unrelated models,
+        with what may be wrong and what would help (:mod:`gaugeport.alignment.doubt`).
 
     Raises:
         ValueError: for an unknown name, a matcher that does not recover elements of the group, models that
@@ -91,6 +90,45 @@ def align(
             :class:`Evidence` does not hold.
         TypeError: for batches that are not dicts of tensors, or no ``model_b``.
     """
+    alignment, read = _aligned(
+        model_a,
+        model_b,
+        batches,
+        group,
+        evidence,
+        sites,
+        matcher=matcher,
+        skip_first=skip_first,
+        token_ids=token_ids,
+        tokenizers=tokenizers,
+        allow_larger=allow_larger,
+        abstain=abstain,
+        massive=massive,
+        progress=progress,
+    )
+    if reason := doubt(alignment, read):
+        warnings.warn(reason, stacklevel=2)
+    return alignment
+
+
+def _aligned(
+    model_a: nn.Module | Evidence,
+    model_b: nn.Module | None,
+    batches: Iterable[dict[str, Tensor]] | None,
+    group: str | None,
+    evidence: str | None,
+    sites: str | Sequence[str],
+    *,
+    matcher: str | None = None,
+    skip_first: int = 1,
+    token_ids: Tensor | None = None,
+    tokenizers: tuple[object, object] | None = None,
+    allow_larger: bool = False,
+    abstain: float | None = None,
+    massive: str = LEAVE_OUT,
+    progress: Progress | None = None,
+) -> tuple[Alignment, Evidence]:
+    """Return what :func:`align` returns, and the evidence that it was matched from."""
     # 1) check the arguments, before a batch is read
     if evidence is not None and evidence not in EVIDENCE:
         raise ValueError(f"unknown evidence {evidence!r}; allowed: {', '.join(EVIDENCE)}")
@@ -138,15 +176,7 @@ def align(
         )
 
     # 3) match
-    alignment = fit(ev, group, matcher, kind, sites, abstain)
-    if MATCHERS[matcher].margins_are_scores and float(alignment.margin.median()) < WARN_BELOW_MEDIAN_MARGIN:
-        warnings.warn(
-            f"half of the coordinates have a margin below {WARN_BELOW_MEDIAN_MARGIN}: their partner scores "
-            "hardly more than the next candidate. Models without a common base have no permutation gauge "
-            "between them; for runs that drifted far, use align_along on their checkpoints",
-            stacklevel=2,
-        )
-    return alignment
+    return fit(ev, group, matcher, kind, sites, abstain), ev
 
 
 def _refuse(given: Iterable[str]) -> None:
@@ -182,7 +212,8 @@ def align_along(
         **options: further arguments of :func:`align`.
 
     Returns:
-        The alignment of the first model with the last; its ``links`` are the local ones.
+        The alignment of the first model with the last; its ``links`` are the local ones. One warning names
+        the weakest link, if there are any that look like unrelated models.
 
     Raises:
         ValueError: for fewer than two models, and as :func:`align`.
@@ -192,11 +223,16 @@ def align_along(
     batches = None if batches is None else list(batches)  # an iterator would be used up by the first link
     here = _loaded(models[0])
     links: list[Alignment] = []
+    doubts: list[str | None] = []
     for next_model in models[1:]:
         there = _loaded(next_model)
         report = None if progress is None else reporting(progress, len(links) + 1, len(models) - 1)
-        links.append(align(here, there, batches, group, evidence, sites, progress=report, **options))
+        link, read = _aligned(here, there, batches, group, evidence, sites, progress=report, **options)
+        links.append(link)
+        doubts.append(doubt(link, read, in_walk=True))
         here = there
+    if reason := weakest(links, doubts):
+        warnings.warn(reason, stacklevel=2)
     total = compose_links(links)
     check_some_kept(total)
     return total

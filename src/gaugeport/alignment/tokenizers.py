@@ -34,7 +34,7 @@ def check_tokenizers(tokenizer_a: object, tokenizer_b: object) -> None:
     because both models read the same batches.
 
     Raises:
-        TypeError: If one of them has no ``encode``.
+        TypeError: If one of them has no ``encode`` that takes ``add_special_tokens``.
         ValueError: If they differ; the message quotes the first text on which they do, and both encodings.
     """
     for probe in PROBES:
@@ -54,5 +54,10 @@ def check_tokenizers(tokenizer_a: object, tokenizer_b: object) -> None:
 def _encode(tokenizer: object, text: str) -> list[int]:
     if not callable(getattr(tokenizer, "encode", None)):
         raise TypeError(f"expected a tokenizer with .encode, got a {type(tokenizer).__name__}")
-    encoded = tokenizer.encode(text, add_special_tokens=False)  # type: ignore[attr-defined]
+    try:
+        encoded = tokenizer.encode(text, add_special_tokens=False)  # type: ignore[attr-defined]
+    except TypeError as e:
+        raise TypeError(
+            f"expected a tokenizer as of transformers or tokenizers, got a {type(tokenizer).__name__}: {e}"
+        ) from e
     return [int(i) for i in getattr(encoded, "ids", encoded)]  # the tokenizers library returns an object

@@ -26,6 +26,23 @@ def compose_links(links: Sequence[Alignment]) -> Alignment:
     return replace(reduce(_compose, links), links=tuple(links))
 
 
+def weakest(links: Sequence[Alignment], doubts: Sequence[str | None]) -> str | None:
+    """Name the weakest link of a walk and why it should be doubted; None if no link should be.
+
+    Args:
+        links: the alignments of neighbouring models.
+        doubts: what :func:`gaugeport.alignment.doubt.doubt` says of each.
+    """
+    doubted = [i for i, reason in enumerate(doubts) if reason is not None]
+    if not doubted:
+        return None
+    at = max(doubted, key=lambda i: (links[i].share_without_margin, -float(links[i].margin.median())))
+    return (
+        f"{len(doubted)} of the {len(links)} links of the walk should be doubted. The weakest is link "
+        f"{at + 1}, from checkpoint {at + 1} to checkpoint {at + 2}: {doubts[at]}"
+    )
+
+
 def _compose(first: Alignment, second: Alignment) -> Alignment:
     # The margins of `first` belong to the middle model's coordinates: permute them to those of the last
     # model.

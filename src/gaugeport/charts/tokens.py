@@ -39,9 +39,11 @@ def check_tokens(chart: Chart, model: nn.Module, ids: Tensor) -> None:
         ids: int64[batch, length].
 
     Raises:
-        ValueError: If an id is not a row of the embedding, or if the rows are longer than the model's
-            positions.
+        ValueError: If ``ids`` has another number of axes, an id is not a row of the embedding, or the rows
+            are longer than the model's positions.
     """
+    if ids.dim() != 2:
+        raise ValueError(f"expected token ids [batch, length], got a tensor of shape {tuple(ids.shape)}")
     check_ids(chart, model, ids)
     limit = position_limit(chart, model)
     if limit is not None and ids.shape[1] > limit:
