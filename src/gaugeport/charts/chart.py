@@ -146,7 +146,12 @@ def chart_of(model: nn.Module) -> Chart:
         raise ValueError(
             f"{type(model).__name__} has no config.model_type; expected a transformers causal LM"
         )
-    family = family_of(model_type)
+    return chart_by(model, family_of(model_type))
+
+
+def chart_by(model: nn.Module, family: Family) -> Chart:
+    """Return the chart of a model by the rules of a family. Raises ``ValueError`` as :func:`chart_of`."""
+    config: Any = model.config
     width = int(config.hidden_size)
     # 1) match every tensor once, and check its shape
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -174,7 +179,7 @@ def chart_of(model: nn.Module) -> Chart:
     matched = {name: rule for name, rule in rules.items() if rule is not None}
     return Chart(
         family=family,
-        model_type=model_type,
+        model_type=config.model_type,
         width=width,
         folded=_gains_are_one(family, matched, tensors),
         tied=f"{family.unembedding}.weight" in aliases,
