@@ -9,7 +9,7 @@ from gaugeport.pipeline.report.tidy import aggregate, means_of, middle_site, sel
 TITLE = "c2 Evidence: how far endpoint recovery goes with each kind of evidence"
 CAPTION = (
     "Signed accuracy at the last step: from the activations of one site (block L/2), of all sites pooled, "
-    "from the weights, from both."
+    "from the weights, from both. Any order: from the weights, B's neurons and heads in random order."
 )
 SETTINGS = {"lr": "training.run.lr"}
 
@@ -20,11 +20,12 @@ NARROW = Narrow(
         "one site": "one site",
         "pooled sites": "pooled sites",
         "weights": "weights",
+        "weights, any order": "any order",
         "pooled + weights": "both",
         "n": "n",
     },
     rows={},
-    means=("weights", "pooled + weights"),
+    means=("weights", "weights, any order", "pooled + weights"),
 )
 
 
@@ -70,12 +71,16 @@ def plot(table):
 LABELS = {
     ("pooled", "endpoint"): "pooled sites",
     ("weights", "endpoint"): "weights",
+    ("weights_any_order", "endpoint"): "weights, any order",
+    ("weights_row_by_row", "endpoint"): "any order, row by row",
     ("weights_all_rows", "endpoint"): "weights, untrained rows too",
     ("both", "endpoint"): "pooled + weights",
     ("site", "trajectory"): "trajectory, one site",
 }
 ORDER = ["site embed", *(f"site block{i}" for i in range(200)), *LABELS.values()]
-COLOURS = dict(zip(LABELS.values(), (f.GREEN, f.ORANGE, f.RED, f.PURPLE, f.BLUE), strict=True))
+COLOURS = dict(
+    zip(LABELS.values(), (f.GREEN, f.ORANGE, f.YELLOW, f.GREY, f.RED, f.PURPLE, f.BLUE), strict=True)
+)
 
 
 def _last(table):

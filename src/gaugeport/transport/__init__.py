@@ -34,8 +34,8 @@ What lies in files moves from file to file in its own format: ``transport_direct
 ``transport_lora`` and ``transport_optimizer``. A result never lies in or over its source.
 
 Files in reading order: ``axis`` (one gauge on one axis, fast), ``directions`` and ``indices``, ``model``;
-``units``, ``neurons`` and ``heads`` (gauges of neurons and heads), ``merge``; ``folders`` (what is copied
-beside moved tensors); ``sae_rules``, ``sae_sites``, ``sae_description``, ``sae``, ``sae_formats``,
+``units``, ``neurons`` and ``heads`` (gauges of neurons and heads), ``weight_alignment`` (the residual gauge
+with both, from weights in any order), ``merge``; ``folders`` (what is copied beside moved tensors); ``sae_rules``, ``sae_sites``, ``sae_description``, ``sae``, ``sae_formats``,
 ``sae_file`` and ``sae_fold``; ``direction_formats``, ``control_vectors``, ``direction_files``,
 ``index_files`` and ``steering_vectors``; ``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules``
 (which optimizer is covariant under which group), ``optimizer_names`` (which state belongs to which
@@ -61,12 +61,15 @@ from gaugeport.transport.sae import transport_sae
 from gaugeport.transport.sae_file import transport_sae_file
 from gaugeport.transport.sae_fold import fold_sae, fold_sae_file
 from gaugeport.transport.steering_vectors import transport_steering_vector
+from gaugeport.transport.weight_alignment import WeightAlignment, align_weights
 
 __all__ = [
     "HeadGauge",
     "Merged",
     "MovedIndices",
     "NeuronGauge",
+    "WeightAlignment",
+    "align_weights",
     "fold_lora",
     "fold_sae",
     "fold_sae_file",

@@ -52,7 +52,7 @@ def transport_indices_file(
     source, out = Path(source), Path(out)
     check_new_file(existing_file(source), out, ".json", force)
     with naming(source):
-        lists = _read_lists(source)
+        lists = read_lists(source)
         named = lists if isinstance(lists, dict) else {"": lists}
         moved: dict[str, Any] = {}
         for name, indices in named.items():
@@ -64,7 +64,7 @@ def transport_indices_file(
     return result
 
 
-def _read_lists(path: Path) -> Any:
+def read_lists(path: Path) -> Any:
     """Return the list of indices, or the dict of lists, in a file."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
