@@ -92,6 +92,9 @@ def test_few_seeds_give_direction_only_and_none_gives_not_run():
     assert judge(gap(), [0.3] * 4, "mini")[0] == "direction only (n = 4)"
     assert judge(gap(), [0.3], "mini")[0] == "direction only (n = 1)"
     assert judge(gap(), [], "mini")[0] == "not run"
+    for against in ([0.0], [-0.3] * 4):
+        assert judge(gap(), against, "mini")[0] == f"not the direction (n = {len(against)})"
+    assert judge(gap("less"), [-0.3] * 4, "mini")[0] == "direction only (n = 4)"
 
 
 def test_figures_are_matched_at_paper_profile_only():

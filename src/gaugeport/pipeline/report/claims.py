@@ -100,18 +100,19 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
         Verdict, mean, ends of the 95 % interval, and n. The verdict is *reproduced* where the interval
         excludes the null in the claimed direction; *matched* (at :data:`FIGURES_COUNT`) where it also lies
         within the paper's figure ± delta or, unless that is two-sided, wholly on its better side; *not
-        reproduced* otherwise. Fewer than ``DECLARED_UNITS`` seeds give *direction only (n = …)*, none give
-        *not run*. *no verdict (why)*: the claim declares none. *reproduced (by construction)*: it could not
-        have been otherwise.
+        reproduced* otherwise. Fewer than ``DECLARED_UNITS`` seeds give *direction only (n = …)*, or *not the
+        direction (n = …)* where their mean is not beyond the null; none give *not run*. *no verdict (why)*:
+        the claim declares none. *reproduced (by construction)*: it could not have been otherwise.
     """
     if not values:
         return "not run", float("nan"), float("nan"), float("nan"), 0
     mean, low, high, n = t_interval(values)
     if claim.unjudged and not (claim.unjudged in CHOSEN and profile in SETTINGS_DECLARED):
         return f"no verdict ({claim.unjudged})", mean, low, high, n
-    if n < DECLARED_UNITS:
-        return f"direction only (n = {n})", mean, low, high, n
     sign = 1 if claim.direction == "greater" else -1
+    if n < DECLARED_UNITS:
+        found = "direction only" if sign * (mean - claim.null_value) > 0 else "not the direction"
+        return f"{found} (n = {n})", mean, low, high, n
     worst = low if sign > 0 else high
     if sign * (worst - claim.null_value) <= 0:
         return "not reproduced", mean, low, high, n

@@ -193,7 +193,7 @@ def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
 
 CLAIMS_CAPTION = (
     "Ours: means over training seeds. Reproduced: the 95 % interval of the paired difference excludes the "
-    "null in the claimed direction. Direction only: fewer than five seeds."
+    "null in the claimed direction. Direction only: fewer than five seeds, whose mean is beyond it."
 )
 CLAIMS_DETAILS = "Difference: paired by training seed, left minus right."
 
