@@ -25,7 +25,7 @@ def test_importing_and_asking_for_help_loads_nothing_heavy(command):
     script = "import sys, gaugeport\n"
     if command is not None:
         script += (
-            "from gaugeport.pipeline.cli import main\n"
+            "from gaugeport.cli import main\n"
             f"sys.argv = ['gaugeport', *{command.split()}, '--help']\n"
             "try: main()\nexcept SystemExit as end: assert not end.code\n"
         )

@@ -1,5 +1,5 @@
 """Run the command line as ``python -m gaugeport``."""
 
-from gaugeport.pipeline.cli import main
+from gaugeport.cli import main
 
 main()

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
-from gaugeport.pipeline import cli
+from gaugeport import cli
 
 
 def gaugeport(arguments, outputs, ci=True, **options):
@@ -19,7 +19,7 @@ def gaugeport(arguments, outputs, ci=True, **options):
     environment.pop("CI", None)
     if ci:
         environment["CI"] = "1"
-    command = [sys.executable, "-m", "gaugeport.pipeline.cli", *arguments]
+    command = [sys.executable, "-m", "gaugeport.cli", *arguments]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
     )

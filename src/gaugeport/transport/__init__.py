@@ -35,15 +35,15 @@ What lies in files moves from file to file in its own format: ``transport_direct
 
 Files in reading order: ``axis`` (one gauge on one axis, fast), ``directions`` and ``indices``, ``model``;
 ``units``, ``neurons`` and ``heads`` (gauges of neurons and heads), ``weight_alignment`` (the residual gauge
-with both, from weights in any order), ``merge``; ``folders`` (what is copied beside moved tensors); ``sae_rules``, ``sae_sites``, ``sae_description``, ``sae``, ``sae_formats``,
-``sae_file`` and ``sae_fold``; ``direction_formats``, ``control_vectors``, ``direction_files``,
-``index_files`` and ``steering_vectors``; ``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules``
-(which optimizer is covariant under which group), ``optimizer_names`` (which state belongs to which
-parameter), ``optimizer_checks``, ``optimizer_checkpoint`` (Trainer's folders), ``optimizer_accelerate`` and
-``optimizer``; ``checkpoint_manifest``, ``checkpoint_files`` (what is moved, copied or left out),
-``checkpoint_moves``, ``checkpoint_checks``, ``checkpoint_shards`` and ``checkpoint`` (a model folder, from
-file to file, without loading it). May import ``utils``, ``groups``, ``charts``, ``models``, ``streams`` and
-``alignment``.
+with both, from weights in any order), ``merge``; ``folders`` (what is copied beside moved tensors);
+``sae_rules``, ``sae_sites``, ``sae_description``, ``sae``, ``sae_formats``, ``sae_file`` and ``sae_fold``;
+``direction_formats``, ``control_vectors``, ``direction_files``, ``index_files`` and ``steering_vectors``;
+``lora_rules``, ``lora_files`` and ``lora``; ``optimizer_rules`` (which optimizer is covariant under which
+group), ``optimizer_names`` (which state belongs to which parameter), ``optimizer_checks``,
+``optimizer_checkpoint`` (Trainer's folders), ``optimizer_accelerate`` and ``optimizer``;
+``checkpoint_manifest``, ``checkpoint_files`` (what is moved, copied or left out), ``checkpoint_moves``,
+``checkpoint_checks``, ``checkpoint_shards`` and ``checkpoint`` (a model folder, from file to file, without
+loading it). May import ``utils``, ``groups``, ``charts``, ``models``, ``streams`` and ``alignment``.
 """
 
 from gaugeport.transport.checkpoint import transport_checkpoint

@@ -1,4 +1,5 @@
-"""The command line: ``gaugeport headline | run | tables | status | report | fetch | certify``.
+"""The command line: the papers (``headline | run | tables | status | report | fetch``), and the commands for
+people's own checkpoints (``gaugeport.tool.cli``).
 
 This module imports nothing heavy, so that ``--help`` is quick; a command imports what it needs when it runs.
 """
@@ -6,11 +7,15 @@ This module imports nothing heavy, so that ``--help`` is quick; a command import
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
+
+from gaugeport.tool.cli import app as tool
+from gaugeport.tool.cli import error_object
 
 if TYPE_CHECKING:
     from gaugeport.pipeline.execution.failures import Failure
@@ -20,6 +25,7 @@ ABOUT = (
 )
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=ABOUT)
+app.add_typer(tool)
 console = Console(highlight=False, soft_wrap=True)
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -149,26 +155,6 @@ def fetch(
     console.print(fetch_model(model, out, set_ or []), markup=False)
 
 
-@app.command()
-def certify(
-    model: Annotated[str, typer.Argument(help="A Hugging Face model folder, a .gguf file, or a hub id.")],
-    seed: Annotated[int, typer.Option(help="Seed of the random elements and tokens.")] = 0,
-    fold: Annotated[bool, typer.Option(help="Fold the gains into the readers first.")] = False,
-) -> None:
-    """Measure which group leaves a model's function alone, inside and outside; report degenerate gains."""
-    import torch
-
-    from gaugeport.charts import certify as certify_model
-    from gaugeport.charts import fold_gains
-    from gaugeport.models.loading import hide_progress_bars, load_model
-
-    hide_progress_bars()
-    loaded = load_model(model, dtype="float32")
-    if fold:
-        loaded = fold_gains(loaded)
-    console.print(str(certify_model(loaded, generator=torch.Generator().manual_seed(seed))), markup=False)
-
-
 MOST_FAILURES_PRINTED = 5
 
 
@@ -193,7 +179,7 @@ def main() -> None:
     """Run the command line. An error of the library is one line, with exit code 2."""
     try:
         app()
-    except (ValueError, FileNotFoundError, ConnectionError) as e:
+    except (ValueError, TypeError, FileNotFoundError, FileExistsError, ConnectionError) as e:
         _stop(str(e), e)
     except ModuleNotFoundError as e:
         if e.name is None or e.name.split(".")[0] == "gaugeport":
@@ -206,7 +192,10 @@ def main() -> None:
 
 
 def _stop(message: str, cause: Exception) -> NoReturn:
-    console.print(f"error: {message}", style="red", markup=False)
+    if "--json" in sys.argv:
+        print(error_object(message))
+    else:
+        console.print(f"error: {message}", style="red", markup=False)
     raise SystemExit(2) from cause
 
 

@@ -1,0 +1,279 @@
+"""``gaugeport align``: recover the gauge between two models, and measure how far it can be trusted."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from torch import Tensor
+
+import gaugeport as gp
+from gaugeport.alignment.doubt import WARN_FROM_SHARE
+from gaugeport.alignment.pair_evidence import Evidence, common_group
+from gaugeport.alignment.result import Alignment
+from gaugeport.groups import Element, SignedPermutation
+from gaugeport.models.checkpoint import open_checkpoint
+from gaugeport.pipeline.data import row_batches
+from gaugeport.tool.answer import Answer, Exit
+from gaugeport.tool.conclusion import ROTATIONS, Found, conclude
+from gaugeport.tool.opening import fit_together, opener, safetensors_folder, shared_tokenizer
+from gaugeport.tool.report import report_data, report_text
+from gaugeport.tool.text import positions_of, token_rows
+from gaugeport.utils.progress import Progress, progress_bar
+
+ROWS_PER_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to align, and how.
+
+    Attributes:
+        a, b: A folder, hub id or ``.gguf`` file each.
+        out: The gauge file to write.
+        figure: The PNG to write.
+        evidence: ``activations``, ``weights`` or ``both``.
+        group: A group's name, or ``auto`` for the largest that is exact for both models.
+        sites: ``all``, or names of sites.
+        text, field: A file of text and its field; None for English that comes with Python.
+        tokens: How many tokens to fit on, at most; 0 reads no text, which requires evidence from weights.
+        along: Folders of two runs, whose checkpoints are walked from A back to the first and on to B.
+        base: The model that both runs started from: the walk passes through it, or a loop does.
+        abstain: Count coordinates with a smaller margin as not placed.
+        force: Replace what lies at ``out`` and ``figure``.
+    """
+
+    a: str
+    b: str
+    out: Path
+    figure: Path
+    evidence: str = "activations"
+    group: str = "auto"
+    sites: Sequence[str] | str = "all"
+    text: Path | None = None
+    field: str = "text"
+    tokens: int = 16_384
+    along: tuple[Path, Path] | None = None
+    base: str | None = None
+    abstain: float | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An alignment with what was measured of it.
+
+    Attributes:
+        alignment: The alignment.
+        groups: The exact gauge groups of A and B.
+        folded: Whether all gains of A are 1, and of B.
+        tokens: How many tokens were fitted on, and held out.
+        explained: Group -> R² on held-out tokens, the mean over sites; empty where no text was read.
+        by_site: Site -> R² of the gauge on held-out tokens.
+        loops: Name of a loop -> the share of coordinates that it does not return to their place.
+    """
+
+    alignment: Alignment
+    groups: tuple[str, str]
+    folded: tuple[bool, bool]
+    tokens: tuple[int, int] = (0, 0)
+    explained: Mapping[str, float] = field(default_factory=dict)
+    by_site: Mapping[str, float] = field(default_factory=dict)
+    loops: Mapping[str, float] = field(default_factory=dict)
+
+
+def align_models(request: Request) -> Answer:
+    """Align two models, write the gauge and the figure, and answer with the report.
+
+    Raises:
+        ValueError: An option is unknown, the models cannot be compared, or no text fits.
+        FileNotFoundError: A model, run or text file does not exist.
+        FileExistsError: The gauge file or the figure exists, and ``force`` is not set.
+    """
+    _check(request)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        with progress_bar() as bar:
+            measured = _measured(request, bar)
+    notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    found = measured.alignment
+    sentence, usable = conclude(
+        Found(
+            group=found.group,
+            doubtful=found.share_without_margin >= WARN_FROM_SHARE,
+            not_ahead=found.share_without_margin,
+            explained=measured.explained,
+            folded=measured.folded,
+            walked=bool(found.links),
+        )
+    )
+    provenance = {**found.provenance(), "a": request.a, "b": request.b, "conclusion": sentence}
+    found.gauge.save(request.out, provenance)
+    drawn = _draw(request, measured)
+    text = report_text(measured, sentence, notes, request.out, drawn)
+    data = report_data(measured, sentence, notes, request.out, drawn)
+    return Answer(text, data, Exit.DONE if usable else Exit.DOUBTFUL)
+
+
+def _check(request: Request) -> None:
+    for path in (request.out, request.figure):
+        if path.exists() and not request.force:
+            raise FileExistsError(f"{path} exists already; pass --force to replace it, or name another --out")
+    if request.evidence not in ("activations", "weights", "both"):
+        raise ValueError(f"evidence={request.evidence!r}; allowed: activations, weights, both")
+    if request.tokens < 0:
+        raise ValueError(f"tokens={request.tokens}; allowed: 0 or more")
+    if request.tokens == 0 and request.evidence != "weights":
+        raise ValueError(f"tokens=0 reads no text; evidence={request.evidence} requires some")
+    if request.tokens == 0 and request.along is not None:
+        raise ValueError("--along with --tokens 0: weights need no walk; leave --along out, or read text")
+
+
+def _measured(request: Request, bar: Progress | None) -> Measured:
+    group = None if request.group == "auto" else request.group
+    options: dict[str, Any] = {"group": group, "abstain": request.abstain, "allow_larger": group is not None}
+    if request.tokens == 0:
+        ev = _weights_alone(request, bar)
+        alignment = gp.align(ev, evidence="weights", **options)
+        return Measured(alignment, ev.groups, (ev.chart_a.folded, ev.chart_b.folded))
+    tokenizer = shared_tokenizer(request.a, request.b)
+    a, b = (opener(name) for name in (request.a, request.b))
+    if fit_together([request.a, request.b]):
+        model_a, model_b = a(), b()
+        a, b = (lambda: model_a), (lambda: model_b)
+    rows, held_out_rows = token_rows(
+        tokenizer, request.tokens, positions_of(_config(request.a)), request.text, request.field
+    )
+    collected = {
+        name: gp.evidence(
+            a,
+            b,
+            list(row_batches(part, ROWS_PER_BATCH)),
+            sites=request.sites,
+            weights=name == "fit" and request.evidence != "activations",
+            progress=bar,
+        )
+        for name, part in (("fit", rows), ("held out", held_out_rows))
+    }
+    ev, held_out = collected["fit"], collected["held out"]
+    if request.along is None:
+        alignment = gp.align(ev, evidence=request.evidence, **options)
+    else:
+        walk = _walk(request, a, b)
+        batches = list(row_batches(rows, ROWS_PER_BATCH))
+        alignment = gp.align_along(
+            walk, batches, evidence=request.evidence, sites=request.sites, progress=bar, **options
+        )
+    explained = dict(gp.compare_groups(ev, held_out))
+    by_site = held_out.explained(alignment.gauge)
+    explained[alignment.group] = fmean(by_site.values())
+    loops = {"A to B on this text, back on held-out text": _returned(alignment, held_out, options)}
+    if request.base is not None and request.along is None:
+        loops["A to B, back through the base"] = _through_base(request, a, b, rows, alignment, options)
+    return Measured(
+        alignment,
+        ev.groups,
+        (ev.chart_a.folded, ev.chart_b.folded),
+        (ev.tokens, held_out.tokens),
+        explained,
+        by_site,
+        {name: share for name, share in loops.items() if share is not None},
+    )
+
+
+def _weights_alone(request: Request, bar: Progress | None) -> Evidence:
+    """Return evidence from weights alone: streamed from disk where both are safetensors."""
+    folders = [safetensors_folder(name) for name in (request.a, request.b)]
+    if folders[0] is not None and folders[1] is not None:
+        a, b = (open_checkpoint(folder) for folder in folders if folder is not None)
+        asked = common_group(a.chart, b.chart) if request.group == "auto" else request.group
+        cross = asked in ROTATIONS
+        weights = gp.weight_evidence_of_folders(a.folder, b.folder, cross=cross, progress=bar)
+        found = {"weights_cross" if cross else "weights": weights}
+        return Evidence(a.chart, b.chart, int(a.config.num_hidden_layers), {}, {}, **found)
+    return gp.evidence(opener(request.a)(), opener(request.b)(), weights=True, progress=bar)
+
+
+def _walk(request: Request, a: Callable[[], Any], b: Callable[[], Any]) -> list[Callable[[], Any]]:
+    """Return the models from A back along its run to the base, and along B's run to B, as loaders."""
+    assert request.along is not None
+    back, forth = (checkpoints_of(run) for run in request.along)
+    ends = {Path(name).resolve() for name in (request.a, request.b)}
+    between = [
+        *(opener(str(p)) for p in reversed(back) if p.resolve() not in ends),
+        *([opener(request.base)] if request.base is not None else []),
+        *(opener(str(p)) for p in forth if p.resolve() not in ends),
+    ]
+    return [a, *between, b]
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Return the checkpoints of a run, ``checkpoint-<step>`` folders, in order of step.
+
+    Raises:
+        FileNotFoundError: The folder does not exist, or holds none.
+    """
+    if not run.is_dir():
+        raise FileNotFoundError(f"no run at {run}: expected a folder of checkpoint-<step> folders")
+    found = {int(m[1]): p for p in run.iterdir() if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))}
+    if not found:
+        raise FileNotFoundError(f"no checkpoint-<step> folders in {run}")
+    return [found[step] for step in sorted(found)]
+
+
+def _returned(alignment: Alignment, held_out: Evidence, options: Mapping[str, Any]) -> float | None:
+    """Return the share of coordinates that the gauge of held-out tokens does not bring back."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer tokens than coordinates, perhaps: the figure says it
+        other = gp.align(held_out, evidence="activations", **{**options, "abstain": None})
+    return share_moved(alignment.gauge, other.gauge)
+
+
+def _through_base(
+    request: Request,
+    a: Callable[[], Any],
+    b: Callable[[], Any],
+    rows: Tensor,
+    alignment: Alignment,
+    options: Mapping[str, Any],
+) -> float | None:
+    assert request.base is not None
+    via = gp.align_along(
+        [a, opener(request.base), b],
+        list(row_batches(rows, ROWS_PER_BATCH)),
+        evidence=request.evidence,
+        sites=request.sites,
+        **{**options, "abstain": None},
+    )
+    return share_moved(alignment.gauge, via.gauge)
+
+
+def share_moved(g: Element, h: Element) -> float | None:
+    """Return the share of coordinates that ``h⁻¹∘g`` does not leave in place; None for rotations."""
+    if not (isinstance(g, SignedPermutation) and isinstance(h, SignedPermutation)):
+        return None
+    return float(((g.perm != h.perm) | (g.sign != h.sign)).double().mean())
+
+
+def _draw(request: Request, measured: Measured) -> Path | None:
+    try:
+        from gaugeport.tool.figure import draw
+    except ModuleNotFoundError:  # matplotlib comes with gaugeport[pipeline]
+        return None
+    draw(measured, request.figure)
+    return request.figure
+
+
+def _config(name: str) -> Any:
+    from gaugeport.models.gguf_files import is_gguf
+
+    if is_gguf(name):
+        return None
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(name, trust_remote_code=False)
