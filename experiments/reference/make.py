@@ -41,7 +41,7 @@ from gaugeport.utils.files import write_text
 HERE = Path(__file__).resolve().parent
 PROFILES = ("mini", "real")
 ARCHIVE = "records.jsonl.xz"
-MOST_ROWS = 4000
+MOST_ROWS = 20_000
 """A csv of more rows than this is compressed: it is no longer read by eye."""
 PROJECT_README = HERE.parent.parent / "README.md"
 
