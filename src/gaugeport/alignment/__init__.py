@@ -11,7 +11,8 @@ Files, in reading order:
 - ``assignment``: exact linear assignment; ``optimality``: a proof of it that trusts no solver.
 - ``matchers``: evidence to a gauge element; one ``Matcher`` record for each matcher.
 - ``variance``: how much of B's stream a gauge explains; ``compare``: on held-out text, and by group.
-- ``fit``: the gauge that the evidence of a pair shows; ``result``: what is known of it.
+- ``fit``: the gauge that the evidence of a pair shows; ``result``: what is known of it;
+  ``doubt``: when it looks like that of unrelated models.
 - ``align``: all of this as one function of two models, or of the checkpoints along two runs (``walk``).
 - ``routes``: which checkpoints lie between two runs, and how the gauges between them compose.
 

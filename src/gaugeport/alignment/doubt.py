@@ -6,7 +6,14 @@ its k-th best column with probability 2^-k (Aldous 2001, "The ζ(2) limit in the
 In a matching that is right it is so for few. The rule was set before its rates were measured: halfway
 between.
 
-``experiments/benchmarks/unrelated_margins.py`` measures the rates.
+Measured by ``experiments/benchmarks/unrelated_margins.py`` on random Llamas and streams (noise stands for
+drift; 20 unrelated pairs of each kind at widths 32 to 576, 10 related ones at 64 and 256):
+
+- missed: 0 of 500 unrelated pairs (shares from .25 at width 32, from .34 at width 64, from .41 at 256) and 0
+  of 178 noisy copies with over half of their coordinates wrong;
+- false: 0 of 324 noisy copies with every coordinate right;
+- between: at noise that leaves 64 to 85 % right on average, 19 of 30 pairs get the warning; at noise that
+  leaves 98 to 99 %, 2 of 20.
 """
 
 from __future__ import annotations
@@ -31,7 +38,6 @@ ROTATED_COPY = 0.9
 
 TOKENS_PER_COORDINATE = 2
 """Below so many tokens per coordinate, a rotation fits independent streams: they correlate by .85 √(d/n)."""
-
 
 FEW_TOKENS_PER_COORDINATE = 10
 """Below so many tokens per coordinate, more of them are advised: correlations have noise of 1/√n."""
