@@ -129,6 +129,7 @@ def write_directions(file):
         case ".gguf":
             writer = GGUFWriter(file, "controlvector")
             writer.add_string("controlvector.model_hint", "llama")
+            writer.add_array("tags", ["a", "b"])
             for i in range(2):
                 writer.add_tensor(f"direction.{i}", v[i].numpy())
             writer.write_header_to_file()

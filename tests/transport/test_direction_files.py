@@ -1,6 +1,7 @@
 """Test that directions move from file to file in every format, and what their files may not hold."""
 
 import dataclasses
+import struct
 from collections import OrderedDict
 
 import numpy as np
@@ -227,6 +228,16 @@ def test_other_gguf_files_are_refused(tmp_path):
     refused(tmp_path / "model.gguf", ValueError, "expected a control vector .*, got 'llama'", out="o.gguf")
     control_vector(tmp_path / "ints.gguf", dtype=np.int32, direction_3=draw(D))
     refused(tmp_path / "ints.gguf", ValueError, r"quantized tensors: direction.3 \(I32\)", out="o.gguf")
+
+
+def test_a_damaged_length_is_no_endless_loop(tmp_path):
+    file = tmp_path / "v.gguf"
+    control_vector(file, direction_3=draw(D))
+    content = bytearray(file.read_bytes())
+    key = struct.pack("<Q", len(b"tags")) + b"tags"
+    struct.pack_into("<Q", content, content.index(key) + len(key) + 8, 2**40)  # after two type numbers
+    file.write_bytes(content)
+    refused(file, ValueError, r"v.gguf is damaged .*says that 1099511627776 entries follow", out="o.gguf")
 
 
 def test_the_result_is_a_new_file_of_the_same_format(tmp_path):

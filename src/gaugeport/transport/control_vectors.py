@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaugeport.models.gguf_header import check_gguf
 from gaugeport.utils.tensor_files import existing_file, first_line
 
 ARCHITECTURE = "controlvector"
@@ -72,9 +73,8 @@ def write_gguf_directions(source: Path, tensors: Mapping[str, Tensor], out: Path
 def _reader(path: Path) -> Any:
     from gguf import GGUFReader
 
+    check_gguf(existing_file(path))
     try:
-        return GGUFReader(existing_file(path))
-    except FileNotFoundError:
-        raise
+        return GGUFReader(path)
     except Exception as e:  # it reads a damaged file until something breaks
         raise ValueError(f"{path} is damaged or not a GGUF file: {first_line(e)}") from e
