@@ -155,6 +155,7 @@ sys.path[:0] = [SITE]
 import torch
 generator = torch.Generator().manual_seed(0)
 batches = [{"input_ids": torch.randint(3, 64, (4, 16), generator=generator)} for _ in range(4)]
+held_out = [{"input_ids": torch.randint(3, 64, (4, 16), generator=generator)} for _ in range(2)]
 README_LINES
 for name in gp.__all__:
     getattr(gp, name)
