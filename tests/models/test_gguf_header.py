@@ -67,6 +67,14 @@ def test_truncated_files_are_refused(gguf, content):
             load_model(gguf)
 
 
+@pytest.mark.parametrize("size", ["embedding_length", "feed_forward_length"])
+def test_a_model_larger_than_its_tensors_is_refused(gguf, content, size):
+    key = f"llama.{size}".encode()
+    damage(gguf, content.index(key) + len(key) + 4, "<I", 2**24)
+    with pytest.raises(ValueError, match=rf"{gguf} is damaged: it describes a model of \d{{8,}} parameters"):
+        load_model(gguf)
+
+
 def test_more_blocks_than_tensors_are_refused(gguf, content):
     key = b"llama.block_count"
     damage(gguf, content.index(key) + len(key) + 4, "<I", 10**9)

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from gaugeport.models.configs import reason
 from gaugeport.models.gguf_header import check_gguf
+from gaugeport.models.parameter_names import empty_model
 
 SUFFIX = ".gguf"
 
@@ -44,6 +45,7 @@ def load_gguf(path: Path, dtype: torch.dtype = torch.float32, attn_implementatio
         FileNotFoundError: The file does not exist.
         ValueError: The file is damaged, its architecture is unknown, or it is missing parameters.
     """
+    _check_sizes(path)
     model, info = _read(
         AutoModelForCausalLM, path, dtype=dtype, output_loading_info=True, trust_remote_code=False
     )
@@ -103,6 +105,20 @@ def describe_gguf(path: Path) -> dict[str, str]:
         "licence": "" if licence is None else str(licence.contents()),
         "quantisation": types.most_common(1)[0][0] if types else "",
     }
+
+
+def _check_sizes(path: Path) -> None:
+    """Raise ``ValueError`` if a file describes a model twice as large as its tensors or larger.
+
+    transformers would allocate and initialise that model before it notices.
+    """
+    config = _read(AutoConfig, path)
+    described = sum(p.numel() for p in empty_model(str(path), config).parameters())
+    stored = check_gguf(path)
+    if described > 2 * stored:
+        raise ValueError(
+            f"{path} is damaged: it describes a model of {described} parameters, its tensors hold {stored}"
+        )
 
 
 def _reader(path: Path) -> Any:

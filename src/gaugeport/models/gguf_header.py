@@ -22,8 +22,11 @@ MAX_NESTING = 4
 BLOCKS_KEY = ".block_count"
 
 
-def check_gguf(path: Path) -> None:
+def check_gguf(path: Path) -> int:
     """Check that every count and offset in a GGUF file stays within the file.
+
+    Returns:
+        How many numbers its tensors hold.
 
     Raises:
         ValueError: If the file is truncated, damaged or no GGUF file, or says that it has more blocks than
@@ -31,7 +34,7 @@ def check_gguf(path: Path) -> None:
     """
     with path.open("rb") as f:
         try:
-            _Parser(f, path.stat().st_size).check()
+            return _Parser(f, path.stat().st_size).check()
         except ValueError as e:
             raise ValueError(f"{path} is damaged or not a GGUF file: {e}") from e
 
@@ -42,9 +45,9 @@ class _Parser:
     def __init__(self, file: BinaryIO, size: int):
         self.file = file
         self.size = size
-        self.blocks = 0
+        self.entries = 0
 
-    def check(self) -> None:
+    def check(self) -> int:
         if self.file.read(4) != MAGIC:
             raise ValueError("it does not begin with GGUF")
         version = self.number("<I")
@@ -72,6 +75,7 @@ class _Parser:
         data = -(-self.file.tell() // alignment) * alignment
         if ends and data + max(ends) > self.size:
             raise ValueError(f"it is truncated: expected {data + max(ends)} bytes, got {self.size}")
+        return self.entries
 
     def number(self, form: str) -> int:
         data = self.take(struct.calcsize(form))
@@ -128,4 +132,5 @@ class _Parser:
             per_block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except (KeyError, ValueError) as e:
             raise ValueError(f"the tensor {name!r} has the unknown type {kind}") from e
+        self.entries += prod(shape)
         return self.number("<Q") + prod(shape) // per_block * block_bytes
