@@ -22,7 +22,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaugeport.alignment.align import align, align_along
+    from gaugeport.alignment.align import align
+    from gaugeport.alignment.along import align_along
     from gaugeport.alignment.collect import evidence
     from gaugeport.alignment.compare import compare_groups, explained
     from gaugeport.alignment.folder_evidence import weight_evidence_of_folders
@@ -125,7 +126,8 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    **dict.fromkeys(("align", "align_along"), "alignment.align"),
+    "align": "alignment.align",
+    "align_along": "alignment.along",
     "Alignment": "alignment.result",
     "Evidence": "alignment.pair_evidence",
     "evidence": "alignment.collect",

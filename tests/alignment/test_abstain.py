@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from gaugeport.alignment.align import align, align_along
+from gaugeport.alignment.align import align
+from gaugeport.alignment.along import align_along
 from gaugeport.groups import SignedPermutation, provenance
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.transport import lost_share, transport_direction, transport_indices, transport_model

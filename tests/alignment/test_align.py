@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from gaugeport.alignment.align import align, align_along
+from gaugeport.alignment.align import align
+from gaugeport.alignment.along import align_along
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.groups import (
     GlobalSignPermutation,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import gaugeport as gp
-from gaugeport.alignment.align import align, align_along
+from gaugeport.alignment.align import align
+from gaugeport.alignment.along import align_along
 from gaugeport.alignment.doubt import WARN_FROM_SHARE, doubt
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.groups import GlobalSignPermutation, MeanPreservingOrthogonal, Orthogonal, SignedPermutation

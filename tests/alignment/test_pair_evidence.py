@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import gaugeport as gp
-from gaugeport.alignment.align import align, align_along
+from gaugeport.alignment.align import align
+from gaugeport.alignment.along import align_along
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.groups import GlobalSignPermutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model

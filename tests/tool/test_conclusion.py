@@ -25,8 +25,8 @@ def found(**changes):
     [
         (found(), "one base: use this gauge", True),
         (found(explained={}), "one base: use this gauge", True),
-        (found(folded=(False, True)), "fold the gains of A first: all gains of B are 1", False),
-        (found(folded=(True, False)), "fold the gains of B first: all gains of A are 1", False),
+        (found(folded=(False, True)), "if B is a folded or rotated copy, fold the gains of A first", False),
+        (found(folded=(True, False)), "if A is a folded or rotated copy, fold the gains of B first", False),
         (
             found(doubtful=True, not_ahead=0.4, explained=TURNED),
             "independent models: B_d explains 0.30",
@@ -37,6 +37,7 @@ def found(**changes):
         (found(doubtful=True, not_ahead=0.4, explained={}), "weights, or checkpoints (--along)", False),
         (found(doubtful=True, not_ahead=0.4, explained={}, walked=True), "(--evidence weights)", False),
         (found(group="orthogonal", not_ahead=math.nan), "no gauge of the weights", True),
+        (found(group="affine", not_ahead=math.nan, folded=(True, True)), "no gauge of the weights", True),
         (found(group="orthogonal", not_ahead=math.nan, folded=(True, True)), "a gauge of both", True),
     ],
 )

@@ -172,13 +172,16 @@ def test_tensors_that_are_no_directions_are_named(tmp_path):
         ),
         ({"steer": draw(D - 1)}, "steer .* has no axis of the gauge's width 24"),
         ({"map": draw(D, D)}, r"axes \[0, 1\] of map .* have the gauge's width 24; say which .* axis="),
-        ({"steer": torch.arange(D)}, "steer .*int64.* is no direction: expected plain floats"),
-        ({"steer": draw(D).to(torch.float8_e4m3fn)}, "is no direction: expected plain floats of 16 bits"),
-        ({"steer": draw(D).to_sparse()}, "is no direction"),
-        ({"steer": torch.empty(D, device="meta")}, "is no direction"),
+        ({"steer": torch.arange(D)}, "steer .*int64.* cannot move as a direction: expected plain floats"),
+        (
+            {"steer": draw(D).to(torch.float8_e4m3fn)},
+            "cannot move as a direction: expected plain floats of 16 bits",
+        ),
+        ({"steer": draw(D).to_sparse()}, "cannot move as a direction"),
+        ({"steer": torch.empty(D, device="meta")}, "cannot move as a direction"),
         ({3: draw(D), "3": draw(D)}, "two tensors are named 3"),
-        ({"layer": 3}, "there is no direction to move"),
-        ([], "there is no direction to move"),
+        ({"layer": 3}, "expected at least one direction to move"),
+        ([], "expected at least one direction to move"),
     ):
         torch.save(tensors, file)
         refused(file, ValueError, message)

@@ -1,11 +1,9 @@
-"""Recover the gauge between two models (``align``), or along the checkpoints of two runs
-(``align_along``)."""
+"""Recover the gauge between two models."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -15,9 +13,8 @@ from gaugeport.alignment.doubt import doubt
 from gaugeport.alignment.fit import AFFINE, EVIDENCE, check_abstain, check_affine, choose, fit, linear_group
 from gaugeport.alignment.matchers import MATCHERS
 from gaugeport.alignment.pair_evidence import Evidence, common_group
-from gaugeport.alignment.result import Alignment, check_some_kept
+from gaugeport.alignment.result import Alignment
 from gaugeport.alignment.tokenizers import check_tokenizers
-from gaugeport.alignment.walk import compose_links, reporting, weakest
 from gaugeport.streams.activations import check_sites
 from gaugeport.streams.massive import LEAVE_OUT, check_treatment
 from gaugeport.utils.progress import Progress
@@ -90,7 +87,7 @@ def align(
             :class:`Evidence` does not hold.
         TypeError: for batches that are not dicts of tensors, or no ``model_b``.
     """
-    alignment, read = _aligned(
+    alignment, read = aligned_from(
         model_a,
         model_b,
         batches,
@@ -111,7 +108,7 @@ def align(
     return alignment
 
 
-def _aligned(
+def aligned_from(
     model_a: nn.Module | Evidence,
     model_b: nn.Module | None,
     batches: Iterable[dict[str, Tensor]] | None,
@@ -186,57 +183,3 @@ def _refuse(given: Iterable[str]) -> None:
             f"align of an Evidence takes no {names}, because no model runs; give it to gaugeport.evidence. "
             "Allowed: group, evidence, sites, matcher, allow_larger, abstain"
         )
-
-
-def align_along(
-    models: Sequence[nn.Module | Callable[[], nn.Module]],
-    batches: Iterable[dict[str, Tensor]] | None = None,
-    group: str | None = None,
-    evidence: str | None = None,
-    sites: str | Sequence[str] = "all",
-    *,
-    progress: Progress | None = None,
-    **options: Any,
-) -> Alignment:
-    """Compose the local gauges along a walk of checkpoints (paper A's trajectory route).
-
-    The margin of a coordinate is the smallest one on its way, so that ``abstain`` keeps it only where every
-    link does. The objective is that of the last link; massive tokens are counted over all links.
-
-    Args:
-        models: checkpoints in walking order, e.g. A_K, ..., A_1, base, B_1, ..., B_K; or functions that load
-            them, so that only two are in memory at a time.
-        batches: as in :func:`align`; the same batches serve every link.
-        group, evidence, sites: as in :func:`align`.
-        progress: called as ``progress(done, total, what)``, where ``what`` names the link.
-        **options: further arguments of :func:`align`.
-
-    Returns:
-        The alignment of the first model with the last; its ``links`` are the local ones. One warning names
-        the weakest link, if there are any that look like unrelated models.
-
-    Raises:
-        ValueError: for fewer than two models, and as :func:`align`.
-    """
-    if len(models) < 2:
-        raise ValueError(f"expected at least two checkpoints in a walk, got {len(models)}")
-    batches = None if batches is None else list(batches)  # an iterator would be used up by the first link
-    here = _loaded(models[0])
-    links: list[Alignment] = []
-    doubts: list[str | None] = []
-    for next_model in models[1:]:
-        there = _loaded(next_model)
-        report = None if progress is None else reporting(progress, len(links) + 1, len(models) - 1)
-        link, read = _aligned(here, there, batches, group, evidence, sites, progress=report, **options)
-        links.append(link)
-        doubts.append(doubt(link, read, in_walk=True))
-        here = there
-    if reason := weakest(links, doubts):
-        warnings.warn(reason, stacklevel=2)
-    total = compose_links(links)
-    check_some_kept(total)
-    return total
-
-
-def _loaded(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    return model if isinstance(model, nn.Module) else model()

@@ -102,11 +102,13 @@ def align_models(request: Request) -> Answer:
             measured = _measured(request, bar)
     notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     found = measured.alignment
+    # a walk is judged by its links: a coordinate's margin on the whole way is its smallest
+    not_ahead = max(link.share_without_margin for link in found.links or (found,))
     sentence, usable = conclude(
         Found(
             group=found.group,
-            doubtful=found.share_without_margin >= WARN_FROM_SHARE,
-            not_ahead=found.share_without_margin,
+            doubtful=not_ahead >= WARN_FROM_SHARE,
+            not_ahead=not_ahead,
             explained=measured.explained,
             folded=measured.folded,
             walked=bool(found.links),

@@ -31,7 +31,7 @@ class Found:
     Attributes:
         group: The group of its gauge.
         doubtful: Whether too many coordinates have a margin of 0 or less.
-        not_ahead: The share of such coordinates; NaN for rotations, whose margins say something else.
+        not_ahead: The share of such coordinates, of a walk's weakest link; it says nothing of rotations.
         explained: Group -> the share of B's held-out variance that the group's gauge explains; empty where no
             text was read.
         folded: Whether all gains of A are 1, and of B.
@@ -51,15 +51,15 @@ def conclude(found: Found) -> tuple[str, bool]:
     if found.folded[0] != found.folded[1]:
         unfolded, other = ("A", "B") if found.folded[1] else ("B", "A")
         return (
-            f"fold the gains of {unfolded} first: all gains of {other} are 1, so it is a folded or rotated "
-            f"copy, and no signed permutation leads to it",
+            f"all gains of {other} are 1 and those of {unfolded} are not: if {other} is a folded or rotated "
+            f"copy, fold the gains of {unfolded} first; if it is a model before training, the gauge holds",
             False,
         )
     ours = found.explained.get(found.group)
     best = max((v for k, v in found.explained.items() if k != "affine"), default=None)
     rotation = next((found.explained[k] for k in ROTATIONS if k in found.explained), None)
-    if found.group in ROTATIONS:
-        if found.folded[0]:
+    if found.group in (*ROTATIONS, "affine"):
+        if found.folded[0] and found.group in ROTATIONS:
             return "all gains are 1: the rotation is a gauge of both; nothing will move optimizer state", True
         return "use the rotation for activations; it is no gauge of the weights", True
     if ours is not None and rotation is not None and ours < AS_GOOD * rotation:

@@ -49,7 +49,7 @@ def token_rows(
     if len(rows) < 2:
         raise ValueError(f"{path or 'the text'} fills {len(rows)} row of {length} tokens; expected 2 or more")
     every = round(1 + 1 / HELD_OUT_SHARE)
-    wanted = -(-tokens * every // ((every - 1) * length))
+    wanted = max(2, -(-tokens * every // ((every - 1) * length)))
     rows = rows[:wanted]
     if len(rows) < every:
         return rows[:-1], rows[-1:]

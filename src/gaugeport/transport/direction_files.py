@@ -111,7 +111,9 @@ def _axes(file: DirectionFile, width: int, axis: int | None, invariant: Collecti
             continue
         described = f"{name} ({t.dtype} of shape {tuple(t.shape)})"
         if not t.is_floating_point() or t.element_size() < 2 or t.is_meta or t.layout != torch.strided:
-            raise ValueError(f"{described} is no direction: expected plain floats of 16 bits or more{ADVICE}")
+            raise ValueError(
+                f"{described} cannot move as a direction: expected plain floats of 16 bits or more{ADVICE}"
+            )
         fitting = [i for i, n in enumerate(t.shape) if n == width]
         if axis is not None:
             fitting = [i for i in fitting if i == axis % t.dim()] if -t.dim() <= axis < t.dim() else []
@@ -125,5 +127,5 @@ def _axes(file: DirectionFile, width: int, axis: int | None, invariant: Collecti
             )
         axes[name] = fitting[0]
     if not axes:
-        raise ValueError("there is no direction to move in it")
+        raise ValueError("expected at least one direction to move, got none")
     return axes

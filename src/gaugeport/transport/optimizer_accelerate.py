@@ -91,7 +91,7 @@ def read_accelerator_state(path: Path, given: nn.Module | None) -> AcceleratorSt
 
     Raises:
         FileNotFoundError: If the weights or the state are missing.
-        ValueError: If there is no model; if a file is damaged or holds more than plain tensors; if the
+        ValueError: If no model is given; if a file is damaged or holds more than plain tensors; if the
             weights do not fit the model.
     """
     if given is None and not (path / "config.json").is_file():

@@ -56,7 +56,7 @@ def state_file_of(path: Path) -> str:
         ``optimizer.pt`` or ``optimizer.bin``.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no optimizer state in it.
+        FileNotFoundError: If the folder does not exist, or holds no optimizer state.
         ValueError: If it is the checkpoint of an adapter, or holds both files, several optimizers, or shards
             of FSDP or DeepSpeed.
     """

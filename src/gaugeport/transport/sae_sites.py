@@ -62,7 +62,7 @@ def input_site_of(module: str) -> Site:
     """Return the kind of site that a transformers module reads.
 
     Raises:
-        ValueError: If the module is no block, norm, attention or MLP.
+        ValueError: If the module is not a block, norm, attention or MLP.
     """
     if _READS_GAIN.fullmatch(module):
         return "gain"

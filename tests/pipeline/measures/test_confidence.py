@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from gaugeport.alignment.align import align, align_along
+from gaugeport.alignment.align import align
+from gaugeport.alignment.along import align_along
 from gaugeport.alignment.routes import ROUTES, links, walk
 from gaugeport.pipeline.measures.conditions import Condition
 from gaugeport.pipeline.measures.confidence import (

@@ -22,7 +22,7 @@ def format_of(source: Path) -> tuple[ModuleType, Path]:
         The module of the format, and the folder.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no SAE in it.
+        FileNotFoundError: If the folder does not exist, or holds no SAE.
         ValueError: If the folder holds SAEs in several formats.
     """
     named = [f for f in FORMATS if source.name == f.WEIGHTS_FILE and source.is_file()]
