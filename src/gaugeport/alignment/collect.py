@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gaugeport.alignment.comparable import BLOCKS, check_same, facts_of
-from gaugeport.alignment.evidence import StreamMatrices, matrices_of, weight_similarities
+from gaugeport.alignment.evidence import StreamMatrices, WeightForm, matrices_of, weight_similarities
 from gaugeport.alignment.pair_evidence import Evidence
 from gaugeport.alignment.pairs import PairedRows, warn_of_weak_moments
 from gaugeport.alignment.tokenizers import check_tokenizers
@@ -154,7 +154,8 @@ def collect(
         # 3) compare the weights
         compared: dict[bool, Tensor] = {}
         if side_a.matrices is not None and side_b.matrices is not None:
-            values = weight_similarities(side_a.matrices, side_b.matrices, token_ids, forms, progress)
+            wanted = [WeightForm(cross, token_ids) for cross in forms]
+            values = weight_similarities(side_a.matrices, side_b.matrices, wanted, progress)
             compared = dict(zip(forms, values, strict=True))
     return Evidence(
         side_a.chart,

@@ -12,15 +12,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import tee
 
 import torch
 from torch import Tensor, nn
 
 from gaugeport.alignment.comparable import check_both_tied, check_comparable
 from gaugeport.alignment.moments import Moments
-from gaugeport.alignment.pairs import Pair, PairedRows, warn_of_weak_moments
+from gaugeport.alignment.pairs import Pair, moments_of_streams
 from gaugeport.charts import Chart, chart_of
 from gaugeport.charts.chart import check_movable
 from gaugeport.charts.tokens import check_ids
@@ -64,37 +65,36 @@ def pair_moments(
         ValueError: for models that cannot be compared, activations that are not finite, or an unknown
             ``massive``.
     """
-    # 1) check the arguments; whitening also needs each model's moments with itself
+    # 1) check the arguments
     check_treatment(massive)
     names = sorted({name for pair in pairs for name in pair})
-    measured_pairs = [*pairs, *((name, name) for name in names)] if whiten else list(pairs)
-    charts = {name: chart_of(models[name]) for name in names}
-    for a, b in measured_pairs:
+    for a, b in [*pairs, *((name, name) for name in names)]:
         check_comparable(models[a], models[b], vocabulary=False)
-    first = charts[names[0]]
-    chosen_sites = check_sites(sites, len(first.blocks(models[names[0]])), first)
+    chart = chart_of(models[names[0]])
+    chosen_sites = check_sites(sites, len(chart.blocks(models[names[0]])), chart)
 
     # 2) run every model on every batch
-    streams = PairedRows(measured_pairs, chosen_sites, massive)
-    for batch in batches:
-        streams.update(
-            {
-                name: streams_at(models[name], charts[name], batch, chosen_sites, skip_first, mean_free)
-                for name in names
-            }
-        )
-    moments = streams.result()
-
-    # 3) warn about evidence that is weak
-    warn_of_weak_moments(moments)
-    if not whiten:
-        return moments
-    return {
-        (a, b): {
-            site: m.whitened(moments[a, a][site], moments[b, b][site]) for site, m in moments[a, b].items()
-        }
-        for a, b in pairs
+    streams = {
+        name: streams_on(models[name], mine, chosen_sites, skip_first, mean_free)
+        for name, mine in zip(names, tee(batches, len(names)), strict=True)
     }
+    return moments_of_streams(streams, pairs, chosen_sites, whiten, massive)
+
+
+def streams_on(
+    model: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    sites: Sequence[str],
+    skip_first: int = 1,
+    mean_free: bool = True,
+) -> Iterator[dict[str, Tensor]]:
+    """Run a model on batches, one whenever the next is asked for: site -> float[tokens, d].
+
+    The arguments are those of :func:`gaugeport.streams.activations.streams_at`.
+    """
+    chart = chart_of(model)
+    for batch in batches:
+        yield streams_at(model, chart, batch, sites, skip_first, mean_free)
 
 
 def check_no_constant(moments: Mapping[str, Moments], sites: Sequence[str]) -> None:
@@ -161,7 +161,15 @@ def weight_evidence(
     """
     check_comparable(model_a, model_b, vocabulary=token_ids is None)
     sides = (matrices_of(model_a, token_ids), matrices_of(model_b, token_ids))
-    return weight_similarities(*sides, token_ids, [cross])[0]
+    return weight_similarities(*sides, [WeightForm(cross, token_ids)])[0]
+
+
+@dataclass(frozen=True, eq=False)
+class WeightForm:
+    """What weight evidence is to be made of: the arguments of :func:`weight_evidence`."""
+
+    cross: bool = False
+    token_ids: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -189,8 +197,7 @@ def matrices_of(model: nn.Module, token_ids: Tensor | None = None) -> StreamMatr
 def weight_similarities(
     side_a: StreamMatrices,
     side_b: StreamMatrices,
-    token_ids: Tensor | None,
-    forms: Sequence[bool],
+    forms: Sequence[WeightForm],
     progress: Progress | None = None,
 ) -> list[Tensor]:
     """Return weight evidence in several forms, from one pass over the matrices.
@@ -198,8 +205,7 @@ def weight_similarities(
     Args:
         side_a: the matrices of A.
         side_b: those of B.
-        token_ids: as in :func:`weight_evidence`.
-        forms: the values of ``cross`` in :func:`weight_evidence`, one for each form.
+        forms: what to return. Forms that differ in ``token_ids`` share all but the vocabulary's matrices.
         progress: told after each matrix.
 
     Returns:
@@ -217,21 +223,26 @@ def weight_similarities(
         stored_a, stored_b = side_a.read(name), side_b.read(name)
         b = stored_b.movedim(axis, -1).to(torch.float32)
         a = stored_a.movedim(axis, -1).to(b.device, torch.float32)
-        if role in ("embed", "unembed") and token_ids is not None:
-            a, b = a[token_ids], b[token_ids]
-        if a.shape != b.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(stored_a.shape)} in A and {tuple(stored_b.shape)} in "
-                "B: weight evidence compares models of one base; allowed otherwise: evidence='activations'"
-            )
-        for side, w in (("A", a), ("B", b)):
-            if not bool(torch.isfinite(w).all()):
-                raise ValueError(f"{name} of {side} is not finite: only finite weights can be matched")
-            is_used[side] |= (w != 0).any(0).cpu()
-        for total, cross in zip(totals, forms, strict=True):
-            x, y = (w / w.norm() if cross else torch.nn.functional.normalize(w, dim=0) for w in (a, b))
-            with torch.autocast(x.device.type, enabled=False):
-                total += (y.T @ x).cpu().to(torch.float64)
+        of_all_rows: dict[bool, Tensor] = {}
+        for total, form in zip(totals, forms, strict=True):
+            rows = form.token_ids if role in ("embed", "unembed") else None
+            if rows is None and form.cross in of_all_rows:
+                total += of_all_rows[form.cross]
+                continue
+            x, y = (a, b) if rows is None else (a[rows], b[rows])
+            if x.shape != y.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(stored_a.shape)} in A and {tuple(stored_b.shape)} in B: "
+                    "weight evidence compares models of one base; allowed otherwise: evidence='activations'"
+                )
+            for side, w in (("A", x), ("B", y)):
+                if not bool(torch.isfinite(w).all()):
+                    raise ValueError(f"{name} of {side} is not finite: only finite weights can be matched")
+                is_used[side] |= (w != 0).any(0).cpu()
+            product = _column_products(x, y, form.cross)
+            total += product
+            if rows is None:
+                of_all_rows[form.cross] = product
         if progress is not None:
             progress(done, len(matrices), "weights")
 
@@ -245,6 +256,13 @@ def weight_similarities(
                 stacklevel=3,
             )
     return [total / len(matrices) for total in totals]
+
+
+def _column_products(x: Tensor, y: Tensor, cross: bool) -> Tensor:
+    """Return the inner products of the columns of y and x, float64[d, d]: cosines, or ``cross`` moments."""
+    x, y = (w / w.norm() if cross else torch.nn.functional.normalize(w, dim=0) for w in (x, y))
+    with torch.autocast(x.device.type, enabled=False):
+        return (y.T @ x).cpu().to(torch.float64)
 
 
 def both(activations: Tensor, weights: Tensor) -> Tensor:

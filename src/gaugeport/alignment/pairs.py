@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -66,6 +66,41 @@ class PairedRows:
             at = replace(stream.result(), left_out=self._left_out[pair, site])
             moments.setdefault(pair, {})[site] = at
         return moments
+
+
+def moments_of_streams(
+    streams: Mapping[str, Iterable[Mapping[str, Tensor]]],
+    pairs: Sequence[Pair],
+    sites: Sequence[str],
+    whiten: bool = False,
+    massive: str = LEAVE_OUT,
+) -> dict[Pair, dict[str, Moments]]:
+    """Measure the moments of pairs of models from their streams on the same batches.
+
+    Args:
+        streams: model -> its streams, batch by batch, site -> float[tokens, d].
+        pairs, sites, whiten, massive: as in :func:`gaugeport.alignment.evidence.pair_moments`.
+
+    Raises:
+        ValueError: for streams of different numbers of batches or tokens, or that are not finite.
+    """
+    # 1) accumulate; whitening also needs each model's moments with itself
+    names = sorted({name for pair in pairs for name in pair})
+    paired = PairedRows([*pairs, *((name, name) for name in names if whiten)], sites, massive)
+    for rows in zip(*(streams[name] for name in names), strict=True):
+        paired.update(dict(zip(names, rows, strict=True)))
+    moments = paired.result()
+
+    # 2) warn about evidence that is weak
+    warn_of_weak_moments(moments)
+    if not whiten:
+        return moments
+    return {
+        (a, b): {
+            site: m.whitened(moments[a, a][site], moments[b, b][site]) for site, m in moments[a, b].items()
+        }
+        for a, b in pairs
+    }
 
 
 def warn_of_weak_moments(moments: MomentsOfPairs) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,20 @@ class KeptStreams:
         self._paths = {site: folder / f"{site}.float32" for site in sites}
         self._lengths: list[int] = []
         self._width = 0
+
+    @classmethod
+    def of(cls, batches: Iterable[Mapping[str, Tensor]], folder: Path, sites: Sequence[str]) -> KeptStreams:
+        """Keep batches of streams, site -> float[tokens, d], in a new folder."""
+        folder.mkdir()
+        kept = cls(folder, sites)
+        for streams in batches:
+            kept.append(streams)
+        return kept
+
+    def delete(self) -> None:
+        """Delete the files."""
+        for path in self._paths.values():
+            path.unlink(missing_ok=True)
 
     def append(self, streams: Mapping[str, Tensor]) -> None:
         """Add a batch: site -> float[tokens, d]."""

@@ -18,8 +18,9 @@ from gaugeport.pipeline.measures.confidence import (
     confidence_rows,
     placements_and_margins,
 )
+from gaugeport.pipeline.measures.evidence_files import write_evidence
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence, write_evidence
+from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
 from gaugeport.pipeline.measures.plants import node_name
 from gaugeport.transport import transport_model
 

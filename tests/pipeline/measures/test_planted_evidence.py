@@ -1,86 +1,23 @@
 """Planted evidence: stored, read in either direction, and planted again without running a model."""
 
-import copy
 import itertools
 
 import pytest
 import torch
+from tests.support.planted import FLOAT32, NODES, SITES, D, batches_of, gen, planted_model, write
 
 from gaugeport.alignment.evidence import pair_moments, weight_evidence
 from gaugeport.alignment.matchers import cross_moment, hungarian_abs
-from gaugeport.alignment.moments import MIN_VARIANCE_SHARE
-from gaugeport.alignment.routes import BASE, ROUTES, links, loop, walk
-from gaugeport.charts import fold_gains
+from gaugeport.alignment.routes import BASE, loop, walk
 from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, SignedPermutation, compose
-from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.planted_evidence import (
-    PlantedEvidence,
-    group_links,
-    relabel_evidence,
-    replanted_truth,
-    write_evidence,
-)
+from gaugeport.pipeline.measures.planted_evidence import relabel_evidence, replanted_truth
 from gaugeport.pipeline.measures.plants import further_plants, node_name
 from gaugeport.transport import transport_model
-
-D = 32
-SITES = ["embed", "block0", "block1"]
-FLOAT32 = (
-    1e-4  # float32 models of two blocks: streams agree to about 1e-6 of their size, correlations likewise
-)
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def batches_of(n=4):
-    return [{"input_ids": torch.randint(0, 64, (8, 12), generator=gen(s))} for s in range(n)]
-
-
-def checkpoints(family):
-    """Return the loader of a base and its drifting descendants, all in shared coordinates."""
-    base = tiny_model(family, gen(0))
-
-    def checkpoint(node):
-        model = copy.deepcopy(base)
-        with torch.no_grad():
-            for p in model.parameters():
-                drift = torch.randn(p.shape, generator=gen(1 + (node[0] == "B"))) * p.std()
-                p.add_(drift * node[1] / 1000)
-        return model
-
-    return checkpoint
-
-
-NODES = links([walk(r, s, 100) for r in ROUTES for s in (100, 200)])
-
-
-def write(folder, family, models_in_memory=3, seed=7, **options):
-    folder.mkdir(exist_ok=True)
-    write_evidence(
-        folder,
-        NODES,
-        checkpoints(family),
-        batches_of(),
-        sites="all",
-        skip_first=1,
-        seen=torch.arange(40),
-        seed=seed,
-        models_in_memory=models_in_memory,
-        **options,
-    )
-    return PlantedEvidence(folder)
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt_neox"])
 def planted(request, tmp_path_factory):
     return request.param, write(tmp_path_factory.mktemp(request.param), request.param)
-
-
-def planted_model(family, evidence, node):
-    """The checkpoint with its stored plant, by transport of its weights."""
-    return transport_model(checkpoints(family)(node), evidence.plants[node_name(node)])
 
 
 def test_every_checkpoint_carries_its_own_plant(planted):
@@ -209,97 +146,3 @@ def test_a_walk_that_visits_a_node_twice_plants_it_once():
     plants = further_plants(D, "signed_permutation", nodes, 0, 1)
     truth = replanted_truth(SignedPermutation.identity(D), plants[nodes[0]], plants[nodes[-1]])
     assert truth == SignedPermutation.identity(D)
-
-
-def test_evidence_does_not_depend_on_the_memory_limit(tmp_path):
-    wide, narrow = write(tmp_path / "wide", "llama", 5), write(tmp_path / "narrow", "llama", 2)
-    assert wide.plants == narrow.plants
-    for a, b in NODES:
-        assert torch.equal(wide.between(a, b, "both"), narrow.between(a, b, "both"))
-    other = write(tmp_path / "other", "llama", 5, seed=8)
-    assert all(other.plants[k] != wide.plants[k] for k in wide.plants)
-
-
-@pytest.mark.parametrize("limit", [2, 3, 5, 50])
-def test_groups_of_links_respect_memory_and_lose_none(limit):
-    many = links([walk(r, s, 100) for r in ROUTES for s in range(100, 1600, 100)])
-    groups = group_links(many, limit)
-    assert [link for group in groups for link in group] == many
-    assert all(0 < len({n for link in group for n in link}) <= limit for group in groups)
-    if limit == 50:
-        assert len(groups) == 1
-
-
-def test_fewer_than_two_models_in_memory_are_refused():
-    for limit in (1, 0):
-        with pytest.raises(ValueError, match=f"models_in_memory={limit}; allowed: 2 or more"):
-            group_links(NODES, limit)
-
-
-def test_error_names_the_sites_of_a_constant_coordinate(tmp_path):
-    def dead(node):
-        model = checkpoints("llama")(node)
-        with torch.no_grad():
-            model.model.embed_tokens.weight[:, 4] = 1.0
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight[4] = 0
-                layer.mlp.down_proj.weight[4] = 0
-        return model
-
-    with pytest.raises(ValueError, match="are constant at embed, block0, block1"):
-        write_evidence(
-            tmp_path,
-            NODES,
-            dead,
-            batches_of(),
-            sites="all",
-            skip_first=1,
-            seen=torch.arange(9),
-            seed=0,
-            models_in_memory=9,
-        )
-
-
-def test_models_run_in_the_requested_dtype(planted, tmp_path):
-    family, full = planted
-    half = write(tmp_path / "bf16", family, dtype=torch.bfloat16)
-    a, b = NODES[0]
-    found, expected = (e.between(a, b, "block1") for e in (half, full))
-    assert 1e-5 < (found - expected).abs().max() < 0.1, "bfloat16 keeps 8 bits: the evidence differs a little"
-
-
-def test_whitened_evidence_is_that_of_decorrelated_coordinates(planted, tmp_path):
-    """Between a model and itself, whitened coordinates correlate only with themselves; raw ones do not."""
-    family, full = planted
-    same = checkpoints(family)(NODES[0][0])
-    streams = pair_moments({"m": same}, [("m", "m")], batches_of(), ["block1"], whiten=True)
-    plain = pair_moments({"m": same}, [("m", "m")], batches_of(), ["block1"])
-    rank_one_less = family == "gpt_neox"  # the mean is projected out: 1/d is missing everywhere
-    identity = torch.eye(D, dtype=torch.float64) - rank_one_less / D
-    identity = identity / identity.diagonal().mean()
-    found, before = (m["m", "m"]["block1"].correlation() for m in (streams, plain))
-    rounding = 1e-7 / MIN_VARIANCE_SHARE  # float32 products, against the least variance that counts
-    assert (found - identity).abs().max() < rounding < 0.3 < (before - identity).abs().max()
-    a, b = NODES[0]
-    whitened = write(tmp_path / "white", family, whiten=True).between(a, b, "block1")
-    assert (whitened - full.between(a, b, "block1")).abs().max() > 0.01
-
-
-def test_folded_checkpoints_are_planted_with_rotations(tmp_path):
-    def folded(node):
-        return fold_gains(checkpoints("llama")(node))
-
-    pair = [(("A", 100), ("B", 100))]
-    write_evidence(
-        tmp_path,
-        pair,
-        folded,
-        batches_of(),
-        sites=["block1"],
-        skip_first=1,
-        seen=torch.arange(9),
-        seed=0,
-        models_in_memory=2,
-    )
-    evidence = PlantedEvidence(tmp_path)
-    assert evidence.sites == ["block1"] and type(evidence.truth(pair[0])) is Orthogonal

@@ -17,8 +17,9 @@ from gaugeport.groups import (
     compose,
 )
 from gaugeport.pipeline.measures.conditions import Condition, gauge_accuracy
+from gaugeport.pipeline.measures.evidence_files import write_evidence
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
-from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence, write_evidence
+from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
 from gaugeport.pipeline.measures.recovery import recovery_rows
 
 D = 32

@@ -1,4 +1,4 @@
-"""Write and read evidence between the saved checkpoints of two runs, with a random gauge planted on each.
+"""Read evidence between the saved checkpoints of two runs, with a random gauge planted on each.
 
 Two runs from one base share coordinates, so the true gauge between two of their checkpoints is known: it is
 the quotient of the planted gauges. *Every* checkpoint is planted, the base too: a matcher that breaks ties in
@@ -9,121 +9,25 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from tqdm import tqdm
+from safetensors.torch import load_file
+from torch import Tensor
 
-from gaugeport.alignment.evidence import check_no_constant, pair_moments, weight_evidence
 from gaugeport.alignment.matchers import cross_moment
 from gaugeport.alignment.moments import Moments
 from gaugeport.alignment.routes import Node, storage_order
-from gaugeport.charts import chart_of
 from gaugeport.groups import Element, compose, load
-from gaugeport.pipeline.measures.plants import UNIFORM, draw_plant, node_name
-from gaugeport.streams.massive import LEAVE_OUT
-from gaugeport.transport import transport_model
-from gaugeport.utils.seeds import generator
-
-Link = tuple[Node, Node]
-
-
-def write_evidence(
-    folder: Path,
-    links: Sequence[Link],
-    load_checkpoint: Callable[[Node], nn.Module],
-    batches: Sequence[dict[str, Tensor]],
-    *,
-    sites: str | Sequence[str],
-    skip_first: int,
-    seen: Tensor,
-    seed: int,
-    models_in_memory: int,
-    whiten: bool = False,
-    dtype: torch.dtype = torch.float32,
-    massive: str = LEAVE_OUT,
-    positive_share: float = UNIFORM,
-) -> None:
-    """Plant a gauge on every checkpoint and write the evidence of every link.
-
-    Each checkpoint is loaded, moved by a random element of its exact gauge group, and run on the batches. The
-    folder then holds ``<a>-<b>.safetensors`` per link (moments by site, and weight evidence) and
-    ``plants/<node>.safetensors`` per checkpoint.
-
-    Args:
-        folder: folder to write to.
-        links: pairs of checkpoints, in the order in which their evidence is stored.
-        load_checkpoint: loads the model of a checkpoint.
-        batches: batches of token ids to run the models on.
-        sites: sites of the stream to record, or ``"all"``.
-        skip_first: number of tokens at the start of each row to leave out.
-        seen: int64[n], the vocabulary rows that both runs were trained on.
-        seed: seed of the plants.
-        models_in_memory: the most models to hold at once, at least 2.
-        whiten: write the moments of whitened activations.
-        dtype: the dtype to run the models in.
-        massive: ``leave_out`` tokens that are massive in either model of a link, or ``keep`` them.
-        positive_share: expected share of positive signs of the true gauge from A to B; see ``plants``.
-
-    Raises:
-        ValueError: ``models_in_memory`` is below 2, a coordinate is constant at every site, or plants without
-            signs are to have a share of positive ones.
-    """
-    for group in tqdm(group_links(links, models_in_memory), desc="evidence", disable=None):
-        models: dict[str, nn.Module] = {}
-        for node in sorted({n for link in group for n in link}):
-            model = load_checkpoint(node)
-            chart = chart_of(model)
-            draw = generator(seed, "plant", *node)
-            plant = draw_plant(chart.group, chart.width, node, positive_share, draw)
-            models[node_name(node)] = transport_model(model, plant, inplace=True).to(dtype)
-            plant.save(folder / "plants" / f"{node_name(node)}.safetensors")
-        pairs = [(node_name(a), node_name(b)) for a, b in group]
-        moments = pair_moments(models, pairs, batches, sites, skip_first, whiten, massive=massive)
-        for a, b in pairs:
-            check_no_constant(moments[a, b], list(moments[a, b]))
-            tensors = {f"{s}.{k}": v for s, m in moments[a, b].items() for k, v in m.tensors().items()}
-            tensors["weights"] = weight_evidence(models[a], models[b], seen).to(torch.float32)
-            tensors["weights_all_rows"] = weight_evidence(models[a], models[b]).to(torch.float32)
-            save_file(tensors, folder / f"{a}-{b}.safetensors")
-
-
-def group_links(links: Sequence[Link], models_in_memory: int) -> list[list[Link]]:
-    """Cut links into groups of few checkpoints, so that the models of one group fit in memory.
-
-    Args:
-        links: pairs of checkpoints.
-        models_in_memory: the most checkpoints in one group, at least 2.
-
-    Returns:
-        The links in their order, in consecutive groups.
-
-    Raises:
-        ValueError: ``models_in_memory`` is below 2.
-    """
-    if models_in_memory < 2:
-        raise ValueError(
-            f"models_in_memory={models_in_memory}; allowed: 2 or more, because a link has two models"
-        )
-    groups: list[list[Link]] = []
-    held: set[Node] = set()
-    for link in links:
-        if not groups or len(held | set(link)) > models_in_memory:
-            groups.append([])
-            held = set()
-        groups[-1].append(link)
-        held |= set(link)
-    return groups
+from gaugeport.pipeline.measures.plants import UNIFORM, node_name
 
 
 class PlantedEvidence:
-    """The evidence and the true gauges in a folder that :func:`write_evidence` wrote."""
+    """The evidence and the true gauges in a folder that :mod:`evidence_files` wrote."""
 
     def __init__(self, folder: Path, positive_share: float = UNIFORM):
         """Read the plants in ``folder``; evidence is read when asked for.

@@ -30,6 +30,12 @@ def node_name(node: Node) -> str:
     return f"{node[0]}{node[1]}"
 
 
+def node_of(name: str) -> Node:
+    """Return the checkpoint that :func:`node_name` named."""
+    run = name.rstrip("0123456789")
+    return run, int(name[len(run) :])
+
+
 def draw_plant(group: str, width: int, node: Node, positive_share: float, draw: torch.Generator) -> Element:
     """Draw the element to plant on a checkpoint.
 

@@ -16,6 +16,7 @@ from gaugeport.pipeline.stages import (
     models,
     pair_saes,
     pairs,
+    replanted,
     rows,
     runs,
     saes,
@@ -127,6 +128,44 @@ def _lists(run: str) -> Stage:
     )
 
 
+EVIDENCE = Stage(
+    "evidence",
+    "evidence",
+    "evidence",
+    evidence.evidence_key,
+    evidence.build_evidence,
+    lambda job: ("data", "base", "A", "B"),
+)
+SELF_EVIDENCE = Stage(
+    "self_evidence",
+    "evidence of the model with itself",
+    "evidence",
+    self_evidence.evidence_key,
+    self_evidence.build_evidence,
+    lambda job: ("data", "base"),
+)
+
+
+def _uniform(stage: Stage) -> Stage:
+    """Return an evidence stage under uniform plants, whatever the job's."""
+    return replace(stage, key=lambda job: stage.key(replanted.uniform(job)))
+
+
+def _planted(stage: Stage, source: str) -> Stage:
+    """Return an evidence stage under the job's plants: where they are not uniform, ``source`` under them."""
+
+    def build(job: Job, required: Folders, folder: Path) -> None:
+        if replanted.is_uniform(job):
+            stage.build(job, required, folder)
+        else:
+            replanted.build_replanted(job, required[source], folder)
+
+    def requires(job: Job) -> tuple[str, ...]:
+        return stage.requires(job) if replanted.is_uniform(job) else (source,)
+
+    return replace(stage, build=build, requires=requires)
+
+
 STAGES = {
     "data": Stage("data", "corpus", "data", rows.data_key, rows.build_data, _data_requires),
     "anchor": _toy("anchor", "base models", lambda job: cohorts.ANCHOR),
@@ -147,22 +186,10 @@ STAGES = {
     ),
     "anchor_saes": _pair_saes("SAEs of the anchor", "anchor"),
     "other_saes": _pair_saes("SAEs", "other"),
-    "evidence": Stage(
-        "evidence",
-        "evidence",
-        "evidence",
-        evidence.evidence_key,
-        evidence.build_evidence,
-        lambda job: ("data", "base", "A", "B"),
-    ),
-    "self_evidence": Stage(
-        "self_evidence",
-        "evidence of the model with itself",
-        "evidence",
-        self_evidence.evidence_key,
-        self_evidence.build_evidence,
-        lambda job: ("data", "base"),
-    ),
+    "uniform_evidence": _uniform(EVIDENCE),
+    "evidence": _planted(EVIDENCE, "uniform_evidence"),
+    "uniform_self_evidence": _uniform(SELF_EVIDENCE),
+    "self_evidence": _planted(SELF_EVIDENCE, "uniform_self_evidence"),
     "lists_A": _lists("A"),
     "lists_B": _lists("B"),
 }

@@ -13,8 +13,8 @@ from gaugeport.alignment.routes import BASE, ROUTES, Node, links, walk
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job, counted
+from gaugeport.pipeline.measures.evidence_files import write_evidence
 from gaugeport.pipeline.measures.losses import heldout_loss
-from gaugeport.pipeline.measures.planted_evidence import write_evidence
 from gaugeport.pipeline.stages.rows import calibration_batches, heldout_rows, loss_rows
 from gaugeport.pipeline.stages.runs import read_seen_tokens, run_key
 from gaugeport.pipeline.stages.stage import Folders
@@ -41,7 +41,7 @@ def build_evidence(job: Job, required: Folders, folder: Path) -> None:
     """Write the evidence of every link that any route crosses at the job's checkpoint spacing, and
     ``losses.json``.
 
-    A random gauge is planted on every checkpoint, base included.
+    A uniform random gauge is planted on every checkpoint, base included.
 
     Raises:
         ValueError: The runs saved no checkpoint at a step that ``measurement.spacing`` asks for.
@@ -65,7 +65,6 @@ def build_evidence(job: Job, required: Folders, folder: Path) -> None:
         sites=job.measurement.sites,
         skip_first=job.measurement.skip_first,
         massive=job.measurement.massive,
-        positive_share=job.measurement.positive_share,
         seen=seen_a[torch.isin(seen_a, seen_b)],
         seed=job.seed,
         models_in_memory=job.measurement.models_in_memory,

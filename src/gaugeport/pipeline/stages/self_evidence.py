@@ -15,8 +15,8 @@ import torch
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job, counted
+from gaugeport.pipeline.measures.evidence_files import write_evidence
 from gaugeport.pipeline.measures.losses import heldout_loss
-from gaugeport.pipeline.measures.planted_evidence import write_evidence
 from gaugeport.pipeline.measures.plants import COPY
 from gaugeport.pipeline.stages.base import base_key
 from gaugeport.pipeline.stages.rows import calibration_batches, data_key, heldout_rows, loss_rows
@@ -61,6 +61,5 @@ def build_evidence(job: Job, required: Folders, folder: Path) -> None:
         seed=job.seed,
         models_in_memory=2,
         massive=job.measurement.massive,
-        positive_share=job.measurement.positive_share,
     )
     write_json(folder / "losses.json", {"A": loss, "B": loss})
