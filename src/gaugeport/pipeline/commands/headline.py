@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gaugeport.pipeline.config.experiments import experiment
 from gaugeport.pipeline.config.sweeps import jobs_of
+from gaugeport.pipeline.config.texts import setting
 from gaugeport.pipeline.execution.failures import Failure
 from gaugeport.pipeline.execution.launchers import cores
 from gaugeport.pipeline.execution.plan import Plan, plan
@@ -75,7 +76,7 @@ class Headline:
         self.failures: list[Failure] = []
         self._records: dict[str, Record] = {}
         self._began = time.monotonic()
-        own = [] if model is None else [f"model.path='{model.resolve()}'"]
+        own = [] if model is None else [setting("model.path", str(model.resolve()))]
         for entry in entries:
             if entry.group.fetched and model is not None:
                 entry = dataclasses.replace(entry, group=dataclasses.replace(entry.group, model=model.name))

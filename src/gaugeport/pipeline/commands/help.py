@@ -35,6 +35,10 @@ Examples:
   gaugeport run -m model=tinyllama,qwen gauge=permutation,signed_permutation seed=0,1
   gaugeport run -m experiment=trajectory seed=0      the jobs of a table
   gaugeport run -m seed=0,1,2,3 hydra/launcher=joblib
+  gaugeport run model.path=runs/lr=1e-4 task=steering_sentiment 'task.template={text} It was'
+
+Paths and other texts are taken as they are typed. With -m a comma separates values: quote a path
+or text that holds one, 'model.path="a,b"'.
 
 Options:
   -m, --multirun  run a sweep; hydra/launcher=joblib (submitit_slurm, ray, ...) chooses what runs it

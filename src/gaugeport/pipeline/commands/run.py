@@ -11,6 +11,7 @@ from gaugeport.models.loading import hide_progress_bars
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.config.defaults import left_open
 from gaugeport.pipeline.config.sweeps import sweep_jobs
+from gaugeport.pipeline.config.texts import as_typed
 from gaugeport.pipeline.execution.failures import Failure
 from gaugeport.pipeline.execution.launchers import by_hydra, cores, local
 from gaugeport.pipeline.execution.machine import machine_for
@@ -39,7 +40,7 @@ def show_config(arguments: Sequence[str]) -> None:
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach main(), which prints one line
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
-    sys.argv = ["gaugeport run", *arguments, *left_open(compose_config(overrides), overrides)]
+    sys.argv = ["gaugeport run", *as_typed(arguments), *left_open(compose_config(overrides), overrides)]
     hydra.main(config_path=str(data_dir("conf")), config_name="config", version_base="1.3")(
         lambda config: None
     )()

@@ -12,6 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 
 from gaugeport.pipeline.config.defaults import left_open
+from gaugeport.pipeline.config.texts import as_typed
 from gaugeport.pipeline.config.validate import job_from
 from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.paths import data_dir
@@ -22,32 +23,41 @@ def from_config(config: DictConfig, overrides: Sequence[str]) -> JobSpec:
 
     Raises:
         ValueError: A key or value is not allowed; the message names it and what is allowed.
+        FileNotFoundError: A local path does not exist.
     """
     job = job_from(config)
     group = OmegaConf.select(config, "experiment.name") or job.task["name"]
-    return JobSpec(job, Path(config.paths.outputs), config.tracker.name, group, tuple(overrides))
+    return JobSpec(job, Path(config.paths.outputs), config.tracker.name, group, tuple(as_typed(overrides)))
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/`` with some overrides, as Hydra does, and what a pretrained model gets beside them.
 
+    Paths and free text are taken as they were typed.
+
     Raises:
         ValueError: A key or value is not allowed; the message names it and what is allowed.
     """
+    overrides = as_typed(overrides)
     with initialize_config_dir(str(data_dir("conf")), version_base="1.3"):
         try:
-            config = compose("config", overrides=list(overrides))
+            config = compose("config", overrides=overrides)
             more = left_open(config, overrides)
             return compose("config", overrides=[*overrides, *more]) if more else config
         except HydraException as e:
             raise ValueError(_explained(e, overrides)) from e
 
 
+def unreadable(error: OverrideParseException) -> str:
+    """Return what is wrong with an override that Hydra cannot parse."""
+    return f"override {error.override!r} cannot be read (write key=value): {str(error).splitlines()[0]}"
+
+
 def _explained(error: HydraException, overrides: Sequence[str]) -> str:
     """Return Hydra's message, with what is allowed where an override named a value or key that is not."""
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return f"override {error.override!r} cannot be read (write key=value): {text.splitlines()[0]}"
+        return unreadable(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: no such {group}{_nearest_and_allowed(name, error.options, error.options)}"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gaugeport.pipeline.config.experiments import Experiment, variant_of
+from gaugeport.pipeline.config.texts import text_of
 from gaugeport.pipeline.job import Data, Job, JobSpec, Measurement, Model, Package, Schedule, Training
 from gaugeport.pipeline.paths import PACKAGE, data_dir
 from gaugeport.pipeline.store.store import digest
@@ -67,7 +68,7 @@ def _path(table: Experiment, profile: str, headline: bool, extra: Sequence[str])
     outputs = os.environ.get(OUTPUTS_VARIABLE, "outputs")
     for override in extra:
         if override.startswith("paths.outputs="):
-            outputs = override.partition("=")[2].strip("\"'")
+            outputs = text_of(override.partition("=")[2])
     part = "-headline" if headline else ""
     variant = variant_of(profile, extra) or profile
     return Path(outputs) / "jobs" / f"{table.id}-{table.name}-{variant}{part}.json"

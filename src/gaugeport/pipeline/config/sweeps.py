@@ -12,12 +12,14 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.config.compose import compose_config, from_config, unreadable
 from gaugeport.pipeline.config.defaults import left_open
 from gaugeport.pipeline.config.experiments import Experiment, experiment
+from gaugeport.pipeline.config.texts import as_typed, as_typed_in_sweep, how_to_quote, is_text, swept_texts
 from gaugeport.pipeline.config.validate import check_job
 from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.paths import data_dir
@@ -70,19 +72,23 @@ def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) ->
     jobs: dict[tuple[str, ...], JobSpec] = {}
     composed: dict[tuple[str, ...], bytes] = {}
     for line in lines:
-        if any(counts.get(o.partition("=")[2]) == [] for o in line):
+        if any(_counted(o, counts) == [] for o in line):
             continue  # this profile has none of them
-        for overrides in expand([_with_counts(o, counts) for o in line]):
+        for overrides in expand([_with_counts(o, counts) for o in as_typed_in_sweep(line)]):
             # where a key is given twice, the last value counts
-            all_of_it = tuple({_key(o): o for o in (*fixed, *overrides)}.values())
+            all_of_it = tuple({_key(o): o for o in (*as_typed(fixed), *overrides)}.values())
             if all_of_it in jobs:
                 continue
             try:
                 jobs[all_of_it] = _job_spec(all_of_it, composed)
-            except ValueError as e:
-                if len(lines) == 1:
+            except (ValueError, FileNotFoundError) as e:
+                hints = [hint for key in swept_texts(line) if (hint := how_to_quote(key)) not in str(e)]
+                if len(lines) > 1:
+                    hints.append(f"in the table's line `{' '.join(line)}`, one of {len(lines)}")
+                if not hints:
                     raise
-                raise ValueError(f"{e}; in the table's line `{' '.join(line)}`, one of {len(lines)}") from e
+                kind = ValueError if isinstance(e, ValueError) else FileNotFoundError
+                raise kind("; ".join([str(e), *hints])) from e
     return list(jobs.values())
 
 
@@ -108,8 +114,13 @@ def _counts(profile: str) -> dict[str, list[Any]]:
 
 
 def _with_counts(override: str, counts: dict[str, list[Any]]) -> str:
-    key, _, value = override.partition("=")
-    return f"{key}={','.join(map(str, counts[value]))}" if value in counts else override
+    values = _counted(override, counts)
+    return override if values is None else f"{override.partition('=')[0]}={','.join(map(str, values))}"
+
+
+def _counted(override: str, counts: dict[str, list[Any]]) -> list[Any] | None:
+    """Return what the word in capitals in an override stands for; None if it holds none."""
+    return None if is_text(_key(override)) else counts.get(override.partition("=")[2])
 
 
 def _key(override: str) -> str:
@@ -189,7 +200,10 @@ def _config_of_choices(choices: tuple[str, ...]) -> DictConfig:
 @functools.cache
 def _parsed(override: str) -> Override:
     """Parse an override in Hydra's syntax; tables repeat some dozen different ones thousands of times."""
-    return OverridesParser.create().parse_overrides([override])[0]
+    try:
+        return OverridesParser.create().parse_overrides([override])[0]
+    except OverrideParseException as e:
+        raise ValueError(unreadable(e)) from e
 
 
 def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,9 @@ from gaugeport.alignment.matchers import combinations, default_matchers
 from gaugeport.alignment.routes import ROUTES
 from gaugeport.models.gguf_files import is_gguf
 from gaugeport.pipeline.config.defaults import complete
+from gaugeport.pipeline.config.texts import how_to_quote
 from gaugeport.pipeline.job import UNCOUNTED_DEFAULTS, Job, Model
+from gaugeport.pipeline.measures.labelled_prompts import check_template
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.evidence import DTYPES
 from gaugeport.pipeline.stages.fetched import packaged_file
@@ -36,6 +39,9 @@ DATA_NAMES = ("mini", "docs", "text", "hub", "dyck3")
 TREATS_ALL_TOKENS = ("adamw_resume", "calibration")
 """Tasks that do not read ``measurement.massive``: one trains, the other measures every treatment."""
 
+UNUSUAL = frozenset(",'\"\\")
+"""Characters in a path that may have been meant for a shell, or for Hydra."""
+
 POSITIVE_COUNTS = ("steps", "batch_size", "save_every")
 
 
@@ -52,7 +58,7 @@ def job_from(config: DictConfig) -> Job:
         _known("config key", resolved, [*Job.__dataclass_fields__, *NOT_THE_JOB])
         values: dict[Any, Any] = {k: v for k, v in resolved.items() if k not in NOT_THE_JOB}
         values |= {k: resolved[k]["name"] for k in ("gauge", "matcher", "route", "profile")}
-        job = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Job), values))
+        job = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Job), _literal(values)))
     except OmegaConfBaseException as e:
         where = getattr(e, "full_key", None)
         fields = getattr(getattr(e, "object_type", None), "__dataclass_fields__", {})
@@ -65,7 +71,8 @@ def job_from(config: DictConfig) -> Job:
         if not Path(path).exists():
             texts = "a .jsonl, .csv, .txt or .parquet file"
             kind = "a Hugging Face folder or a .gguf file" if key == "model.path" else texts
-            raise FileNotFoundError(f"{key}={path}: path does not exist; expected {kind}")
+            hint = f"; {how_to_quote(key)}" if set(path) & UNUSUAL else ""
+            raise FileNotFoundError(f"{key}={path}: path does not exist; expected {kind}{hint}")
     if job.model.path is not None:
         job.model = _local(job.model.path)
     if job.data.name == "mini" and (job.model.path is not None or is_converted(job)):
@@ -107,11 +114,22 @@ def _local(path: str) -> Model:
     return Model(name=folder.resolve().name, path=path, hub_id="")
 
 
+def _literal(node: Any) -> Any:
+    """Return a resolved config in which OmegaConf takes ``${`` for the text that it is."""
+    if isinstance(node, dict):
+        return {key: _literal(child) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_literal(child) for child in node]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", node) if isinstance(node, str) else node
+
+
 def _check_names(job: Job) -> None:
     task = str(job.task.get("name"))
     definition = task_named(task)
     _known(f"key of task {task}", job.task, _task_keys(data_dir("conf") / "task", task))
     definition.check(job)
+    if (template := job.task.get("template")) is not None:
+        check_template(template)
     _one_of("route", job.route, ROUTES)
     if (job.gauge, job.matcher) not in allowed_pairs():
         pairs = "; ".join(f"{g} with {m}" for g, m in allowed_pairs())

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from gaugeport.models.loading import hide_progress_bars
 from gaugeport.pipeline.config.compose import from_config
 from gaugeport.pipeline.config.defaults import unnamed
+from gaugeport.pipeline.config.texts import setting
 from gaugeport.pipeline.execution.failures import Error
 from gaugeport.pipeline.execution.jobs import run_job
 from gaugeport.pipeline.execution.machine import machine_for
@@ -73,9 +74,7 @@ def by_hydra(overrides: Sequence[str]) -> Launch:
     _hydra_launcher(overrides)  # an error of the launcher is raised once, and not by every step
 
     def launch(steps: Sequence[Step]) -> Iterator[Error | None]:
-        launcher, config = _hydra_launcher(
-            [*overrides, f"paths.outputs='{steps[0].composed.outputs.resolve()}'"]
-        )
+        launcher, config = _hydra_launcher([*overrides, _outputs(steps[0])])
         size = config.hydra.sweeper.max_batch_size or len(steps)
         for first in range(0, len(steps), size):
             batch = [_overrides(step) for step in steps[first : first + size]]
@@ -126,7 +125,12 @@ def _overrides(step: Step) -> list[str]:
     job, given = step.composed.job, step.composed.overrides
     # Hydra composes there, and knows nothing of what a pretrained model gets beside its overrides
     more = unnamed(job.data.name, given) if is_pretrained(job) else []
-    return [*given, *more, f"paths.outputs='{step.composed.outputs.resolve()}'", *stage]
+    return [*given, *more, _outputs(step), *stage]
+
+
+def _outputs(step: Step) -> str:
+    """Return the override of a step's folder of outputs, for a process that may run elsewhere."""
+    return setting("paths.outputs", str(step.composed.outputs.resolve()))
 
 
 def _hydra_launcher(overrides: Sequence[str]) -> tuple[Launcher, DictConfig]:

@@ -98,6 +98,12 @@ def labelled_prompts(
     return Labelled(positive, negative, heldout_positive, heldout_negative, after or "it", template == CHAT)
 
 
+def check_template(template: str) -> None:
+    """Raise ``ValueError`` for a template that is neither one of those with a name nor a text with {text}."""
+    if template not in (CHAT, CHAT_IF_ANY) and "{text}" not in template:
+        raise ValueError(f"task.template={template!r}; allowed: chat, or a text with {{text}}")
+
+
 def _prompting(
     tokenizer: PreTrainedTokenizerBase, template: str | None
 ) -> tuple[Callable[[Document], str], str]:
@@ -110,9 +116,8 @@ def _prompting(
                 "task.template=chat, but the tokenizer has no chat template; allowed: a text with {text}"
             )
         return lambda d: _user_turn(tokenizer, d.text), _user_turn(tokenizer, "{text}").partition("{text}")[2]
-    before, placeholder, after = template.partition("{text}")
-    if not placeholder:
-        raise ValueError(f"task.template={template!r}; allowed: chat, or a text with {{text}}")
+    check_template(template)
+    before, _, after = template.partition("{text}")
     return lambda d: f"{before}{d.text}{after}", after
 
 
