@@ -100,6 +100,23 @@ def test_labels_of_a_file(tmp_path: Path) -> None:
         unlabelled.labelled("review", "train")
 
 
+def test_text_with_both_labels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, labels = ["fine", "bad", "good", "fine", "odd", "bad"], [1, 0, -1, 0, 1, 0]
+    with pytest.raises(ValueError, match=r"both labels to 1 of its texts, in row 4 to 'fine'; allowed: one"):
+        text_corpus(write(tmp_path / "data.csv", texts, labels=labels), kind="review", label="label")
+    rows = [{"sentence": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    monkeypatch.setattr(datasets, "load_dataset", lambda **_: iter(rows))
+    with pytest.warns(UserWarning, match="in row 4 to 'fine'; they are left out"):
+        of_hub = hub_corpus("a/b", field="sentence", label="label")
+    assert sorted(everything(of_hub)) == ["bad", "good", "odd"], "nobody can mend a dataset of the hub"
+
+
+def test_row_that_labels_a_repeated_text_counts(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.jsonl", ["a", "b", "c", "a", "b"], labels=[-1, 1, 0, 1, -1])
+    corpus = text_corpus(path, kind="review", label="label")
+    assert {d.text: d.label for d in corpus.train + corpus.heldout} == {"a": 1, "b": 1, "c": 0}
+
+
 def test_texts_that_look_like_missing_values(tmp_path: Path) -> None:
     texts = ["NA", "null", "None", "nan", 'a "quoted"\nsecond line']
     assert sorted(everything(text_corpus(write(tmp_path / "data.csv", texts)))) == sorted(texts)

@@ -120,8 +120,8 @@ def _is_number(text: str) -> bool:
 
 def _quoted(text: str) -> str:
     """Return a text in Hydra's quotes, in which backslashes count only before a quote or ``${``."""
-    for special, escaped in ((r"\$\{", r"\${"), ('"', r"\""), (r"\Z", "")):
-        text = re.sub(rf"(\\*){special}", lambda m, e=escaped: 2 * m[1] + e, text)
+    for special, escaped in ((r"\$\{", r"\\${"), ('"', r'\\"'), (r"\Z", "")):
+        text = re.sub(rf"(\\*){special}", rf"\1\1{escaped}", text)
     return f'"{text}"'
 
 
@@ -142,7 +142,7 @@ def _text_keys() -> dict[str, bool]:
 
 
 def _text_fields(node: type, prefix: str) -> dict[str, bool]:
-    found = {}
+    found: dict[str, bool] = {}
     for name, hint in get_type_hints(node).items():
         options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         for option in options:

@@ -129,7 +129,7 @@ def text_corpus(
     Raises:
         FileNotFoundError: the path does not exist.
         ValueError: unknown extension, empty or unreadable file, missing field, empty document, a label other
-            than 0 and 1, fewer than 3 documents, or ``heldout`` outside its range.
+            than 0 and 1, a text with both labels, fewer than 3 documents, or ``heldout`` outside its range.
     """
     documents = documents_from(local_rows(path), str(path), field, kind, label, max_documents)
     return _split(documents, heldout, str(path))
@@ -174,8 +174,8 @@ def hub_corpus(
 ) -> Corpus:
     """Load a dataset of the Hugging Face hub, such as ``monology/pile-uncopyrighted``.
 
-    It is split as :func:`text_corpus` splits. SST-2 is
-    ``hub_corpus("stanfordnlp/sst2", field="sentence", kind="review", label="label")``.
+    It is split as :func:`text_corpus` splits. A text that has both labels is left out, with a warning.
+    SST-2 is ``hub_corpus("stanfordnlp/sst2", field="sentence", kind="review", label="label")``.
 
     Args:
         name: id on the hub.
@@ -197,7 +197,7 @@ def hub_corpus(
     source = f"dataset {name!r} (" + (f"config {config!r}, " if config else "") + f"split {split!r})"
     options = {"path": name, "name": config, "split": split, "streaming": streaming, "revision": revision}
     rows = _hub_rows(source, field, LOCAL_SETTINGS[kind], options)
-    documents = documents_from(rows, source, field, kind, label, max_documents)
+    documents = documents_from(rows, source, field, kind, label, max_documents, leave_out_undecided=True)
     return _split(documents, heldout, source)
 
 

@@ -5,6 +5,7 @@ now.
 """
 
 import glob
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -61,8 +62,11 @@ def documents_from(
     kind: str = "text",
     label: str | int | None = None,
     max_documents: int | None = None,
+    leave_out_undecided: bool = False,
 ) -> list[Document]:
     """Make documents of rows, all in domain 0 and in order; a repeated text is left out.
+
+    Where a text is repeated, the row that labels it counts.
 
     Args:
         rows: the rows, field -> value.
@@ -72,10 +76,11 @@ def documents_from(
         label: name of the field with the label (0 or 1; -1 and null mean unlabelled), one label for all rows,
             or None.
         max_documents: the most rows to read, at least 1.
+        leave_out_undecided: leave out texts that have both labels, with a warning.
 
     Raises:
         ValueError: no rows, a missing field, a text that is empty or not a string, a label that is not
-            allowed, or ``max_documents`` below 1.
+            allowed, a text with both labels, or ``max_documents`` below 1.
     """
     if max_documents is not None and max_documents < 1:
         raise ValueError(f"max_documents={max_documents}; allowed: 1 or more")
@@ -87,6 +92,7 @@ def documents_from(
         if isinstance(name, str) and name not in first:
             raise ValueError(f"{source} has no field {name!r}; allowed: {', '.join(first)}")
     documents: dict[str, Document] = {}
+    undecided: dict[str, int] = {}
     limited = islice(chain([first], rows), max_documents)
     progress = tqdm(limited, desc="reading", unit=" documents", delay=2, disable=None)
     for number, row in enumerate(progress, start=1):
@@ -98,8 +104,19 @@ def documents_from(
         if not text or not text.strip():
             raise ValueError(f"{source}, row {number}: the document is empty")
         value = row.get(label) if isinstance(label, str) else label
-        documents.setdefault(text, Document(text, kind, 0, _label(value, f"{source}, row {number}")))
-    return list(documents.values())
+        document = Document(text, kind, 0, _label(value, f"{source}, row {number}"))
+        kept = documents.setdefault(text, document)
+        if kept.label is None:
+            documents[text] = document
+        elif document.label not in (None, kept.label):
+            undecided.setdefault(text, number)
+    if undecided:
+        text, number = next(iter(undecided.items()))
+        said = f"{source} gives both labels to {len(undecided)} of its texts, in row {number} to {text!r}"
+        if not leave_out_undecided:
+            raise ValueError(f"{said}; allowed: one label for a text")
+        warnings.warn(f"{said}; they are left out", stacklevel=2)
+    return [document for text, document in documents.items() if text not in undecided]
 
 
 def _label(value: Any, where: str) -> int | None:
