@@ -5,7 +5,7 @@ import pandas as pd
 
 from gaugeport.pipeline.measures.noise_floor import FLOOR, LARGEST_RESOLVED_FLOOR
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import of_seeds
 from gaugeport.pipeline.report.tidy import MAIN_MODELS, aggregate, select, tidy

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.model_pairs import GROUPS, by_site, line_style, pair_label
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell

@@ -1,7 +1,7 @@
 """Make table c3: do margins sort right from wrong placements?"""
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import of_seeds, with_intervals
 from gaugeport.pipeline.report.tidy import (

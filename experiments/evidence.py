@@ -1,7 +1,7 @@
 """Make table c2: how far endpoint recovery goes with each kind of evidence."""
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import with_intervals
 from gaugeport.pipeline.report.tidy import aggregate, means_of, middle_site, select, tidy

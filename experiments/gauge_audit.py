@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.conditions import conditions_of, with_conditions
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.lists import LISTS, bars, legend, panels
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell

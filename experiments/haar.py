@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.model_pairs import COHORTS
 from gaugeport.pipeline.report.render import cell, interval
 from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, select, tidy

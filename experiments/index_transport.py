@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.conditions import (
     ORDER,
     SHORT_CAPTION,
@@ -10,6 +9,7 @@ from gaugeport.pipeline.report.conditions import (
     conditions_of,
     with_conditions,
 )
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.lists import LISTS, bars, legend, panels
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell

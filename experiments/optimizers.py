@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.tidy import aggregate, tidy
 

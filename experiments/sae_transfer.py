@@ -3,7 +3,6 @@
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.conditions import (
     ORDER,
     SHORT_CAPTION,
@@ -11,6 +10,7 @@ from gaugeport.pipeline.report.conditions import (
     conditions_of,
     with_conditions,
 )
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell, interval
 from gaugeport.pipeline.report.tidy import (

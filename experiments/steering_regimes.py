@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.model_pairs import COHORTS, GROUPS, by_site, pair_label
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
 from gaugeport.pipeline.report.conditions import condition_name
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.render import with_intervals
 from gaugeport.pipeline.report.tidy import (
     MAIN_MODELS,

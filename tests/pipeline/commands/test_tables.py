@@ -42,7 +42,7 @@ def test_tables_have_the_declared_columns_and_controls(headline):
     assert (signed[signed["matcher"] == "none"]["value"] < 0.2).all()
     assert set(signed["route"]) == {"endpoint", "via_base", "trajectory"}
     judged = frame[frame["verdict"].notna()]
-    assert set(judged["verdict"]) == {"no verdict (learning rate chosen)"} and len(judged) == 2
+    assert set(judged["verdict"]) == {"void (learning rate chosen)"} and len(judged) == 2
     assert "### a3 " in text, "a table that was named is printed"
     claims = text.split("### Claims")[1]
     assert "91.1 % vs 60.3 %" in claims and "not run" not in claims, "the claims of the tables asked for"

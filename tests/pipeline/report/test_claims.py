@@ -1,4 +1,4 @@
-"""The judge: null and reversed records must read "not reproduced"."""
+"""The judge: null records must read "inconclusive", reversed ones "contradicted"."""
 
 from dataclasses import replace
 
@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gaugeport.pipeline.report.claims import Claim, claim_rows, claim_sides, judge, load_claims
-from gaugeport.pipeline.report.tidy import COLUMNS, aggregate, middle_site, t_interval
+from gaugeport.pipeline.report.claims import Claim, load_claims
+from gaugeport.pipeline.report.intervals import t_interval
+from gaugeport.pipeline.report.judged import claim_rows, claim_sides
+from gaugeport.pipeline.report.tidy import COLUMNS, aggregate, middle_site
+from gaugeport.pipeline.report.verdicts import judge
 
 
 def gap(direction="greater", paper=0.3, null=0.0):
@@ -24,7 +27,7 @@ def gap(direction="greater", paper=0.3, null=0.0):
         direction=direction,
         delta=0.05,
         paper=paper,
-        quote="",
+        quote="paper A",
     )
 
 
@@ -61,31 +64,56 @@ def test_clear_gap_is_reproduced_and_paired_by_seed():
     assert judge(gap(), values, "mini")[0] == "reproduced"
 
 
-def test_null_records_are_not_reproduced():
-    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.6 - NOISE)), "mini")[0] == "not reproduced"
-    assert judge(gap(), [0.0] * 5, "mini")[0] == "not reproduced", "no gap and no spread"
+def test_null_records_are_inconclusive():
+    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.6 - NOISE)), "mini")[0] == "inconclusive"
+    assert judge(gap(), [0.0] * 5, "mini")[0] == "inconclusive", "no gap and no spread"
 
 
-def test_reversed_records_are_not_reproduced():
-    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.9 + NOISE)), "mini")[0] == "not reproduced"
-    assert judge(gap("less"), [0.3, 0.31, 0.29, 0.3, 0.3], "mini")[0] == "not reproduced"
+def test_reversed_records_contradict():
+    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.9 + NOISE)), "mini")[0] == "contradicted"
+    assert judge(gap("less"), [0.3, 0.31, 0.29, 0.3, 0.3], "mini")[0] == "contradicted"
 
 
-def test_interval_that_includes_null_is_not_reproduced():
+def test_interval_that_includes_null_is_inconclusive():
     values = [0.5, -0.1, 0.4, 0.0, 0.2]
     assert t_interval(values)[1] < 0 < np.mean(values)
-    assert judge(gap(), values, "mini")[0] == "not reproduced"
+    assert judge(gap(), values, "mini")[0] == "inconclusive"
 
 
-def test_claim_by_construction_says_so_and_can_still_fail():
-    claim = Claim(**{**vars(gap()), "by_construction": True})
-    assert (
-        judge(claim, [0.3] * 5, "mini")[0]
-        == judge(claim, [0.3] * 5, "paper")[0]
-        == "reproduced (by construction)"
-    )
-    assert judge(claim, [0.0] * 5, "mini")[0] == "not reproduced"
-    assert judge(claim, [0.3] * 4, "mini")[0] == "direction only (n = 4)"
+def test_claim_by_construction_says_so_at_any_n_and_can_still_fail():
+    claim = replace(gap(), by_construction=True)
+    for n, profile in ((5, "mini"), (5, "paper"), (4, "mini"), (1, "real")):
+        assert judge(claim, [0.3] * n, profile)[0] == "by construction"
+    assert judge(claim, [0.0] * 5, "mini")[0] == "inconclusive"
+    assert judge(claim, [-0.3] * 5, "mini")[0] == "contradicted"
+    assert judge(claim, [-0.3] * 4, "mini")[0] == "not the direction (n = 4)"
+
+
+@pytest.mark.parametrize("quote", ["not in the papers", "–"])
+def test_what_the_papers_do_not_claim_is_supported_and_not_reproduced(quote):
+    ours = replace(gap(), quote=quote)
+    assert judge(ours, [0.3] * 5, "mini")[0] == "supported"
+    assert judge(ours, [-0.3] * 5, "mini")[0] == "contradicted"
+
+
+def test_a_claim_about_a_count_is_judged_by_the_seeds_and_not_by_their_mean():
+    counted = replace(gap("less"), counted=True)
+    assert judge(counted, [-0.1] * 6, "mini")[0] == "reproduced", "6 of 6: the exact interval starts at .54"
+    assert judge(counted, [-0.1] * 5, "mini")[0] == "inconclusive", "5 of 5: it starts at .48"
+    most = [-0.01] * 3 + [5.0] * 3
+    assert judge(counted, most, "mini")[0] == "inconclusive", "3 of 6"
+    assert judge(counted, [0.1] * 6, "mini")[0] == "contradicted"
+    # one seed far off moves a mean, and is one in a count
+    assert judge(counted, [-0.1] * 11 + [9.0], "mini")[0] == "reproduced"
+    assert judge(replace(counted, counted=False), [-0.1] * 11 + [9.0], "mini")[0] == "inconclusive"
+
+
+def test_correlations_have_fishers_interval():
+    claim = replace(gap("less", null=0.99), metric="bar_c_pearson", right=None)
+    r = [0.52, 0.69, 0.85, 0.92, 0.96]
+    assert t_interval(r)[2] > 0.99, "a t-interval of these would not tell them from .99"
+    verdict, mean, low, high, n = judge(claim, r, "mini")
+    assert verdict == "reproduced" and -1 < low < mean < high < 0.99 and n == 5
 
 
 def test_few_seeds_give_direction_only_and_none_gives_not_run():
@@ -113,9 +141,9 @@ def test_figures_are_matched_at_paper_profile_only():
     assert judge(two_sided, better, "paper")[0] == "reproduced", "beyond the figure is no better"
 
 
-def test_claim_on_chosen_setting_has_no_verdict():
+def test_claim_on_chosen_setting_is_void():
     chosen = Claim(**{**vars(gap()), "unjudged": "setting chosen"})
-    assert judge(chosen, [0.3] * 5, "mini")[0] == "no verdict (setting chosen)"
+    assert judge(chosen, [0.3] * 5, "mini")[0] == "void (setting chosen)"
 
 
 def test_several_measurements_per_seed_are_refused():
@@ -124,7 +152,7 @@ def test_several_measurements_per_seed_are_refused():
 
 
 def test_claim_rows_carry_the_verdict_and_the_paper(monkeypatch):
-    monkeypatch.setattr("gaugeport.pipeline.report.claims.load_claims", lambda: [gap()])
+    monkeypatch.setattr("gaugeport.pipeline.report.judged.load_claims", lambda: [gap()])
     (row,) = claim_rows("t", rows(0.9 + NOISE, 0.6 + NOISE)).to_dict("records")
     assert (
         row["verdict"] == "reproduced"
@@ -137,7 +165,7 @@ def test_claim_rows_carry_the_verdict_and_the_paper(monkeypatch):
 
 def test_claim_about_a_model_that_was_not_run_is_not_run(monkeypatch):
     claim = Claim(**{**vars(gap()), "where": {"model": "other", "site": "middle", "step": "last"}})
-    monkeypatch.setattr("gaugeport.pipeline.report.claims.load_claims", lambda: [claim])
+    monkeypatch.setattr("gaugeport.pipeline.report.judged.load_claims", lambda: [claim])
     (row,) = claim_rows("t", rows(0.9 + NOISE, 0.6 + NOISE)).to_dict("records")
     assert row["verdict"] == "not run" and row["n"] == 0
 
@@ -148,13 +176,6 @@ def test_every_declared_claim_is_well_formed():
     assert {c.table for c in claims} >= {"a1", "a2", "a3", "c2"}
     with pytest.raises(ValueError, match="allowed: greater, less"):
         gap("sideways")
-
-
-def test_t_interval_against_scipy():
-    values = [0.2, 0.5, 0.1, 0.4]
-    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
-    assert t_interval(values) == pytest.approx((np.mean(values), low, high, 4))
-    assert np.isnan(t_interval([1.0])[1])
 
 
 def test_aggregate_averages_over_seeds_only():
@@ -185,6 +206,6 @@ def test_figures_are_compared_on_pretrained_models_alone(profile):
 
 def test_setting_that_was_chosen_at_mini_was_declared_at_real():
     claim = replace(gap(), unjudged="learning rate chosen")
-    assert judge(claim, list(0.2 + NOISE), "mini")[0] == "no verdict (learning rate chosen)"
+    assert judge(claim, list(0.2 + NOISE), "mini")[0] == "void (learning rate chosen)"
     assert judge(claim, list(0.1 + NOISE), "real")[0] == "reproduced"
-    assert judge(claim, list(NOISE), "real")[0] == "not reproduced"
+    assert judge(claim, list(NOISE), "real")[0] == "inconclusive"

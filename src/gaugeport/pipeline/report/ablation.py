@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import judged
+from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import cell
 from gaugeport.pipeline.report.tidy import KEYS, aggregate, means_of, middle_site, select, tidy

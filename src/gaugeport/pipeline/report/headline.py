@@ -12,7 +12,8 @@ import pandas as pd
 import yaml
 
 from gaugeport.pipeline.paths import data_dir, experiment_module
-from gaugeport.pipeline.report.claims import Claim, claim_sides, load_claims
+from gaugeport.pipeline.report.claims import Claim, load_claims
+from gaugeport.pipeline.report.judged import claim_sides
 from gaugeport.pipeline.report.narrow import WIDTH
 from gaugeport.pipeline.store.records import Record
 
@@ -87,7 +88,7 @@ VERDICTS = {
     "holds": "the direction is as claimed",
     "fails": "it is not",
     "by construction": "it could not have been otherwise",
-    "no verdict": "a setting that was chosen decides it",
+    "void": "a setting that was chosen decides it",
     "no effect": "the direction itself acts less than five times as much as random ones, or its own error",
 }
 """Verdict -> what it says. A headline has one model a claim: a direction, not a replication."""
@@ -150,7 +151,7 @@ def judge_entry(entry: Entry, table: str, records: Sequence[Record]) -> Result:
     beyond = float(both["difference"].mean()) - claim.null_value
     right = beyond > 0 if claim.direction == "greater" else beyond < 0
     verdict = "by construction" if claim.by_construction and right else "holds" if right else "fails"
-    return Result(entry, values, "no verdict" if claim.unjudged else verdict, _averaged_over(records, both))
+    return Result(entry, values, "void" if claim.unjudged else verdict, _averaged_over(records, both))
 
 
 def _read_on(claim: Claim, record: Record) -> Claim:

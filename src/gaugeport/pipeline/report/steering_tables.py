@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
-from gaugeport.pipeline.report.claims import claim_rows
 from gaugeport.pipeline.report.conditions import BY_NAME, ORDER, conditions_of, with_conditions
+from gaugeport.pipeline.report.judged import claim_rows
 from gaugeport.pipeline.report.render import cell, interval
 from gaugeport.pipeline.report.tidy import (
     ITSELF,
@@ -29,7 +29,7 @@ EXTRA = ["target", "strength", "theory", *SETTINGS]
 EXACT = ("B_d", "O(d)", "oracle")
 """Conditions that keep all of an effect on an identical target."""
 NOTHING = "no effect to transport"
-NO_VERDICT = f"no verdict ({NOTHING})"
+VOID = f"void ({NOTHING})"
 
 
 def theory(condition: str, p: float) -> tuple[float | None, float | None]:
@@ -86,7 +86,7 @@ def tabulate(
     keys = ["model", "setting", "target", "route"]
     silent = rows[(rows["metric"] == "no_effect_to_transport") & (rows["value"] == 1)]
     here = claims[keys].apply(tuple, axis=1).isin(set(zip(*(silent[k] for k in keys), strict=True)))
-    claims.loc[(claims["n"] == 0) & here, "verdict"] = NO_VERDICT
+    claims.loc[(claims["n"] == 0) & here, "verdict"] = VOID
     return pd.concat([rows, means.drop(columns="condition"), claims], ignore_index=True)
 
 

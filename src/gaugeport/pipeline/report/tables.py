@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from gaugeport.pipeline.report.forked import map_forked
 from gaugeport.pipeline.report.narrow import Narrow, shorten
 from gaugeport.pipeline.report.render import interval, markdown, write_table
 from gaugeport.pipeline.report.tidy import COLUMNS, weights
+from gaugeport.pipeline.report.verdicts import VERDICTS
 from gaugeport.pipeline.store.records import Found
 
 INTERVALS = (
-    "Brackets: 95 % t-intervals over n training seeds, not clipped to what a share can be. No brackets: one "
-    "seed, or all alike."
+    "Brackets: 95 % intervals over n training seeds, Student's (not clipped to what a share can be), of "
+    "correlations Fisher's. No brackets: one seed, or all alike."
 )
 
 
@@ -172,6 +173,7 @@ def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
                 "ours": _sides(claim, judged),
                 "difference": interval(judged["value"], judged["ci_low"], judged["ci_high"]),
                 "n": int(judged["n"]),
+                "declared": f"{claim.declared} results",
                 "verdict": judged["verdict"],
             }
         )
@@ -186,15 +188,18 @@ def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
         pivot,
         _short_claims(pivot),
         INTERVALS,
-        CLAIMS_CAPTION,
+        claims_caption(pivot["verdict"]),
         CLAIMS_DETAILS,
     )
 
 
-CLAIMS_CAPTION = (
-    "Ours: means over training seeds. Reproduced: the 95 % interval of the paired difference excludes the "
-    "null in the claimed direction. Direction only: fewer than five seeds, whose mean is beyond it."
-)
+def claims_caption(verdicts: Iterable[str]) -> str:
+    """Say what the claims' columns are, and what the verdicts among them mean."""
+    used = {verdict.partition(" (")[0] for verdict in verdicts}
+    legend = " ".join(f"{name.capitalize()}: {says}." for name, says in VERDICTS.items() if name in used)
+    return f"Ours: means over training seeds. {legend}"
+
+
 CLAIMS_DETAILS = "Difference: paired by training seed, left minus right."
 
 
@@ -202,7 +207,7 @@ def claims_text(claims: Table, shown: Sequence[str]) -> str:
     """Return the short claims of the tables ``shown`` (ids) as Markdown, at most 100 columns; "" if none."""
     rows = claims.summary[claims.summary["claim"].str.split().str[0].isin(shown)]
     rows = rows[rows["verdict"] != "not run"]
-    return markdown(claims.title, rows, caption=claims.caption) if len(rows) else ""
+    return markdown(claims.title, rows, caption=claims_caption(rows["verdict"])) if len(rows) else ""
 
 
 def write_claims(claims: Table, outputs: Path, variant: str, shown: Sequence[str]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from gaugeport.pipeline.job import UNCOUNTED_DEFAULTS
+from gaugeport.pipeline.report.intervals import interval_of
 from gaugeport.pipeline.store.records import Record
 
 COLUMNS = [
@@ -86,24 +85,8 @@ def shares_of(frame: pd.DataFrame) -> pd.Series:
     return p.astype(float).fillna(UNIFORM_SHARE)
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float, int]:
-    """Return mean, lower and upper end of its t-interval, and n. One value has no interval: both ends are
-    NaN."""
-    x = np.asarray(values, dtype=float)
-    n, mean = len(x), float(np.mean(x))
-    if n < 2:
-        return mean, float("nan"), float("nan"), n
-    half = float(_t_quantile(level, n) * np.std(x, ddof=1) / np.sqrt(n))
-    return mean, mean - half, mean + half, n
-
-
-@functools.cache  # an interval is asked for a thousand times a table, at a handful of n
-def _t_quantile(level: float, n: int) -> float:
-    return float(stats.t.ppf(0.5 + level / 2, n - 1))
-
-
 def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the mean over training seeds of every measurement, with its 95 % t-interval and n.
+    """Return the mean over training seeds of every measurement, with its 95 % interval and n.
 
     Args:
         frame: Rows per seed.
@@ -113,10 +96,9 @@ def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
     by = [*KEYS, *extra]
     rows = []
     for key, values in frame.groupby(by, dropna=False, sort=False)["value"]:
-        mean, low, high, n = t_interval(values.tolist())
-        rows.append(
-            {**dict(zip(by, key, strict=True)), "value": mean, "ci_low": low, "ci_high": high, "n": n}
-        )
+        named = dict(zip(by, key, strict=True))
+        mean, low, high, n = interval_of(str(named["metric"]), values.tolist())
+        rows.append({**named, "value": mean, "ci_low": low, "ci_high": high, "n": n})
     return pd.DataFrame(rows).reindex(columns=frame.columns)
 
 

@@ -84,8 +84,8 @@ for (const input of document.querySelectorAll("input[type=search]")) {
 for (const button of document.querySelectorAll(".records")) button.addEventListener("click", () => show(button));
 for (const row of document.querySelectorAll("#claims tbody tr")) {
   const cells = [...row.cells], verdict = cells[cells.length - 1], name = cells[0].textContent;
-  if (verdict.textContent === "reproduced" || verdict.textContent === "matched") verdict.classList.add("good");
-  if (verdict.textContent === "not reproduced") verdict.classList.add("bad");
+  if (["matched", "reproduced", "supported"].includes(verdict.textContent)) verdict.classList.add("good");
+  if (verdict.textContent === "contradicted") verdict.classList.add("bad");
   if (document.getElementById(name)) {
     const link = element("a", name);
     link.href = `#${name}`;

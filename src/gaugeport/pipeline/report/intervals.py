@@ -1,0 +1,67 @@
+"""Give the mean of a few values, one per training seed, with its 95 % interval."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+Interval = tuple[float, float, float, int]
+"""Mean, lower and upper end, and n. One value has no interval: both ends are NaN."""
+
+LEVEL = 0.95
+
+
+def is_correlation(metric: str) -> bool:
+    """Return whether a metric is one correlation a seed, whose interval must stay within ±1.
+
+    The mean correlation over latents (``firing_pearson``) is a mean like any other.
+    """
+    return metric.endswith(("_pearson", "_correlation")) and metric != "firing_pearson"
+
+
+def interval_of(metric: str, values: Sequence[float]) -> Interval:
+    """Return the mean of a metric over seeds and its interval: Fisher's for correlations, else Student's."""
+    return fisher_interval(values) if is_correlation(metric) else t_interval(values)
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """Return the mean of values and its t-interval."""
+    x = np.asarray(values, dtype=float)
+    n, mean = len(x), float(np.mean(x))
+    if n < 2:
+        return mean, float("nan"), float("nan"), n
+    half = float(_t_quantile(level, n) * np.std(x, ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half, n
+
+
+def fisher_interval(correlations: Sequence[float], level: float = LEVEL) -> Interval:
+    """Return the mean of correlations and its interval, both taken of z = artanh r and transformed back.
+
+    Correlations are skewed near ±1, where a t-interval of r itself can leave [−1, 1]. Where one is ±1, z is
+    infinite and the interval is Student's. Source: Fisher (1921).
+    """
+    r = np.asarray(correlations, dtype=float)
+    if not (np.abs(r) < 1).all():
+        return t_interval(correlations, level)
+    mean, low, high, n = t_interval(np.arctanh(r).tolist(), level)
+    return float(np.tanh(mean)), float(np.tanh(low)), float(np.tanh(high)), n
+
+
+def share_interval(hits: Sequence[bool], level: float = LEVEL) -> Interval:
+    """Return the share of seeds of which something holds, and its exact interval.
+
+    Source: Clopper and Pearson (1934).
+    """
+    n, k = len(hits), sum(hits)
+    if n < 2:
+        return float(k / n), float("nan"), float("nan"), n
+    exact = stats.binomtest(k, n).proportion_ci(level, "exact")
+    return k / n, float(exact.low), float(exact.high), n
+
+
+@functools.cache  # an interval is asked for a thousand times a table, at a handful of n
+def _t_quantile(level: float, n: int) -> float:
+    return float(stats.t.ppf(0.5 + level / 2, n - 1))

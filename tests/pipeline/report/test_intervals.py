@@ -1,0 +1,51 @@
+"""Intervals against scipy, and against simulated data whose rate of coverage is known."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gaugeport.pipeline.report.intervals import fisher_interval, interval_of, share_interval, t_interval
+
+
+def test_student_against_scipy():
+    values = [0.1, 0.4, 0.2, 0.6]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert t_interval(values) == pytest.approx((np.mean(values), low, high, 4))
+    assert np.isnan(t_interval([1.0])[1])
+
+
+def test_fisher_is_student_of_z_and_stays_within_one():
+    r = [0.3, 0.9, 0.99, 0.8]
+    expected = np.tanh(t_interval(np.arctanh(r).tolist())[:3])
+    assert fisher_interval(r) == pytest.approx((*expected, 4))
+    assert fisher_interval([-0.5, 0.5])[0] == pytest.approx(0)
+    assert t_interval([0.52, 0.99, 0.99])[2] > 1 > fisher_interval([0.52, 0.99, 0.99])[2]
+    assert fisher_interval([1.0, 0.9]) == t_interval([1.0, 0.9]), "z of a perfect correlation is infinite"
+
+
+def test_fisher_covers_the_true_correlation_at_its_rate():
+    """Correlations of 12 points from a normal pair of known ρ: z is nearly normal about artanh ρ + ρ / 22."""
+    rng, rho, n, seeds, trials = np.random.default_rng(0), 0.9, 12, 5, 2000
+    x = rng.standard_normal((trials, seeds, n))
+    y = rho * x + np.sqrt(1 - rho**2) * rng.standard_normal((trials, seeds, n))
+    x, y = (a - a.mean(-1, keepdims=True) for a in (x, y))
+    r = (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    truth = np.tanh(np.arctanh(rho) + rho / (2 * (n - 1)))
+    covered = np.mean([low <= truth <= high for _, low, high, _ in map(fisher_interval, r)])
+    assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / trials)
+
+
+@pytest.mark.parametrize(("k", "n", "low"), [(6, 6, 0.025 ** (1 / 6)), (5, 5, 0.025 ** (1 / 5))])
+def test_share_is_clopper_and_pearsons(k, n, low):
+    """Of k = n the lower end solves p^n = α/2."""
+    share, found, high, count = share_interval([True] * k + [False] * (n - k))
+    assert (share, high, count) == (1, 1, n) and found == pytest.approx(low)
+    assert share_interval([False] * n)[2] == pytest.approx(1 - low)
+
+
+def test_metrics_choose_their_interval():
+    r = [0.5, 0.99]
+    for metric in ("bar_c_pearson", "predictor_pearson", "share_transfer_correlation"):
+        assert interval_of(metric, r) == fisher_interval(r)
+    for metric in ("firing_pearson", "accuracy"):
+        assert interval_of(metric, r) == t_interval(r)
