@@ -28,6 +28,10 @@ POINTER_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt")
 """Endings of the files that a model or tokenizer is read from."""
 
 
+VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "spiece.model")
+"""Files that a tokenizer is read from, besides those with "token" in their name."""
+
+
 def local_folder(path_or_id: str | Path) -> Path | None:
     """Return the local folder of a model, or None for a hub id.
 
@@ -90,6 +94,23 @@ def check_folder(folder: Path) -> None:
         tensors = sum(len(header.tensors) for header in read_headers(folder))
     # 3) the config as transformers reads it
     check_depth(str(folder), read_config(folder, content), tensors)
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Check that a folder holds files of a tokenizer.
+
+    Raises:
+        FileNotFoundError: If it holds none.
+        ValueError: If one is a git-lfs pointer.
+    """
+    files = [f for f in folder.iterdir() if f.is_file() and ("token" in f.name or f.name in VOCABULARIES)]
+    if not files:
+        raise FileNotFoundError(
+            f"no tokenizer in {folder}: expected tokenizer.json, or tokenizer_config.json with a "
+            f"vocabulary; got {listing(folder)}"
+        )
+    for file in files:
+        refuse_lfs_pointer(file)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -27,6 +27,13 @@ def is_gguf(path: str | Path | None) -> bool:
     return path is not None and str(path).lower().endswith(SUFFIX) and not Path(path).is_dir()
 
 
+def existing(path: Path) -> Path:
+    """Return the path of a GGUF file. Raises ``FileNotFoundError`` if there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"path does not exist: {path} (expected a {SUFFIX} file)")
+    return path
+
+
 def load_gguf(path: Path, dtype: torch.dtype = torch.float32, attn_implementation: str | None = None) -> Any:
     """Dequantise a GGUF file into a causal language model in evaluation mode.
 
@@ -133,10 +140,8 @@ def _reader(path: Path) -> Any:
 
 def _read(loader: Any, path: Path, **options: Any) -> Any:
     """Call ``loader.from_pretrained`` on a GGUF file, with an error that names the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"path does not exist: {path} (expected a {SUFFIX} file)")
+    check_gguf(existing(path))
     _check_package()
-    check_gguf(path)
     # the progress bar of dequantising is not one of those that transformers can hide
     shown = transformers_logging.is_progress_bar_enabled()
     hidden = contextlib.nullcontext() if shown else contextlib.redirect_stderr(io.StringIO())

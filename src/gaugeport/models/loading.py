@@ -17,14 +17,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from gaugeport.models.configs import causal_config, reason
-from gaugeport.models.folders import check_folder, listing, local_folder, read_headers, some, weight_files
-from gaugeport.models.gguf_files import is_gguf, load_gguf, load_gguf_tokenizer
+from gaugeport.models.folders import (
+    check_folder,
+    check_tokenizer_files,
+    local_folder,
+    read_headers,
+    some,
+    weight_files,
+)
+from gaugeport.models.gguf_files import existing, is_gguf, load_gguf, load_gguf_tokenizer
+from gaugeport.models.gguf_header import check_gguf
 from gaugeport.models.parameter_names import TEXT_PART, does_not_match, empty_model, match_names
-from gaugeport.models.safetensors_files import refuse_lfs_pointer
 from gaugeport.utils.devices import missing_features
-
-VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "spiece.model")
-"""Files that a tokenizer is read from, besides those with "token" in their name."""
 
 
 def load_model(
@@ -110,6 +114,27 @@ def load_model(
     return _placed(model.eval(), device)
 
 
+def check_model(path_or_id: str | Path, tokenizer: bool = False) -> None:
+    """Check the files of a model as far as that needs no tensors. A hub id passes.
+
+    Args:
+        path_or_id: A local folder, a ``.gguf`` file, or a hub id.
+        tokenizer: Also require the files of a tokenizer.
+
+    Raises:
+        FileNotFoundError: If the path does not exist, or a folder lacks something.
+        ValueError: As :func:`~gaugeport.models.folders.check_folder`, or a GGUF file is damaged.
+    """
+    if is_gguf(path_or_id):
+        check_gguf(existing(Path(path_or_id).expanduser()))
+        return
+    folder = local_folder(path_or_id)
+    if folder is not None:
+        check_folder(folder)
+        if tokenizer:
+            check_tokenizer_files(folder)
+
+
 def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
     """Load the tokenizer of a local folder, GGUF file or hub id.
 
@@ -125,14 +150,7 @@ def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
         return load_gguf_tokenizer(Path(path_or_id).expanduser())
     folder = local_folder(path_or_id)
     if folder is not None:
-        files = [f for f in folder.iterdir() if f.is_file() and ("token" in f.name or f.name in VOCABULARIES)]
-        if not files:
-            raise FileNotFoundError(
-                f"no tokenizer in {folder}: expected tokenizer.json, or tokenizer_config.json with a "
-                f"vocabulary; got {listing(folder)}"
-            )
-        for file in files:
-            refuse_lfs_pointer(file)
+        check_tokenizer_files(folder)
     name = str(folder if folder is not None else path_or_id)
     return _from_hub(AutoTokenizer, name, "the tokenizer", trust_remote_code=False, revision=revision)
 

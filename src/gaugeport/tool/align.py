@@ -18,6 +18,7 @@ from gaugeport.alignment.pair_evidence import Evidence, common_group
 from gaugeport.alignment.result import Alignment
 from gaugeport.groups import Element, SignedPermutation
 from gaugeport.models.checkpoint import open_checkpoint
+from gaugeport.models.loading import check_model
 from gaugeport.pipeline.data import row_batches
 from gaugeport.tool.answer import Answer, Exit
 from gaugeport.tool.conclusion import ROTATIONS, Found, conclude
@@ -96,6 +97,8 @@ def align_models(request: Request) -> Answer:
         FileExistsError: The gauge file or the figure exists, and ``force`` is not set.
     """
     _check(request)
+    for name in _models(request):
+        check_model(name)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         with progress_bar() as bar:
@@ -134,6 +137,12 @@ def _check(request: Request) -> None:
         raise ValueError(f"tokens=0 reads no text; evidence={request.evidence} requires some")
     if request.tokens == 0 and request.along is not None:
         raise ValueError("--along with --tokens 0: weights need no walk; leave --along out, or read text")
+
+
+def _models(request: Request) -> list[str]:
+    """Return the models that an alignment reads, the checkpoints of both runs among them."""
+    between = [str(p) for run in request.along or () for p in checkpoints_of(run)]
+    return [request.a, request.b, *between, *([request.base] if request.base is not None else [])]
 
 
 def _measured(request: Request, bar: Progress | None) -> Measured:

@@ -8,6 +8,7 @@ from typing import Any
 import gaugeport as gp
 from gaugeport.alignment.doubt import WARN_FROM_SHARE
 from gaugeport.groups import Element
+from gaugeport.models.loading import check_model
 from gaugeport.tool.answer import Answer, Exit, percent
 from gaugeport.utils.files import atomic_folder, check_new
 
@@ -30,6 +31,8 @@ def merge(a: str, b: str, alpha: float, out: Path, gauge: Path | None = None) ->
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}; allowed: 0 to 1")
     check_new(out)
+    check_model(a, tokenizer=True)
+    check_model(b)
     model_a, model_b = gp.load_model(a), gp.load_model(b)  # as they are stored: nothing runs
     if gauge is None:
         b_to_a, model_b, certain = _recovered(model_a, model_b)

@@ -10,6 +10,7 @@ from typing import Any
 
 import gaugeport as gp
 from gaugeport.groups import Element
+from gaugeport.models.loading import check_model
 from gaugeport.tool.answer import Answer
 from gaugeport.tool.opening import safetensors_folder
 from gaugeport.utils.files import atomic_folder, check_new
@@ -78,6 +79,7 @@ def _model(request: Request, g: Element) -> Moved:
         written = {"written": len(report.written), "kept": len(report.kept), "left_out": report.left_out}
         return {"tensors": report.tensors, "bytes": report.nbytes, **written}
     check_new(request.out, request.force)
+    check_model(request.source, tokenizer=True)
     model = gp.load_model(request.source)
     with atomic_folder(request.out, request.force) as folder:
         gp.transport_model(model, g, inplace=True).save_pretrained(folder)

@@ -191,7 +191,7 @@ def test_pair_of_seeds_of_a_fetched_model_is_refused(package):
 
 def test_other_files_as_model_path_are_refused(tmp_path):
     (tmp_path / "weights.bin").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"a \.gguf file or a folder with config\.json, got a file"):
+    with pytest.raises(ValueError, match=r"is a file; expected a folder with config\.json .*\.gguf file"):
         job(f"model.path={tmp_path / 'weights.bin'}")
 
 

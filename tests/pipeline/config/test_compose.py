@@ -8,6 +8,7 @@ from gaugeport.pipeline.config.experiments import experiment, experiment_names
 from gaugeport.pipeline.config.sweeps import expand, jobs_of
 from gaugeport.pipeline.config.validate import allowed_pairs
 from gaugeport.pipeline.tasks.registry import stage_keys
+from tiny_folders import model, write_model
 
 
 def composed(overrides):
@@ -113,9 +114,10 @@ def test_unknown_table_lists_the_known_ones():
 
 
 def test_local_model_is_described_by_its_folder(tmp_path):
-    for name in ("mine", "copied", "no-model"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / ("notes.txt" if name == "no-model" else "config.json")).write_text("{}")
+    for name in ("mine", "copied"):
+        write_model(model(), tmp_path / name)
+    (tmp_path / "no-model").mkdir()
+    (tmp_path / "no-model" / "notes.txt").write_text("text")
     (tmp_path / "a.txt").write_text("text")
     data = ["data=text", f"data.path={tmp_path / 'a.txt'}"]
     mine, copied = (composed([f"model.path={tmp_path / n}", *data]).job for n in ("mine", "copied"))
@@ -128,7 +130,7 @@ def test_local_model_is_described_by_its_folder(tmp_path):
     assert composed([f"model.path={tmp_path / 'mine'}"]).job.data.name == "docs"
     with pytest.warns(UserWarning, match="synthetic mini corpus.*data=text data.path=FILE"):
         composed([f"model.path={tmp_path / 'mine'}", "data=mini"])
-    with pytest.raises(FileNotFoundError, match=r"no-model: .*config.json, got notes.txt"):
+    with pytest.raises(FileNotFoundError, match=r"no config.json in .*no-model; got notes.txt"):
         composed([f"model.path={tmp_path / 'no-model'}", *data])
 
 

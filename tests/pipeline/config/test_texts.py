@@ -1,6 +1,7 @@
 """Paths and free text mean what was typed, whatever Hydra's grammar would read in them."""
 
 import random
+import shutil
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,6 +12,7 @@ from gaugeport.pipeline.config.experiments import experiment
 from gaugeport.pipeline.config.sweeps import jobs_of, sweep_jobs
 from gaugeport.pipeline.config.texts import as_typed, as_typed_in_sweep, setting, text_of
 from processes import printed
+from tiny_folders import model, write_model
 
 NAMES = [
     "1.10", "1e-4", "1_000", "-1", "inf", "NaN", "true", "NULL", "runs/lr=1e-4/checkpoint-100", "a(1)", "{b}",
@@ -31,12 +33,16 @@ def read(override):
     return OmegaConf.to_container(OmegaConf.create({"key": value}), resolve=True)["key"]
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return write_model(model(), tmp_path_factory.mktemp("saved"))
+
+
 @pytest.fixture(params=NAMES)
-def folder(request, tmp_path, monkeypatch):
+def folder(request, saved, tmp_path, monkeypatch):
     """The name of a model folder in the current one."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / request.param).mkdir(parents=True)
-    (tmp_path / request.param / "config.json").write_text("{}")
+    shutil.copytree(saved, request.param)
     return request.param
 
 
@@ -50,10 +56,9 @@ def test_model_path_is_what_was_typed(folder):
     assert swept == spec
 
 
-def test_override_of_a_table_is_what_was_typed(tmp_path, monkeypatch):
+def test_override_of_a_table_is_what_was_typed(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a, {b}").mkdir()
-    (tmp_path / "a, {b}" / "config.json").write_text("{}")
+    shutil.copytree(saved, "a, {b}")
     jobs = jobs_of(experiment("a9"), "smoke", headline=True, extra=["model.path=a, {b}"])
     assert jobs and {spec.job.model.path for spec in jobs} == {"a, {b}"}
 
@@ -116,12 +121,11 @@ def test_plain_values_are_left_as_they_are():
     assert as_typed(plain) == plain == as_typed_in_sweep(plain)
 
 
-def test_sweep_goes_over_several_paths(tmp_path, monkeypatch):
+def test_sweep_goes_over_several_paths(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["1.10", "lr=1e-4", "a,b", "it's"]
     for name in names:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
+        shutil.copytree(saved, name)
     jobs = sweep_jobs(['model.path=1.10,lr=1e-4,"a,b",it\'s,null', "seed=0,1", "tracker=none"])
     assert [(s.job.model.path, s.job.seed) for s in jobs] == [(n, s) for n in [*names, None] for s in (0, 1)]
     (one,) = {composed("model.path=a,b").job.model.path}

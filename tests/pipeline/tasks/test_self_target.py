@@ -6,6 +6,7 @@ from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.tasks.registry import stage_keys, task_of
 from smoke_jobs import measured, smoke_job
+from tiny_folders import model, write_model
 
 B_D, S_D, NONE = (
     ["gauge=signed_permutation", "matcher=hungarian_abs"],
@@ -59,14 +60,14 @@ def test_target_texts_and_rates_of_a_pretrained_model(way, tmp_path):
         overrides = ["profile=smoke", "tracker=none", "task=sae", "route=endpoint", *overrides]
         return composed(*overrides) if way == "one job" else sweep_jobs(overrides)[0].job
 
-    (tmp_path / "config.json").write_text("{}")
-    for model in ("model=smollm2", f"model.path={tmp_path}"):
-        own = job(model)
+    write_model(model(), tmp_path)
+    for which in ("model=smollm2", f"model.path={tmp_path}"):
+        own = job(which)
         assert (own.task["target"], own.data.name, own.training.run.lr) == ("self", "docs", 1e-4)
-        named = job(model, "task.target=identical", "data=pile", "training=finetune")
+        named = job(which, "task.target=identical", "data=pile", "training=finetune")
         assert (named.task["target"], named.data.name, named.training.run.lr) == ("identical", "hub", 1.5e-2)
         with pytest.warns(UserWarning, match="synthetic mini corpus"):
-            assert job(model, "data=mini").data.name == "mini"
+            assert job(which, "data=mini").data.name == "mini"
     trained_here = job("model=qwen")
     assert (trained_here.task["target"], trained_here.data.name) == ("identical", "mini")
 

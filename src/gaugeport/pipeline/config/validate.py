@@ -25,6 +25,7 @@ from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.evidence import DTYPES
 from gaugeport.pipeline.stages.fetched import packaged_file
 from gaugeport.pipeline.stages.models import is_copy
+from gaugeport.pipeline.stages.own_model import check_own_model
 from gaugeport.pipeline.stages.rows import is_converted, is_pretrained
 from gaugeport.pipeline.tasks.registry import task_named, task_of
 from gaugeport.streams.activations import check_sites
@@ -49,8 +50,9 @@ def job_from(config: DictConfig) -> Job:
     """Return the job of a composed config.
 
     Raises:
-        ValueError: A key or value is not allowed; the message names it and what is allowed.
-        FileNotFoundError: A local path does not exist.
+        ValueError: A key or value is not allowed, or a model folder is refused; the message names it and
+            what is allowed.
+        FileNotFoundError: A local path does not exist, or a model folder lacks something.
     """
     try:
         resolved = OmegaConf.to_container(config, resolve=True)
@@ -97,21 +99,10 @@ def check_job(job: Job) -> None:
 
 
 def _local(path: str) -> Model:
-    """Return a user's own model, which its folder or GGUF file alone describes.
-
-    Raises:
-        FileNotFoundError: The folder has no ``config.json``.
-    """
-    folder = Path(path)
-    if is_gguf(path) and folder.is_file():
-        return Model(name=folder.resolve().stem, path=path, hub_id="")
-    if not (folder / "config.json").exists():
-        content = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "a file"
-        raise FileNotFoundError(
-            f"model.path={path}: expected a .gguf file or a folder with config.json, "
-            f"got {content or 'an empty one'}"
-        )
-    return Model(name=folder.resolve().name, path=path, hub_id="")
+    """Return a user's own model, which its folder or GGUF file alone describes."""
+    check_own_model(Path(path))
+    whole = Path(path).resolve()
+    return Model(name=whole.stem if is_gguf(path) else whole.name, path=path, hub_id="")
 
 
 def _literal(node: Any) -> Any:

@@ -7,7 +7,7 @@ from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
 from gaugeport.pipeline.measures.recovery import recovery_rows
 from gaugeport.pipeline.stages.evidence import spaced_steps
 from gaugeport.pipeline.stages.stage import Built
-from gaugeport.pipeline.tasks.shared.checks import check_language_model
+from gaugeport.pipeline.tasks.shared.checks import check_gauge, check_language_model
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.pipeline.training.trainer import checkpoints
 
@@ -31,4 +31,10 @@ def measure(job: Job, built: Built) -> list[Row]:
     return [*rows, *evidence.loss_rows(saved[-1]), *evidence.massive_rows()]
 
 
-TASK = Task(measure, lambda job: STAGES, check_language_model)
+def check(job: Job) -> None:
+    """Check that the job's model has gauges of its group."""
+    check_language_model(job)
+    check_gauge(job)
+
+
+TASK = Task(measure, lambda job: STAGES, check)

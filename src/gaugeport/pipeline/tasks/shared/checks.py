@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from gaugeport.charts.chart import family_of
 from gaugeport.models.dyck import MAX_DEPTH
 from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.measures.conditions import check_group
 from gaugeport.pipeline.rotation.lenses.circuits import COSTS
 from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.pipeline.rotation.toy.bars import Thresholds
 from gaugeport.pipeline.rotation.toy.sites import sae_sites
 from gaugeport.pipeline.stages.cohorts import COHORTS as TOY_COHORTS
+from gaugeport.pipeline.stages.own_model import check_own_model, own_model_type
 from gaugeport.pipeline.stages.pairs import COHORTS, is_toy
 
 POSITIVE_INTEGERS = (
@@ -24,6 +29,10 @@ POSITIVE_INTEGERS = (
 """Keys of Dyck-3 tasks that must be whole numbers from 1."""
 
 
+LARGEST_PERMUTATIONS = {"rms": "signed_permutation", "layer": "global_sign_permutation"}
+"""Kind of norm -> the largest group of permutations that leaves a model's function alone."""
+
+
 def check_language_model(job: Job) -> None:
     """Refuse Dyck-3 models and strings.
 
@@ -35,6 +44,25 @@ def check_language_model(job: Job) -> None:
             f"task={job.task['name']} with model={job.model.name} data={job.data.name}: "
             "Dyck-3 models are not language models"
         )
+
+
+def check_gauge(job: Job) -> None:
+    """Check that the gauge's group is no larger than the exact one of the job's model.
+
+    A model on the hub or in a package is not known before it is fetched: its measurement checks it.
+
+    Raises:
+        ValueError: The group is larger, or the user's own model is refused.
+    """
+    model_type = job.model.architecture.get("model_type")
+    if job.model.path is not None:
+        folder = Path(job.model.path)
+        if not folder.is_dir():
+            return
+        check_own_model(folder)
+        model_type = own_model_type(folder)
+    if model_type is not None:
+        check_group(job.gauge, LARGEST_PERMUTATIONS[family_of(model_type).norm])
 
 
 def check_cohort(job: Job) -> None:

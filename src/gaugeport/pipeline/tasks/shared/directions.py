@@ -43,7 +43,7 @@ from gaugeport.pipeline.measures.steering_effects import (
 from gaugeport.pipeline.stages.models import model_key
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.store.store import digest
-from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
+from gaugeport.pipeline.tasks.shared.checks import check_choice, check_gauge, check_language_model
 from gaugeport.pipeline.tasks.shared.transfer import EVIDENCE, REVERSED, TARGETS, ModelPair, Transfer
 from gaugeport.pipeline.tasks.task import Row
 from gaugeport.utils.seeds import generator
@@ -128,6 +128,7 @@ def check_steering(job: Job) -> None:
     check_choice(job, "target", TARGETS)
     check_choice(job, "evidence", EVIDENCE)
     check_choice(job, "prompts", (None, *PROMPT_SOURCES))
+    check_gauge(job)
     if job.task["target"] == REVERSED and job.matcher != "oracle":
         raise ValueError(
             f"task.target={REVERSED} with matcher={job.matcher}: evidence leads from A to B; "

@@ -26,7 +26,7 @@ from gaugeport.pipeline.stages.rows import calibration_batches, heldout_rows, lo
 from gaugeport.pipeline.stages.runs import read_seen_tokens
 from gaugeport.pipeline.stages.self_evidence import NODES
 from gaugeport.pipeline.stages.stage import Built
-from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
+from gaugeport.pipeline.tasks.shared.checks import check_choice, check_gauge, check_language_model
 from gaugeport.pipeline.tasks.task import Row
 from gaugeport.streams.activations import middle_site
 from gaugeport.utils.devices import default_device
@@ -126,6 +126,7 @@ def check_transfer(job: Job) -> None:
     check_language_model(job)
     check_choice(job, "target", TARGETS)
     check_choice(job, "evidence", EVIDENCE)
+    check_gauge(job)
     if job.task["target"] == REVERSED:
         raise ValueError(
             f"task.target={REVERSED} with task={job.task['name']} matcher={job.matcher}: evidence leads "
