@@ -2,8 +2,8 @@
 
 Files in reading order: ``answer`` (what a command prints, and its exit code), ``opening`` (a folder, a hub id
 or a ``.gguf`` file becomes a model), ``text`` (tokens to read models on), ``align`` with ``conclusion`` (what
-follows from an alignment) and ``figure``, ``transport``, ``merge``, ``audit``, ``draft`` (a chart for an
-unknown architecture).
+follows from an alignment) and ``figure``, ``transport``, ``merge``, ``audit`` with ``sae``, ``draft`` (a
+chart for an unknown architecture).
 
 It imports the library and the readers of texts in ``gaugeport.pipeline.data``, and nothing else of the
 pipeline. Each command is a function that returns an :class:`~gaugeport.tool.answer.Answer`;

@@ -18,12 +18,14 @@ from torch import Tensor
 import gaugeport as gp
 from gaugeport.charts.chart import Chart, chart_of
 from gaugeport.groups import GROUPS, Element, SignedPermutation
+from gaugeport.models.loading import check_model
 from gaugeport.pipeline.data import row_batches
 from gaugeport.streams.activations import check_sites, middle_site, streams_at
 from gaugeport.streams.interventions import adding, edited
 from gaugeport.streams.massive import leave_out_massive
 from gaugeport.tool.answer import Answer, json_number, percent
 from gaugeport.tool.opening import opener
+from gaugeport.tool.sae import Reconstruct, open_sae
 from gaugeport.tool.text import positions_of, token_rows
 from gaugeport.transport.direction_formats import read_directions
 from gaugeport.transport.index_files import read_lists
@@ -42,7 +44,7 @@ class Request:
         model: A folder, hub id or ``.gguf`` file.
         indices: A file with a list of coordinates; None for the :data:`TOP` of the largest mean |activation|.
         direction: A file with a direction at ``site``; None for the mean of the stream there.
-        sae: A sae-lens folder of an SAE at ``site``; None for none.
+        sae: A folder of sae-lens, sparsify or dictionary_learning with an SAE at ``site``; None for none.
         site: Where lists, directions and SAEs belong; None for the middle block.
         draws: How many random gauges.
         tokens: How many tokens to read.
@@ -108,6 +110,7 @@ def audit(request: Request) -> Answer:
     """
     if request.draws < 1:
         raise ValueError(f"draws={request.draws}; allowed: 1 or more")
+    check_model(request.model, tokenizer=True)
     here = _opened(request)
     objects = _objects(request, here)
     generator, group = torch.Generator().manual_seed(request.seed), here.chart.group
@@ -161,7 +164,7 @@ def _objects(request: Request, here: Model) -> dict[str, Measure]:
     else:
         objects["mean of the stream as a direction, share of its effect"] = _direction_measure(stream.mean(0))
     if request.sae is not None:
-        objects["SAE, NMSE"] = _sae_measure(request.sae)
+        objects["SAE, NMSE"] = _sae_measure(request.sae, here.chart.width)
     return objects
 
 
@@ -197,21 +200,19 @@ def _direction_measure(direction: Tensor) -> Measure:
     return measure
 
 
-def _sae_measure(folder: Path) -> Measure:
-    from sae_lens import SAE
-
-    sae = SAE.load_from_disk(str(folder))
+def _sae_measure(source: Path, width: int) -> Measure:
+    moved = open_sae(source, width)
 
     def measure(here: Model, there: Model, gauge: Element) -> tuple[float, float]:
         x = there.stream()
-        return _nmse(sae, x), _nmse(gp.transport_sae(sae, gauge), x)
+        return _nmse(moved(None), x), _nmse(moved(gauge), x)
 
     return measure
 
 
 @torch.no_grad()
-def _nmse(sae: Any, x: Tensor) -> float:
-    return float((x - sae(x)).square().sum() / (x - x.mean(0)).square().sum())
+def _nmse(reconstruct: Reconstruct, x: Tensor) -> float:
+    return float((x - reconstruct(x)).square().sum() / (x - x.mean(0)).square().sum())
 
 
 def _read_list(path: Path) -> list[int]:

@@ -109,7 +109,10 @@ def audit(
     model: Model,
     indices: Annotated[Path | None, typer.Option(help="A list of coordinates of yours.")] = None,
     direction: Annotated[Path | None, typer.Option(help="A direction of yours.")] = None,
-    sae: Annotated[Path | None, typer.Option(help="A sae-lens folder of yours.")] = None,
+    sae: Annotated[
+        Path | None,
+        typer.Option(help="A folder with an SAE of yours."),
+    ] = None,
     site: Annotated[str | None, typer.Option(help="Where they belong; the middle block.")] = None,
     draws: Annotated[int, typer.Option(help="How many random gauges.")] = 3,
     tokens: Tokens = 4096,

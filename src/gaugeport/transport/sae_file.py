@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gaugeport.groups import Element, check_is_element
 from gaugeport.transport.folders import naming
 from gaugeport.transport.sae_description import check_covariance, move_into, moved_axes, record_of
 from gaugeport.transport.sae_formats.detect import format_of
+from gaugeport.transport.sae_formats.stored import StoredSAE
 from gaugeport.utils.files import check_apart, check_new
 
 
@@ -66,14 +69,33 @@ def transport_sae_file(
     # 1) read it, and check that the result is covariant
     with naming(folder):
         stored = sae_format.read(folder, hook, hook_out)
-        tensors = stored.tensors
-        moving = moved_axes(stored.description, tensors)
+        moving = moved_axes(stored.description, stored.tensors)
         check_covariance(stored.description, g)
         record = record_of(stored.description, g, moving, provenance)
     if stored.description.note is not None:
         warnings.warn(f"transport_sae_file: {stored.description.note}; copied as it is", stacklevel=2)
     # 2) move and write it
-    moved = {name: torch.empty_like(t.detach()) for name, t in tensors.items()}
-    move_into(stored.description, g, tensors, moving, moved)
-    stored.write(moved, sae_format.recorded(stored.config, record), out, force)
+    stored.write(_moved(stored, g, moving), sae_format.recorded(stored.config, record), out, force)
     return record
+
+
+def move_stored(stored: StoredSAE, g: Element) -> dict[str, Tensor]:
+    """Return the tensors of an SAE for activations ``g·x``.
+
+    Args:
+        stored: The SAE, as its format's ``read`` returns it.
+        g: The gauge.
+
+    Raises:
+        ValueError: As :func:`transport_sae_file`, of what the folder holds.
+    """
+    with naming(stored.folder):
+        moving = moved_axes(stored.description, stored.tensors)
+        check_covariance(stored.description, g)
+    return _moved(stored, g, moving)
+
+
+def _moved(stored: StoredSAE, g: Element, moving: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    moved = {name: torch.empty_like(t.detach()) for name, t in stored.tensors.items()}
+    move_into(stored.description, g, stored.tensors, moving, moved)
+    return moved

@@ -8,11 +8,15 @@ matrices as sae-lens does.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gaugeport.transport.sae_description import SAEDescription, site_named, was_folded
-from gaugeport.transport.sae_formats.stored import StoredSAE, rows_of, with_record
+from gaugeport.transport.sae_formats.stored import StoredSAE, rows_of, top_k, with_record
 from gaugeport.transport.sae_rules import BIAS, STREAM, THRESHOLD, Axes
 from gaugeport.transport.sae_sites import Site, input_site_of
 from gaugeport.utils.tensor_files import read_json, read_tensors
@@ -47,6 +51,14 @@ CLASSES: dict[str, tuple[Axes, str, bool]] = {
 
 SCALED_BY_DECODER = ("GatedAutoEncoder", "JumpReluAutoEncoder")
 """Classes whose latents are multiplied by the norms of the decoder's columns."""
+
+BUFFERS = {
+    "AutoEncoderTopK": "k",
+    "BatchTopKSAE": "threshold",
+    "MatryoshkaBatchTopKSAE": "threshold",
+    "JumpReluAutoEncoder": "threshold",
+}
+"""Of each class with sparse latents: the buffer that says which are active."""
 
 OPTIONAL = frozenset({"k", "threshold", "group_sizes"})
 """Buffers that earlier versions of the classes did not have."""
@@ -107,6 +119,38 @@ def read(folder: Path, hook: str | None, hook_out: str | None) -> StoredSAE:
 def recorded(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """Return the config with one more transport; the library reads ``trainer`` and ``buffer`` only."""
     return with_record(config, record)
+
+
+def reconstruct(config: dict[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Return what an SAE makes of activations, as ``forward`` of its class does.
+
+    Args:
+        config: Its config.
+        tensors: Its tensors.
+        x: [n, d_in].
+
+    Raises:
+        ValueError: If a buffer is missing that decides which latents are active.
+    """
+    name, t = config["trainer"]["dict_class"], tensors
+    rules, bias, subtracts = CLASSES[name]
+    if "encoder.weight" in rules:
+        encoder, decoder = t["encoder.weight"].T, t["decoder.weight"].T
+    else:
+        encoder, decoder = t["W_enc"], t["W_dec"]
+    pre = (x - t[bias] if subtracts else x) @ encoder
+    if name == "GatedAutoEncoder":
+        latents = (pre + t["gate_bias"] > 0) * torch.relu(t["r_mag"].exp() * pre + t["mag_bias"])
+    else:
+        latents = torch.relu(pre + t["encoder.bias" if "encoder.bias" in rules else "b_enc"])
+    needed = BUFFERS.get(name)
+    if needed is not None and needed not in t:
+        raise ValueError(f"this {name} has no {needed}, which decides which of its latents are active")
+    if needed == "k":
+        latents = top_k(latents, int(t["k"]))
+    elif needed == "threshold":
+        latents = latents * (latents > t["threshold"])
+    return latents @ decoder + t[bias]
 
 
 def _sites(config: dict[str, Any], submodule: Any, hook: str | None, hook_out: str | None) -> dict[str, Site]:

@@ -8,11 +8,15 @@ is on the module's output; a transcoder reads its input and writes its output.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gaugeport.transport.sae_description import SAEDescription, site_named, was_folded
-from gaugeport.transport.sae_formats.stored import StoredSAE, rows_of, whole_number, with_record
+from gaugeport.transport.sae_formats.stored import StoredSAE, rows_of, top_k, whole_number, with_record
 from gaugeport.transport.sae_rules import Axes
 from gaugeport.transport.sae_sites import Site, input_site_of, site_of
 from gaugeport.utils.tensor_files import read_json, read_tensors
@@ -75,6 +79,30 @@ def read(folder: Path, hook: str | None, hook_out: str | None) -> StoredSAE:
 def recorded(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """Return the config with one more transport. sparsify ignores fields it does not know."""
     return with_record(config, record)
+
+
+def reconstruct(config: dict[str, Any], tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Return what an SAE or transcoder makes of activations, as ``SparseCoder.forward`` does.
+
+    Args:
+        config: Its config.
+        tensors: Its tensors.
+        x: [n, d_in].
+
+    Raises:
+        ValueError: If its activation function is unknown.
+    """
+    read_from = x if config.get("transcode") else x - tensors["b_dec"]
+    pre = torch.relu(read_from @ tensors["encoder.weight"].T + tensors["encoder.bias"])
+    activation, k = config.get("activation", "topk"), whole_number(config, "k")
+    if activation == "topk":
+        latents = top_k(pre, k)
+    elif activation == "groupmax":  # the largest of each of k groups
+        latents = top_k(pre.unflatten(-1, (k, -1)), 1).flatten(-2)
+    else:
+        raise ValueError(f"the config's activation: {activation!r}; known: topk, groupmax")
+    out = latents @ tensors["W_dec"] + tensors["b_dec"]
+    return out + x @ tensors["W_skip"].T if "W_skip" in tensors else out
 
 
 def _module_of(folder: Path) -> str | None:

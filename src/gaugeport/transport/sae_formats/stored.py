@@ -91,3 +91,9 @@ def rows_of(tensors: Mapping[str, Tensor], name: str, axis: int = 0) -> int:
     """Return the length of an axis of a matrix, or 0 if there is no such matrix."""
     t = tensors.get(name)
     return t.shape[axis] if t is not None and t.dim() == 2 else 0
+
+
+def top_k(pre: Tensor, k: int) -> Tensor:
+    """Return activations [..., n] of which all but the k largest are 0."""
+    values, indices = pre.topk(k, dim=-1)
+    return torch.zeros_like(pre).scatter_(-1, indices, values)
