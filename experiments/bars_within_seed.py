@@ -133,6 +133,7 @@ def _line(part, shown):
         select(part, {"metric": "bar_b", "variant": "real"}),
         select(part, {"metric": "bar_b", "variant": "decoy"}),
     )
+    line |= {"decoy at least": value("decoy_at_least")}
     line |= {"B, decoy": value("bar_b", variant="decoy"), "decoy/real": f"{_mean(fake) / _mean(real):.0f}"}
     line |= {"P": value("bar_p", variant="real"), "P, decoy": value("bar_p", variant="decoy")}
     line |= {

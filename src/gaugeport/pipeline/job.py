@@ -29,6 +29,7 @@ UNCOUNTED_DEFAULTS = {
     "package": None,
     "massive": "leave_out",
     "positive_share": 0.5,
+    "depth_label": "running",
 }
 """Options added after the first results. At these values they do not count: stored results keep keys."""
 
@@ -90,7 +91,8 @@ class Data:
     ``name`` is ``mini`` (generated), ``docs`` (English that comes with Python), ``text`` (a local ``path``),
     ``hub`` or ``dyck3`` (strings of brackets).
 
-    ``richness`` is the share of its words that the mini grammar uses.
+    ``richness`` is the share of its words that the mini grammar uses. ``depth_label`` is what strings of
+    brackets are labelled with: ``unmatched`` or ``running``; see ``rotation.toy.strings``.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Data:
     heldout: float
     length: int
     richness: float = 1.0
+    depth_label: str = "running"
 
 
 @dataclass(kw_only=True)

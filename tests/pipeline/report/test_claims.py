@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from gaugeport.pipeline.report.claims import Claim, load_claims
 from gaugeport.pipeline.report.intervals import t_interval

@@ -85,7 +85,7 @@ def test_resumed_run_ends_with_weights_of_uninterrupted_run(tmp_path):
 def test_training_stops_at_first_accurate_save(tmp_path, monkeypatch, reached, steps):
     by_head = {"token": 1.0, "depth": 1.0, "valid": reached}
     monkeypatch.setattr(cohorts, "accuracy", lambda model, rows: by_head)
-    stop = cohorts.StopWhenAccurate(48, 64, 0)
+    stop = cohorts.StopWhenAccurate(48, 64, 0, "unmatched")
     assert len(stop.heldout) == 2, "long strings are left out unless strings of their length are trained on"
     data, schedule = strings.TrainingStrings(6, 4, 18, 20, 0), short_schedule(steps=6)
     train(tiny(), data, tmp_path, schedule, 0, keep=None, callbacks=[stop])

@@ -17,7 +17,7 @@ from transformers import AutoConfig, TrainerCallback
 
 from gaugeport.models.dyck import HEADS, IGNORED, DyckConfig, DyckModel, by_head
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.job import Job, counted
 from gaugeport.pipeline.rotation.matching.symmetry import check_sizes
 from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.pipeline.stages.stage import Built, Folders
@@ -58,9 +58,14 @@ def build_model(job: Job, required: Folders, folder: Path, seed: int) -> None:
     context = job.model.architecture["max_position_embeddings"]
     row_length = min(context, longest + 2)
     data = strings.TrainingStrings(
-        schedule.steps, schedule.batch_size, longest, row_length, derive(seed, *purpose, "data")
+        schedule.steps,
+        schedule.batch_size,
+        longest,
+        row_length,
+        derive(seed, *purpose, "data"),
+        job.data.depth_label,
     )
-    stop = StopWhenAccurate(longest, context, job.data.seed)
+    stop = StopWhenAccurate(longest, context, job.data.seed, job.data.depth_label)
     # 2) train, unless an earlier process was killed after the save that ended training
     drop_broken_checkpoints(folder / "training")
     saved = checkpoints(folder / "training")
@@ -105,6 +110,7 @@ def model_key(job: Job, seed: int) -> dict[str, Any]:
         "schedule": job.training.base.key(),
         "cohort": job.task["cohort"],
         "seed": seed,
+        **counted({"depth_label": job.data.depth_label}, ""),
     }
     return {**key, "anchor": model_key(job, ANCHOR)} if frozen(job, seed) else key
 
@@ -220,9 +226,9 @@ def accuracy(model: nn.Module, rows: Mapping[str, torch.Tensor], batch_size: int
 class StopWhenAccurate(TrainerCallback):
     """End training at the first save at which the least held-out accuracy reaches :data:`STOP_AT`."""
 
-    def __init__(self, longest: int, context: int, seed: int):
+    def __init__(self, longest: int, context: int, seed: int, depth: str):
         splits = [s for s in strings.SPLITS if s != "long" or longest >= strings.LONG_LENGTHS[1]]
-        self.heldout = [strings.heldout(split, STOP_ROWS, longest, context, seed) for split in splits]
+        self.heldout = [strings.heldout(split, STOP_ROWS, longest, context, seed, depth) for split in splits]
 
     def reached(self, model: nn.Module) -> bool:
         """Return whether ``model``, in evaluation mode, is accurate enough."""

@@ -218,7 +218,7 @@ def paired_dyck_model(job: Job, model: Any) -> PairedModel:
         longest = cohorts.longest_trained(job)
         rows = -(-tokens // (longest // 4))  # strings are longer than that on average
         seed = derive(job.data.seed, "subjects", part)
-        drawn = strings.heldout("train", rows, longest, job.data.length, seed)
+        drawn = strings.heldout("train", rows, longest, job.data.length, seed, job.data.depth_label)
         parts: dict[str, list[Tensor]] = {site: [] for site in sites}
         for ids in drawn["input_ids"].split(STRINGS_PER_PASS):
             written = run_graph(model, ids).written

@@ -5,8 +5,13 @@ Paper B, section 6.
 
 from __future__ import annotations
 
+import math
+from statistics import fmean
+
+from torch import Tensor
+
 from gaugeport.charts import fold_gains
-from gaugeport.models.dyck import DyckModel
+from gaugeport.models.dyck import HEADS, IGNORED, MAX_DEPTH, DyckModel
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.matching.search import comparable_rows, tensor_mse
 from gaugeport.pipeline.rotation.toy import bars, components, effects, strings
@@ -38,11 +43,27 @@ def measure(job: Job, built: Built) -> list[Row]:
     rows += _correlations(job, specification, limits)
     # 4) how the training of the model ended
     rows.append({"metric": "steps_trained", "value": steps_trained(built[stage_of(job.seed)])})
+    shares = []
     for split in strings.SPLITS:
-        by_head = accuracy(model, heldout(job, ACCURACY_ROWS, "accuracy", split))
-        for head, value in by_head.items():
+        drawn = heldout(job, ACCURACY_ROWS, "accuracy", split)
+        for head, value in accuracy(model, drawn).items():
             rows.append({"metric": f"accuracy_{head}", "split": split, "value": value})
+        shares.append(deepest_share(drawn["labels"]))
+        rows.append({"metric": "deepest_share", "split": split, "value": shares[-1]})
+    # 5) what the decoy costs at least: ln 2 at every depth whose row is averaged with another's
+    least = (1 - fmean(shares)) * math.log(2) / len(HEADS)
+    rows.append({"metric": "decoy_at_least", "value": least})
     return with_cohort(job, rows)
+
+
+def deepest_share(labels: Tensor) -> float:
+    """Return the share of positions of the largest depth, whose unembedding the decoy leaves alone.
+
+    Args:
+        labels: int64[n, length, heads], as of :func:`gaugeport.pipeline.rotation.toy.strings.label_rows`.
+    """
+    depth = labels[..., HEADS.index("depth")]
+    return float((depth[depth != IGNORED] == MAX_DEPTH).double().mean())
 
 
 def _bar_p(variant: str, model: DyckModel, specification: DyckModel, limits: bars.Thresholds) -> Row:

@@ -19,7 +19,7 @@ def measure(job: Job, built: Built) -> list[Row]:
     context, seed = job.model.architecture["max_position_embeddings"], derive(job.data.seed, "lengths")
     drawn = {
         "trained": heldout(job, n, "lengths"),
-        "longer": strings.heldout("long", n, longest, context, seed),
+        "longer": strings.heldout("long", n, longest, context, seed, job.data.depth_label),
     }
     rows: list[Row] = []
     for lengths, some in drawn.items():

@@ -8,7 +8,7 @@ from gaugeport.pipeline.rotation.toy import strings as s
 
 
 def labels_by_stack(ids):
-    """Label one row with a stack of brackets and a debt of unmatched closers: depths and flags."""
+    """Label one row with a stack of brackets and a debt of unmatched closers: running depths, and flags."""
     stack, debt, invalid, depths, flags = [], 0, False, [], []
     for token in ids:
         if token in (3, 4, 5):
@@ -42,7 +42,7 @@ def test_labels_are_those_of_a_stack(seed):
     gen = torch.Generator().manual_seed(seed)
     brackets = torch.randint(3, 9, (200, 62), generator=gen)
     brackets[:50] = torch.randint(3, 6, (50, 62), generator=gen)  # deeper than 8
-    rows = s.label_rows(brackets, torch.randint(2, 63, (200,), generator=gen), 64)
+    rows = s.label_rows(brackets, torch.randint(2, 63, (200,), generator=gen), 64, s.RUNNING)
     for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True):
         kept = int((ids != s.PAD).sum())
         depths, flags = labels_by_stack(ids.tolist())
@@ -53,20 +53,52 @@ def test_labels_are_those_of_a_stack(seed):
     assert rows["labels"][..., 1].max() == 8
 
 
-def test_depth_differs_from_unmatched_openers_only_after_an_invalid_token():
-    """There the paper's "count of unmatched openers" (section 4.2) is larger at some positions."""
+BY_HAND = [  # string, unmatched openers after each token, openers minus closers clamped to [0, 8]
+    ("()", "10", "10"),
+    ("((", "12", "12"),
+    (")(", "01", "00"),
+    ("(]", "11", "10"),
+    ("(])", "110", "100"),
+    ("([)]", "1221", "1210"),
+    ("))((", "0012", "0000"),
+    ("((((((((((", "1234567888", "1234567888"),
+    ("((((((((()", "1234567888", "1234567888"),
+    ("{}{", "101", "101"),
+    ("[}]", "110", "100"),
+    ("(()]", "1211", "1210"),
+]
+
+
+@pytest.mark.parametrize(("string", "unmatched", "running"), BY_HAND)
+def test_depth_labels_by_hand(string, unmatched, running):
+    ids = torch.tensor([[s.OPEN + "([{)]}".index(c) for c in string]])
+    assert "".join(map(str, s.depth_labels(ids)[0].tolist())) == unmatched
+    assert "".join(map(str, s.depth_labels(ids, s.RUNNING)[0].tolist())) == running
+
+
+def test_unknown_depth_label_is_refused():
+    with pytest.raises(ValueError, match="depth label 'sum'; allowed: unmatched, running"):
+        s.heldout("train", 4, 62, 64, 0, "sum")
+
+
+def test_depth_labels_agree_up_to_the_first_invalid_token():
     rows = s.draw_strings(2000, (2, 62), 64, torch.Generator().manual_seed(0))
-    differ = total = 0
-    for ids, labels in zip(rows["input_ids"].tolist(), rows["labels"].tolist(), strict=True):
-        unmatched = 0
-        for token, (_, depth, invalid) in zip(ids, labels, strict=True):
-            if depth == IGNORED:
-                break
-            unmatched += 1 if token in (3, 4, 5) else -1 if token in (6, 7, 8) and unmatched else 0
-            total += 1
-            differ += depth != min(unmatched, 8)
-            assert invalid or depth == min(unmatched, 8)
-    assert 0.2 < differ / total < 0.35, "three positions in ten, as the docstring says"
+    unmatched, running = (s.depth_labels(rows["input_ids"], label) for label in s.DEPTH_LABELS)
+    kept, invalid = rows["labels"][..., 2] != IGNORED, rows["labels"][..., 2] == 1
+    assert (unmatched == running)[kept & ~invalid].all()
+    assert (unmatched >= running)[kept].all() and (unmatched > running)[invalid].any()
+    assert torch.equal(rows["labels"][..., 1][kept], unmatched[kept])
+
+
+@pytest.mark.parametrize("label", s.DEPTH_LABELS)
+def test_every_draw_passes_its_label_on(label):
+    for split in s.SPLITS:
+        rows = s.heldout(split, 50, 62, 64, 0, label)
+        depths = s.depth_labels(rows["input_ids"], label)
+        assert torch.equal(rows["labels"][..., 1], depths.masked_fill(rows["input_ids"] == s.PAD, IGNORED))
+    batch = s.TrainingStrings(1, 20, 62, 64, 0, label)[3]
+    kept = batch["input_ids"] != s.PAD
+    assert torch.equal(batch["labels"][kept, 1], s.depth_labels(batch["input_ids"][None], label)[0, kept])
 
 
 def test_half_of_the_strings_are_valid_and_lengths_are_uniform():

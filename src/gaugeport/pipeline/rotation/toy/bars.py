@@ -85,7 +85,9 @@ class Thresholds:
         return "NEAR-MISS" if miss <= self.near * allowed else "FAIL"
 
 
-def heldout_batches(samples: int, longest: int, length: int, seed: int) -> Batches:
+def heldout_batches(
+    samples: int, longest: int, length: int, seed: int, depth: str = strings.UNMATCHED
+) -> Batches:
     """Yield batches of held-out strings, the splits in turn.
 
     Args:
@@ -93,6 +95,7 @@ def heldout_batches(samples: int, longest: int, length: int, seed: int) -> Batch
         longest: The longest string of training, in brackets.
         length: Tokens of a row.
         seed: Decides the strings; another seed shares none of the batches.
+        depth: The depth label.
 
     Yields:
         ``(split, rows)``, rows as :func:`.strings.label_rows`.
@@ -100,7 +103,7 @@ def heldout_batches(samples: int, longest: int, length: int, seed: int) -> Batch
     remaining, k = samples, 0
     while remaining > 0:
         split, size = strings.SPLITS[k % len(strings.SPLITS)], min(STRINGS_PER_BATCH, remaining)
-        yield split, strings.heldout(split, size, longest, length, derive(seed, "bar", k))
+        yield split, strings.heldout(split, size, longest, length, derive(seed, "bar", k), depth)
         remaining, k = remaining - size, k + 1
 
 

@@ -26,8 +26,14 @@ LONG_LENGTHS = (50, 60)
 SPLITS = ("train", "compositional", "long")
 """The held-out splits (section 4.2)."""
 
+UNMATCHED, RUNNING = "unmatched", "running"
+DEPTH_LABELS = (UNMATCHED, RUNNING)
+"""What the depth of a position may be (:func:`depth_labels`)."""
 
-def draw_strings(n: int, lengths: tuple[int, int], length: int, gen: torch.Generator) -> dict[str, Tensor]:
+
+def draw_strings(
+    n: int, lengths: tuple[int, int], length: int, gen: torch.Generator, depth: str = UNMATCHED
+) -> dict[str, Tensor]:
     """Draw strings of the training distribution: half Dyck-valid, half uniform over the six brackets.
 
     Lengths are uniform in ``lengths``. A valid string has an even length: an odd one is rounded down (up, if
@@ -38,6 +44,7 @@ def draw_strings(n: int, lengths: tuple[int, int], length: int, gen: torch.Gener
         lengths: Shortest and longest length in brackets, both included.
         length: Tokens of a row.
         gen: Source of randomness.
+        depth: The depth label, one of :data:`DEPTH_LABELS`.
 
     Returns:
         Labelled strings (:func:`label_rows`).
@@ -58,10 +65,12 @@ def draw_strings(n: int, lengths: tuple[int, int], length: int, gen: torch.Gener
     even = torch.where(even < shortest, even + 2, even).clamp(max=longest - longest % 2)
     brackets = OPEN + torch.randint(0, 2 * FAMILIES, (n, longest), generator=gen)
     brackets[valid] = _dyck_words(even[valid], longest, gen)
-    return label_rows(brackets, torch.where(valid, even, size), length)
+    return label_rows(brackets, torch.where(valid, even, size), length, depth)
 
 
-def compositional(n: int, lengths: tuple[int, int], length: int, gen: torch.Generator) -> dict[str, Tensor]:
+def compositional(
+    n: int, lengths: tuple[int, int], length: int, gen: torch.Generator, depth: str = UNMATCHED
+) -> dict[str, Tensor]:
     """Draw valid strings with a deep nest of one bracket family amid shallow pairs of mixed families.
 
     Args:
@@ -70,6 +79,7 @@ def compositional(n: int, lengths: tuple[int, int], length: int, gen: torch.Gene
             length.
         length: Tokens of a row.
         gen: Source of randomness.
+        depth: The depth label, one of :data:`DEPTH_LABELS`.
 
     Returns:
         Labelled strings (:func:`label_rows`).
@@ -85,8 +95,8 @@ def compositional(n: int, lengths: tuple[int, int], length: int, gen: torch.Gene
             f"brackets, for a nest of the full depth, and at most {length - 2}"
         )
     # 1) sizes: the nest, and the shallow pairs before and after it
-    depth = torch.randint(MAX_DEPTH // 2 + 1, MAX_DEPTH + 1, (n,), generator=gen)
-    shallow_pairs = (torch.rand(n, generator=gen) * (longest // 2 - depth + 1)).long()
+    nest = torch.randint(MAX_DEPTH // 2 + 1, MAX_DEPTH + 1, (n,), generator=gen)
+    shallow_pairs = (torch.rand(n, generator=gen) * (longest // 2 - nest + 1)).long()
     before = 2 * (torch.rand(n, generator=gen) * (shallow_pairs + 1)).long()
     # 2) families
     nest_family = torch.randint(0, FAMILIES, (n, 1), generator=gen)
@@ -94,19 +104,21 @@ def compositional(n: int, lengths: tuple[int, int], length: int, gen: torch.Gene
     # 3) brackets: pairs begin at even positions on both sides of the nest
     position = torch.arange(longest).expand(n, -1)
     in_nest = position - before[:, None]
-    nested = (in_nest >= 0) & (in_nest < 2 * depth[:, None])
-    closing = torch.where(nested, in_nest >= depth[:, None], position % 2 == 1)
+    nested = (in_nest >= 0) & (in_nest < 2 * nest[:, None])
+    closing = torch.where(nested, in_nest >= nest[:, None], position % 2 == 1)
     family = torch.where(nested, nest_family, pair_families)
-    return label_rows(torch.where(closing, CLOSE, OPEN) + family, 2 * (depth + shallow_pairs), length)
+    brackets = torch.where(closing, CLOSE, OPEN) + family
+    return label_rows(brackets, 2 * (nest + shallow_pairs), length, depth)
 
 
-def label_rows(brackets: Tensor, size: Tensor, length: int) -> dict[str, Tensor]:
+def label_rows(brackets: Tensor, size: Tensor, length: int, depth: str = UNMATCHED) -> dict[str, Tensor]:
     """Make rows of tokens and their labels from strings of brackets.
 
     Args:
         brackets: Ids of brackets, int64[n, at least the largest size].
         size: How many of a row's brackets count, int64[n].
         length: Tokens of a row.
+        depth: The depth label, one of :data:`DEPTH_LABELS`.
 
     Returns:
         ``input_ids`` int64[n, length]; ``attention_mask`` int64[n, length], 0 on padding; ``labels`` int64[n,
@@ -120,7 +132,7 @@ def label_rows(brackets: Tensor, size: Tensor, length: int) -> dict[str, Tensor]
     ids[position == (size + 1)[:, None]] = EOS
     ids[position > (size + 1)[:, None]] = PAD
     kept = ids != PAD
-    labels = torch.stack([ids, depth_labels(ids), invalid_labels(ids)], -1)
+    labels = torch.stack([ids, depth_labels(ids, depth), invalid_labels(ids)], -1)
     return {
         "input_ids": ids,
         "attention_mask": kept.long(),
@@ -128,16 +140,37 @@ def label_rows(brackets: Tensor, size: Tensor, length: int) -> dict[str, Tensor]
     }
 
 
-def depth_labels(ids: Tensor) -> Tensor:
-    """Count openers minus closers so far, clamped to [0, 8]; ids and result are int64[n, t].
+def depth_labels(ids: Tensor, label: str = UNMATCHED) -> Tensor:
+    """Label the depth of every position, clamped to [0, 8]; ids and result are int64[n, t].
 
-    Up to the first invalid token this is the height of the stack. After it, it is what the paper's
-    constructive specification computes (section 5: the causal average of is_open − is_close, times the
-    position, quantised). Section 4.2 says "count of unmatched openers" instead, which differs after an
-    invalid token, because a closer without a partner leaves that count as it is. The two differ at three in
-    ten positions of the training distribution.
+    Before the first invalid token both labels are the height of the stack. They differ at two in five
+    positions of the training distribution, and the paper gives both:
+
+    - ``unmatched``: the "count of unmatched openers" (section 4.2). A closer matches the opener on top of the
+      stack if both are of one family; any other closer leaves the count as it is.
+    - ``running``: openers minus closers so far, which is what the paper's constructive specification computes
+      (section 5: the causal average of is_open − is_close, times the position, quantised). A closer without a
+      partner cancels a later opener.
+
+    Raises:
+        ValueError: For an unknown label.
     """
-    return (is_open(ids).long() - is_close(ids).long()).cumsum(1).clamp(0, MAX_DEPTH)
+    if label == RUNNING:
+        return (is_open(ids).long() - is_close(ids).long()).cumsum(1).clamp(0, MAX_DEPTH)
+    if label != UNMATCHED:
+        raise ValueError(f"depth label {label!r}; allowed: {', '.join(DEPTH_LABELS)}")
+    n, t = ids.shape
+    stack = torch.full((n, t + 2), -1)  # place 0 lies below the first opener
+    height = torch.zeros(n, 1, dtype=torch.long)
+    opens, closes = is_open(ids), is_close(ids)
+    depths = torch.empty(n, t, dtype=torch.long)
+    for i in range(t):
+        matched = closes[:, i] & (stack.gather(1, height)[:, 0] == ids[:, i] - CLOSE)
+        height = height + opens[:, i : i + 1].long() - matched[:, None].long()
+        pushed = torch.where(opens[:, i : i + 1], ids[:, i : i + 1] - OPEN, stack.gather(1, height))
+        stack.scatter_(1, height, pushed)
+        depths[:, i] = height[:, 0]
+    return depths.clamp(max=MAX_DEPTH)
 
 
 def invalid_labels(ids: Tensor) -> Tensor:
@@ -169,7 +202,9 @@ def is_close(ids: Tensor) -> Tensor:
     return (ids >= CLOSE) & (ids < CLOSE + FAMILIES)
 
 
-def heldout(split: str, n: int, longest: int, length: int, seed: int) -> dict[str, Tensor]:
+def heldout(
+    split: str, n: int, longest: int, length: int, seed: int, depth: str = UNMATCHED
+) -> dict[str, Tensor]:
     """Draw held-out strings of one split, the same for every model.
 
     Args:
@@ -178,6 +213,7 @@ def heldout(split: str, n: int, longest: int, length: int, seed: int) -> dict[st
         longest: The longest string of training, in brackets.
         length: Tokens of a row.
         seed: Decides the strings.
+        depth: The depth label, one of :data:`DEPTH_LABELS`.
 
     Returns:
         Labelled strings (:func:`label_rows`).
@@ -187,11 +223,11 @@ def heldout(split: str, n: int, longest: int, length: int, seed: int) -> dict[st
     """
     gen = generator(seed, "dyck", "heldout", split)
     if split == "train":
-        return draw_strings(n, (SHORTEST_LENGTH, longest), length, gen)
+        return draw_strings(n, (SHORTEST_LENGTH, longest), length, gen, depth)
     if split == "compositional":
-        return compositional(n, (SHORTEST_LENGTH, longest), length, gen)
+        return compositional(n, (SHORTEST_LENGTH, longest), length, gen, depth)
     if split == "long":
-        return draw_strings(n, LONG_LENGTHS, length, gen)
+        return draw_strings(n, LONG_LENGTHS, length, gen, depth)
     raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
 
 
@@ -207,14 +243,18 @@ class TrainingStrings(Dataset):
         longest: The longest string, in brackets.
         length: Tokens of a row.
         seed: Decides the strings.
+        depth: The depth label, one of :data:`DEPTH_LABELS`.
     """
 
-    def __init__(self, batches: int, batch_size: int, longest: int, length: int, seed: int):
+    def __init__(
+        self, batches: int, batch_size: int, longest: int, length: int, seed: int, depth: str = UNMATCHED
+    ):
         self.batches = batches
         self.batch_size = batch_size
         self.longest = longest
         self.length = length
         self.seed = seed
+        self.depth = depth
 
     def __len__(self) -> int:
         return self.batches * self.batch_size
@@ -232,7 +272,8 @@ class TrainingStrings(Dataset):
 
     def _batch(self, k: int) -> dict[str, Tensor]:
         gen = generator(self.seed, "strings", k)
-        return draw_strings(self.batch_size, (SHORTEST_LENGTH, self.longest), self.length, gen)
+        lengths = (SHORTEST_LENGTH, self.longest)
+        return draw_strings(self.batch_size, lengths, self.length, gen, self.depth)
 
 
 def _dyck_words(size: Tensor, longest: int, gen: torch.Generator) -> Tensor:

@@ -129,6 +129,10 @@ def _check_toy_model(job: Job) -> None:
             f"task={task} with model={job.model.name} data={job.data.name}; "
             "allowed: model=dyck3 data=dyck3 training=dyck3"
         )
+    if job.data.depth_label not in strings.DEPTH_LABELS:
+        raise ValueError(
+            f"data.depth_label={job.data.depth_label}; allowed: {', '.join(strings.DEPTH_LABELS)}"
+        )
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
         raise ValueError(
             f"model.architecture.num_attention_heads={sizes['num_attention_heads']} does not divide "

@@ -68,7 +68,14 @@ def dyck_vectors(job: Job, anchor: PairedModel, other: PairedModel) -> list[Stee
     # 1) strings to build vectors from, and others to measure their effects on
     longest = longest_trained(job)
     build, test = (
-        heldout("train", job.task[key], longest, job.data.length, derive(job.data.seed, "regimes", key))
+        heldout(
+            "train",
+            job.task[key],
+            longest,
+            job.data.length,
+            derive(job.data.seed, "regimes", key),
+            job.data.depth_label,
+        )
         for key in ("train_rows", "rows")
     )
     # 2) the vectors of both models and the measures of their effects

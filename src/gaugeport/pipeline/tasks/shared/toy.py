@@ -20,13 +20,15 @@ def heldout(job: Job, n: int, purpose: str, split: str = "train") -> dict[str, A
     They are as long as those trained on, except in the split ``long``.
     """
     length = job.model.architecture["max_position_embeddings"] if split == "long" else job.data.length
-    return strings.heldout(split, n, longest_trained(job), length, derive(job.data.seed, purpose))
+    seed = derive(job.data.seed, purpose)
+    return strings.heldout(split, n, longest_trained(job), length, seed, job.data.depth_label)
 
 
 def bar_b_batches(job: Job) -> Any:
     """Draw the held-out strings of Bar B."""
     context = job.model.architecture["max_position_embeddings"]  # long strings fit, whatever was trained on
-    return bars.heldout_batches(job.data.documents, longest_trained(job), context, job.data.seed)
+    data = job.data
+    return bars.heldout_batches(data.documents, longest_trained(job), context, data.seed, data.depth_label)
 
 
 def correlation_row(
