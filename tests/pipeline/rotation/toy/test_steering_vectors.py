@@ -25,7 +25,7 @@ def rows():
 def test_classes_of_brackets():
     # BOS ( [ ] ) ) EOS PAD, and: five openers, one closer of another family
     brackets = torch.tensor([[3, 4, 7, 6, 6, 3], [3, 3, 3, 3, 3, 7]])
-    rows = strings.label_rows(brackets, torch.tensor([5, 6]), 8)
+    rows = strings.label_rows(brackets, torch.tensor([5, 6]), 8, strings.RUNNING)
     masks = {}
     for v in t.VECTORS:
         label_sets = (*v.classes, v.measured)
