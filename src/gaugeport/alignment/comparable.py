@@ -51,16 +51,35 @@ def check_same(facts_a: Mapping[str, Any], facts_b: Mapping[str, Any]) -> None:
             raise ValueError(f"A and B must have the same {name}: A has {of_a}, B has {facts_b[name]}")
 
 
-def check_both_tied(chart_a: Chart, chart_b: Chart) -> None:
-    """Raise ``ValueError`` if only one model ties its embeddings; name folding first where it untied one."""
+def check_both_tied(
+    chart_a: Chart,
+    chart_b: Chart,
+    names: tuple[str, str] = ("A", "B"),
+    instead: str | None = "evidence='activations'",
+) -> None:
+    """Check that both models tie their embeddings or neither does.
+
+    Args:
+        chart_a: The chart of A.
+        chart_b: The chart of B.
+        names: What the message calls them.
+        instead: What else is allowed where one of them is folded.
+
+    Raises:
+        ValueError: If only one does; the message names folding where folding untied it.
+    """
     if chart_a.tied == chart_b.tied:
         return
-    untied, tied = ("A", "B") if chart_b.tied else ("B", "A")
-    chart = chart_a if untied == "A" else chart_b
+    (untied, chart), (tied, _) = sorted(
+        zip(names, (chart_a, chart_b), strict=True), key=lambda named: named[1].tied
+    )
     if chart.folded and chart.foldable and chart_a.folded != chart_b.folded:
+        allowed = [f"gaugeport.fold_gains({tied}) first", f"{untied} as it was before folding", instead]
         raise ValueError(
             f"{untied} is folded (every gain is 1, and folding unties the embeddings) and {tied} is not: "
-            f"their weights differ by the gains. Allowed: fold_gains({tied}) first, the unfolded {untied}, "
-            "or evidence='activations'"
+            f"their weights differ by the gains. Allowed: {'; '.join(a for a in allowed if a)}"
         )
-    raise ValueError(f"A and B must both tie their embeddings or neither: A {chart_a.tied}, B {chart_b.tied}")
+    raise ValueError(
+        f"{' and '.join(names)} must both tie their embeddings or neither: {names[0]} {chart_a.tied}, "
+        f"{names[1]} {chart_b.tied}"
+    )

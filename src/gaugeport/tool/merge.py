@@ -10,6 +10,7 @@ from gaugeport.alignment.doubt import WARN_FROM_SHARE
 from gaugeport.groups import Element
 from gaugeport.models.loading import check_model
 from gaugeport.tool.answer import Answer, Exit, percent
+from gaugeport.transport.merge import check_mergeable
 from gaugeport.utils.files import atomic_folder, check_new
 
 
@@ -34,6 +35,7 @@ def merge(a: str, b: str, alpha: float, out: Path, gauge: Path | None = None) ->
     check_model(a, tokenizer=True)
     check_model(b)
     model_a, model_b = gp.load_model(a), gp.load_model(b)  # as they are stored: nothing runs
+    check_mergeable(model_a, model_b)
     if gauge is None:
         b_to_a, model_b, certain = _recovered(model_a, model_b)
         origin = f"recovered from the weights, {percent(certain)} of the coordinates certain"

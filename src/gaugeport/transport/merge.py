@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gaugeport.alignment.comparable import check_both_tied
 from gaugeport.charts.chart import chart_of, check_movable
 from gaugeport.groups import Element, check_is_element
 from gaugeport.transport.model import check_gauge_fits, transport_model
@@ -118,8 +119,9 @@ def merge(
     _check_arguments(models, gauges, method, base, base_gauge)
     factors = _factors(weights, len(models), method)
     pairs = list(zip(models, gauges, strict=True))
-    for model, gauge in [*pairs, *([] if base is None else [(base, base_gauge)])]:
-        _check_mergeable(models[0], model, strict)
+    named = [(f"models[{k}]", *pair) for k, pair in enumerate(pairs)]
+    for name, model, gauge in [*named, *([] if base is None else [("base", base, base_gauge)])]:
+        check_mergeable(models[0], model, strict, ("models[0]", name))
         if gauge is not None:
             check_gauge_fits(chart_of(model), gauge, strict)
     # 2) add up differences from one of them, not the parameters, so that nothing is rounded where all agree
@@ -199,9 +201,21 @@ def _factors(weights: Sequence[float] | None, n: int, method: str) -> list[float
     return factors
 
 
-def _check_mergeable(first: Any, other: Any, strict: bool) -> None:
-    """Raise ``ValueError`` unless both compute the same function of parameters that have the same shapes."""
+def check_mergeable(first: Any, other: Any, strict: bool = True, names: tuple[str, str] = ("A", "B")) -> None:
+    """Check that two models compute the same function of parameters that have the same shapes.
+
+    Args:
+        first: A model.
+        other: Another one.
+        strict: Refuse two of which only one is folded.
+        names: What messages call them.
+
+    Raises:
+        ValueError: If they do not.
+    """
     configs = [_relevant_entries(m.config) for m in (first, other)]
+    if list(_differing(*configs)) == ["tie_word_embeddings"]:
+        check_both_tied(chart_of(first), chart_of(other), names, instead=None)
     if differences := _differences(*configs):
         raise ValueError(f"models of different configs cannot be merged: {differences}")
     shapes = [{name: tuple(p.shape) for name, p in m.named_parameters()} for m in (first, other)]
@@ -211,16 +225,21 @@ def _check_mergeable(first: Any, other: Any, strict: bool) -> None:
     for chart, model in zip(charts, (first, other), strict=True):
         check_movable(chart, model)
     if strict and charts[0].foldable and charts[0].folded != charts[1].folded:
+        folded, unfolded = names if charts[0].folded else names[::-1]
         raise ValueError(
-            "one of the models has all gains 1 (folded) and another has not: their weights are in different "
+            f"{folded} is folded (every gain is 1) and {unfolded} is not: their weights are in different "
             "units; fold both or neither (strict=False for a checkpoint whose gains are not trained yet)"
         )
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:
     """Describe the first few entries in which two dicts differ; empty text if none."""
-    differing = sorted(k for k in first.keys() | other.keys() if first.get(k) != other.get(k))
+    differing = _differing(first, other)
     return "; ".join(f"{k}: {first.get(k)!r} and {other.get(k)!r}" for k in differing[:MAX_DIFFERENCES_SHOWN])
+
+
+def _differing(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return sorted(k for k in first.keys() | other.keys() if first.get(k) != other.get(k))
 
 
 def _relevant_entries(config: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gaugeport.alignment.evidence import check_comparable, weight_evidence
+from gaugeport.alignment.comparable import check_both_tied, check_comparable
+from gaugeport.alignment.evidence import weight_evidence
 from gaugeport.alignment.matchers import MATCHERS, Match, default_matchers, match
 from gaugeport.charts.chart import Chart
 from gaugeport.groups import GROUPS, Element, Orthogonal, SignedPermutation, contains
@@ -73,6 +74,7 @@ def align_weights(
         ValueError: If the models cannot be compared, or the group is unknown or has no matcher.
     """
     chart_a, chart_b = check_comparable(model_a, model_b, vocabulary=token_ids is None)
+    check_both_tied(chart_a, chart_b, instead=None)
     exact = chart_a.group if contains(chart_b.group, GROUPS[chart_a.group]) else chart_b.group
     group = group or exact
     if group not in default_matchers():
