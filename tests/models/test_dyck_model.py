@@ -9,7 +9,7 @@ import torch
 from dyck_models import generic
 from gaugeport.charts import certify, fold_gains
 from gaugeport.charts.logit_change import norms_in_float64
-from gaugeport.models.dyck import losses
+from gaugeport.models.dyck import DyckConfig, DyckModel, losses
 from gaugeport.pipeline.rotation.toy.strings import draw_strings, heldout
 
 ROUNDING = 1e-12
@@ -51,6 +51,21 @@ def test_the_chart_certifies_signed_permutations_in_place_and_rotations_folded(m
     in_place, folded = certify(model), certify(fold_gains(model))
     assert (in_place.group, in_place.exact, in_place.outside_breaks) == ("signed_permutation", True, True)
     assert (folded.group, folded.exact) == ("orthogonal", True)
+
+
+@pytest.mark.parametrize(
+    ("std", "of_up", "of_embedding"),
+    [(0.02, 0.02, 0.02), (0.5, 0.5, 0.5), (None, 1 / math.sqrt(3 * 64), 1.0)],
+)
+def test_weights_begin_with_the_spread_that_was_asked_for(std, of_up, of_embedding):
+    """None is PyTorch's: uniform in ±1/√64 has the standard deviation 1/√(3·64)."""
+    torch.manual_seed(0)
+    model = DyckModel(DyckConfig(initializer_range=std))
+    up, embedding = model.model.layers[0].mlp.up_proj.weight, model.model.embed_tokens.weight
+    for weight, expected in ((up, of_up), (embedding, of_embedding)):
+        four_errors = 4 * expected / math.sqrt(2 * weight.numel())
+        assert float(weight.std()) == pytest.approx(expected, abs=four_errors)
+    assert bool((model.model.norm.weight == 1).all())
 
 
 def test_rows_that_are_too_long_are_refused(model):

@@ -38,7 +38,11 @@ LENGTH_GROUPS = 4
 
 
 class DyckConfig(PreTrainedConfig):
-    """The sizes of the model. The defaults are those of paper B, section 4.1."""
+    """The sizes of the model. The defaults are those of paper B, section 4.1.
+
+    The paper does not say how weights begin. ``initializer_range`` is the standard deviation of all of them;
+    None leaves what PyTorch gives: uniform in ±1/√inputs for linear maps, standard normal for the embedding.
+    """
 
     model_type = "dyck3"
 
@@ -51,7 +55,7 @@ class DyckConfig(PreTrainedConfig):
         intermediate_size: int = 256,
         max_position_embeddings: int = 64,
         rms_norm_eps: float = 1e-6,
-        initializer_range: float = 0.02,
+        initializer_range: float | None = 0.02,
         **rest: Any,
     ):
         self.vocab_size = vocab_size
@@ -167,7 +171,7 @@ class DyckPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
+            module.reset_parameters() if std is None else nn.init.normal_(module.weight, std=std)
         elif isinstance(module, LlamaRMSNorm):
             nn.init.ones_(module.weight)
 
