@@ -58,7 +58,7 @@ def test_the_chart_certifies_signed_permutations_in_place_and_rotations_folded(m
     [(0.02, 0.02, 0.02), (0.5, 0.5, 0.5), (None, 1 / math.sqrt(3 * 64), 1.0)],
 )
 def test_weights_begin_with_the_spread_that_was_asked_for(std, of_up, of_embedding):
-    """None is PyTorch's: uniform in ±1/√64 has the standard deviation 1/√(3·64)."""
+    """None is PyTorch's: uniform in ±1/√64 has the standard deviation 1/√(3·64) = 1/√192."""
     torch.manual_seed(0)
     model = DyckModel(DyckConfig(initializer_range=std))
     up, embedding = model.model.layers[0].mlp.up_proj.weight, model.model.embed_tokens.weight
