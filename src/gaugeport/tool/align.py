@@ -29,6 +29,8 @@ from gaugeport.utils.progress import Progress, progress_bar
 
 ROWS_PER_BATCH = 8
 
+Batches = list[dict[str, Tensor]]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -101,8 +103,7 @@ def align_models(request: Request) -> Answer:
         check_model(name)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        with progress_bar() as bar:
-            measured = _measured(request, bar)
+        measured = _measured(request)
     notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     found = measured.alignment
     # a walk is judged by its links: a coordinate's margin on the whole way is its smallest
@@ -145,56 +146,67 @@ def _models(request: Request) -> list[str]:
     return [request.a, request.b, *between, *([request.base] if request.base is not None else [])]
 
 
-def _measured(request: Request, bar: Progress | None) -> Measured:
-    group = None if request.group == "auto" else request.group
-    options: dict[str, Any] = {"group": group, "abstain": request.abstain, "allow_larger": group is not None}
+def _measured(request: Request) -> Measured:
     if request.tokens == 0:
-        ev = _weights_alone(request, bar)
-        alignment = gp.align(ev, evidence="weights", **options)
+        with progress_bar() as bar:
+            ev = _weights_alone(request, bar)
+        alignment = gp.align(ev, evidence="weights", **_options(request))
         return Measured(alignment, ev.groups, (ev.chart_a.folded, ev.chart_b.folded))
     tokenizer = shared_tokenizer(request.a, request.b)
+    parts = token_rows(
+        tokenizer, request.tokens, positions_of(_config(request.a)), request.text, request.field
+    )
+    fit, held_out = (list(row_batches(rows, ROWS_PER_BATCH)) for rows in parts)
+    links = 2 if request.base is not None else 0
+    if request.along is not None:
+        links = len(_walk(request, opener(request.a), opener(request.b))) - 1
+    # both models run on both texts, and the models of every link together on the first
+    with progress_bar(2 * (len(fit) + len(held_out)) + links * len(fit)) as bar:
+        return _measured_on(request, fit, held_out, bar)
+
+
+def _measured_on(request: Request, fit: Batches, held_out: Batches, bar: Progress | None) -> Measured:
+    """Return what is measured on some text, and on held-out text."""
     a, b = (opener(name) for name in (request.a, request.b))
     if fit_together([request.a, request.b]):
         model_a, model_b = a(), b()
         a, b = (lambda: model_a), (lambda: model_b)
-    rows, held_out_rows = token_rows(
-        tokenizer, request.tokens, positions_of(_config(request.a)), request.text, request.field
-    )
-    collected = {
-        name: gp.evidence(
-            a,
-            b,
-            list(row_batches(part, ROWS_PER_BATCH)),
-            sites=request.sites,
-            weights=name == "fit" and request.evidence != "activations",
-            progress=bar,
-        )
-        for name, part in (("fit", rows), ("held out", held_out_rows))
-    }
-    ev, held_out = collected["fit"], collected["held out"]
+
+    def passes(done: int, total: int, what: str) -> None:
+        if bar is not None and "running" in what:  # matrices are not passes over the text
+            bar(done, total, what)
+
+    weights = request.evidence != "activations"
+    ev = gp.evidence(a, b, fit, sites=request.sites, weights=weights, progress=passes)
+    scored = gp.evidence(a, b, held_out, sites=request.sites, progress=passes)
+    options = _options(request)
+    along: dict[str, Any] = {"evidence": request.evidence, "sites": request.sites, "progress": passes}
     if request.along is None:
         alignment = gp.align(ev, evidence=request.evidence, **options)
     else:
-        walk = _walk(request, a, b)
-        batches = list(row_batches(rows, ROWS_PER_BATCH))
-        alignment = gp.align_along(
-            walk, batches, evidence=request.evidence, sites=request.sites, progress=bar, **options
-        )
-    explained = dict(gp.compare_groups(ev, held_out))
-    by_site = held_out.explained(alignment.gauge)
+        alignment = gp.align_along(_walk(request, a, b), fit, **along, **options)
+    explained = dict(gp.compare_groups(ev, scored))
+    by_site = scored.explained(alignment.gauge)
     explained[alignment.group] = fmean(by_site.values())
-    loops = {"A to B on this text, back on held-out text": _returned(alignment, held_out, options)}
+    loops = {"A to B on this text, back on held-out text": _returned(alignment, scored, options)}
     if request.base is not None and request.along is None:
-        loops["A to B, back through the base"] = _through_base(request, a, b, rows, alignment, options)
+        walk = [a, opener(request.base), b]
+        via = gp.align_along(walk, fit, **along, **{**options, "abstain": None})
+        loops["A to B, back through the base"] = share_moved(alignment.gauge, via.gauge)
     return Measured(
         alignment,
         ev.groups,
         (ev.chart_a.folded, ev.chart_b.folded),
-        (ev.tokens, held_out.tokens),
+        (ev.tokens, scored.tokens),
         explained,
         by_site,
         {name: share for name, share in loops.items() if share is not None},
     )
+
+
+def _options(request: Request) -> dict[str, Any]:
+    group = None if request.group == "auto" else request.group
+    return {"group": group, "abstain": request.abstain, "allow_larger": group is not None}
 
 
 def _weights_alone(request: Request, bar: Progress | None) -> Evidence:
@@ -243,25 +255,6 @@ def _returned(alignment: Alignment, held_out: Evidence, options: Mapping[str, An
         warnings.simplefilter("ignore")  # fewer tokens than coordinates, perhaps: the figure says it
         other = gp.align(held_out, evidence="activations", **{**options, "abstain": None})
     return share_moved(alignment.gauge, other.gauge)
-
-
-def _through_base(
-    request: Request,
-    a: Callable[[], Any],
-    b: Callable[[], Any],
-    rows: Tensor,
-    alignment: Alignment,
-    options: Mapping[str, Any],
-) -> float | None:
-    assert request.base is not None
-    via = gp.align_along(
-        [a, opener(request.base), b],
-        list(row_batches(rows, ROWS_PER_BATCH)),
-        evidence=request.evidence,
-        sites=request.sites,
-        **{**options, "abstain": None},
-    )
-    return share_moved(alignment.gauge, via.gauge)
 
 
 def share_moved(g: Element, h: Element) -> float | None:

@@ -6,8 +6,9 @@ should hold for the copy. What is written in coordinates does not, until the gau
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -29,6 +30,7 @@ from gaugeport.tool.sae import Reconstruct, open_sae
 from gaugeport.tool.text import positions_of, token_rows
 from gaugeport.transport.direction_formats import read_directions
 from gaugeport.transport.index_files import read_lists
+from gaugeport.utils.progress import Progress, progress_bar
 
 TOP = 64
 """Length of the index list that is made where the user has none."""
@@ -73,19 +75,29 @@ class Model:
         chart: Its chart.
         site: Where it is read.
         rows: int64[n, length], the tokens.
+        bar: Told how far reading is.
     """
 
     model: Any
     chart: Chart
     site: str
     rows: Tensor
+    bar: Progress | None = None
 
+    @property
+    def batches(self) -> list[dict[str, Tensor]]:
+        """The tokens, as the model reads them."""
+        return list(row_batches(self.rows, ROWS_PER_BATCH))
+
+    @functools.cached_property
     def stream(self) -> Tensor:
-        """Return the stream at the site, float32[tokens, d], without massive tokens."""
-        parts = [
-            streams_at(self.model, self.chart, batch, [self.site], mean_free=False)[self.site]
-            for batch in row_batches(self.rows, ROWS_PER_BATCH)
-        ]
+        """The stream at the site, float32[tokens, d], without massive tokens."""
+        parts = []
+        for batch in self.batches:
+            streams = streams_at(self.model, self.chart, batch, [self.site], mean_free=False)
+            parts.append(streams[self.site])
+            if self.bar is not None:
+                self.bar(len(parts), len(self.batches), "reading the stream")
         return leave_out_massive(torch.cat(parts))[0]
 
     @torch.no_grad()
@@ -112,17 +124,20 @@ def audit(request: Request) -> Answer:
         raise ValueError(f"draws={request.draws}; allowed: 1 or more")
     check_model(request.model, tokenizer=True)
     here = _opened(request)
-    objects = _objects(request, here)
     generator, group = torch.Generator().manual_seed(request.seed), here.chart.group
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in objects}
     placed = []
-    for _ in range(request.draws):
-        planted = GROUPS[group].random(here.chart.width, generator)
-        there = Model(gp.transport_model(here.model, planted), here.chart, here.site, here.rows)
-        gauge = gp.align(here.model, there.model, row_batches(here.rows, ROWS_PER_BATCH)).gauge
-        placed.append(_share_right(gauge, planted))
-        for name, measure in objects.items():
-            found[name].append(measure(here, there, gauge))
+    # one pass here, and for each draw one of both models together and one of the copy
+    with progress_bar(len(here.batches) * (1 + 2 * request.draws)) as bar:
+        here = replace(here, bar=bar)
+        objects = _objects(request, here)
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in objects}
+        for _ in range(request.draws):
+            planted = GROUPS[group].random(here.chart.width, generator)
+            there = replace(here, model=gp.transport_model(here.model, planted))
+            gauge = gp.align(here.model, there.model, here.batches, progress=bar).gauge
+            placed.append(_share_right(gauge, planted))
+            for name, measure in objects.items():
+                found[name].append(measure(here, there, gauge))
     return _answer(request, here, group, placed, found)
 
 
@@ -144,7 +159,7 @@ def _opened(request: Request) -> Model:
 def _objects(request: Request, here: Model) -> dict[str, Measure]:
     """Return what is audited: a name for the table, and its measure."""
     objects: dict[str, Measure] = {}
-    stream = here.stream()
+    stream = here.stream
     if here.chart.group in ("orthogonal", "mean_preserving_orthogonal"):
         if request.indices is not None:
             raise ValueError(
@@ -171,7 +186,7 @@ def _objects(request: Request, here: Model) -> dict[str, Measure]:
 def _list_measure(listed: list[int]) -> Measure:
     def measure(here: Model, there: Model, gauge: Element) -> tuple[float, float]:
         # where the coordinates are in the copy, each found by its own stream and not by the recovered gauge
-        x, y = (model.stream() - model.stream().mean(0) for model in (here, there))
+        x, y = (model.stream - model.stream.mean(0) for model in (here, there))
         x, y = x / x.norm(dim=0).clamp_min(1e-12), y / y.norm(dim=0).clamp_min(1e-12)
         truth = set((y.T @ x[:, listed]).abs().argmax(0).tolist())
         return _jaccard(set(listed), truth), _jaccard(_moved_list(listed, gauge), truth)
@@ -181,7 +196,7 @@ def _list_measure(listed: list[int]) -> Measure:
 
 def _top_measure(k: int) -> Measure:
     def measure(here: Model, there: Model, gauge: Element) -> tuple[float, float]:
-        ours, theirs = (model.stream().abs().mean(0).topk(k).indices.tolist() for model in (here, there))
+        ours, theirs = (model.stream.abs().mean(0).topk(k).indices.tolist() for model in (here, there))
         return _jaccard(set(ours), set(theirs)), _jaccard(_moved_list(ours, gauge), set(theirs))
 
     return measure
@@ -204,7 +219,7 @@ def _sae_measure(source: Path, width: int) -> Measure:
     moved = open_sae(source, width)
 
     def measure(here: Model, there: Model, gauge: Element) -> tuple[float, float]:
-        x = there.stream()
+        x = there.stream
         return _nmse(moved(None), x), _nmse(moved(gauge), x)
 
     return measure

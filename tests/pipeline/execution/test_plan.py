@@ -6,8 +6,9 @@ import time
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution import progress
 from gaugeport.pipeline.execution.plan import JOBS, plan
-from gaugeport.pipeline.execution.timings import Timings, clock, shapes
+from gaugeport.pipeline.execution.timings import Timings, shapes
 from gaugeport.pipeline.store.store import Store
+from gaugeport.utils.progress import clock
 
 SWEEP = ["profile=smoke", "tracker=none", "route=endpoint,via_base", "seed=0,1"]
 

@@ -16,7 +16,6 @@ from gaugeport.pipeline.execution.launchers import cores
 from gaugeport.pipeline.execution.plan import Plan, plan
 from gaugeport.pipeline.execution.progress import Progress
 from gaugeport.pipeline.execution.side_by_side import run_side_by_side
-from gaugeport.pipeline.execution.timings import clock
 from gaugeport.pipeline.job import JobSpec, job_id
 from gaugeport.pipeline.report import figures
 from gaugeport.pipeline.report.headline import (
@@ -32,6 +31,7 @@ from gaugeport.pipeline.report.narrow import WIDTH
 from gaugeport.pipeline.report.tidy import weights
 from gaugeport.pipeline.store.records import Record, read_records
 from gaugeport.utils.files import write_text
+from gaugeport.utils.progress import clock
 
 OUT_OF_REACH = (
     "Not measured: the weights cannot be fetched (see below). With a model folder or .gguf file of your own: "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gaugeport.pipeline.execution.guesses import parameters_of
 from gaugeport.pipeline.job import JobSpec, job_id
 from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.store.records import has_record, record_path
@@ -28,6 +29,7 @@ class Step:
         composed: The job.
         result: The file that exists once the step is done.
         shape: The configuration that decides how long it takes.
+        parameters: About how many parameters its model has, where it is a pretrained one and that is known.
         before: The inode and time of ``result`` when this was planned: a damaged or outdated file may have
             been there.
     """
@@ -38,6 +40,7 @@ class Step:
     composed: JobSpec
     result: Path
     shape: dict[str, Any] = field(repr=False)
+    parameters: int | None = None
     before: tuple[int, int] | None = None
 
     @property
@@ -97,20 +100,19 @@ def plan(jobs: Sequence[JobSpec]) -> Plan:
         if job in needs or has_record(c.outputs / "records", job):
             continue
         # 1) the stages the job requires; those not built yet become steps, once
-        store, stages = Store(c.outputs / "store"), []
+        store, stages, size = Store(c.outputs / "store"), [], parameters_of(c.job)
         for stage, config in stage_keys(c.job).items():
             kind = STAGES[stage].kind
             key = digest([kind, config, str(store.root)])
             stages.append(key)
             if key not in steps and not store.has(kind, config):
                 result = store.manifest_path(kind, config)
-                steps[key] = Step(
-                    key, STAGES[stage].wave, stage, c, result, {"kind": kind, **config}, stamp(result)
-                )
+                shape = {"kind": kind, **config}
+                steps[key] = Step(key, STAGES[stage].wave, stage, c, result, shape, size, stamp(result))
         # 2) the job itself
         needs[job] = tuple(stages)
         result = record_path(c.outputs / "records", job)
-        steps[job] = Step(job, JOBS, None, c, result, c.job.key(), stamp(result))
+        steps[job] = Step(job, JOBS, None, c, result, c.job.key(), size, stamp(result))
     order = [*STAGES, None]  # wave by wave, jobs last
     return Plan(dict(sorted(steps.items(), key=lambda item: order.index(item[1].stage))), needs)
 

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from gaugeport.pipeline.execution.plan import Plan, Step
-from gaugeport.pipeline.execution.timings import Timings, clock, in_words, seconds_taken
+from gaugeport.pipeline.execution.timings import Timings, in_words, seconds_taken
+from gaugeport.utils.progress import clock
 
 POLL_SECONDS = 0.5
 """Seconds between looks at the steps' results."""
@@ -49,7 +50,10 @@ class Progress:
         if not self.quiet:
             self.timings = Timings.recorded(next(iter(plan.steps.values())).composed.outputs)
             stages = len(plan.steps) - len(plan.needs)
-            self.say(f"to do: {plural(len(plan.needs), 'job')} and {plural(stages, 'stage')}; {self.left()}")
+            guessed = self.timings.are_guesses(plan.steps.values())
+            how = ", guessed from the size of the model" if guessed else ""
+            counts = f"{plural(len(plan.needs), 'job')} and {plural(stages, 'stage')}"
+            self.say(f"to do: {counts}; {self.left()}{how}")
 
     @contextmanager
     def watch(self, wave: str, steps: Sequence[Step]) -> Iterator[None]:
@@ -106,7 +110,7 @@ class Progress:
                 self.waiting.pop(key, None)
                 seconds = seconds_taken(step.result)
                 self.timings.add(step.shape, seconds)
-                self.estimated += self.timings.of(step.shape) or 0.0
+                self.estimated += self.timings.of(step.shape, step.parameters) or 0.0
                 done = len(steps) - len(pending)
                 bar.update(task, completed=done)
                 self.say(

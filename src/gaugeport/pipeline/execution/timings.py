@@ -9,9 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gaugeport.pipeline.execution.guesses import OF_ANY_SIZE, guess
 from gaugeport.pipeline.execution.plan import Step
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.store.store import MANIFEST, digest
+from gaugeport.utils.progress import clock
 
 NOT_THE_SHAPE = ("seed", "plant_seed", "run", "setting")
 """Config keys that change a result and not the time it takes."""
@@ -52,9 +54,26 @@ class Timings:
         for shape in shapes(config) if seconds is not None else ():
             self.seconds[shape].append(seconds)  # type: ignore[arg-type]
 
-    def of(self, config: Mapping[str, Any]) -> float | None:
-        """Return the seconds that a stage or job of some configuration takes; None if never timed."""
-        for shape in shapes(config):
+    def of(self, config: Mapping[str, Any], parameters: int | None = None) -> float | None:
+        """Return the seconds that a stage or job of some configuration takes; None if never timed.
+
+        Args:
+            config: The configuration.
+            parameters: Of a pretrained model, about how many parameters it has: where it was never timed
+                itself, models of other sizes are a guess.
+        """
+        timed = self._timed(config, parameters)
+        return guess(config, parameters) if timed is None and parameters is not None else timed
+
+    def are_guesses(self, steps: Iterable[Step]) -> bool:
+        """Return whether one of the steps was never timed on its model."""
+        return any(s.parameters is not None and self._timed(s.shape, s.parameters) is None for s in steps)
+
+    def _timed(self, config: Mapping[str, Any], parameters: int | None) -> float | None:
+        names = shapes(config)
+        if parameters is not None and "kind" in config and config["kind"] not in OF_ANY_SIZE:
+            names = names[:1]  # other models have other sizes
+        for shape in names:
             for known in (self.seconds, self.reference):
                 if shape in known:
                     return median(known[shape])
@@ -62,7 +81,7 @@ class Timings:
 
     def text(self, step: Step) -> str:
         """Return how long a step takes, in words."""
-        seconds = self.of(step.shape)
+        seconds = self.of(step.shape, step.parameters)
         return "never timed" if seconds is None else clock(seconds)
 
     def total(self, steps: Iterable[Step], processes: float = 1.0) -> str:
@@ -72,7 +91,7 @@ class Timings:
 
     def expected(self, steps: Iterable[Step]) -> tuple[float, int]:
         """Return how many seconds some steps take one by one, and how many of them were never timed."""
-        seconds = [self.of(step.shape) for step in steps]
+        seconds = [self.of(step.shape, step.parameters) for step in steps]
         known = [s for s in seconds if s is not None]
         return sum(known), len(seconds) - len(known)
 
@@ -99,14 +118,6 @@ def in_words(seconds: float, untimed: int) -> str:
     if untimed:
         parts.append(f"{untimed} never timed")
     return " and ".join(parts) or "nothing"
-
-
-def clock(seconds: float) -> str:
-    """Return seconds in words: ``40 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _shape(config: Any) -> Any:

@@ -1,0 +1,49 @@
+"""Commands that may take minutes count their passes over the text, so that the time left is known."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from gaugeport.tool import align, audit
+from tiny_folders import model, noisy, planted_pair, write_model, write_text
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Return [announced, made]: how many passes were announced, and how many were made."""
+    counts = [0, 0]
+
+    @contextmanager
+    def bar(calls=0):
+        counts[0] = calls
+
+        def called(done, total, what):
+            counts[1] += 1
+
+        yield called
+
+    for module in (align, audit):
+        monkeypatch.setattr(module, "progress_bar", bar)
+    return counts
+
+
+@pytest.mark.parametrize("more", [{}, {"evidence": "both"}, {"base": "a"}, {"along": ("run", "run")}])
+def test_align_makes_the_passes_that_it_announces(tmp_path, counted, more):
+    planted_pair(tmp_path)
+    write_model(noisy(model(), 0.01), tmp_path / "run" / "checkpoint-1")
+    options = {k: v if k == "evidence" else str(tmp_path / v) for k, v in more.items() if k != "along"}
+    if "along" in more:
+        options["along"] = (tmp_path / "run", tmp_path / "run")
+    out = tmp_path / "g.safetensors"
+    names = (str(tmp_path / "a"), str(tmp_path / "b"))
+    align.align_models(
+        align.Request(*names, out, out.with_suffix(".png"), text=tmp_path / "text.txt", **options)
+    )
+    assert counted[0] == counted[1] > 4
+
+
+def test_audit_makes_the_passes_that_it_announces(tmp_path, counted):
+    write_model(model(), tmp_path / "a")
+    write_text(tmp_path / "text.txt")
+    audit.audit(audit.Request(str(tmp_path / "a"), text=tmp_path / "text.txt", draws=2))
+    assert counted[0] == counted[1] > 4
