@@ -14,7 +14,7 @@ from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.pipeline.training.trainer import Rows
-from gaugeport.transport import transport_model
+from gaugeport.transport import optimizer_checkpoint, transport_model
 from gaugeport.transport.optimizer import transport_optimizer
 from gaugeport.transport.optimizer_checkpoint import trainer_names
 
@@ -96,8 +96,8 @@ def test_a_state_without_signs_drifts_from_the_reference(run, tmp_path):
     assert distance(resumed, final) / distance(final, load_model(source)) > 1e-1
 
 
-def test_weights_in_several_files_are_written_as_one(run, tmp_path):
-    """Sharded *weights* are an ordinary Hugging Face folder; their shards are not copied."""
+def test_weights_in_several_files_stay_in_as_many(run, tmp_path):
+    """Sharded *weights* are an ordinary Hugging Face folder; each shard is moved."""
     source = copied(run, tmp_path)
     model = load_model(source)
     (source / "model.safetensors").unlink()
@@ -105,8 +105,29 @@ def test_weights_in_several_files_are_written_as_one(run, tmp_path):
     assert len(list(source.glob("model-*.safetensors"))) > 1
     g = SignedPermutation.random(D, torch.Generator().manual_seed(4))
     transport_optimizer(source, g, out=tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out").glob("model*")] == ["model.safetensors"]
+    assert {p.name for p in (tmp_path / "out").glob("model*")} == {p.name for p in source.glob("model*")}
     assert distance(load_model(tmp_path / "out"), transport_model(model, g)) == 0.0
+
+
+def test_weights_that_are_no_safetensors_are_loaded_and_written_as_one(run, tmp_path):
+    source = copied(run, tmp_path)
+    model = load_model(source)
+    torch.save(model.state_dict(), source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    g = SignedPermutation.random(D, torch.Generator().manual_seed(4))
+    transport_optimizer(source, g, out=tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").glob("*model*")} == {"model.safetensors"}
+    assert distance(load_model(tmp_path / "out"), transport_model(model, g)) == 0.0
+
+
+def test_safetensors_weights_are_not_loaded(run, tmp_path, monkeypatch):
+    source, seen = run[0], []
+    monkeypatch.setattr(optimizer_checkpoint, "load_model", None)
+    g = SignedPermutation.random(D, torch.Generator().manual_seed(4))
+    transport_optimizer(source, g, out=tmp_path / "out", progress=lambda *step: seen.append(step))
+    assert [step for step in seen if step[2] == "optimizer state"][-1] == (21, 21, "optimizer state")
+    done, total, _ = [step for step in seen if step[2] == "weights"][-1]
+    assert done == total > 0.9 * (source / "model.safetensors").stat().st_size - 4096
 
 
 def test_all_other_files_of_the_folder_are_copied(run, tmp_path):

@@ -107,14 +107,17 @@ def _indices(request: Request, g: Element) -> Moved:
 def _lora(request: Request, g: Element) -> Moved:
     if request.model is None:
         raise ValueError("a LoRA adapter moves with its base model's chart: pass --model DIR, the base of it")
-    check_new(request.out, force=False)
-    moved = gp.transport_lora(request.source, g, gp.load_model(request.model), out=request.out)
+    check_new(request.out, request.force)
+    streamed = safetensors_folder(request.model) is not None  # the chart alone is read, not the weights
+    base = gp.chart_of_folder(request.model) if streamed else gp.load_model(request.model)
+    moved = gp.transport_lora(request.source, g, base, out=request.out, force=request.force)
     return {"tensors": len(moved)}
 
 
 def _checkpoint(request: Request, g: Element) -> Moved:
-    check_new(request.out, force=False)
-    state = gp.transport_optimizer(request.source, g, out=request.out)
+    check_new(request.out, request.force)
+    with progress_bar() as bar:
+        state = gp.transport_optimizer(request.source, g, out=request.out, force=request.force, progress=bar)
     return {"states": len(state["state"])}
 
 

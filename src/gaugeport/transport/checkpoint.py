@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gaugeport.groups import Element, Orthogonal, SignedPermutation
 from gaugeport.models.checkpoint import Checkpoint, open_checkpoint
-from gaugeport.models.folders import some
+from gaugeport.models.folders import WEIGHT_FILES, some
 from gaugeport.models.safetensors_files import Header
 from gaugeport.models.stored_tensors import check_floats
 from gaugeport.transport.checkpoint_checks import check_written, file_word_sum
@@ -125,10 +125,7 @@ def transport_checkpoint(
     weights = {str(h.file.relative_to(checkpoint.folder)): h for h in checkpoint.headers}
     others = {**plan.copied, CONFIG: checkpoint.folder / CONFIG}
     command = new_manifest(gauge, {name: h.file for name, h in weights.items()} | others)
-    pieces = {
-        name: [p for t in h.tensors.values() for p in pieces_of(t, checkpoint.axes(t), gauge)]
-        for name, h in weights.items()
-    }
+    pieces = {name: _pieces(checkpoint, h, gauge) for name, h in weights.items()}
     total, done = sum(p.nbytes for ps in pieces.values() for p in ps), 0
 
     def advance(nbytes: int) -> None:
@@ -159,7 +156,8 @@ def transport_checkpoint(
             manifest = manifest.with_done(name, shard.header.size, word_sum)
             manifest.write(out)
 
-        move_shards(shards.values(), gauge, workers, finished, advance)
+        with _full_disk_keeps_what_is_done():
+            move_shards(shards.values(), gauge, workers, finished, advance)
         # 3) the other files, the config last
         for name, path in others.items():
             copy_file(path, out / name)
@@ -174,6 +172,58 @@ def transport_checkpoint(
         copied=tuple(others),
         left_out=plan.left_out,
     )
+
+
+def write_moved_weights(
+    checkpoint: Checkpoint, gauge: Element, folder: Path, progress: Progress | None = None
+) -> None:
+    """Write the weight files of a model folder, and their index, with ``gauge`` acting on the stream.
+
+    Nothing else is written, and nothing goes on from an interrupted call.
+
+    Args:
+        checkpoint: The model folder.
+        gauge: A linear gauge of the chart's width.
+        folder: An existing folder.
+        progress: As of :func:`transport_checkpoint`.
+
+    Raises:
+        ValueError: If the model is multimodal, or a tensor on the stream is quantized.
+        OSError: If the disk is full, or a written file is not what it should be.
+    """
+    assert isinstance(gauge, SignedPermutation | Orthogonal)
+    _check_all_parts_move(checkpoint)
+    shards = [
+        Shard(h, _pieces(checkpoint, h, gauge), folder / h.file.relative_to(checkpoint.folder))
+        for h in checkpoint.headers
+    ]
+    total, done = sum(p.nbytes for shard in shards for p in shard.pieces), 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, total, "weights")
+
+    move_shards(shards, gauge, _workers(None), lambda shard, word_sum: None, advance)
+    if len(shards) > 1 or shards[0].target.name != WEIGHT_FILES[0]:
+        copy_file(checkpoint.folder / WEIGHT_FILES[1], folder / WEIGHT_FILES[1])
+
+
+def _pieces(checkpoint: Checkpoint, header: Header, gauge: SignedPermutation | Orthogonal) -> list[Piece]:
+    return [p for t in header.tensors.values() for p in pieces_of(t, checkpoint.axes(t), gauge)]
+
+
+@contextmanager
+def _full_disk_keeps_what_is_done() -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            e.errno, "the disk is full; what is done is kept, and the same command goes on from there"
+        ) from e
 
 
 def _workers(workers: int | None) -> int:

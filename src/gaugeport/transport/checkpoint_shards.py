@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -133,12 +132,6 @@ def move_shards(
             unfinished.append(pool.submit(finish, shard, pieces))
         for future in unfinished:
             future.result()
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                e.errno, "the disk is full; what is done is kept, and the same command goes on from there"
-            ) from e
-        raise
     finally:
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)

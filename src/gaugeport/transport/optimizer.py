@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,21 +14,26 @@ from torch import Tensor, nn
 
 from gaugeport.charts.chart import chart_of
 from gaugeport.groups import Element, LinearGauge, check_is_element
+from gaugeport.models.checkpoint import Checkpoint
 from gaugeport.transport import optimizer_checks as checks
 from gaugeport.transport.axis import InPlace
+from gaugeport.transport.checkpoint import write_moved_weights
 from gaugeport.transport.folders import naming
 from gaugeport.transport.model import check_gauge_fits, transport_model
 from gaugeport.transport.optimizer_accelerate import AcceleratorState, read_accelerator_state
 from gaugeport.transport.optimizer_checkpoint import (
     ACCELERATE_FILE,
-    read_checkpoint,
+    OPTIMIZER_FILE,
+    open_training_checkpoint,
     state_file_of,
     trainer_names,
     write_checkpoint,
+    write_folder,
 )
 from gaugeport.transport.optimizer_names import names_by_index, optimizers_by_index, unwrapped
 from gaugeport.transport.optimizer_rules import OPTIMIZERS, state_axes
 from gaugeport.utils.files import check_apart, check_new
+from gaugeport.utils.progress import Progress
 
 
 def transport_optimizer(
@@ -42,6 +48,7 @@ def transport_optimizer(
     allow_dropout: bool = False,
     allow_half: bool = False,
     force: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Move an optimizer state to the coordinates of ``transport_model(model, g)``.
 
@@ -73,6 +80,8 @@ def transport_optimizer(
         allow_half: Accept 16-bit parameters and states. They move exactly, but a run resumed in 16 bits
             rounds its sums in another order; only sign changes are sure to stay in step.
         force: Replace what lies at ``out``.
+        progress: Called as ``progress(done, total, what)`` after every state, and with the bytes of weights
+            (:mod:`gaugeport.utils.progress`).
 
     Returns:
         A new state dict; the given one is not changed.
@@ -99,6 +108,7 @@ def transport_optimizer(
     state: Any = state_dict
     model = model if model is None else unwrapped(model)
     accelerated: AcceleratorState | None = None
+    stored: Checkpoint | None = None
     state_file = None
     if folder is not None:
         trained, state_file = model, folder / state_file_of(folder)
@@ -106,7 +116,7 @@ def transport_optimizer(
             accelerated = read_accelerator_state(folder, model)
             model, state = accelerated.model, accelerated.state
         else:
-            model, state = read_checkpoint(folder)
+            model, state, stored = open_training_checkpoint(folder)
         if trained is not None:
             checks.copy_requires_grad(model, trained)
     if model is None:
@@ -115,7 +125,7 @@ def transport_optimizer(
         )
     # 2) check that the state can be moved
     checks.refuse_adapters(model)
-    chart = chart_of(model)
+    chart = chart_of(model) if stored is None else stored.chart
     check_gauge_fits(chart, g, strict)
     assert isinstance(g, LinearGauge)
     with naming(state_file):
@@ -132,17 +142,22 @@ def transport_optimizer(
         checks.check_states(state, named, model, optimizers)
     if strict:
         checks.check_covariance(g, chart, model, set(optimizers.values()))
-    # 3) move a copy of it
-    moved = _copy(state)
+    # 3) move it, or a copy where somebody else has it
+    moved = _copy(state) if folder is None else state
     with torch.no_grad(), InPlace(g) as act:
-        for index, entries in moved["state"].items():
+        for done, (index, entries) in enumerate(moved["state"].items(), 1):
             for key, tensor in entries.items():
                 action = OPTIMIZERS[optimizers[index]].keys[key]
                 if isinstance(tensor, Tensor) and action != "none":
                     act.by_kinds(tensor, state_axes(action, chart.axes(named[index]), tensor.dim()))
+            if progress is not None:
+                progress(done, len(moved["state"]), "optimizer state")
     # 4) write it
     if accelerated is not None and out is not None:
         accelerated.write(Path(out), chart, g, moved, force)
+    elif folder is not None and stored is not None and out is not None:
+        write = functools.partial(write_moved_weights, stored, g, progress=progress)
+        write_folder(folder, Path(out), write, moved, OPTIMIZER_FILE, force)
     elif folder is not None and out is not None:
         moved_model = transport_model(model, g, inplace=True, strict=strict)
         write_checkpoint(folder, Path(out), moved_model, moved, force)

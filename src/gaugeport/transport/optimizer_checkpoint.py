@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from gaugeport.models.folders import WEIGHT_FILES, check_folder
+from gaugeport.models.checkpoint import Checkpoint, open_checkpoint
+from gaugeport.models.folders import WEIGHT_FILES, check_folder, weight_files
 from gaugeport.models.loading import load_model
+from gaugeport.models.parameter_names import empty_model
+from gaugeport.models.stored_tensors import FLOATS
 from gaugeport.transport.folders import leads_out, listing
 from gaugeport.transport.optimizer_checks import ADAPTER_ADVICE
 from gaugeport.utils.files import atomic_folder
@@ -106,6 +109,31 @@ def read_checkpoint(path: Path) -> tuple[Any, Any]:
     file = path / state_file_of(path)
     check_folder(path)
     return load_model(path), read_torch(file)
+
+
+def open_training_checkpoint(path: Path) -> tuple[Any, Any, Checkpoint | None]:
+    """Open a checkpoint folder of Trainer without loading weights that can be moved from file to file.
+
+    Args:
+        path: A folder as Trainer writes it.
+
+    Returns:
+        The model, the content of ``optimizer.pt``, and the model folder. Where the weights are safetensors,
+        the model is on the meta device, in the dtypes of the files; else it is loaded, and the last is None.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`read_checkpoint`.
+    """
+    file = path / state_file_of(path)
+    check_folder(path)
+    if any(f.suffix != ".safetensors" for f in weight_files(path)):
+        return load_model(path), read_torch(file), None
+    checkpoint = open_checkpoint(path)
+    model = empty_model(str(path), checkpoint.config).eval()
+    for name, tensor in checkpoint.parameters.items():
+        parameter = model.get_parameter(name)
+        parameter.data = parameter.data.to(FLOATS.get(tensor.dtype, parameter.dtype))
+    return model, read_torch(file), checkpoint
 
 
 def write_checkpoint(source: Path, out: Path, model: Any, state: dict[str, Any], force: bool = False) -> None:
