@@ -65,6 +65,16 @@ def test_gauge_that_the_model_does_not_have_is_refused_before_it_is_trained(tmp_
     assert built(tmp_path / "outputs") == []
 
 
+def test_rows_beyond_the_positions_are_refused_before_it_is_trained(tmp_path):
+    folder = write_model(model("gpt2"), tmp_path / "own")
+    job = ["run", "profile=smoke", f"model.path={folder}", "task=sae", "task.target=finetuned"]
+    job += ["gauge=global_sign_permutation", "matcher=hungarian_raw", "--dry-run"]
+    text = printed(job, tmp_path / "outputs", code=2)
+    assert "data.length=256: rows are longer than the 64 positions" in text
+    assert "allowed: data.length=64 or less" in text
+    assert "1 job, 1 to run" in printed([*job, "data.length=64"], tmp_path / "outputs")
+
+
 @pytest.mark.parametrize(("damage", "message"), DAMAGES[:2])
 def test_commands_refuse_the_second_model_before_the_first_is_loaded(tmp_path, monkeypatch, damage, message):
     planted_pair(tmp_path)

@@ -76,6 +76,7 @@ def job_from(config: DictConfig) -> Job:
             hint = f"; {how_to_quote(key)}" if set(path) & UNUSUAL else ""
             raise FileNotFoundError(f"{key}={path}: path does not exist; expected {kind}{hint}")
     if job.model.path is not None:
+        check_own_model(Path(job.model.path), job.data.length)
         job.model = _local(job.model.path)
     if job.data.name == "mini" and (job.model.path is not None or is_converted(job)):
         which = f"model={job.model.name}" if job.model.path is None else f"model.path={job.model.path}"
@@ -100,7 +101,6 @@ def check_job(job: Job) -> None:
 
 def _local(path: str) -> Model:
     """Return a user's own model, which its folder or GGUF file alone describes."""
-    check_own_model(Path(path))
     whole = Path(path).resolve()
     return Model(name=whole.stem if is_gguf(path) else whole.name, path=path, hub_id="")
 
