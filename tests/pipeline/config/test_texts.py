@@ -1,5 +1,6 @@
 """Paths and free text mean what was typed, whatever Hydra's grammar would read in them."""
 
+import json
 import random
 import shutil
 
@@ -96,10 +97,16 @@ def test_texts_of_tasks_are_what_was_typed(override, value):
 @pytest.mark.parametrize("name", ["text=1.jsonl", "{a}.txt", "1.txt", "b, c.csv"])
 def test_text_files_are_what_was_typed(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / name).write_text("text")
-    files = [f"{key}={name}" for key in ("data.path", "task.harmful", "task.harmless")]
-    job = composed("data=text", "task=refusal", "data.field=1.0", *files).job
-    assert (job.data.path, job.task["harmful"], job.task["harmless"]) == (name, name, name)
+    other = f"x{name}"
+    for path, text in ((name, "steal"), (other, "bake")):
+        rows = [{"instruction": f"{text} {i}"} for i in range(9)]
+        lines = [json.dumps(r) if ".jsonl" in path else r["instruction"] for r in rows]
+        header = ["instruction"] if ".csv" in path else []
+        (tmp_path / path).write_text("\n".join([*header, *lines]) + "\n")
+    files = [f"data.path={name}", f"task.harmful={name}", f"task.harmless={other}"]
+    fields = ["data.field=1.0", *(["task.field=text"] if ".txt" in name else [])]
+    job = composed("data=text", "task=refusal", *fields, *files).job
+    assert (job.data.path, job.task["harmful"], job.task["harmless"]) == (name, name, other)
     assert job.data.field == "1.0"
 
 

@@ -85,6 +85,20 @@ def test_one_class_and_bad_templates_are_refused(tmp_path):
         labelled_prompts(found, "review", tokenizer, "chat", 10, 10, source)
 
 
+def test_files_that_cannot_be_used_are_refused_before_anything_is_trained(tmp_path):
+    texts = tmp_path / "r.csv"
+    texts.write_text("text,label\n" + "".join(f"film {i},{i % 2}\n" for i in range(20)) + "film 1,0\n")
+    target = "task.target=finetuned"
+    with pytest.raises(ValueError, match="both labels to 1 of its texts, in row 21 to 'film 1'"):
+        job("task=steering_sentiment", target, f"task.reviews={texts}")
+    with pytest.raises(ValueError, match="has no field 'verdict'"):
+        job("task=head_to_head", target, f"task.reviews={texts}", "task.label=verdict")
+    with pytest.raises(ValueError, match="has no field 'instruction'; allowed: text, label"):
+        job("task=refusal", target, f"task.harmful={texts}", f"task.harmless={texts}")
+    with pytest.raises(ValueError, match=r"task\.strength=0; allowed: a positive number"):
+        job("task=refusal", target, "task.strength=0")
+
+
 def test_chat_template_makes_the_prompt_a_user_turn():
     tokenizer = mini_tokenizer()
     tokenizer.chat_template = (

@@ -136,7 +136,7 @@ def test_labels_follow_from_the_setting_of_a_prompt_file(tmp_path):
     assert all(t.endswith("\nAssistant:") for t in prompts.negative)
     assert job_id(both) != job_id(job(f"task.harmful={good}", f"task.harmless={bad}"))
     with pytest.raises(ValueError, match=r"task\.harmful is given alone"):
-        _requests(job(f"task.harmful={bad}"))
+        job(f"task.harmful={bad}")
 
 
 @pytest.mark.real

@@ -18,7 +18,7 @@ from gaugeport.pipeline.stages.models import is_copy
 from gaugeport.pipeline.stages.saes import load_sae
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
-from gaugeport.pipeline.tasks.shared.directions import sentiment_directions
+from gaugeport.pipeline.tasks.shared.directions import check_prompts, sentiment_directions
 from gaugeport.pipeline.tasks.shared.transfer import ModelPair, load_models
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.pipeline.training.saes import sae_settings
@@ -46,6 +46,7 @@ def check(job: Job) -> None:
     if job.task["target"] == "independent":
         independent_job(job)  # refuses a pretrained model
     check_choice(job, "prompts", (None, *PROMPT_SOURCES))
+    check_prompts(job)
     sae_settings(job.task["sae"])
 
 

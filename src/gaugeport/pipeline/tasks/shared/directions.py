@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from gaugeport.pipeline.data import (
     prompt_corpus,
     text_corpus,
 )
-from gaugeport.pipeline.job import PROMPT_SOURCES, Job
+from gaugeport.pipeline.job import PROMPT_SOURCES, TASK_FILES, Job
 from gaugeport.pipeline.measures.answer_slot import (
     Prompts,
     Slot,
@@ -42,7 +43,7 @@ from gaugeport.pipeline.measures.steering_effects import (
 )
 from gaugeport.pipeline.stages.models import model_key
 from gaugeport.pipeline.stages.stage import Built
-from gaugeport.pipeline.store.store import digest
+from gaugeport.pipeline.store.store import digest, digest_files
 from gaugeport.pipeline.tasks.shared.checks import check_choice, check_gauge, check_language_model
 from gaugeport.pipeline.tasks.shared.transfer import EVIDENCE, REVERSED, TARGETS, ModelPair, Transfer
 from gaugeport.pipeline.tasks.task import Row
@@ -134,6 +135,19 @@ def check_steering(job: Job) -> None:
             f"task.target={REVERSED} with matcher={job.matcher}: evidence leads from A to B; "
             "allowed: matcher=oracle"
         )
+    check_prompts(job)
+
+
+def check_prompts(job: Job) -> None:
+    """Check the strength of a direction, and the files of labelled prompts as far as they exist.
+
+    Raises:
+        ValueError: The strength is not positive, or a file cannot be read as labelled prompts.
+    """
+    if not job.task["strength"] > 0:
+        raise ValueError(f"task.strength={job.task['strength']}; allowed: a positive number")
+    if job.prompt_source() == "files" and all(Path(path).is_file() for path in _named(job).values()):
+        _of_files(job)
 
 
 def sentiment_directions(job: Job, pair: ModelPair) -> Directions:
@@ -172,8 +186,6 @@ def _directions(
     words: tuple[Sequence[str], Sequence[str]],
 ) -> Directions:
     task = job.task
-    if not task["strength"] > 0:
-        raise ValueError(f"task.strength={task['strength']}; allowed: a positive number")
     prompts = labelled_prompts(texts, kind, pair.tokenizer, template, task["train"], task["heldout"], source)
     ids = word_ids(words, pair.tokenizer, prompts.after)
     classes = [_batches(job, pair, texts, prompts.whole) for texts in (prompts.positive, prompts.negative)]
@@ -206,12 +218,7 @@ def _reviews(job: Job) -> tuple[Corpus, str | None, str]:
     """Return labelled reviews, the template that real ones are put into, and where they came from."""
     task, origin = job.task, job.prompt_source()
     if origin == "files":
-        read = {"field": task["field"], "label": task["label"], "heldout": task["share"], "kind": "review"}
-        return (
-            text_corpus(task["reviews"], **read),
-            task["template"],
-            f"task.reviews={task['reviews']}",
-        )
+        return _of_files(job), task["template"], f"task.reviews={task['reviews']}"
     if origin == "mini":
         return _mini(job)
     if origin == "packaged":
@@ -223,14 +230,9 @@ def _reviews(job: Job) -> tuple[Corpus, str | None, str]:
 def _requests(job: Job) -> tuple[Corpus, str | None, str]:
     """Return harmful (1) and harmless (0) requests, likewise."""
     task = job.task
-    files = {k: task[k] for k in ("harmless", "harmful") if task[k] is not None}
-    if len(files) == 1:
-        given = next(iter(files))
-        raise ValueError(f"task.{given} is given alone; a direction requires task.harmful and task.harmless")
-    if files:
-        texts = prompt_corpus(**files, field=task["field"], heldout=task["share"])
-        source = f"task.harmful={files['harmful']}, task.harmless={files['harmless']}"
-        return texts, task["template"], source
+    if job.prompt_source() == "files":
+        source = f"task.harmful={task['harmful']}, task.harmless={task['harmless']}"
+        return _of_files(job), task["template"], source
     if job.prompt_source() == "mini":
         return _mini(job)
     if job.prompt_source() == "packaged":
@@ -242,6 +244,31 @@ def _requests(job: Job) -> tuple[Corpus, str | None, str]:
         halves.append(Corpus(*splits))
     both = Corpus(halves[0].train + halves[1].train, halves[0].heldout + halves[1].heldout)
     return both, task["template"], f"task.hub={[h['name'] for h in task['hub'].values()]}"
+
+
+def _named(job: Job) -> dict[str, str]:
+    return {key: job.task[key] for key in TASK_FILES if job.task.get(key) is not None}
+
+
+def _of_files(job: Job) -> Corpus:
+    """Return the labelled texts of the files that a task names."""
+    named, task = _named(job), job.task
+    if len(named) == 1 and "reviews" not in named:
+        (given,) = named
+        raise ValueError(f"task.{given} is given alone; a direction requires task.harmful and task.harmless")
+    contents = tuple(digest_files(path) for path in named.values())
+    return _read(tuple(named.items()), contents, task["field"], task.get("label"), task["share"])
+
+
+@functools.lru_cache(maxsize=8)
+def _read(
+    named: tuple[tuple[str, str], ...], contents: tuple[str, ...], field: str, label: str | None, share: float
+) -> Corpus:
+    """Read files of some contents once: they are checked when a job is composed, and used when it runs."""
+    files = dict(named)
+    if "reviews" in files:
+        return text_corpus(files["reviews"], field, heldout=share, kind="review", label=label)
+    return prompt_corpus(**files, field=field, heldout=share)
 
 
 def _mini(job: Job) -> tuple[Corpus, None, str]:
