@@ -28,6 +28,7 @@ from gaugeport.groups import (
     SignedPermutation,
     mean_free_basis,
 )
+from gaugeport.utils.linalg import svd
 
 MIN_SHARE_ALONG_ONES = 1e-6
 """A component along the all-ones direction below this share of the total is float32 rounding."""
@@ -175,7 +176,7 @@ def procrustes(cross: Tensor) -> Match:
         The rotation. The margin of a coordinate is the gap between the two largest |Q_ij| in its row: near 1
         where the rotation is a signed permutation, near 0 where it mixes coordinates.
     """
-    u, s, vh = torch.linalg.svd(cross.to(torch.float64))
+    u, s, vh = svd(cross.to(torch.float64))
     q = u @ vh
     return Match(Orthogonal(q), float(s.sum()), _row_gap(q))
 
@@ -193,7 +194,7 @@ def procrustes_mean_preserving(cross: Tensor) -> Match:
         The rotation, with margins as in :func:`procrustes`.
     """
     basis, wide = mean_free_basis(len(cross)), cross.to(torch.float64)
-    u, s, vh = torch.linalg.svd(basis.T @ wide @ basis)
+    u, s, vh = svd(basis.T @ wide @ basis)
     along, total = float(wide.sum()) / len(cross), float(s.sum())
     sign = -1 if along < -MIN_SHARE_ALONG_ONES * total else 1
     q = basis @ (u @ vh) @ basis.T + sign / len(cross)

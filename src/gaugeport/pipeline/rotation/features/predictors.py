@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from gaugeport.utils.linalg import svd
 from gaugeport.utils.seeds import generator
 
 Row = dict[str, Any]
@@ -33,7 +34,7 @@ def reader_span(readers: Sequence[Tensor]) -> Tensor:
         The basis, float64[d, rank].
     """
     stacked = torch.cat([w.double() - w.double().mean(0) for w in readers])
-    _, s, vh = torch.linalg.svd(stacked, full_matrices=False)
+    _, s, vh = svd(stacked, full_matrices=False)
     return vh[s > s.max() * 1e-8].T
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP, Map, fit_map, round_trip_explained_variance
 from gaugeport.pipeline.measures.sae_transfer import nmse, reconstruct
 from gaugeport.pipeline.rotation.lenses.decoder_matching import match_decoders
+from gaugeport.utils.linalg import svd
 from gaugeport.utils.seeds import generator
 
 Row = dict[str, Any]
@@ -104,7 +105,7 @@ def explained_variance(sae: Any, x: Tensor, through: Map | None = None) -> float
 def gaussian_like(x: Tensor, seed: int) -> Tensor:
     """Draw Gaussian rows with the mean and covariance of ``x`` [tokens, d]: the paper's noise baseline."""
     rows = x.double()
-    _, s, vh = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    _, s, vh = svd(rows - rows.mean(0), full_matrices=False)
     noise = torch.randn(len(x), len(s), generator=generator(seed, "noise"), dtype=torch.float64)
     return (rows.mean(0) + noise * (s / len(x) ** 0.5) @ vh).to(x.dtype)
 

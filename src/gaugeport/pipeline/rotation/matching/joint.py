@@ -34,6 +34,7 @@ from gaugeport.pipeline.rotation.matching.search import (
 from gaugeport.pipeline.rotation.matching.steps import stream_cross
 from gaugeport.pipeline.rotation.matching.symmetry import Rows, check_dyck
 from gaugeport.transport.model import check_gauge_fits
+from gaugeport.utils.linalg import svd
 
 LAMBDAS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, math.inf)
 """Weights of the activation mismatch; ``inf`` leaves the activations only."""
@@ -63,7 +64,7 @@ class Mismatch:
 
     def best(self, determinant: int | None = None) -> Tensor:
         """Return where it is least, float64[d, d], over O(d) or over one ``determinant`` (1 or -1)."""
-        u, _, vh = torch.linalg.svd(self.cross)
+        u, _, vh = svd(self.cross)
         if determinant is not None and determinant_of(u @ vh) != determinant:
             # reverse the direction in which the other determinant costs least
             u = torch.cat([u[:, :-1], -u[:, -1:]], 1)

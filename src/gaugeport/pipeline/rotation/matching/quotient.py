@@ -22,6 +22,7 @@ from torch import nn
 
 from gaugeport.pipeline.rotation.matching.search import comparable_rows
 from gaugeport.pipeline.rotation.matching.symmetry import Rows, Symmetry, check_dyck
+from gaugeport.utils.linalg import svd
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def floors(model: nn.Module, reference: nn.Module) -> dict[str, float]:
             difference = torch.linalg.svdvals(a) - torch.linalg.svdvals(b)
             least[name] = float(difference.square().sum()) / a.numel()
         elif "mlp" not in name:
-            u, _, vh = torch.linalg.svd(b.T @ a)
+            u, _, vh = svd(b.T @ a)
             least[name] = float((a @ (u @ vh).T - b).square().mean())
     return least
 

@@ -11,6 +11,7 @@ from gaugeport.alignment import assignment
 from gaugeport.alignment.matchers import procrustes
 from gaugeport.groups import Orthogonal, Permutation, SignedPermutation
 from gaugeport.pipeline.rotation.matching.symmetry import Rows, parameter_name
+from gaugeport.utils.linalg import svd
 
 MAX_NEWTON_STEPS = 60
 """Newton's method takes about six steps, and more only where two roots nearly coincide."""
@@ -61,8 +62,8 @@ def heads_step(rows: Rows, target: Rows, layer: int) -> tuple[Permutation, Tenso
     scores, rotations = [], []
     for kinds in ("qk", "vo"):
         names = [parameter_name(layer, kind) for kind in kinds]
-        cross = sum(torch.einsum("ird,jsd->ijrs", target[n], rows[n]) / rows[n].numel() for n in names)
-        u, s, vh = torch.linalg.svd(cross)
+        crosses = [torch.einsum("ird,jsd->ijrs", target[n], rows[n]) / rows[n].numel() for n in names]
+        u, s, vh = svd(torch.stack(crosses).sum(0))
         scores.append(s.sum(-1))
         rotations.append(u @ vh)
     columns = torch.from_numpy(assignment.solve(scores[0] + scores[1]).columns)
