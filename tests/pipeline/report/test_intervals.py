@@ -41,6 +41,9 @@ def test_share_is_clopper_and_pearsons(k, n, low):
     share, found, high, count = share_interval([True] * k + [False] * (n - k))
     assert (share, high, count) == (1, 1, n) and found == pytest.approx(low)
     assert share_interval([False] * n)[2] == pytest.approx(1 - low)
+    for hits in range(n + 1):
+        scipys = stats.binomtest(hits, n).proportion_ci(method="exact")
+        assert share_interval([i < hits for i in range(n)])[1:3] == pytest.approx((scipys.low, scipys.high))
 
 
 def test_metrics_choose_their_interval():
