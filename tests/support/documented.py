@@ -24,9 +24,9 @@ def steps(title):
 
 
 def copy_tree(folder):
-    """Copy what gaugeport runs from to a folder, so that an example can be added to it."""
+    """Copy what gaugeport runs from to a folder, compiled modules too, so that an example can be added."""
     for part in ("conf", "experiments", "src"):
-        leave_out = shutil.ignore_patterns("reference", "benchmarks", "__pycache__")
+        leave_out = shutil.ignore_patterns("reference", "benchmarks")
         shutil.copytree(ROOT / part, folder / part, ignore=leave_out)
     return folder
 

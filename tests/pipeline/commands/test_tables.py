@@ -69,7 +69,7 @@ def test_run_killed_twice_gives_the_same_tables_and_trains_nothing_twice(headlin
     reference, _ = headline
     for stages in (2, 4):
         kill_when(HEADLINE, tmp_path, lambda enough=stages: len(built(tmp_path)) >= enough)
-    finish(HEADLINE, tmp_path)
+    printed(ALONE, tmp_path)
     assert files(tmp_path, "tables/smoke/*") == whole_tables
     stages_built = built(tmp_path)
     assert len(stages_built) == len(set(stages_built)), stages_built
@@ -169,10 +169,10 @@ def small_disk(tmp_path):
 
 def test_full_disk_is_reported_once_and_the_same_command_goes_on(small_disk, whole_tables):
     outputs, grow = small_disk
-    text = finish(ALONE, outputs, code=1)
+    text = printed(ALONE, outputs, code=1)
     assert text.count("the disk is full: free some space") == 1 and "Traceback" not in text
     assert grow()
-    finish(ALONE, outputs)
+    printed(ALONE, outputs)
     assert files(outputs, "tables/smoke/*") == whole_tables
     assert len(built(outputs)) == len(set(built(outputs)))
 
@@ -206,7 +206,7 @@ def test_job_is_tracked_under_its_hash_once(headline):
     text = printed(["run", "profile=smoke", "route=endpoint", "experiment=trajectory"], outputs)
     assert "signed_accuracy" in text
     assert not list(outputs.glob("wandb/*")), "the record existed: nothing ran, nothing was logged"
-    finish(["run", "profile=smoke", "route=endpoint", "task.plants=4"], outputs)
+    printed(["run", "profile=smoke", "route=endpoint", "task.plants=4"], outputs)
     (run,) = outputs.glob("wandb/offline-run-*")
     assert list((outputs / "records").glob(f"{run.name.rsplit('-', 1)[1]}.json")), (
         "the run's id is the job's hash"
@@ -225,7 +225,7 @@ def test_sweep_over_two_processes_reuses_stages(headline):
         "route=endpoint,via_base",
         "task.plants=5",
     ]
-    text = finish(sweep, outputs)
+    text = printed(sweep, outputs)
     assert "2 of 2 jobs" in text and text.count("| endpoint ") == 6 and built(outputs) == before
 
 
