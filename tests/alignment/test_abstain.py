@@ -1,6 +1,5 @@
 """``align(..., abstain=x)`` leaves out the doubtful coordinates; what that costs in transport."""
 
-import copy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,24 +11,9 @@ from gaugeport.alignment.along import align_along
 from gaugeport.groups import SignedPermutation, provenance
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.transport import lost_share, transport_direction, transport_indices, transport_model
+from tiny_models import batches_of, gen, noisy
 
 D = 32
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def batches_of(n=6):
-    return [{"input_ids": torch.randint(0, 64, (8, 16), generator=gen(s))} for s in range(n)]
-
-
-def noisy(model, scale, seed):
-    moved, generator = copy.deepcopy(model), gen(seed)
-    with torch.no_grad():
-        for p in moved.parameters():
-            p.add_(torch.randn(p.shape, generator=generator) * scale * p.std())
-    return moved
 
 
 @pytest.fixture(scope="module")

@@ -15,29 +15,14 @@ from gaugeport.charts import chart_of, fold_gains
 from gaugeport.groups import GlobalSignPermutation, MeanPreservingOrthogonal, Orthogonal, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.transport import transport_model
+from tiny_models import batches_of, gen, noisy
 
 D = 64
 DRIFT = r"drifted, it helps to "
 
 
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
 def model_of(family="llama", seed=0, **config):
     return tiny_model(family, gen(seed), D, **config)
-
-
-def batches_of(n=8, rows=8, length=16, seed=0):
-    return [{"input_ids": torch.randint(0, 64, (rows, length), generator=gen(seed + s))} for s in range(n)]
-
-
-def noisy(model, scale, seed=3):
-    moved, generator = copy.deepcopy(model), gen(seed)
-    with torch.no_grad():
-        for p in moved.parameters():
-            p.add_(torch.randn(p.shape, generator=generator) * scale * p.std())
-    return moved
 
 
 def warnings_of(call):

@@ -15,12 +15,9 @@ from gaugeport.groups import GlobalSignPermutation, MeanPreservingOrthogonal, Or
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.streams.activations import all_sites
 from gaugeport.transport import transport_model
+from tiny_models import gen
 
 D = 32
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def batch(rows=6, length=10, seed=0):

@@ -11,14 +11,11 @@ from gaugeport.alignment.matchers import match
 from gaugeport.groups import SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import MODEL_TYPES, tiny_model
 from gaugeport.transport import transport_model
+from tiny_models import gen
 
 D = 32
 ROUNDING = 1e-6
 """Cosines of columns of 64 entries or less, in float32."""
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def pair(tmp_path, family="llama", **config):

@@ -1,6 +1,5 @@
 """Evidence of a pair is collected in one run, and matching it gives what matching the models gives."""
 
-import copy
 import re
 import tempfile
 import weakref
@@ -16,25 +15,10 @@ from gaugeport.groups import GlobalSignPermutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.streams.activations import all_sites
 from gaugeport.transport import transport_model
+from tiny_models import batches_of, gen, noisy
 
 D = 32
 FAMILIES = ["llama", "gpt_neox"]
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def batches_of(n=4, rows=8, length=16, seed=0):
-    return [{"input_ids": torch.randint(0, 64, (rows, length), generator=gen(seed + s))} for s in range(n)]
-
-
-def noisy(model, scale, seed=3):
-    moved, generator = copy.deepcopy(model), gen(seed)
-    with torch.no_grad():
-        for p in moved.parameters():
-            p.add_(torch.randn(p.shape, generator=generator) * scale * p.std())
-    return moved
 
 
 def pair(family, folded=False):
@@ -95,10 +79,10 @@ def test_no_model_runs_when_evidence_is_matched(family):
 
 def test_evidence_says_what_it_holds(collected):
     a, _, ev = collected
-    assert ev.width == D and ev.sites == tuple(all_sites(2)) and ev.tokens == 4 * 8 * 15
+    assert ev.width == D and ev.sites == tuple(all_sites(2)) and ev.tokens == 6 * 8 * 15
     assert ev.massive_tokens == dict.fromkeys(all_sites(2), 0)
     assert ev.groups == (chart_of(a).group,) * 2 and ev.group == chart_of(a).group
-    assert "480 tokens at embed, block0, block1, and weights" in str(ev)
+    assert "720 tokens at embed, block0, block1, and weights" in str(ev)
     llama = tiny_model("llama", gen(0))
     mixed = gp.evidence(llama, fold_gains(llama), batches_of(n=1))
     assert mixed.groups == ("signed_permutation", "orthogonal") and mixed.group == "signed_permutation"
@@ -112,7 +96,7 @@ def test_massive_tokens_are_counted_and_left_out():
     fives = sum(int((b["input_ids"][:, 1:] == 5).sum()) for b in batches)
     ev, kept = (gp.evidence(model, model, batches, massive=m) for m in ("leave_out", "keep"))
     assert ev.massive_tokens["embed"] == fives > 0 == kept.massive_tokens["embed"]
-    assert ev.tokens == kept.tokens == 480
+    assert ev.tokens == kept.tokens == 720
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -141,7 +125,7 @@ def test_one_model_is_in_memory_at_a_time(tmp_path, monkeypatch):
 
     gp.evidence(lambda: load("A", 0), lambda: load("B", 1), batches_of(), weights=True)
     assert list(alive) == ["A", "B"] and sizes["A"] == {}
-    assert sizes["B"][".float32"] == 480 * D * 4 and sizes["B"][".safetensors"] > 0
+    assert sizes["B"][".float32"] == 720 * D * 4 and sizes["B"][".safetensors"] > 0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,13 +6,10 @@ from gaugeport.charts import chart_of
 from gaugeport.groups import GlobalSignPermutation, SignedPermutation
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.importance import score_importance
+from tiny_models import gen
 
 D, N, K = 32, 48, 8
 FAMILIES = ["llama", "gemma2", "olmo2", "phi3", "gpt_neox", "gpt2"]
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def batches_of(n=2, rows=4, length=10, seed=0):

@@ -8,6 +8,7 @@ from gaugeport.charts import chart_of
 from gaugeport.groups import GROUPS
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.transport import transport_model
+from tiny_models import noisy
 
 WORDS = [f"w{i}" for i in range(60)]
 
@@ -38,18 +39,6 @@ def write_text(path, lines=60, seed=0):
 
 def model(model_type="llama", seed=0):
     return tiny_model(model_type, torch.Generator().manual_seed(seed)).float()
-
-
-def noisy(a, noise, seed=1):
-    """A copy with noise of a share of each matrix's std: what a short fine-tune does."""
-    generator = torch.Generator().manual_seed(seed)
-    copy = type(a)(a.config).eval()
-    copy.load_state_dict(a.state_dict())
-    with torch.no_grad():
-        for p in copy.parameters():
-            if p.dim() == 2:
-                p += noise * p.std() * torch.randn(p.shape, generator=generator)
-    return copy
 
 
 def planted_pair(folder, model_type="llama", noise=0.02):

@@ -25,14 +25,7 @@ from gaugeport.pipeline.tasks.shared.lists import theory
 from gaugeport.pipeline.tasks.shared.transfer import Transfer
 from gaugeport.transport import transport_model
 from importance_models import FAMILIES, D, K, N, gen, plant_of, scores, wide
-
-
-def noisy(model, scale, seed=3):
-    moved, generator = copy.deepcopy(model), gen(seed)
-    with torch.no_grad():
-        for p in moved.parameters():
-            p.add_(torch.randn(p.shape, generator=generator).to(p.dtype) * scale * p.std())
-    return moved
+from tiny_models import noisy
 
 
 @pytest.mark.parametrize("family", FAMILIES)

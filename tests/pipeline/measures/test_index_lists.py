@@ -17,18 +17,11 @@ from gaugeport.pipeline.stages import lists
 from gaugeport.pipeline.tasks import indices as indices
 from gaugeport.pipeline.tasks.shared.transfer import Transfer
 from gaugeport.transport import transport_indices
+from tiny_models import batches_of, gen
 
 D, K, PLANTS = 32, 8, 40
 COORDINATES = [name for name, kind in LISTS.items() if kind.space == "coordinate"]
 SIGNED = [name for name, kind in LISTS.items() if kind.signed]
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def batches_of(n=6, rows=8, length=12):
-    return [{"input_ids": torch.randint(0, 64, (rows, length), generator=gen(s))} for s in range(n)]
 
 
 @pytest.fixture(scope="module")
