@@ -1,6 +1,6 @@
 """Draw damage to files, for the tests that damage files at random.
 
-``GAUGEPORT_FUZZ_EXAMPLES=10000`` draws as many cases a test as it says, others each time; without it some
+``GAUGEPORT_FUZZ_EXAMPLES=10000`` draws as many cases a test as it says, others each time; without it a
 hundred cases are drawn, always the same.
 """
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 EXAMPLES = os.environ.get("GAUGEPORT_FUZZ_EXAMPLES") or os.environ.get("GAUGEPORT_FUZZ")
 FUZZ = settings(
-    max_examples=int(EXAMPLES or 200),
+    max_examples=int(EXAMPLES or 100),
     derandomize=EXAMPLES is None,
     deadline=None,
     database=None,

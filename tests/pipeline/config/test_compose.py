@@ -102,7 +102,7 @@ def test_every_table_composes_and_includes_its_headline(name):
 @pytest.mark.parametrize("name", experiment_names())
 def test_table_s_jobs_are_those_that_hydra_composes(name):
     jobs = jobs_of(experiment(name), "smoke", extra=["seed=3", "measurement.tokens=999"])
-    for job in jobs[:: max(1, len(jobs) // 4)]:
+    for job in jobs[:: max(1, (len(jobs) - 1) // 2)]:
         assert composed(job.overrides) == job
 
 

@@ -177,10 +177,12 @@ def test_reference_readme_says_what_made_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table", ["a1", "a2"])
-def test_rerun_subset_has_overlapping_intervals(table, tmp_path):
-    """What trains nothing is run whole, every seed: a1, and a2 on synthetic activations."""
-    chosen = choose([table], "mini", False, ["tracker=none", f"paths.outputs={tmp_path}"])
+@pytest.mark.parametrize(
+    ("table", "families"), [("a1", ["task.families=[llama,gemma2,gpt_neox]"]), ("a2", [])]
+)
+def test_rerun_subset_has_overlapping_intervals(table, families, tmp_path):
+    """What trains nothing is run at every seed: a1 of a family of each kind, a2 on synthetic activations."""
+    chosen = choose([table], "mini", False, ["tracker=none", f"paths.outputs={tmp_path}", *families])
     jobs = [c for c in chosen.jobs[table] if not str(c.job.task.get("activations")).startswith("real")]
     assert len(jobs) >= 5 and run_all(jobs, processes=1) == []
     ours = made(chosen)[table].tidy
