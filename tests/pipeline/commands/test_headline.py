@@ -61,7 +61,9 @@ def test_headline_says_what_to_do_without_weights_and_measures_a_model_that_is_n
     named = Headline(with_words(fetched()), gguf, outputs)
     named.run(processes=2)
     assert not named.failures and len(named.results) == len(fetched())
-    assert next(iter(named.results.values())).verdict == "by construction", "B_d is exact on any RMSNorm model"
+    assert next(iter(named.results.values())).verdict == "by construction", (
+        "B_d is exact on any RMSNorm model"
+    )
     screen = named.screen()
     assert "tiny.gguf, as it is" in screen and "cc0-1.0" in screen, "the model and the licence of its weights"
     with Image.open(tmp_path / "outputs" / "figures" / "headline.png") as figure:
