@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.support.planted import FLOAT32, NODES, D, batches_of, checkpoints, planted_model, write
 
 from gaugeport.alignment.evidence import pair_moments, weight_evidence
 from gaugeport.alignment.matchers import cross_moment
@@ -12,6 +11,7 @@ from gaugeport.charts import fold_gains
 from gaugeport.groups import Orthogonal
 from gaugeport.pipeline.measures.evidence_files import group_links, replant_evidence, write_evidence
 from gaugeport.pipeline.measures.planted_evidence import PlantedEvidence
+from planted_checkpoints import FLOAT32, NODES, D, batches_of, checkpoints, planted_model, write
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt_neox"])

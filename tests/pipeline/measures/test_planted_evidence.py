@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import torch
-from tests.support.planted import FLOAT32, NODES, SITES, D, batches_of, gen, planted_model, write
 
 from gaugeport.alignment.evidence import pair_moments, weight_evidence
 from gaugeport.alignment.matchers import cross_moment, hungarian_abs
@@ -13,6 +12,7 @@ from gaugeport.groups import GlobalSignPermutation, Orthogonal, Permutation, Sig
 from gaugeport.pipeline.measures.planted_evidence import relabel_evidence, replanted_truth
 from gaugeport.pipeline.measures.plants import further_plants, node_name
 from gaugeport.transport import transport_model
+from planted_checkpoints import FLOAT32, NODES, SITES, D, batches_of, gen, planted_model, write
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt_neox"])

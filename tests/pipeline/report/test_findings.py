@@ -79,6 +79,16 @@ def patching(**where):
     return rows("b3", metric="predictor_pearson", predictor="attribution_patching", **where)
 
 
+def correlations_of_patching():
+    """Those that the text names."""
+    return [
+        patching(cohort="A"),
+        patching(cohort="B"),
+        patching(cohort="seeds", ablated="stream"),
+        patching(cohort="seeds", ablated="update"),
+    ]
+
+
 def resumed(arm):
     where = {"model": "tinyllama", "setting": "lr=0.003", "metric": "divergence", "step": 50}
     return value("a8", arm=arm, **where)
@@ -128,7 +138,7 @@ CONCLUSIONS = {
     "an affine fit is better than the true gauge": lambda: claim("c1.few_tokens").high < 0,
     "the decoy is told apart": lambda: claim("b1.decoy").low > 0.1,
     "no pair passes Bar P": lambda: rows("b2", metric="bar_p_floor").least > 1e-4,
-    "Bar C is not told from its threshold": lambda: claim("b2.bar_c_fails").high > 0.99,
+    "Bar C is below its threshold": lambda: claim("b2.bar_c_fails").high < 0.99,
     "no barrier joins the optima": lambda: rows("b10", metric="barrier").most < 1e-6,
     "no fall with length is resolved": lambda: holds_zero(claim("b11.long_strings")),
     "unused heads are quieter": lambda: all(
@@ -149,14 +159,9 @@ CONCLUSIONS = {
         > explained(group="signed_permutation", metric="explained_variance_by_tokens", tokens=n)
         for n in (256, 1024, 4096, 16384)
     ),
-    "no correlation of attribution patching differs from zero, and all lean below": lambda: all(
-        holds_zero(found) and found.value < 0
-        for found in (
-            patching(cohort="A"),
-            patching(cohort="B"),
-            patching(cohort="seeds", ablated="stream"),
-            patching(cohort="seeds", ablated="update"),
-        )
+    "no correlation of attribution patching differs from zero, and three of four lean below": lambda: (
+        all(map(holds_zero, correlations_of_patching()))
+        and sum(found.value < 0 for found in correlations_of_patching()) == 3
     ),
     "the models are independent": lambda: (
         rows("b12", metric="independent", compared="models").least == 1
