@@ -18,8 +18,8 @@ from gaugeport.pipeline.report.tidy import (
 TITLE = "c3 Confidence: do margins sort right from wrong placements?"
 CAPTION = (
     "Signed accuracy of all coordinates and of the half with the largest margins, at block L/2. Area: "
-    "under accuracy against share kept, in order of margins; at random it is the accuracy itself. Sorting "
-    "is no calibration: the margin below which placements go wrong depends on the drift."
+    "under accuracy against share kept, in order of margins; at random it is the accuracy itself. Margins "
+    "sort placements but are not calibrated: the one below which they go wrong depends on the drift."
 )
 SETTINGS = {"lr": "training.run.lr"}
 COLUMNS = {

@@ -115,6 +115,8 @@ def plot(table):
     axes[0].set_ylabel("signed accuracy (share of coordinates)")
     _draw(axes[len(models)], _by_site(signed, models[0]), "site")
     axes[len(models)].set(title=f"{models[0]}, last step", xlabel="site")
+    if len(axes[len(models)].get_xticklabels()) > 6:  # side by side they would touch
+        axes[len(models)].tick_params(axis="x", rotation=45)
     if has_lr:
         _draw(axes[-1], _by_learning_rate(means), "lr")
         axes[-1].set(title=f"{models[0]}, last step", xlabel="fine-tuning learning rate", xscale="log")

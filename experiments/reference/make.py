@@ -41,7 +41,7 @@ from gaugeport.utils.files import write_text
 HERE = Path(__file__).resolve().parent
 PROFILES = ("mini", "real")
 ARCHIVE = "records.jsonl.xz"
-MOST_ROWS = 20_000
+MOST_ROWS = 8_000
 """A csv of more rows than this is compressed: it is no longer read by eye."""
 PROJECT_README = HERE.parent.parent / "README.md"
 
@@ -98,6 +98,8 @@ def render(tables: Mapping[str, Table], profile: str) -> None:
     FINDINGS.md."""
     claims, folder = claims_table(tables, profile), HERE / profile
     for table in tables.values():
+        for stale in folder.glob(f"{table.id}.csv*"):  # it may have been short, or long, before
+            stale.unlink()
         write_means(means_path(folder, table), table.tidy)
         write_text(folder / f"{table.id}.md", narrow_text(table))
     write_means(folder / "claims.csv", claims.tidy)

@@ -170,8 +170,10 @@ class DyckPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear | nn.Embedding):
-            module.reset_parameters() if std is None else nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear | nn.Embedding) and std is None:
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
         elif isinstance(module, LlamaRMSNorm):
             nn.init.ones_(module.weight)
 

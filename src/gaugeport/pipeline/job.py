@@ -92,7 +92,8 @@ class Data:
     ``hub`` or ``dyck3`` (strings of brackets).
 
     ``richness`` is the share of its words that the mini grammar uses. ``depth_label`` is what strings of
-    brackets are labelled with: ``unmatched`` or ``running``; see ``rotation.toy.strings``.
+    brackets are labelled with: ``unmatched`` or ``running``; see ``rotation.toy.strings``. Data without
+    brackets has the value that counts in no key.
     """
 
     name: str

@@ -8,10 +8,17 @@ from torch import Tensor
 
 
 def svd(matrix: Tensor, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Return U, S and Vᴴ of matrices ``[..., m, n]``.
+    """Return the singular value decomposition of one matrix, or of each of several.
 
     ``torch.linalg.svd`` calls gesdd, and MKL's does not converge on some well-posed matrices of moments,
     whose small singular values lie close together. For those the slower gesvd is called.
+
+    Args:
+        matrix: float[..., m, n].
+        full_matrices: As in ``torch.linalg.svd``.
+
+    Returns:
+        U, S and Vᴴ, of the dtype and device of ``matrix``.
 
     Raises:
         torch.linalg.LinAlgError: A value is NaN or infinite.
@@ -21,12 +28,9 @@ def svd(matrix: Tensor, full_matrices: bool = True) -> tuple[Tensor, Tensor, Ten
     except torch.linalg.LinAlgError:
         if not matrix.isfinite().all():
             raise
-    matrices = matrix.detach().cpu().flatten(0, -3) if matrix.dim() > 2 else matrix.detach().cpu()[None]
-    parts = zip(*(linalg.svd(m.numpy(), full_matrices, lapack_driver="gesvd") for m in matrices), strict=True)
-    u, s, vh = (torch.stack([torch.from_numpy(x) for x in part]).to(matrix) for part in parts)
-    batch = matrix.shape[:-2]
-    return (
-        u.reshape(*batch, *u.shape[1:]),
-        s.reshape(*batch, *s.shape[1:]),
-        vh.reshape(*batch, *vh.shape[1:]),
-    )
+    if matrix.dim() > 2:
+        u, s, vh = map(torch.stack, zip(*(svd(m, full_matrices) for m in matrix), strict=True))
+    else:
+        parts = linalg.svd(matrix.detach().cpu().numpy(), full_matrices, lapack_driver="gesvd")
+        u, s, vh = (torch.from_numpy(part).to(matrix) for part in parts)
+    return u, s, vh

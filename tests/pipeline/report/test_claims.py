@@ -102,6 +102,7 @@ def test_a_claim_about_a_count_is_judged_by_the_seeds_and_not_by_their_mean():
     most = [-0.01] * 3 + [5.0] * 3
     assert judge(counted, most, "mini")[0] == "inconclusive", "3 of 6"
     assert judge(counted, [0.1] * 6, "mini")[0] == "contradicted"
+    assert judge(counted, [-0.1, -0.1, 9.0], "mini")[0] == "direction only (n = 3)", "two of three"
     # one seed far off moves a mean, and is one in a count
     assert judge(counted, [-0.1] * 11 + [9.0], "mini")[0] == "reproduced"
     assert judge(replace(counted, counted=False), [-0.1] * 11 + [9.0], "mini")[0] == "inconclusive"

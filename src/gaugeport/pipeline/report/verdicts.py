@@ -15,8 +15,8 @@ VERDICTS = {
     "inconclusive": "the interval contains the null",
     "by construction": "it holds, and what is planted, a label or a theorem leaves no other outcome",
     "void": "nothing was there to measure, or a setting that was chosen decides it",
-    "direction only": "fewer than five seeds, whose mean is beyond the null",
-    "not the direction": "fewer than five seeds, whose mean is not",
+    "direction only": "fewer than five seeds, which lie beyond the null on the whole",
+    "not the direction": "fewer than five seeds, which do not",
     "not run": "no seed was measured",
 }
 """Verdict -> what it says, from best to least. ``void`` and the two of few seeds say more in brackets."""
@@ -51,13 +51,13 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
         return f"void ({claim.unjudged})", mean, low, high, n
     sign = 1 if claim.direction == "greater" else -1
     beyond = [sign * (v - claim.null_value) for v in (mean, low, high)]
+    if claim.counted:
+        beyond = [v - 0.5 for v in share_interval([sign * (v - claim.null_value) > 0 for v in values])[:3]]
     if claim.by_construction and beyond[0] > 0 and (n < DECLARED_UNITS or min(beyond[1:]) > 0):
         return "by construction", mean, low, high, n
     if n < DECLARED_UNITS:
         found = "direction only" if beyond[0] > 0 else "not the direction"
         return f"{found} (n = {n})", mean, low, high, n
-    if claim.counted:
-        beyond = [v - 0.5 for v in share_interval([sign * (v - claim.null_value) > 0 for v in values])[:3]]
     if max(beyond[1:]) < 0:
         return "contradicted", mean, low, high, n
     if min(beyond[1:]) <= 0:
