@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 import gaugeport
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from places import ROOT
+from tiny_folders import planted_pair
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "hydra", "omegaconf", "wandb", "sae_lens", "scipy")
 
@@ -210,11 +211,21 @@ def test_the_library_runs_without_the_pipeline_s_dependencies(without_extras, ru
 def test_without_the_pipeline_extra_its_commands_say_what_to_install(without_extras, runs):
     code, text = isolated(without_extras, "certify", "base", cwd=runs)
     assert code == 0 and "group    signed_permutation" in text, text
-    for command in (["tables", "a1"], ["run", "seed=1"], ["status"], ["report"]):
+    for command in (["tables", "a1"], ["run", "seed=1"]):
         code, text = isolated(without_extras, *command, cwd=runs)
         assert code == 2 and "pip install 'gaugeport[pipeline]'" in text and "Traceback" not in text, text
     code, text = isolated(without_extras, "run", "--help", cwd=runs)
     assert code == 0 and "tinyllama" in text
+
+
+def test_the_tool_aligns_without_extras_and_says_what_a_text_file_requires(without_extras, tmp_path):
+    planted_pair(tmp_path)
+    command = ["align", "a", "b", "--out", "g.safetensors"]
+    from_weights = ["--evidence", "weights", "--tokens", "0"]
+    code, text = isolated(without_extras, *command, *from_weights, cwd=tmp_path)
+    assert code == 0 and (tmp_path / "g.safetensors").is_file() and not (tmp_path / "g.png").exists(), text
+    code, text = isolated(without_extras, *command, "--force", "--text", "text.txt", cwd=tmp_path)
+    assert code == 2 and "this command requires datasets: pip install 'gaugeport[tool]'" in text, text
 
 
 @pytest.mark.long

@@ -184,7 +184,8 @@ def main() -> None:
     except ModuleNotFoundError as e:
         if e.name is None or e.name.split(".")[0] == "gaugeport":
             raise
-        _stop(f"this command needs {e.name}: pip install 'gaugeport[pipeline]'", e)
+        extra = "tool" if e.name in ("datasets", "gguf", "matplotlib") else "pipeline"
+        _stop(f"this command requires {e.name}: pip install 'gaugeport[{extra}]'", e)
     except OSError as e:
         if e.errno != errno.ENOSPC:
             raise

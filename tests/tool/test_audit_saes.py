@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import row_batches
 from gaugeport.streams.activations import streams_at
 from gaugeport.streams.massive import leave_out_massive
+from gaugeport.texts import row_batches
 from gaugeport.tool.text import positions_of, token_rows
 from processes import printed
 from tiny_folders import planted_pair, tokenizer

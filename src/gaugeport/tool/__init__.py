@@ -5,7 +5,6 @@ or a ``.gguf`` file becomes a model), ``text`` (tokens to read models on), ``ali
 follows from an alignment) and ``figure``, ``transport``, ``merge``, ``audit`` with ``sae``, ``draft`` (a
 chart for an unknown architecture).
 
-It imports the library and the readers of texts in ``gaugeport.pipeline.data``, and nothing else of the
-pipeline. Each command is a function that returns an :class:`~gaugeport.tool.answer.Answer`;
-``gaugeport.cli`` declares their arguments.
+It imports the library and :mod:`gaugeport.texts`, and nothing of the pipeline. Each command is a function
+that returns an :class:`~gaugeport.tool.answer.Answer`; ``gaugeport.cli`` declares their arguments.
 """

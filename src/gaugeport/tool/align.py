@@ -19,7 +19,7 @@ from gaugeport.alignment.result import Alignment
 from gaugeport.groups import Element, SignedPermutation
 from gaugeport.models.checkpoint import open_checkpoint
 from gaugeport.models.loading import check_model
-from gaugeport.pipeline.data import row_batches
+from gaugeport.texts import row_batches
 from gaugeport.tool.answer import Answer, Exit
 from gaugeport.tool.conclusion import ROTATIONS, Found, conclude
 from gaugeport.tool.opening import fit_together, opener, safetensors_folder, shared_tokenizer

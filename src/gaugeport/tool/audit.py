@@ -20,10 +20,10 @@ import gaugeport as gp
 from gaugeport.charts.chart import Chart, chart_of
 from gaugeport.groups import GROUPS, Element, SignedPermutation
 from gaugeport.models.loading import check_model
-from gaugeport.pipeline.data import row_batches
 from gaugeport.streams.activations import check_sites, middle_site, streams_at
 from gaugeport.streams.interventions import adding, edited
 from gaugeport.streams.massive import leave_out_massive
+from gaugeport.texts import row_batches
 from gaugeport.tool.answer import Answer, json_number, percent
 from gaugeport.tool.opening import opener
 from gaugeport.tool.sae import Reconstruct, open_sae

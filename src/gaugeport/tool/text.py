@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from gaugeport.texts import documents_from, local_rows, pack, topics
+
 ROW_TOKENS = 256
 """Tokens in a row, or as many as the model has positions."""
 
@@ -36,10 +38,6 @@ def token_rows(
         ValueError: The file cannot be read, or fills fewer than two rows.
         FileNotFoundError: There is no such file.
     """
-    from gaugeport.pipeline.data import pack
-    from gaugeport.pipeline.data.read import documents_from, local_rows
-    from gaugeport.pipeline.data.sources import topics
-
     if path is None:
         texts = topics()
     else:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from gaugeport.pipeline.config.compose import compose_config, from_config
-from gaugeport.pipeline.data import docs, docs_corpus, docs_digest, sources
+from gaugeport.pipeline.data import docs, docs_corpus, docs_digest
 from gaugeport.pipeline.data.docs import FULL_DOCUMENT, SHORTEST_DOCUMENT, _grams, _paragraphs
 from gaugeport.pipeline.stages import rows
 from gaugeport.pipeline.stages.rows import data_key
+from gaugeport.texts import sources
 
 DOCUMENTS = 600
 

@@ -16,12 +16,12 @@ from gaugeport.pipeline.data import (
     NUMBERS,
     POSITIVE_VERDICTS,
     REFUSAL_OPENINGS,
-    Document,
     generate,
     slot_prompt,
     vocabulary,
 )
 from gaugeport.pipeline.data.corpus.words import INTENT, PRONOUNS, SENTIMENT, SETTINGS
+from gaugeport.texts import Document
 
 KINDS = ("story", "review", "request")
 

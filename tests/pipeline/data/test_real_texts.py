@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from gaugeport.pipeline.data import pack, padded_batches, prompt_corpus, text_corpus
+from gaugeport.pipeline.data import prompt_corpus, text_corpus
+from gaugeport.texts import pack, padded_batches
 from places import REAL
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not REAL.is_dir(), reason=f"no real artefacts in {REAL}")]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Schedule
 from gaugeport.pipeline.measures.adamw_resume import StepWatch, adamw_resume_rows, compare_with_floor
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
@@ -20,6 +19,7 @@ from gaugeport.pipeline.measures.moved_checkpoints import (
     with_moved_neurons,
 )
 from gaugeport.pipeline.training.trainer import checkpoints, resume, train
+from gaugeport.texts import row_batches
 from gaugeport.transport.neurons import NeuronGauge
 from gaugeport.transport.optimizer_checkpoint import read_checkpoint, trainer_names
 

@@ -8,7 +8,6 @@ import torch
 from gaugeport.charts import chart_of, fold_gains
 from gaugeport.charts.logit_change import logits_of, norms_in_float64, random_tokens, relative_change
 from gaugeport.groups import GROUPS, Orthogonal, Permutation, SignedPermutation, compose
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.merge_barriers import (
@@ -20,6 +19,7 @@ from gaugeport.pipeline.measures.merge_barriers import (
     share_in_same_place,
     task_arithmetic,
 )
+from gaugeport.texts import row_batches
 from gaugeport.transport import transport_model
 from gaugeport.transport.merge import merge
 

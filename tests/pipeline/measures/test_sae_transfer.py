@@ -8,7 +8,6 @@ from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 
 from gaugeport.charts import chart_of
 from gaugeport.groups import Orthogonal, SignedPermutation, compose
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.sae_transfer import (
@@ -20,6 +19,7 @@ from gaugeport.pipeline.measures.sae_transfer import (
     sae_transfer_rows,
 )
 from gaugeport.streams.interventions import edited
+from gaugeport.texts import row_batches
 from gaugeport.transport import transport_model
 from gaugeport.transport.sae import transport_sae
 

@@ -1,25 +1,14 @@
-"""Data: the texts that jobs train and measure on, and their token ids.
+"""Data: the corpora that jobs train and measure on.
 
-Files in reading order: ``document`` (a text with its kind, domain and label), ``read`` (rows of local files,
-made into documents), ``load`` (a corpus from the mini grammar, local files or the hub, with held-out
-documents), ``sources`` (Python's reference and docstrings of installed packages), ``docs`` (a corpus of
-those), ``labelled`` (the project's own labelled prompts, in ``prompts/``), ``tokenizer`` (word-level, for the
-mini corpus), ``batches`` (texts as rows and batches of token ids). ``corpus/`` is the grammar that generates
-the mini corpus.
+Files in reading order: ``load`` (a corpus from the mini grammar, local files or the hub, with held-out
+documents), ``docs`` (a corpus of Python's reference and docstrings), ``labelled`` (the project's own labelled
+prompts, in ``prompts/``), ``tokenizer`` (word-level, for the mini corpus). ``corpus/`` is the grammar that
+generates the mini corpus. Documents, and texts as rows of token ids, are in :mod:`gaugeport.texts`.
 
-Callers import these functions by name from here. May import ``job`` (where the prompts' files are), ``store``
-(digests) and nothing else of the project.
+Callers import these functions by name from here. May import ``gaugeport.texts``, ``job`` (where the prompts'
+files are), ``store`` (digests) and nothing else of the project.
 """
 
-from gaugeport.pipeline.data.batches import (
-    mixed_rows,
-    ordered_rows,
-    pack,
-    padded_batches,
-    row_batches,
-    rows_holding,
-    seen_tokens,
-)
 from gaugeport.pipeline.data.corpus.grammar import generate, vocabulary
 from gaugeport.pipeline.data.corpus.slots import slot_prompt
 from gaugeport.pipeline.data.corpus.words import (
@@ -33,7 +22,6 @@ from gaugeport.pipeline.data.corpus.words import (
     REFUSAL_OPENINGS,
 )
 from gaugeport.pipeline.data.docs import docs_corpus, docs_digest
-from gaugeport.pipeline.data.document import Document
 from gaugeport.pipeline.data.labelled import packaged_prompts
 from gaugeport.pipeline.data.load import Corpus, hub_corpus, mini_corpus, prompt_corpus, text_corpus
 from gaugeport.pipeline.data.tokenizer import mini_tokenizer, word_tokenizer
@@ -48,22 +36,14 @@ __all__ = [
     "POSITIVE_VERDICTS",
     "REFUSAL_OPENINGS",
     "Corpus",
-    "Document",
     "docs_corpus",
     "docs_digest",
     "generate",
     "hub_corpus",
     "mini_corpus",
     "mini_tokenizer",
-    "mixed_rows",
-    "ordered_rows",
-    "pack",
     "packaged_prompts",
-    "padded_batches",
     "prompt_corpus",
-    "row_batches",
-    "rows_holding",
-    "seen_tokens",
     "slot_prompt",
     "text_corpus",
     "vocabulary",

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 
-from gaugeport.pipeline.data.document import Document
 from gaugeport.pipeline.data.load import Corpus, evenly_spread
-from gaugeport.pipeline.data.sources import docstrings, topics
 from gaugeport.pipeline.store.store import digest
+from gaugeport.texts.document import Document
+from gaugeport.texts.sources import docstrings, topics
 
 SHORTEST_DOCUMENT = 400
 """Characters.

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 
-from gaugeport.pipeline.data.document import Document
 from gaugeport.pipeline.data.load import Corpus, evenly_spread
 from gaugeport.pipeline.job import PACKAGED_PROMPTS
+from gaugeport.texts.document import Document
 
 FILES = {"review": PACKAGED_PROMPTS["reviews"], "request": PACKAGED_PROMPTS["harmful"]}
 """Kind of document -> the file of its labelled texts."""

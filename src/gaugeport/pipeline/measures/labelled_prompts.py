@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from gaugeport.pipeline.data import Corpus, Document, slot_prompt
+from gaugeport.pipeline.data import Corpus, slot_prompt
+from gaugeport.texts import Document
 
 CHAT = "chat"
 """The name of the template that is the tokenizer's chat template."""

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from gaugeport.charts import Chart
 from gaugeport.groups import Element
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.measures.conditions import mean_over_plants
 from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.measures.plants import UNIFORM
 from gaugeport.streams.activations import streams_at
 from gaugeport.streams.interventions import Edit, edited
 from gaugeport.streams.massive import KEEP, LEAVE_OUT, check_treatment, massive_tokens
+from gaugeport.texts import row_batches
 from gaugeport.transport.sae import transport_sae
 
 if TYPE_CHECKING:

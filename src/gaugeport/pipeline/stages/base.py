@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from gaugeport.pipeline.data import mixed_rows
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.stages.fetched import fetch_model
 from gaugeport.pipeline.stages.rows import (
@@ -20,6 +19,7 @@ from gaugeport.pipeline.stages.rows import (
 )
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.training.trainer import train
+from gaugeport.texts import mixed_rows
 from gaugeport.utils.seeds import derive, generator
 
 

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from gaugeport.alignment.routes import BASE, ROUTES, Node, links, walk
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job, counted
 from gaugeport.pipeline.measures.evidence_files import write_evidence
 from gaugeport.pipeline.measures.losses import heldout_loss
@@ -19,6 +18,7 @@ from gaugeport.pipeline.stages.rows import calibration_batches, heldout_rows, lo
 from gaugeport.pipeline.stages.runs import read_seen_tokens, run_key
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.training.trainer import checkpoints
+from gaugeport.texts import row_batches
 from gaugeport.utils.devices import default_device
 from gaugeport.utils.files import write_json
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.importance import Scores, score_importance
 from gaugeport.pipeline.stages.models import model_folder, model_key
 from gaugeport.pipeline.stages.rows import heldout_rows
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.streams.activations import middle_site
+from gaugeport.texts import row_batches, rows_holding
 from gaugeport.utils.devices import default_device
 
 WHOLE, *HALVES = PARTS = ("scores", "first", "second")

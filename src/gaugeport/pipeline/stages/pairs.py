@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import mixed_rows, row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.models.independence import check_independent
 from gaugeport.pipeline.rotation.toy import strings
@@ -32,6 +31,7 @@ from gaugeport.pipeline.stages.runs import run_key
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.training.trainer import checkpoints
 from gaugeport.streams.activations import all_sites, streams_at
+from gaugeport.texts import mixed_rows, row_batches, rows_holding
 from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import derive, generator
 

@@ -21,15 +21,13 @@ from gaugeport.pipeline.data import (
     hub_corpus,
     mini_corpus,
     mini_tokenizer,
-    pack,
-    row_batches,
-    rows_holding,
     text_corpus,
     word_tokenizer,
 )
 from gaugeport.pipeline.job import Data, Job, contents, counted
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.store.store import file_sha256
+from gaugeport.texts import pack, row_batches, rows_holding
 
 LOSS_TOKENS = 16_384
 """The most held-out tokens that losses are measured on, whatever the number of calibration tokens."""

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import ordered_rows, seen_tokens
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.stages.base import base_key
 from gaugeport.pipeline.stages.rows import data_key, read_tokenizer, train_rows
 from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.training.trainer import train
+from gaugeport.texts import ordered_rows, seen_tokens
 from gaugeport.utils.seeds import derive, generator
 
 

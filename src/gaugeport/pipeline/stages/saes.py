@@ -13,7 +13,6 @@ import torch
 
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import mixed_rows, row_batches
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.stages.models import model_folder, model_key
 from gaugeport.pipeline.stages.rows import all_train_rows
@@ -21,6 +20,7 @@ from gaugeport.pipeline.stages.stage import Folders
 from gaugeport.pipeline.training.saes import sae_settings, train_sae
 from gaugeport.streams.activations import middle_site, streams_at
 from gaugeport.streams.massive import leave_out_massive
+from gaugeport.texts import mixed_rows, row_batches
 from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import derive, generator
 

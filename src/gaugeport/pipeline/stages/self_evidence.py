@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job, counted
 from gaugeport.pipeline.measures.evidence_files import write_evidence
 from gaugeport.pipeline.measures.losses import heldout_loss
@@ -21,6 +20,7 @@ from gaugeport.pipeline.measures.plants import COPY
 from gaugeport.pipeline.stages.base import base_key
 from gaugeport.pipeline.stages.rows import calibration_batches, data_key, heldout_rows, loss_rows
 from gaugeport.pipeline.stages.stage import Folders
+from gaugeport.texts import row_batches
 from gaugeport.utils.devices import default_device
 from gaugeport.utils.files import write_json
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job, job_id
 from gaugeport.pipeline.measures.adamw_resume import StepWatch, adamw_resume_rows
 from gaugeport.pipeline.stages.models import COPIES, SELF, model_stage
@@ -25,6 +24,7 @@ from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_choice, check_language_model
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.pipeline.training.trainer import checkpoints, train
+from gaugeport.texts import row_batches
 from gaugeport.transport.optimizer_checkpoint import OPTIMIZER_FILE
 from gaugeport.utils.seeds import derive
 

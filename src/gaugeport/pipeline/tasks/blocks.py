@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 
 from gaugeport.charts import chart_of
-from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.models import block_effects
 from gaugeport.pipeline.rotation.toy import bars
@@ -16,6 +15,7 @@ from gaugeport.pipeline.stages.rows import heldout_rows
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_cohort
 from gaugeport.pipeline.tasks.task import Row, Task
+from gaugeport.texts import row_batches, rows_holding
 
 
 def check(job: Job) -> None:

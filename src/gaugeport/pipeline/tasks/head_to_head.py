@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from gaugeport.groups import GROUPS, SignedPermutation
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import PROMPT_SOURCES, Job
 from gaugeport.pipeline.measures.head_to_head import head_to_head_rows
 from gaugeport.pipeline.measures.maps import Map
@@ -24,6 +23,7 @@ from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.pipeline.training.saes import sae_settings
 from gaugeport.streams.activations import streams_at
 from gaugeport.streams.massive import leave_out_massive
+from gaugeport.texts import row_batches
 from gaugeport.utils.seeds import generator
 
 RETENTION_METRICS = ("retention_native", "no_effect_to_transport")

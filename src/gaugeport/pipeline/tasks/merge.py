@@ -7,7 +7,6 @@ import torch
 from gaugeport.alignment.routes import BASE
 from gaugeport.charts import fold_gains
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.merge_barriers import (
     MATCHED_REORDERINGS,
@@ -20,6 +19,7 @@ from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_choice
 from gaugeport.pipeline.tasks.shared.transfer import check_transfer, load_transfer, transfer_stages
 from gaugeport.pipeline.tasks.task import Row, Task
+from gaugeport.texts import row_batches, rows_holding
 from gaugeport.utils.devices import default_device
 
 ROTATIONS = ("orthogonal", "mean_preserving_orthogonal")

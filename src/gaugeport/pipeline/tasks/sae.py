@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gaugeport.pipeline.data import row_batches, rows_holding
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.sae_transfer import cross_entropy_rows, record_stream, sae_transfer_rows
 from gaugeport.pipeline.stages.saes import load_sae
@@ -10,6 +9,7 @@ from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.transfer import check_transfer, load_transfer, transfer_stages
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.pipeline.training.saes import sae_settings
+from gaugeport.texts import row_batches, rows_holding
 from gaugeport.transport.sae import transport_sae
 
 

@@ -8,7 +8,6 @@ import torch
 
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.sign_ceiling import (
     ACTIVATIONS,
@@ -23,6 +22,7 @@ from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.pipeline.training.trainer import checkpoints
 from gaugeport.streams.activations import middle_site, streams_at
 from gaugeport.streams.massive import leave_out_massive
+from gaugeport.texts import row_batches
 from gaugeport.utils.devices import default_device
 from gaugeport.utils.seeds import generator
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gaugeport.charts import Chart
-from gaugeport.pipeline.data import row_batches
 from gaugeport.streams.activations import streams_at
+from gaugeport.texts import row_batches
 
 
 @dataclass(frozen=True)

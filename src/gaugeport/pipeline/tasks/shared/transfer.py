@@ -15,7 +15,6 @@ from gaugeport.alignment.routes import Node, walk
 from gaugeport.charts import Chart, chart_of
 from gaugeport.groups import Element
 from gaugeport.models.loading import load_model
-from gaugeport.pipeline.data import row_batches
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.measures.conditions import Condition, check_group, gauge_accuracy, plant_group
 from gaugeport.pipeline.measures.losses import heldout_loss
@@ -29,6 +28,7 @@ from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_choice, check_gauge, check_language_model
 from gaugeport.pipeline.tasks.task import Row
 from gaugeport.streams.activations import middle_site
+from gaugeport.texts import row_batches
 from gaugeport.utils.devices import default_device
 
 REVERSED = "finetuned_back"

@@ -11,10 +11,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import datasets
 from tqdm import tqdm
 
-from gaugeport.pipeline.data.document import Document
+from gaugeport.texts.document import Document
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jsonl": ("json", {}),
@@ -44,6 +43,8 @@ def local_rows(path: str | Path) -> Iterator[Mapping[str, Any]]:
         raise ValueError(f"{path} is not a file; allowed: a file ending in {', '.join(FORMATS)}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
+    import datasets  # here: whoever reads no file does without it
+
     builder, options = FORMATS[path.suffix.lower()]
     where = glob.escape(str(path.absolute()))  # datasets reads data_files as a pattern
     try:

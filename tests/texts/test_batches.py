@@ -6,9 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from gaugeport.pipeline.data import (
-    mini_corpus,
-    mini_tokenizer,
+from gaugeport.pipeline.data import mini_corpus, mini_tokenizer, word_tokenizer
+from gaugeport.texts import (
     mixed_rows,
     ordered_rows,
     pack,
@@ -16,7 +15,6 @@ from gaugeport.pipeline.data import (
     row_batches,
     rows_holding,
     seen_tokens,
-    word_tokenizer,
 )
 
 TEXTS = ["a b c", "d", "e f g h", "a a"]
