@@ -184,7 +184,7 @@ def main() -> None:
     except ModuleNotFoundError as e:
         if e.name is None or e.name.split(".")[0] == "gaugeport":
             raise
-        extra = "tool" if e.name in ("datasets", "gguf", "matplotlib") else "pipeline"
+        extra = "tool" if e.name in ("datasets", "gguf", "matplotlib", "sae_lens") else "pipeline"
         _stop(f"this command requires {e.name}: pip install 'gaugeport[{extra}]'", e)
     except OSError as e:
         if e.errno != errno.ENOSPC:

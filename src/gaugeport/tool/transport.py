@@ -61,8 +61,14 @@ def transport(kind: str, request: Request) -> Answer:
     notes = list(dict.fromkeys(str(w.message) for w in caught))
     data = {"kind": kind, "source": request.source, "out": str(request.out), "group": gauge.group, **moved}
     lines = [f"{kind} moved by an element of {gauge.group}, d = {gauge.size}", f"out      {request.out}"]
-    lines += [f"{name:<8} {value}" for name, value in moved.items()]
+    lines += [f"{name.replace('_', ' '):<8} {_shown(value)}" for name, value in moved.items() if value != {}]
     return Answer("\n".join([*lines, *(f"note     {note}" for note in notes)]), {**data, "notes": notes})
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} ({why})" for name, why in value.items())
+    return f"{value:,}" if isinstance(value, int) else ", ".join(value)
 
 
 def _model(request: Request, g: Element) -> Moved:
