@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.utils import ModelOutput
 
+from gaugeport.models import dyck_gradient
 from gaugeport.utils.precision import at_least_float32
 
 VOCABULARY = 40
@@ -233,7 +234,7 @@ class DyckModel(DyckPreTrainedModel):
     ) -> DyckOutput:
         """Return logits, and the mean loss over heads and unpadded positions if there are labels.
 
-        In training mode with labels, only the loss is computed.
+        In training mode with labels, only the loss is computed: on a CPU with its gradient, at once.
 
         Args:
             input_ids: int64[b, t], padded on the right.
@@ -245,10 +246,21 @@ class DyckModel(DyckPreTrainedModel):
             ValueError: If rows are longer than the model's positions, or padded on the left.
         """
         if labels is not None and self.training:
-            return DyckOutput(loss=self._loss_by_length(input_ids, labels))
+            by_hand = input_ids.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+            loss_of = self._loss_by_hand if by_hand else self._loss_by_length
+            return DyckOutput(loss=loss_of(input_ids, labels))
         logits = self.unembed(self.model(input_ids, attention_mask).last_hidden_state)
         loss = None if labels is None else losses(logits, labels).sum() / _label_count(labels)
         return DyckOutput(loss=loss, logits=logits)
+
+    def _loss_by_hand(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss, whose gradient is computed with it."""
+        config = self.config
+        sizes = dyck_gradient.Sizes(
+            config.num_hidden_layers, config.num_attention_heads, config.rms_norm_eps, CLASSES
+        )
+        position = self.model.get_buffer("position")
+        return dyck_gradient.mean_loss(dict(self.named_parameters()), position, ids, labels, sizes)
 
     def _loss_by_length(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss, computed in groups of similar length to skip padding, half of a batch."""
