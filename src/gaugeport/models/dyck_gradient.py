@@ -72,7 +72,7 @@ class _MeanLoss(torch.autograd.Function):
         lengths = (labels[..., 0] >= 0).sum(1)
         count = max(1, int(lengths.sum()) * len(sizes.classes))
         loss = position.new_zeros(())
-        for rows, longest in _groups(lengths):
+        for rows, longest in groups(lengths):
             group = _Group(weights, gradient, sizes, longest)
             loss += group.loss(ids[rows, :longest], labels[rows, :longest], position, count)
         unfolded = _unfold(gradient, parameters, sizes.layers)
@@ -87,7 +87,7 @@ class _MeanLoss(torch.autograd.Function):
         return (None, None, None, None, None, *gradient)
 
 
-def _groups(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
+def groups(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
     """Yield groups of rows of similar length, the longest first, and the length of each group's longest."""
     rows = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
     while len(rows):

@@ -11,6 +11,7 @@ from gaugeport.models.dyck import HEADS, IGNORED, DyckConfig, DyckModel
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.job import Schedule
 from gaugeport.pipeline.rotation.toy import strings
+from gaugeport.pipeline.rotation.toy.training_strings import TrainingStrings
 from gaugeport.pipeline.stages import cohorts
 from gaugeport.pipeline.stages.catalogue import build_stage
 from gaugeport.pipeline.tasks.shared.symmetry import anchor_and_own
@@ -69,13 +70,13 @@ def short_schedule(steps, weight_decay=0.0):
 
 def test_resumed_run_ends_with_weights_of_uninterrupted_run(tmp_path):
     schedule = short_schedule(steps=9, weight_decay=0.01)
-    data = strings.TrainingStrings(9, 4, 18, 20, seed=1)
+    data = TrainingStrings(9, 4, 18, 20, seed=1)
     whole, resumed, other = tiny(), tiny(), tiny()
     train(whole, data, tmp_path / "whole", schedule, 0, keep=None)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoint-9")
     train(resumed, data, tmp_path / "cut", schedule, 0, keep=None)
-    train(other, strings.TrainingStrings(9, 4, 18, 20, seed=2), tmp_path / "other", schedule, 0, keep=None)
+    train(other, TrainingStrings(9, 4, 18, 20, seed=2), tmp_path / "other", schedule, 0, keep=None)
     for name, p in whole.named_parameters():
         assert torch.equal(p, resumed.get_parameter(name)), name
     assert not torch.equal(whole.lm_head.weight, other.lm_head.weight)
@@ -87,7 +88,7 @@ def test_training_stops_at_first_accurate_save(tmp_path, monkeypatch, reached, s
     monkeypatch.setattr(cohorts, "accuracy", lambda model, rows: by_head)
     stop = cohorts.StopWhenAccurate(48, 64, 0, "unmatched")
     assert len(stop.heldout) == 2, "long strings are left out unless strings of their length are trained on"
-    data, schedule = strings.TrainingStrings(6, 4, 18, 20, 0), short_schedule(steps=6)
+    data, schedule = TrainingStrings(6, 4, 18, 20, 0), short_schedule(steps=6)
     train(tiny(), data, tmp_path, schedule, 0, keep=None, callbacks=[stop])
     assert max(checkpoints(tmp_path)) == steps
 

@@ -20,6 +20,7 @@ from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Job, counted
 from gaugeport.pipeline.rotation.matching.symmetry import check_sizes
 from gaugeport.pipeline.rotation.toy import strings
+from gaugeport.pipeline.rotation.toy.training_strings import TrainingStrings
 from gaugeport.pipeline.stages.stage import Built, Folders
 from gaugeport.pipeline.training.trainer import checkpoints, drop_broken_checkpoints, train
 from gaugeport.utils.seeds import derive
@@ -57,7 +58,7 @@ def build_model(job: Job, required: Folders, folder: Path, seed: int) -> None:
         freeze(model, anchor)
     context = job.model.architecture["max_position_embeddings"]
     row_length = min(context, longest + 2)
-    data = strings.TrainingStrings(
+    data = TrainingStrings(
         schedule.steps,
         schedule.batch_size,
         longest,

@@ -5,6 +5,7 @@ import torch
 
 from gaugeport.models.dyck import IGNORED
 from gaugeport.pipeline.rotation.toy import strings as s
+from gaugeport.pipeline.rotation.toy.training_strings import TrainingStrings
 
 
 def labels_by_stack(ids):
@@ -96,7 +97,7 @@ def test_every_draw_passes_its_label_on(label):
         rows = s.heldout(split, 50, 62, 64, 0, label)
         depths = s.depth_labels(rows["input_ids"], label)
         assert torch.equal(rows["labels"][..., 1], depths.masked_fill(rows["input_ids"] == s.PAD, IGNORED))
-    batch = s.TrainingStrings(1, 20, 62, 64, 0, label)[3]
+    batch = TrainingStrings(1, 20, 62, 64, 0, label)[3]
     kept = batch["input_ids"] != s.PAD
     assert torch.equal(batch["labels"][kept, 1], s.depth_labels(batch["input_ids"][None], label)[0, kept])
 
@@ -138,11 +139,11 @@ def test_heldout_strings_are_decided_by_the_seed():
 
 
 def test_training_strings_are_the_same_wherever_a_run_resumes():
-    data = s.TrainingStrings(batches=4, batch_size=8, longest=18, length=20, seed=5)
+    data = TrainingStrings(batches=4, batch_size=8, longest=18, length=20, seed=5)
     whole = [row["input_ids"] for row in data.__getitems__(list(range(32)))]
     assert torch.equal(data[19]["input_ids"], whole[19]) and len(data) == 32
     assert len({tuple(row.tolist()) for row in whole}) > 28, "batches differ"
-    other = s.TrainingStrings(batches=4, batch_size=8, longest=18, length=20, seed=6)
+    other = TrainingStrings(batches=4, batch_size=8, longest=18, length=20, seed=6)
     assert not torch.equal(other[0]["input_ids"], whole[0])
 
 

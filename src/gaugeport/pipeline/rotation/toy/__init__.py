@@ -3,6 +3,7 @@
 In reading order:
 
 - ``strings``: draws and labels the strings of training and of the held-out splits
+- ``training_strings``: the strings that a model is trained on, in order
 - ``components``: runs the model as a graph of heads and MLPs, with components or edges patched
 - ``sites``: reads and replaces activations at named sites
 - ``effects``: measures what a mean ablation costs, and predicts it from gradients

@@ -7,9 +7,10 @@ an explicit generator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from gaugeport.models.dyck import IGNORED, MAX_DEPTH
 from gaugeport.utils.seeds import generator
@@ -52,19 +53,39 @@ def draw_strings(
     Raises:
         ValueError: If the lengths are not a range or do not fit the row.
     """
+    return draw_batches(n, lengths, length, [gen], depth)
+
+
+def draw_batches(
+    n: int, lengths: tuple[int, int], length: int, gens: Sequence[torch.Generator], depth: str = UNMATCHED
+) -> dict[str, Tensor]:
+    """Draw ``n`` strings from each generator, below each other; each as :func:`draw_strings` draws them.
+
+    Stacks are followed from position to position for all strings at once, which takes hardly longer for
+    several batches than for one.
+    """
     shortest, longest = lengths
     if not SHORTEST_LENGTH <= shortest <= longest <= length - 2:
         raise ValueError(
             f"lengths {lengths} do not fit rows of {length}; "
             f"allowed: {SHORTEST_LENGTH} to {length - 2}, ascending"
         )
-    size = torch.randint(shortest, longest + 1, (n,), generator=gen)
-    valid = torch.arange(n) < (n + 1) // 2
-    valid = valid[torch.randperm(n, generator=gen)]
+    # 1) all random numbers, generator by generator
+    drawn = []
+    for gen in gens:
+        size = torch.randint(shortest, longest + 1, (n,), generator=gen)
+        valid = torch.arange(n) < (n + 1) // 2
+        valid = valid[torch.randperm(n, generator=gen)]
+        brackets = OPEN + torch.randint(0, 2 * FAMILIES, (n, longest), generator=gen)
+        of_valid = int(valid.sum()), longest
+        coin = torch.rand(of_valid, generator=gen) < 0.5
+        family = torch.randint(0, FAMILIES, of_valid, generator=gen)
+        drawn.append((size, valid, brackets, coin, family))
+    size, valid, brackets, coin, family = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    # 2) the strings
     even = size - size % 2
     even = torch.where(even < shortest, even + 2, even).clamp(max=longest - longest % 2)
-    brackets = OPEN + torch.randint(0, 2 * FAMILIES, (n, longest), generator=gen)
-    brackets[valid] = _dyck_words(even[valid], longest, gen)
+    brackets[valid] = _dyck_words(even[valid], coin, family)
     return label_rows(brackets, torch.where(valid, even, size), length, depth)
 
 
@@ -231,58 +252,15 @@ def heldout(
     raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
 
 
-class TrainingStrings(Dataset):
-    """Hold an unlimited supply of training strings, cut off after a number of batches.
+def _dyck_words(size: Tensor, coin: Tensor, family: Tensor) -> Tensor:
+    """Return valid strings of even ``size`` int64[n]: int64[n, longest], meaningless beyond ``size``.
 
-    Batch ``k`` is drawn from the seed and ``k`` alone, so that a run resumes with the strings that it would
-    have seen.
-
-    Args:
-        batches: Number of batches.
-        batch_size: Strings in a batch.
-        longest: The longest string, in brackets.
-        length: Tokens of a row.
-        seed: Decides the strings.
-        depth: The depth label, one of :data:`DEPTH_LABELS`.
+    ``coin`` bool[n, longest] says where a bracket opens if it may, ``family`` int64[n, longest] of which
+    family it is then.
     """
-
-    def __init__(
-        self, batches: int, batch_size: int, longest: int, length: int, seed: int, depth: str = UNMATCHED
-    ):
-        self.batches = batches
-        self.batch_size = batch_size
-        self.longest = longest
-        self.length = length
-        self.seed = seed
-        self.depth = depth
-
-    def __len__(self) -> int:
-        return self.batches * self.batch_size
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        batches = {k: self._batch(k) for k in dict.fromkeys(i // self.batch_size for i in indices)}
-        items = []
-        for i in indices:
-            batch, row = batches[i // self.batch_size], i % self.batch_size
-            items.append({name: tensor[row] for name, tensor in batch.items()})
-        return items
-
-    def _batch(self, k: int) -> dict[str, Tensor]:
-        gen = generator(self.seed, "strings", k)
-        lengths = (SHORTEST_LENGTH, self.longest)
-        return draw_strings(self.batch_size, lengths, self.length, gen, self.depth)
-
-
-def _dyck_words(size: Tensor, longest: int, gen: torch.Generator) -> Tensor:
-    """Draw valid strings of even ``size`` int64[n]: int64[n, longest], meaningless beyond ``size``."""
-    n = len(size)
+    n, longest = coin.shape
     height = torch.zeros(n, dtype=torch.long)
     stack = torch.zeros(n, MAX_DEPTH + 1, dtype=torch.long)
-    coin = torch.rand(n, longest, generator=gen) < 0.5
-    family = torch.randint(0, FAMILIES, (n, longest), generator=gen)
     words = torch.full((n, longest), OPEN)
     for i in range(longest):
         # the coin may open if there is room on the stack and time to close; an empty stack has to be opened
