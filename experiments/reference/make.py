@@ -1,11 +1,13 @@
-"""Keep the results of a run: ``python experiments/reference/make.py [real]``, after ``gaugeport tables``.
+"""Keep the results of ``gaugeport tables``: ``python experiments/reference/make.py [real | toy]``.
 
-Writes into ``mini/`` or ``real/``: every record (``records.jsonl.xz``); of every table its means and verdicts
+Writes into the profile's folder: every record (``records.jsonl.xz``); of every table its means and verdicts
 (csv, compressed where long), its narrow form (md) and its figure; the claims; how long things take
 (``timings.json``); what made all that (``README.md``). It also writes the claims into the project's README.
-``make.py [real] render`` writes the texts once more, from the kept records.
+``make.py [real | toy] render`` writes the texts once more, from the kept records.
 
-A mini run is kept whole. The profile real takes many hours, in parts: its new records join those kept before.
+A mini run is kept whole. The others take many hours, in parts: new records join those kept before. Of toy the
+trained models are kept too, and the newest checkpoint of those in training. ``make.py [real | toy] unpack``
+puts all that is kept back into this checkout's outputs, to go on from.
 """
 
 from __future__ import annotations
@@ -28,18 +30,19 @@ import pandas as pd
 
 from gaugeport.pipeline.commands.tables import Chosen, choose, made, write_tables
 from gaugeport.pipeline.execution.timings import Timings, clock, shapes
-from gaugeport.pipeline.job import job_id
+from gaugeport.pipeline.job import Job, job_id
 from gaugeport.pipeline.report.claims import load_claims
 from gaugeport.pipeline.report.render import FLOAT
 from gaugeport.pipeline.report.tables import Table, claims_table, claims_text, narrow_text, wide_text
 from gaugeport.pipeline.stages.catalogue import STAGES
+from gaugeport.pipeline.stages.kept_toys import keep_toys, restore_toys
 from gaugeport.pipeline.store.records import Record, write_record
-from gaugeport.pipeline.store.store import digest
+from gaugeport.pipeline.store.store import Store, digest
 from gaugeport.pipeline.tasks.registry import stage_keys
 from gaugeport.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
-PROFILES = ("mini", "real")
+PROFILES = ("mini", "real", "toy")
 ARCHIVE = "records.jsonl.xz"
 MOST_ROWS = 8_000
 """A csv of more rows than this is compressed: it is no longer read by eye."""
@@ -55,11 +58,13 @@ def marks(profile: str) -> tuple[str, str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Keep the outputs of this checkout, or only ``render`` what is kept once more."""
+    """Keep the outputs of this checkout, ``render`` what is kept once more, or ``unpack`` it."""
     profile = arguments[0] if arguments and arguments[0] in PROFILES else "mini"
-    rest = arguments[1:] if profile in arguments else arguments
-    if list(rest) not in ([], ["render"]):
-        raise SystemExit(f"expected [mini | real] [render], got {' '.join(arguments)}")
+    rest = list(arguments[1:] if profile in arguments else arguments)
+    if rest not in ([], ["render"], ["unpack"]):
+        raise SystemExit(f"expected [{' | '.join(PROFILES)}] [render | unpack], got {' '.join(arguments)}")
+    if rest == ["unpack"]:
+        return unpack_all(choose([], profile, False, ["tracker=none"]))
     if not rest:
         return keep(profile)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,15 +79,21 @@ def keep(profile: str) -> None:
         ValueError: The profile is mini and jobs are missing.
     """
     folder, chosen = HERE / profile, choose([], profile, False, ["tracker=none"])
-    if profile == "real" and (folder / ARCHIVE).exists():
-        unpack(folder / ARCHIVE, chosen.outputs)
+    if profile != "mini":
+        unpack_all(chosen)
+    if profile == "toy":
+        say(keep_toys(jobs_of(chosen), Store(chosen.outputs / "store"), folder))
     kept = {i: records_of(chosen, i, whole=profile == "mini") for i in chosen.jobs}
     records = {r.id: r for those in kept.values() for r in those}
+    if not records:
+        return say([f"no table of profile {profile} has a record yet"])
     tables = made(chosen)
     timings = Timings.recorded(chosen.outputs)  # the kept ones are read before they are replaced
     write_tables(chosen, tables)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_file():  # kept models have folders of their own
+            path.unlink()
     write_archive(folder / ARCHIVE, list(records.values()))
     for table in tables.values():
         shutil.copy(table.files(chosen.outputs, chosen.variant)[-1], folder)
@@ -126,6 +137,26 @@ def unpack(path: Path, outputs: Path) -> None:
     """Write the records of an archive below ``outputs``, where jobs leave theirs."""
     for line in lzma.decompress(path.read_bytes()).decode().splitlines():
         write_record(outputs / "records", Record(**json.loads(line)))
+
+
+def unpack_all(chosen: Chosen) -> None:
+    """Write all that is kept of a profile where its jobs look for it, unless there is more there already."""
+    folder = HERE / chosen.profile
+    if (folder / ARCHIVE).exists():
+        unpack(folder / ARCHIVE, chosen.outputs)
+    if chosen.profile == "toy":
+        say(restore_toys(jobs_of(chosen), Store(chosen.outputs / "store"), folder))
+
+
+def jobs_of(chosen: Chosen) -> list[Job]:
+    """Return every job of some tables."""
+    return [spec.job for specs in chosen.jobs.values() for spec in specs]
+
+
+def say(lines: Sequence[str]) -> None:
+    """Print lines."""
+    for line in lines:
+        print(line)
 
 
 def means(tidy: pd.DataFrame) -> pd.DataFrame:

@@ -198,7 +198,7 @@ def test_profile_real_reads_claims_on_its_own_model_as_it_is():
     assert differences(claim, frame.assign(profile="mini")) == []
 
 
-@pytest.mark.parametrize("profile", ["real", "paper"])
+@pytest.mark.parametrize("profile", ["real", "toy", "paper"])
 def test_figures_are_compared_on_pretrained_models_alone(profile):
     assert judge(gap(paper=0.3), list(0.3 + NOISE), profile)[0] == "matched"
     assert judge(gap(paper=0.3), list(0.3 + NOISE), "mini")[0] == "reproduced"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from gaugeport.pipeline.paths import by_number, data_dir
 from gaugeport.pipeline.store.store import digest
 
-REAL = "real"
-"""The profile of pretrained models, whose jobs are declared apart."""
+OWN_LINES = ("real", "toy")
+"""Profiles whose jobs are declared apart: each of them has some tables only, at many hours a model."""
 
 Lines = tuple[tuple[str, ...], ...]
 """Overrides of jobs: a sweep a line, an override an item."""
@@ -30,20 +30,19 @@ class Experiment:
         name: The name of its files, such as trajectory.
         sweeps: The lines of overrides whose products are its jobs.
         headline: The same of its headline part.
-        real: The same at the profile ``real``, whose one model and many-hour runs need lines of their own;
-            none where the table is not of that profile.
+        own: The same at each of :data:`OWN_LINES`; none where the table is not of that profile.
     """
 
     id: str
     name: str
     sweeps: Lines
     headline: Lines
-    real: Lines = ()
+    own: Mapping[str, Lines]
 
     def lines(self, profile: str, headline: bool) -> Lines:
         """Return the lines of its jobs at a profile; none where it has no jobs there."""
-        if profile == REAL:
-            return () if headline else self.real
+        if profile in OWN_LINES:
+            return () if headline else self.own[profile]
         return self.headline if headline else self.sweeps
 
 
@@ -78,9 +77,8 @@ def _experiments(conf: Path) -> dict[str, Experiment]:
     known = {}
     for name in experiment_names():
         node = OmegaConf.load(conf / "experiment" / f"{name}.yaml").experiment  # type: ignore[union-attr]
-        known[name] = Experiment(
-            node.id, name, _lines(node.sweeps), _lines(node.headline), _lines(node.get("real", ()))
-        )
+        own = {profile: _lines(node.get(profile, ())) for profile in OWN_LINES}
+        known[name] = Experiment(node.id, name, _lines(node.sweeps), _lines(node.headline), own)
     return known
 
 

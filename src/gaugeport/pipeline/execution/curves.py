@@ -8,7 +8,7 @@ from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks.registry import stage_keys
-from gaugeport.pipeline.training.trainer import checkpoints
+from gaugeport.pipeline.training.trainer import STATE_FILE, checkpoints
 
 TRAINED_STAGES = ("base", "A", "B", "anchor", "replica")
 
@@ -20,6 +20,6 @@ def training_curves(job: Job, store: Store) -> dict[str, list[dict[str, float]]]
         folder = store.path(STAGES[stage].kind, config)
         saved = [*checkpoints(folder).values(), *checkpoints(folder / "training").values()]
         if stage in TRAINED_STAGES and saved:
-            log = json.loads((saved[-1] / "trainer_state.json").read_text())["log_history"]
+            log = json.loads((saved[-1] / STATE_FILE).read_text())["log_history"]
             found[stage] = [line for line in log if "loss" in line]
     return found

@@ -18,9 +18,9 @@ from gaugeport.utils.progress import clock
 NOT_THE_SHAPE = ("seed", "plant_seed", "run", "setting")
 """Config keys that change a result and not the time it takes."""
 
-REFERENCES = ("reference/real/timings.json", "reference/mini/timings.json")
-"""Seconds of the kept runs, below ``experiments/``: for what was never run on this machine. Where both have
-one, as of a kind of stage, the last counts."""
+REFERENCES = tuple(f"reference/{profile}/timings.json" for profile in ("toy", "real", "mini"))
+"""Seconds of the kept runs, below ``experiments/``: for what was never run on this machine. Where several
+have one, as of a kind of stage, the last counts."""
 
 
 class Timings:

@@ -24,8 +24,8 @@ VERDICTS = {
 DECLARED_UNITS = 5
 """Training seeds below which only a direction is reported."""
 
-FIGURES_COUNT = ("real", "paper")
-"""Profiles of pretrained models, where a figure is compared with the paper's and not its direction alone."""
+FIGURES_COUNT = ("real", "toy", "paper")
+"""Profiles of models like the paper's, where a figure is compared with its own and not its direction alone."""
 
 SETTINGS_DECLARED = ("real",)
 """Profiles all of whose settings were declared before their first run."""

@@ -66,7 +66,7 @@ def build_model(job: Job, required: Folders, folder: Path, seed: int) -> None:
         derive(seed, *purpose, "data"),
         job.data.depth_label,
     )
-    stop = StopWhenAccurate(longest, context, job.data.seed, job.data.depth_label)
+    stop = stop_rule(job)
     # 2) train, unless an earlier process was killed after the save that ended training
     drop_broken_checkpoints(folder / "training")
     saved = checkpoints(folder / "training")
@@ -224,17 +224,26 @@ def accuracy(model: nn.Module, rows: Mapping[str, torch.Tensor], batch_size: int
     return {head: float(n) / positions for head, n in zip(HEADS, correct, strict=True)}
 
 
+def stop_rule(job: Job) -> StopWhenAccurate:
+    """Return the stop rule of the job's models, which holds the strings it looks at."""
+    context = job.model.architecture["max_position_embeddings"]
+    return StopWhenAccurate(longest_trained(job), context, job.data.seed, job.data.depth_label)
+
+
 class StopWhenAccurate(TrainerCallback):
     """End training at the first save at which the least held-out accuracy reaches :data:`STOP_AT`."""
 
     def __init__(self, longest: int, context: int, seed: int, depth: str):
         splits = [s for s in strings.SPLITS if s != "long" or longest >= strings.LONG_LENGTHS[1]]
-        self.heldout = [strings.heldout(split, STOP_ROWS, longest, context, seed, depth) for split in splits]
+        self.heldout = {s: strings.heldout(s, STOP_ROWS, longest, context, seed, depth) for s in splits}
+
+    def accuracies(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        """Return the accuracy of a model in evaluation mode, by held-out split and head."""
+        return {split: accuracy(model, rows) for split, rows in self.heldout.items()}
 
     def reached(self, model: nn.Module) -> bool:
         """Return whether ``model``, in evaluation mode, is accurate enough."""
-        least_by_split = [min(accuracy(model, rows).values()) for rows in self.heldout]
-        return min(least_by_split) >= STOP_AT
+        return min(min(by_head.values()) for by_head in self.accuracies(model).values()) >= STOP_AT
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> Any:
         """Tell the Trainer, which calls this after each save, whether to stop."""

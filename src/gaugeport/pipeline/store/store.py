@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,12 @@ class Store:
         return _is_whole(self.path(kind, config))
 
     def ensure(
-        self, kind: str, config: dict[str, Any], build: Callable[[Path], None], resumable: bool = False
+        self,
+        kind: str,
+        config: dict[str, Any],
+        build: Callable[[Path], None],
+        resumable: bool = False,
+        made: Mapping[str, Any] | None = None,
     ) -> Path:
         """Return the folder of a stage, and build it first if it does not exist.
 
@@ -105,6 +110,8 @@ class Store:
             config: What decides its contents, as plain data.
             build: Write the stage into the folder it is given.
             resumable: Whether ``build`` finds what an interrupted build left, rather than an empty folder.
+            made: Where ``build`` only copies a stage that was built elsewhere, that build's ``seconds`` and
+                ``versions``.
         """
         final = self.path(kind, config)
         if _is_whole(final):
@@ -125,6 +132,7 @@ class Store:
                 "seconds": round(time.monotonic() - began, 2),
                 "versions": versions(),
                 "files": {str(f.relative_to(partial)): f.stat().st_size for f in _files(partial)},
+                **(made or {}),
             }
             if (partial / SOURCE).exists():
                 manifest["source"] = json.loads((partial / SOURCE).read_text())

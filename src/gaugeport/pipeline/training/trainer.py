@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Schedule
 from gaugeport.transport.optimizer_checkpoint import OPTIMIZER_FILE
 from gaugeport.utils.seeds import derive
+
+STATE_FILE = "trainer_state.json"
+"""The file of a checkpoint that is written last; it holds the log of the run so far."""
 
 
 class Rows(Dataset):
@@ -55,6 +59,17 @@ class DropMoments(TrainerCallback):
         for step, path in older:
             if step not in self.kept:
                 (path / OPTIMIZER_FILE).unlink(missing_ok=True)
+
+
+class LogSeconds(TrainerCallback):
+    """Adds to every line of the log how many seconds the run has taken, before it was interrupted too."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        before = [line["seconds"] for line in state.log_history if "seconds" in line]
+        self.began = time.monotonic() - (before[-1] if before else 0.0)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.log_history[-1]["seconds"] = round(time.monotonic() - self.began, 1)
 
 
 def train(
@@ -92,8 +107,9 @@ def train(
         # Trainer matches names in the file with those of the model and silently skips the others, but
         # transformers renamed some layers (GPT-NeoX: embed_out is lm_head), so the weights are loaded here
         model.load_state_dict(load_model(saved[max(saved)], dtype=torch.float32).state_dict())
+    callbacks = [*callbacks, LogSeconds()]
     if schedule.moments is not None:
-        callbacks = [*callbacks, DropMoments(schedule.moments)]
+        callbacks += [DropMoments(schedule.moments)]
     _run(model, rows, schedule, arguments, bool(saved), callbacks, tokenizer)
 
 
@@ -160,7 +176,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def drop_broken_checkpoints(folder: Path) -> None:
-    """Delete checkpoints that a killed process left incomplete (``trainer_state.json`` is written last).
+    """Delete checkpoints that a killed process left incomplete (:data:`STATE_FILE` is written last).
 
     Those after the last one that has AdamW's moments are deleted too: no run can continue from them.
     """
@@ -175,7 +191,7 @@ def drop_broken_checkpoints(folder: Path) -> None:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
+        json.loads((checkpoint / STATE_FILE).read_text())
         for shard in checkpoint.glob("*.safetensors"):
             with safe_open(shard, framework="pt"):
                 pass
