@@ -42,13 +42,11 @@ def test_swapped_heads_lower_the_bars(job, anchor, swapped):
     assert same["bar_c_edges_pearson"] == pytest.approx(1) and same["bar_pr_pearson"] == pytest.approx(1)
     assert same["bar_c_pearson"] > 0.99 > other["bar_c_pearson"] and other["bar_c_edges_pearson"] < 0.99
     assert other["bar_pr_pearson"] < same["bar_pr_pearson"]
-    assert other["bar_c_any_order"] == pytest.approx(same["bar_c_any_order"]), (
-        "the mean over all orders ignores order"
-    )
     assert same["bar_c_any_order"] < same["bar_c_pearson"]
     assert same["bar_c_heads_any_order"] < same["bar_c_heads_pearson"] == pytest.approx(1, abs=1e-3)
     # effects are float32 losses: a Pearson correlation of them is rounded at about 1e-6
-    assert other["bar_c_heads_any_order"] == pytest.approx(same["bar_c_heads_any_order"], abs=1e-5)
+    for metric in ("bar_c_any_order", "bar_c_heads_any_order"):
+        assert other[metric] == pytest.approx(same[metric], abs=1e-5), "the mean over orders ignores order"
 
 
 def test_effects_are_predicted_on_anchor_and_measured_on_model(job, anchor):
