@@ -25,7 +25,7 @@ DECLARED_UNITS = 5
 """Training seeds below which only a direction is reported."""
 
 FIGURES_COUNT = ("real", "toy", "paper")
-"""Profiles of models like the paper's, where a figure is compared with its own and not its direction alone."""
+"""Profiles of models like the paper's, where a figure is compared with the paper's."""
 
 SETTINGS_DECLARED = ("real",)
 """Profiles all of whose settings were declared before their first run."""
