@@ -234,7 +234,8 @@ class DyckModel(DyckPreTrainedModel):
     ) -> DyckOutput:
         """Return logits, and the mean loss over heads and unpadded positions if there are labels.
 
-        In training mode with labels, only the loss is computed: on a CPU with its gradient, at once.
+        In training mode with labels, only the loss is computed; on a CPU, in float32 or wider, its gradient
+        with it.
 
         Args:
             input_ids: int64[b, t], padded on the right.
@@ -246,7 +247,8 @@ class DyckModel(DyckPreTrainedModel):
             ValueError: If rows are longer than the model's positions, or padded on the left.
         """
         if labels is not None and self.training:
-            by_hand = input_ids.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+            in_float32 = self.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
+            by_hand = input_ids.device.type == "cpu" and in_float32
             loss_of = self._loss_by_hand if by_hand else self._loss_by_length
             return DyckOutput(loss=loss_of(input_ids, labels))
         logits = self.unembed(self.model(input_ids, attention_mask).last_hidden_state)
