@@ -76,11 +76,12 @@ def test_weights_begin_with_the_spread_that_was_asked_for(std, of_up, of_embeddi
     assert bool((model.model.norm.weight == 1).all())
 
 
-def test_rows_that_are_too_long_are_refused(model):
-    with pytest.raises(ValueError, match=r"20 positions.*21"):
-        model(torch.ones(1, 21, dtype=torch.long))
-
-
-def test_padding_on_the_left_is_refused(model):
-    with pytest.raises(ValueError, match="padded on the right"):
-        model(torch.ones(1, 4, dtype=torch.long), attention_mask=torch.tensor([[0, 1, 1, 1]]))
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("length", "mask", "message"),
+    [(21, None, r"20 positions.*21"), (4, [[0, 1, 1, 1]], "padded on the right")],
+)
+def test_rows_that_are_too_long_or_padded_on_the_left_are_refused(training, length, mask, message):
+    ids, mask = torch.ones(1, length, dtype=torch.long), None if mask is None else torch.tensor(mask)
+    with pytest.raises(ValueError, match=message):
+        generic().train(training)(ids, mask, torch.ones(1, length, 3, dtype=torch.long))

@@ -193,17 +193,20 @@ class DyckStream(DyckPreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool | None = None
     ) -> BaseModelOutput:
-        length = input_ids.shape[1]
-        n_positions = len(self.get_buffer("position"))
+        self.check_rows(input_ids, attention_mask)
+        x = self.embed_tokens(input_ids) + self.get_buffer("position")[: input_ids.shape[1]]
+        for layer in self.layers:
+            x = layer(x)
+        return BaseModelOutput(last_hidden_state=self.norm(x))
+
+    def check_rows(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        """Refuse rows that are longer than the model's positions, or padded on the left."""
+        length, n_positions = input_ids.shape[1], len(self.get_buffer("position"))
         if length > n_positions:
             raise ValueError(f"the model has {n_positions} positions, got rows of {length} tokens")
         if attention_mask is not None and bool((attention_mask.diff(dim=1) > 0).any()):
             # padding on the right needs no mask: causal attention does not see it
             raise ValueError("attention_mask has a 0 before a 1; expected rows padded on the right")
-        x = self.embed_tokens(input_ids) + self.get_buffer("position")[:length]
-        for layer in self.layers:
-            x = layer(x)
-        return BaseModelOutput(last_hidden_state=self.norm(x))
 
 
 class DyckModel(DyckPreTrainedModel):
@@ -247,6 +250,7 @@ class DyckModel(DyckPreTrainedModel):
             ValueError: If rows are longer than the model's positions, or padded on the left.
         """
         if labels is not None and self.training:
+            self.model.check_rows(input_ids, attention_mask)
             in_float32 = self.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
             by_hand = input_ids.device.type == "cpu" and in_float32
             loss_of = self._loss_by_hand if by_hand else self._loss_by_length
