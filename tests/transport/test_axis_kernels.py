@@ -118,6 +118,15 @@ def test_rotations_equal_act_and_refuse_gains():
         torch.testing.assert_close(y, g.act(tensor, axis))
 
 
+@pytest.mark.parametrize("cls", [SignedPermutation, Orthogonal])
+@pytest.mark.parametrize(("shape", "axis"), [((0, D), 1), ((D, 0), 0), ((3, 0, D), 2), ((0, D, 2), 1)])
+def test_tensors_without_entries_stay_without(cls, shape, axis):
+    x = torch.zeros(shape)
+    with InPlace(cls.random(D, torch.Generator().manual_seed(2))) as act:
+        act.vector(x, axis)
+    assert x.shape == shape
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_kernels_are_bit_equal_to_act_on_a_gpu(dtype):

@@ -250,5 +250,5 @@ def _rotate(x: Tensor, axis: int, act: Callable[[Tensor, int], Tensor]) -> None:
     if x.dim() < 2 or axis == 0:
         x.copy_(act(x, axis))
         return
-    for block in x.split(max(1, ELEMENTS_PER_ROTATION_BLOCK // max(1, x[0].numel()))):
+    for block in x.split(max(1, ELEMENTS_PER_ROTATION_BLOCK // max(1, x.shape[1:].numel()))):
         block.copy_(act(block, axis))
