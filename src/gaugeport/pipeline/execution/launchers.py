@@ -26,6 +26,7 @@ from gaugeport.pipeline.execution.failures import Error
 from gaugeport.pipeline.execution.jobs import run_job
 from gaugeport.pipeline.execution.machine import machine_for
 from gaugeport.pipeline.execution.plan import Step
+from gaugeport.pipeline.execution.workers import end_with_parent
 from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.stages.catalogue import build_stage
@@ -91,6 +92,7 @@ def attempt(spec: JobSpec, stage: str | None, threads: int | None = None) -> Err
         stage: The stage to build; None runs the job.
         threads: The step's share of the CPU, as in :func:`machine_for`.
     """
+    end_with_parent()
     hide_progress_bars()
     _exempt_imports_from_garbage_collection()
     try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +13,7 @@ from gaugeport.pipeline.execution.failures import Error, Failure
 from gaugeport.pipeline.execution.launchers import local
 from gaugeport.pipeline.execution.plan import plan
 from gaugeport.pipeline.execution.runner import run_all
+from gaugeport.pipeline.execution.workers import end_with_parent
 from gaugeport.pipeline.job import JobSpec
 
 POLL_SECONDS = 0.5
@@ -81,16 +80,9 @@ def _killed(parts: Sequence[Sequence[JobSpec]]) -> list[Failure]:
 
 
 def _prepare(threads: int) -> None:
-    """Set a worker's threads, and let it end with the command that started it, even a killed one."""
+    """Set a worker's threads, and let it end with the command that started it."""
     torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
 
 
 def _run_in_order(
