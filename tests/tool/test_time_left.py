@@ -1,10 +1,10 @@
-"""Commands that may take minutes count their passes over the text, so that the time left is known."""
+"""Commands that may take minutes say how far they are, those that read a text how much of all is left."""
 
 from contextlib import contextmanager
 
 import pytest
 
-from gaugeport.tool import align, audit
+from gaugeport.tool import align, audit, merge
 from tiny_folders import model, noisy, planted_pair, write_model, write_text
 
 
@@ -47,3 +47,24 @@ def test_audit_makes_the_passes_that_it_announces(tmp_path, counted):
     write_text(tmp_path / "text.txt")
     audit.audit(audit.Request(str(tmp_path / "a"), text=tmp_path / "text.txt", draws=2))
     assert counted[0] == counted[1] > 4
+
+
+def test_merge_counts_blocks_matrices_and_parameters(tmp_path, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def bar():
+        yield lambda *step: seen.append(step)
+
+    monkeypatch.setattr(merge, "progress_bar", bar)
+    planted_pair(tmp_path)
+    merge.merge(str(tmp_path / "a"), str(tmp_path / "b"), 0.5, tmp_path / "out")
+    ends = {what: (done, total) for done, total, what in seen}
+    parameters, matrices = 2 * 9 + 3, 2 * 7 + 2
+    assert ends == {
+        "reading weights": (matrices, matrices),
+        "matching neurons": (2, 2),
+        "matching heads": (2, 2),
+        "weights": (matrices, matrices),
+        "merging": (parameters, parameters),
+    }

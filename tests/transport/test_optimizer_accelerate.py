@@ -85,7 +85,11 @@ def test_the_weights_keep_names_dtypes_and_metadata(tmp_path):
     file = tmp_path / "a" / "model.safetensors"
     weights = {f"_orig_mod.module.{n}": t for n, t in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt", "note": "compiled"})
-    state = transport_optimizer(tmp_path / "a", G, fresh(7), out=tmp_path / "b")
+    seen = []
+    more = {"out": tmp_path / "b", "progress": lambda *step: seen.append(step)}
+    state = transport_optimizer(tmp_path / "a", G, fresh(7), **more)
+    nbytes = sum(t.nbytes for t in weights.values())
+    assert seen[-1] == (nbytes, nbytes, "weights")
     written = load_file(tmp_path / "b" / "model.safetensors")
     expected = transport_model(model, G).state_dict()
     assert written.keys() == weights.keys()

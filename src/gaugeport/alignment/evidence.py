@@ -136,7 +136,11 @@ def activation_evidence(moments: Mapping[str, Moments], sites: Sequence[str]) ->
 
 
 def weight_evidence(
-    model_a: nn.Module, model_b: nn.Module, token_ids: Tensor | None = None, cross: bool = False
+    model_a: nn.Module,
+    model_b: nn.Module,
+    token_ids: Tensor | None = None,
+    cross: bool = False,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Return the mean cosine between columns of A's and B's matrices.
 
@@ -151,6 +155,7 @@ def weight_evidence(
             measurement of recovery must leave them out.
         cross: divide each matrix by its norm instead of dividing each column. Procrustes needs this, because
             normalised columns do not turn with a rotation.
+        progress: told after each matrix.
 
     Returns:
         float64[d, d], indexed [B, A].
@@ -161,7 +166,7 @@ def weight_evidence(
     """
     check_comparable(model_a, model_b, vocabulary=token_ids is None)
     sides = (matrices_of(model_a, token_ids), matrices_of(model_b, token_ids))
-    return weight_similarities(*sides, [WeightForm(cross, token_ids)])[0]
+    return weight_similarities(*sides, [WeightForm(cross, token_ids)], progress)[0]
 
 
 @dataclass(frozen=True, eq=False)

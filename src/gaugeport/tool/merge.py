@@ -12,6 +12,7 @@ from gaugeport.models.loading import check_model
 from gaugeport.tool.answer import Answer, Exit, percent
 from gaugeport.transport.merge import check_mergeable
 from gaugeport.utils.files import atomic_folder, check_new
+from gaugeport.utils.progress import Progress, progress_bar
 
 
 def merge(a: str, b: str, alpha: float, out: Path, gauge: Path | None = None) -> Answer:
@@ -36,12 +37,14 @@ def merge(a: str, b: str, alpha: float, out: Path, gauge: Path | None = None) ->
     check_model(b)
     model_a, model_b = gp.load_model(a), gp.load_model(b)  # as they are stored: nothing runs
     check_mergeable(model_a, model_b)
-    if gauge is None:
-        b_to_a, model_b, certain = _recovered(model_a, model_b)
-        origin = f"recovered from the weights, {percent(certain)} of the coordinates certain"
-    else:
-        b_to_a, origin, certain = gp.load_gauge(gauge).inverse(), str(gauge), 1.0
-    merged: Any = gp.merge([model_a, model_b], [None, b_to_a], weights=(1 - alpha, alpha)).model
+    with progress_bar() as bar:
+        if gauge is None:
+            b_to_a, model_b, certain = _recovered(model_a, model_b, bar)
+            origin = f"recovered from the weights, {percent(certain)} of the coordinates certain"
+        else:
+            b_to_a, origin, certain = gp.load_gauge(gauge).inverse(), str(gauge), 1.0
+        pair, weights = [model_a, model_b], (1 - alpha, alpha)
+        merged: Any = gp.merge(pair, [None, b_to_a], weights, progress=bar).model
     with atomic_folder(out) as folder:
         merged.save_pretrained(folder)
         gp.load_tokenizer(a).save_pretrained(folder)
@@ -57,9 +60,9 @@ def merge(a: str, b: str, alpha: float, out: Path, gauge: Path | None = None) ->
     return Answer("\n".join(lines), data, Exit.DOUBTFUL if doubtful else Exit.DONE)
 
 
-def _recovered(model_a: Any, model_b: Any) -> tuple[Element, Any, float]:
+def _recovered(model_a: Any, model_b: Any, bar: Progress | None) -> tuple[Element, Any, float]:
     """Return the gauge from B to A, B with neurons and heads in A's order, and the share that is certain."""
-    found = gp.align_weights(model_b, model_a)
+    found = gp.align_weights(model_b, model_a, progress=bar)
     ordered = found.neurons.apply(model_b)
     if found.heads is not None:
         ordered = found.heads.apply(ordered, inplace=True)

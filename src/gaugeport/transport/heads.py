@@ -22,6 +22,7 @@ from gaugeport.charts.chart import Chart, chart_of
 from gaugeport.groups import Permutation, compose
 from gaugeport.transport.model import Model
 from gaugeport.transport.units import UnitAxis, act_on_units, paired_rows
+from gaugeport.utils.progress import Progress
 
 _ATTENTION = "model.layers.*.self_attn"
 _SEPARATE_PROJECTIONS = (
@@ -150,7 +151,7 @@ class HeadGauge:
         return Permutation((heads[:, None] * head_width + torch.arange(head_width)).flatten())
 
 
-def match_heads(model_a: nn.Module, model_b: nn.Module) -> HeadGauge:
+def match_heads(model_a: nn.Module, model_b: nn.Module, progress: Progress | None = None) -> HeadGauge:
     """Find the gauge that brings the attention of A nearest to that of B.
 
     Nearest is meant in least squares over all parameters of attention. The result is exact: first the
@@ -161,6 +162,7 @@ def match_heads(model_a: nn.Module, model_b: nn.Module) -> HeadGauge:
         model_a: Model A, in the residual coordinates of B (move it by the residual gauge first), and with the
             same coordinates inside its heads, as runs from one base have.
         model_b: Model B, of the same architecture.
+        progress: Told after each block.
 
     Returns:
         The gauge ``g`` for which ``g.apply(model_a)`` is nearest to ``model_b``.
@@ -174,8 +176,8 @@ def match_heads(model_a: nn.Module, model_b: nn.Module) -> HeadGauge:
         raise ValueError(
             f"A and B must have the same query and key/value heads: A has {counts}, B has {_counts(model_b)}"
         )
-    blocks = []
-    for block in range(len(chart.blocks(model_a))):
+    blocks, of_all = [], len(chart.blocks(model_a))
+    for block in range(of_all):
         # 1) score all pairs of query heads, and all pairs of key/value heads
         score = {"q": torch.zeros(heads, heads), "kv": torch.zeros(shared, shared)}
         for kind, of_b, of_a in paired_rows(model_a, model_b, _head_axes(chart), block):
@@ -187,6 +189,8 @@ def match_heads(model_a: nn.Module, model_b: nn.Module) -> HeadGauge:
                 score[s] = score[s] + b.reshape(n, -1) @ a.reshape(n, -1).T
         # 2) assign them, groups and their members together
         blocks.append(_best(score["q"], score["kv"], heads // shared))
+        if progress is not None:
+            progress(len(blocks), of_all, "matching heads")
     return HeadGauge(tuple(blocks), heads // shared)
 
 

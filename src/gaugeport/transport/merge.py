@@ -16,6 +16,7 @@ from gaugeport.alignment.comparable import check_both_tied
 from gaugeport.charts.chart import chart_of, check_movable
 from gaugeport.groups import Element, check_is_element
 from gaugeport.transport.model import check_gauge_fits, transport_model
+from gaugeport.utils.progress import Progress
 
 METHODS = ("average", "task_arithmetic")
 
@@ -83,6 +84,7 @@ def merge(
     scaling: float = 1.0,
     base_gauge: Element | None = None,
     strict: bool = True,
+    progress: Progress | None = None,
 ) -> Merged:
     """Move every model to the coordinates of the first by its gauge, and combine the parameters there.
 
@@ -104,6 +106,8 @@ def merge(
         base_gauge: The gauge that moves ``base`` to the coordinates of the first model.
         strict: Refuse gauges from outside the chart's group, and models of which only some are folded.
             Controls pass False.
+        progress: Called as ``progress(done, total, what)`` after each parameter of each model
+            (:mod:`gaugeport.utils.progress`).
 
     Returns:
         The merge and its gauges.
@@ -127,13 +131,15 @@ def merge(
     # 2) add up differences from one of them, not the parameters, so that nothing is rounded where all agree
     start = _aligned(models[0], None, strict) if base is None else _aligned(base, base_gauge, strict)
     total = {name: p.to(_wide(p), copy=True) for name, p in start.items()}
-    skipped = (
-        1 if base is None else 0
-    )  # an average starts from the first model, task arithmetic from the base
+    # an average starts from the first model, task arithmetic from the base
+    skipped, done = 1 if base is None else 0, 0
     for (model, gauge), factor in zip(pairs[skipped:], factors[skipped:], strict=True):
         for name, p in _aligned(model, gauge, strict).items():
             difference = p.to(total[name].device, total[name].dtype) - start[name]
             total[name].add_(difference, alpha=factor * (1.0 if base is None else scaling))
+            done += 1
+            if progress is not None:
+                progress(done, len(total) * (len(pairs) - skipped), "merging")
     # 3) round once
     merged = copy.deepcopy(models[0])
     for name, p in merged.named_parameters():

@@ -21,6 +21,7 @@ from gaugeport.charts.chart import Chart, chart_of
 from gaugeport.groups import Permutation, SignedPermutation, compose
 from gaugeport.transport.model import Model
 from gaugeport.transport.units import UnitAxis, act_on_units, declared, paired_rows
+from gaugeport.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class NeuronGauge:
         return SignedPermutation(perm, torch.cat([segment.sign for segment in segments]))
 
 
-def match_neurons(model_a: nn.Module, model_b: nn.Module) -> NeuronGauge:
+def match_neurons(model_a: nn.Module, model_b: nn.Module, progress: Progress | None = None) -> NeuronGauge:
     """Find the gauge that brings the MLPs of A nearest to those of B.
 
     Nearest is meant in least squares over all parameters of the MLPs. Two neurons score the inner product
@@ -111,6 +112,7 @@ def match_neurons(model_a: nn.Module, model_b: nn.Module) -> NeuronGauge:
     Args:
         model_a: Model A, in the residual coordinates of B: move it by the residual gauge first.
         model_b: Model B, of the same architecture.
+        progress: Told after each block.
 
     Returns:
         The gauge ``g`` for which ``g.apply(model_a)`` is nearest to ``model_b``.
@@ -124,7 +126,8 @@ def match_neurons(model_a: nn.Module, model_b: nn.Module) -> NeuronGauge:
     chart, _ = check_comparable(model_a, model_b)
     axes, gated = neuron_axes(chart), _element_class(chart) is SignedPermutation
     blocks: list[SignedPermutation] = []
-    for block, n in enumerate(_widths(model_a)):
+    widths = _widths(model_a)
+    for block, n in enumerate(widths):
         # 1) score all pairs of neurons
         score = {"plain": torch.zeros(n, n), "signed": torch.zeros(n, n)}
         for kind, of_b, of_a in paired_rows(model_a, model_b, axes, block):
@@ -134,6 +137,8 @@ def match_neurons(model_a: nn.Module, model_b: nn.Module) -> NeuronGauge:
         columns = torch.from_numpy(assignment.solve(score["plain"] + score["signed"].abs()).columns)
         sign = torch.where(score["signed"][torch.arange(n), columns] < 0, -1, 1)
         blocks.append(SignedPermutation(columns, sign) if gated else Permutation(columns))
+        if progress is not None:
+            progress(len(blocks), len(widths), "matching neurons")
     return NeuronGauge(tuple(blocks))
 
 

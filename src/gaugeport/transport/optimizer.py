@@ -154,7 +154,7 @@ def transport_optimizer(
                 progress(done, len(moved["state"]), "optimizer state")
     # 4) write it
     if accelerated is not None and out is not None:
-        accelerated.write(Path(out), chart, g, moved, force)
+        accelerated.write(Path(out), chart, g, moved, force, progress)
     elif folder is not None and stored is not None and out is not None:
         write = functools.partial(write_moved_weights, stored, g, progress=progress)
         write_folder(folder, Path(out), write, moved, OPTIMIZER_FILE, force)

@@ -24,6 +24,7 @@ from gaugeport.transport.axis import InPlace
 from gaugeport.transport.folders import listing, naming
 from gaugeport.transport.optimizer_checkpoint import ACCELERATE_FILE, write_folder
 from gaugeport.transport.optimizer_names import first_names, shorten, without_wrappers
+from gaugeport.utils.progress import Progress
 from gaugeport.utils.tensor_files import read_tensors, read_torch
 
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -49,7 +50,15 @@ class AcceleratorState:
     weights_file: str
     metadata: dict[str, str]
 
-    def write(self, out: Path, chart: Chart, g: LinearGauge, state: dict[str, Any], force: bool) -> None:
+    def write(
+        self,
+        out: Path,
+        chart: Chart,
+        g: LinearGauge,
+        state: dict[str, Any],
+        force: bool,
+        progress: Progress | None,
+    ) -> None:
         """Write a folder like this one with moved weights and state, from which ``load_state`` continues.
 
         Args:
@@ -58,16 +67,21 @@ class AcceleratorState:
             g: The gauge that moves the weights.
             state: The moved optimizer state.
             force: Replace what lies at ``out``.
+            progress: Told the bytes of weights that are moved.
 
         Raises:
             FileExistsError: If something already lies at ``out``, unless ``force``.
         """
-        first, moved = first_names(self.model), {}
+        first, moved, done = first_names(self.model), {}, 0
+        total = sum(t.nbytes for t in self.weights.values())
         with torch.no_grad(), InPlace(g) as act:
             for name, t in self.weights.items():
                 clean = without_wrappers(name)
                 moved[name] = t.detach().clone()
                 act.by_kinds(moved[name], chart.axes(first.get(clean, clean)))
+                done += t.nbytes
+                if progress is not None:
+                    progress(done, total, "weights")
 
         def write_weights(folder: Path) -> None:
             if self.weights_file.endswith(".safetensors"):

@@ -22,6 +22,7 @@ from gaugeport.groups import GROUPS, Element, Orthogonal, SignedPermutation, con
 from gaugeport.transport.heads import HEADS, HeadGauge, match_heads
 from gaugeport.transport.model import transport_model
 from gaugeport.transport.neurons import NeuronGauge, match_neurons
+from gaugeport.utils.progress import Progress
 
 MOST_ROUNDS = 20
 """Rounds after which the search ends, settled or not. Models of one base settle in two or three."""
@@ -54,6 +55,7 @@ def align_weights(
     token_ids: Tensor | None = None,
     group: str | None = None,
     most_rounds: int = MOST_ROUNDS,
+    progress: Progress | None = None,
 ) -> WeightAlignment:
     """Recover the residual gauge, the order of neurons and the order of heads from weights.
 
@@ -66,6 +68,8 @@ def align_weights(
         token_ids: int64[n], the vocabulary rows that count as evidence; default all.
         group: Name of the gauge group. Default: the charts' exact group, the smaller one if they differ.
         most_rounds: The search ends after so many rounds.
+        progress: Called as ``progress(done, total, what)`` after each matrix, and after each block whose
+            neurons or heads are matched, round after round (:mod:`gaugeport.utils.progress`).
 
     Returns:
         The gauges, with margins and the objective of every round.
@@ -86,17 +90,17 @@ def align_weights(
         return match(evidence, group, matcher)
 
     # 1) the residual gauge, from what no order touches
-    found = _without_order(model_a, model_b, chart_a, token_ids, cross, matched, most_rounds)
+    found = _without_order(model_a, model_b, chart_a, token_ids, cross, matched, most_rounds, progress)
     # 2) neurons and heads in its coordinates, then the gauge from all matrices, until nothing changes
     neurons, heads, objectives, settled = NeuronGauge.identity(model_a), None, [], False
     for _ in range(most_rounds):
         moved = transport_model(model_a, found.gauge, strict=False)
-        new_neurons = match_neurons(moved, model_b)
-        new_heads = match_heads(moved, model_b) if chart_a.family.name in HEADS else None
+        new_neurons = match_neurons(moved, model_b, progress)
+        new_heads = match_heads(moved, model_b, progress) if chart_a.family.name in HEADS else None
         ordered = new_neurons.apply(model_a)
         if new_heads is not None:
             ordered = new_heads.apply(ordered, inplace=True)
-        new = matched(weight_evidence(ordered, model_b, token_ids, cross))
+        new = matched(weight_evidence(ordered, model_b, token_ids, cross, progress))
         objectives.append(new.objective)
         settled = new.gauge == found.gauge and new_neurons == neurons and _same(new_heads, heads)
         found, neurons, heads = new, new_neurons, new_heads
@@ -113,6 +117,7 @@ def _without_order(
     cross: bool,
     matched: Callable[[Tensor], Match],
     most_rounds: int,
+    progress: Progress | None,
 ) -> Match:
     """Match the columns of embedding and unembedding, then these and the Gram matrices of all others.
 
@@ -121,8 +126,8 @@ def _without_order(
     in those of the gauge found so far.
     """
     weights_a, weights_b = dict(model_a.named_parameters()), dict(model_b.named_parameters())
-    columns, grams = [], []
-    for name, role, axis in chart.matrices():
+    columns, grams, matrices = [], [], list(chart.matrices())
+    for done, (name, role, axis) in enumerate(matrices, 1):
         a, b = (w[name].detach().movedim(axis, -1).to(torch.float32) for w in (weights_a, weights_b))
         if role in ("embed", "unembed"):
             if token_ids is not None:
@@ -130,6 +135,8 @@ def _without_order(
             columns.append(_normalised(b, 0, cross).T @ _normalised(a, 0, cross))
         else:
             grams.append((_off_diagonal(a), _off_diagonal(b)))
+        if progress is not None:
+            progress(done, len(matrices), "reading weights")
     fixed = torch.stack(columns).mean(0).double()
     found = matched(fixed)
     for _ in range(most_rounds):
