@@ -7,15 +7,19 @@ This module imports nothing heavy, so that ``--help`` is quick; a command import
 from __future__ import annotations
 
 import errno
+import io
+import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
+from gaugeport.tool.answer import Exit
+from gaugeport.tool.cli import EXIT_CODES, error_object
 from gaugeport.tool.cli import app as tool
-from gaugeport.tool.cli import error_object
 
 if TYPE_CHECKING:
     from gaugeport.pipeline.execution.failures import Failure
@@ -24,9 +28,16 @@ ABOUT = (
     "Match the coordinates of two checkpoints, move what is written in them, and remake the papers' tables."
 )
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=ABOUT)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=ABOUT, epilog=EXIT_CODES
+)
 app.add_typer(tool)
 console = Console(highlight=False, soft_wrap=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+BROKE_OFF = (*FULL_DISK, errno.EIO)
+"""Errors of the system that end work which had begun: what is done is kept."""
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Settings of a command whose arguments are Hydra's: typer reads none of them."""
@@ -45,7 +56,7 @@ def run(context: typer.Context) -> None:
     if any(a in arguments for a in ("--help", "-h")):
         from gaugeport.pipeline.commands.help import run_help
 
-        return console.print(run_help(), markup=False)
+        return console.print(f"{run_help()}\n\n{textwrap.fill(EXIT_CODES, 100)}", markup=False)
 
     from gaugeport.pipeline.commands.run import run_one, run_sweep, show_config
 
@@ -57,10 +68,10 @@ def run(context: typer.Context) -> None:
     if sweep:
         _end(*run_sweep(overrides, dry_run))
     else:
-        _end(run_one(overrides, dry_run), [])
+        _end(*run_one(overrides, dry_run))
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def tables(
     ids: Annotated[list[str] | None, typer.Argument(help="Table ids or names; all when omitted.")] = None,
     profile: Profile = "mini",
@@ -102,7 +113,7 @@ def tables(
     _end(end_screen(chosen, made_tables, claims, bool(ids), wide), failures)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def headline(
     model: Annotated[
         Path | None, typer.Option(help="A model folder or .gguf file in place of the model that is fetched.")
@@ -119,7 +130,7 @@ def headline(
     _end(claims.screen(), claims.failures)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def status(
     what: Annotated[
         list[str] | None, typer.Argument(help="Tables and sweeps; all of them when omitted.")
@@ -133,7 +144,7 @@ def status(
     console.print(status_text(what or [], profile, set_ or []), markup=False)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def report(profile: Profile = "mini", set_: Set = None) -> None:
     """Write outputs/report/index.html: every claim, table and figure, and what made each."""
     from gaugeport.pipeline.commands.report import write_report
@@ -141,7 +152,7 @@ def report(profile: Profile = "mini", set_: Set = None) -> None:
     console.print(f"report in {write_report(profile, set_ or [])}", markup=False)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def fetch(
     model: Annotated[str, typer.Argument(help="A model config such as smollm2, or a .gguf file.")],
     out: Annotated[
@@ -163,41 +174,52 @@ def _end(text: str, failures: list[Failure]) -> None:
     if text:
         console.print(text, markup=False)
     for failure in failures[:MOST_FAILURES_PRINTED]:
-        console.print(f"FAILED {failure}", style="red", markup=False)
+        errors.print(f"FAILED {failure}", style="red", markup=False)
     if failures:
         more = len(failures) - MOST_FAILURES_PRINTED
         if more > 0:
-            console.print(f"and {more} more: `gaugeport status` lists all", style="red", markup=False)
-        console.print(
+            errors.print(f"and {more} more: `gaugeport status` lists all", style="red", markup=False)
+        errors.print(
             f"{len(failures)} failed; the same command runs again what is not done, and only that",
             style="red",
         )
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.FAILED)
 
 
 def main() -> None:
-    """Run the command line. An error of the library is one line, with exit code 2."""
+    """Run the command line. An error of the library or the system is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         app()
-    except (ValueError, TypeError, FileNotFoundError, FileExistsError, ConnectionError) as e:
-        _stop(str(e), e)
+    except OSError as e:
+        _stop(_of_system(e), e, Exit.FAILED if e.errno in BROKE_OFF else Exit.REFUSED)
     except ModuleNotFoundError as e:
         if e.name is None or e.name.split(".")[0] == "gaugeport":
             raise
         extra = "tool" if e.name in ("datasets", "gguf", "matplotlib", "sae_lens") else "pipeline"
         _stop(f"this command requires {e.name}: pip install 'gaugeport[{extra}]'", e)
-    except OSError as e:
-        if e.errno != errno.ENOSPC:
-            raise
-        _stop(f"{e}: the disk is full: free some space and run the same command", e)
+    except (ValueError, TypeError) as e:
+        _stop(str(e), e)
 
 
-def _stop(message: str, cause: Exception) -> NoReturn:
+def _of_system(e: OSError) -> str:
+    """Return an error of the system, or one of the library in its form, as a sentence with the path."""
+    if e.errno is None:
+        return str(e)
+    names = [str(name) for name in (e.filename, e.filename2) if name is not None]
+    advice = "free some space and run the same command" if e.errno in FULL_DISK else ""
+    return ": ".join(filter(None, [" -> ".join(names), e.strerror, advice]))
+
+
+def _stop(message: str, cause: Exception, code: Exit = Exit.REFUSED) -> NoReturn:
+    message = re.sub(r"\s*\n\s*", " ", message)
     if "--json" in sys.argv:
         print(error_object(message))
     else:
-        console.print(f"error: {message}", style="red", markup=False)
-    raise SystemExit(2) from cause
+        errors.print(f"error: {message}", style="red", markup=False)
+    raise SystemExit(int(code)) from cause
 
 
 if __name__ == "__main__":

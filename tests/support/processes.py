@@ -32,15 +32,16 @@ def finish(arguments, outputs, code=0, seconds=280, ci=True, **options):
     return text
 
 
-def printed(arguments, outputs, code=0, ci=True):
-    """Return what a command prints, run in this process, which saves seconds of imports."""
-    text, environment = io.StringIO(), {"GAUGEPORT_OUTPUTS": str(outputs), "CI": "1"}
+def answered(arguments, outputs, ci=True):
+    """Run a command in this process, which saves seconds of imports; return exit code, stdout and stderr."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    environment = {"GAUGEPORT_OUTPUTS": str(outputs), "CI": "1"}
     with (
         mock.patch.dict(os.environ, environment),
         mock.patch.object(sys, "argv", ["gaugeport", *arguments]),
         warnings.catch_warnings(record=True) as warned,
-        contextlib.redirect_stdout(text),
-        contextlib.redirect_stderr(text),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
     ):
         warnings.simplefilter("always")
         if not ci:
@@ -48,10 +49,16 @@ def printed(arguments, outputs, code=0, ci=True):
         try:
             cli.main()
         except SystemExit as end:
-            assert (end.code or 0) == code, text.getvalue()
-        else:
-            assert code == 0, text.getvalue()
-    return "\n".join([text.getvalue(), *(str(w.message) for w in warned)])
+            code = end.code or 0
+    err.writelines(f"{w.message}\n" for w in warned)
+    return code, out.getvalue(), err.getvalue()
+
+
+def printed(arguments, outputs, code=0, ci=True):
+    """Return all that a command prints, run in this process."""
+    ended, out, err = answered(arguments, outputs, ci)
+    assert ended == code, out + err
+    return out + err
 
 
 def kill_when(arguments, outputs, enough, seconds=200):

@@ -15,7 +15,7 @@ class Exit(IntEnum):
     DONE = 0
     """Done, and nothing speaks against the result."""
     FAILED = 1
-    """Some of the work failed; the same command does the rest."""
+    """Work that had begun failed; the same command does the rest."""
     REFUSED = 2
     """The input was refused; nothing was written."""
     DOUBTFUL = 3

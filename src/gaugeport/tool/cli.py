@@ -16,7 +16,8 @@ import typer
 from gaugeport.tool.answer import Answer
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 failed in part, 2 input refused, 3 done but doubtful (the answer says why)."
+    "Exit codes: 0 done, 1 failed midway (the same command does the rest), 2 input refused and nothing "
+    "written, 3 done but doubtful (the answer says why)."
 )
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)

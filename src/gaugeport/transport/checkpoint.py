@@ -221,9 +221,7 @@ def _full_disk_keeps_what_is_done() -> Iterator[None]:
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OSError(
-            e.errno, "the disk is full; what is done is kept, and the same command goes on from there"
-        ) from e
+        raise OSError(e.errno, "the disk is full; what is done is kept") from e
 
 
 def _workers(workers: int | None) -> int:

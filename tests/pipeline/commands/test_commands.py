@@ -1,5 +1,7 @@
 """Commands that other tests do not reach print what they should and write nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from gaugeport.pipeline.config.experiments import variant_of
 from gaugeport.pipeline.execution.failures import note_path
 from gaugeport.pipeline.job import job_id
 from gaugeport.pipeline.measures.gauge_groups import tiny_model
+from gaugeport.pipeline.stages.catalogue import STAGES
 from processes import built, files, printed
 
 
@@ -36,10 +39,23 @@ def test_dry_run_lists_jobs_and_writes_nothing(tmp_path):
 
 
 def test_stage_option_builds_that_stage_only(tmp_path):
-    text = printed(["run", "experiment=trajectory", "profile=smoke", "stage=data"], tmp_path)
+    text = printed(["run", "experiment=trajectory", "profile=smoke", "stage=data"], tmp_path, ci=False)
     (line,) = built(tmp_path)
     assert line.startswith("data ") and text.startswith("data: ") and line.split()[1] in text
+    assert "to do: 1 stage; " in text and "data 1/1 · corpus of" in text
     assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize("more", [["stage=base"], []], ids=["stage", "job"])
+def test_run_that_fails_after_it_began_exits_with_1(tmp_path, monkeypatch, more):
+    def fail(job, required, folder):
+        raise ValueError("not enough memory")
+
+    monkeypatch.setitem(STAGES, "base", replace(STAGES["base"], build=fail))
+    text = printed(["run", "profile=smoke", "task=recovery", *more], tmp_path, code=1)
+    assert "FAILED base of" in text and "ValueError: not enough memory" in text and "Traceback" not in text
+    assert "the same command runs again what is not done" in text
+    assert [line.split()[0] for line in built(tmp_path)] == ["data"]
 
 
 def test_run_help_lists_config_groups_and_hydra_prints_its_config(tmp_path):

@@ -1,11 +1,12 @@
 """Test which stages and jobs are planned, how their times are estimated, and what is said of long ones."""
 
 import json
+import shutil
 import time
 
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution import progress
-from gaugeport.pipeline.execution.plan import JOBS, plan
+from gaugeport.pipeline.execution.plan import JOBS, plan, plan_stage
 from gaugeport.pipeline.execution.timings import Timings, shapes
 from gaugeport.pipeline.store.store import Store
 from gaugeport.utils.progress import clock
@@ -48,6 +49,18 @@ def test_steps_that_require_failed_stage_are_skipped(tmp_path):
     failed = next(key for key, s in todo.steps.items() if s.stage == "base" and s.composed.job.seed == 1)
     left = todo.without([failed])
     assert {s.composed.job.seed for s in left.steps.values()} == {0} and len(left.needs) == 2
+
+
+def test_one_stage_needs_those_it_requires_and_no_job(tmp_path):
+    spec, *_ = jobs(tmp_path)
+    todo = plan_stage(spec, "A")
+    assert [s.stage for s in todo.steps.values()] == ["data", "base", "A"] and not todo.wave(JOBS)
+    data, base, run = todo.steps
+    assert todo.without([data]).steps == {} and todo.without([]).steps.keys() == {data, base, run}
+    for step in todo.steps.values():
+        build(step)
+    shutil.rmtree(todo.steps[base].result.parent)
+    assert plan_stage(spec, "A").steps == {}, "what is built requires nothing"
 
 
 def test_time_comes_from_same_shape_else_same_kind(tmp_path):

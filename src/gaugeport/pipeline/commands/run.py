@@ -7,24 +7,23 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from gaugeport.models.loading import hide_progress_bars
 from gaugeport.pipeline.config.compose import compose_config, from_config
 from gaugeport.pipeline.config.defaults import left_open
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.config.texts import as_typed
 from gaugeport.pipeline.execution.failures import Failure
 from gaugeport.pipeline.execution.launchers import by_hydra, cores, local
-from gaugeport.pipeline.execution.machine import machine_for
-from gaugeport.pipeline.execution.plan import plan
+from gaugeport.pipeline.execution.machine import check_precision
+from gaugeport.pipeline.execution.plan import plan, plan_stage
 from gaugeport.pipeline.execution.progress import plural
-from gaugeport.pipeline.execution.runner import run_all
+from gaugeport.pipeline.execution.runner import run_all, run_plan
 from gaugeport.pipeline.execution.timings import Timings
 from gaugeport.pipeline.job import JobSpec, job_id
 from gaugeport.pipeline.paths import data_dir
 from gaugeport.pipeline.report.summary import summary
 from gaugeport.pipeline.report.sweep import write_sweep
 from gaugeport.pipeline.report.tidy import COLUMNS
-from gaugeport.pipeline.stages.catalogue import build_stage
+from gaugeport.pipeline.stages.catalogue import STAGES
 from gaugeport.pipeline.stages.stage import WAVES
 from gaugeport.pipeline.store.records import read_records
 from gaugeport.pipeline.store.store import Store, digest, write_json
@@ -46,7 +45,7 @@ def show_config(arguments: Sequence[str]) -> None:
     )()
 
 
-def run_one(overrides: Sequence[str], dry_run: bool) -> str:
+def run_one(overrides: Sequence[str], dry_run: bool) -> tuple[str, list[Failure]]:
     """Run a job, or with ``stage=`` build one of its stages.
 
     Args:
@@ -54,26 +53,28 @@ def run_one(overrides: Sequence[str], dry_run: bool) -> str:
         dry_run: Run nothing; describe what would be run.
 
     Returns:
-        The job's measurements, or the folder of the stage.
+        The job's measurements, or the folder of the stage, and what failed.
 
     Raises:
-        ValueError: An override is not allowed, or the job failed; the message says why.
+        ValueError: An override is not allowed, or the job is refused on this machine; nothing was run.
     """
     config = compose_config([o.removeprefix("+") if o.startswith("+experiment=") else o for o in overrides])
     spec = from_config(config, overrides)
     if dry_run:
-        return describe([spec], 1)
-    if config.stage is not None:
-        required = stage_keys(spec.job)
-        if config.stage not in required:
-            allowed = ", ".join(required) or "none"
-            raise ValueError(f"stage={config.stage}: the job requires no such stage; allowed: {allowed}")
-        hide_progress_bars()
-        with machine_for(spec.job):
-            return f"{config.stage}: {build_stage(spec.job, Store(spec.outputs / 'store'), config.stage)}"
-    for failure in run_all([spec], local(1), 1):
-        raise ValueError(failure.error.message)
-    return summary(read_records(spec.outputs / "records", [job_id(spec.job)]).records[0])
+        return describe([spec], 1), []
+    check_precision(spec.job)
+    if config.stage is None:
+        failures = run_all([spec], local(1), 1)
+        found = read_records(spec.outputs / "records", [job_id(spec.job)]).records
+        return summary(found[0]) if found else "", failures
+    keys = stage_keys(spec.job)
+    if config.stage not in keys:
+        allowed = ", ".join(keys) or "none"
+        raise ValueError(f"stage={config.stage}: the job requires no such stage; allowed: {allowed}")
+    if failures := run_plan(plan_stage(spec, config.stage), local(1), 1):
+        return "", failures
+    folder = Store(spec.outputs / "store").path(STAGES[config.stage].kind, keys[config.stage])
+    return f"{config.stage}: {folder}", []
 
 
 def run_sweep(overrides: Sequence[str], dry_run: bool) -> tuple[str, list[Failure]]:

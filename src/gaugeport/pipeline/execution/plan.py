@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gaugeport.pipeline.execution.guesses import parameters_of
-from gaugeport.pipeline.job import JobSpec, job_id
-from gaugeport.pipeline.stages.catalogue import STAGES
+from gaugeport.pipeline.job import Job, JobSpec, job_id
+from gaugeport.pipeline.stages.catalogue import STAGES, keys_of
 from gaugeport.pipeline.store.records import has_record, record_path
 from gaugeport.pipeline.store.store import Store, digest, partial_of
 from gaugeport.pipeline.tasks.registry import stage_keys
@@ -72,18 +72,22 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Missing steps by key, wave by wave; ``needs`` maps missing jobs to their stages' keys."""
+    """What is missing.
+
+    Attributes:
+        steps: The missing steps by key, wave by wave.
+        needs: Of each missing job, or stage that was asked for alone: its key -> the keys of the stages that
+            it requires.
+    """
 
     steps: dict[str, Step]
     needs: dict[str, tuple[str, ...]]
 
     def without(self, failed: Iterable[str]) -> Plan:
-        """Return what can still be done after some steps failed: no job that needs them, nor its stages."""
+        """Return what can still be done after some steps failed: nothing that needs them, nor its stages."""
         lost = set(failed)
-        needs = {
-            job: stages for job, stages in self.needs.items() if job not in lost and not lost & set(stages)
-        }
-        wanted = {key for job, stages in needs.items() for key in (job, *stages)}
+        needs = {k: stages for k, stages in self.needs.items() if k not in lost and not lost & set(stages)}
+        wanted = {key for k, stages in needs.items() for key in (k, *stages)}
         return Plan({key: step for key, step in self.steps.items() if key in wanted}, needs)
 
     def wave(self, name: str) -> list[Step]:
@@ -100,21 +104,49 @@ def plan(jobs: Sequence[JobSpec]) -> Plan:
         if job in needs or has_record(c.outputs / "records", job):
             continue
         # 1) the stages the job requires; those not built yet become steps, once
-        store, stages, size = Store(c.outputs / "store"), [], parameters_of(c.job)
-        for stage, config in stage_keys(c.job).items():
-            kind = STAGES[stage].kind
-            key = digest([kind, config, str(store.root)])
-            stages.append(key)
-            if key not in steps and not store.has(kind, config):
-                result = store.manifest_path(kind, config)
-                shape = {"kind": kind, **config}
-                steps[key] = Step(key, STAGES[stage].wave, stage, c, result, shape, size, stamp(result))
+        size = parameters_of(c.job)
+        needs[job] = _add_stages(steps, c, stage_keys(c.job), size)
         # 2) the job itself
-        needs[job] = tuple(stages)
         result = record_path(c.outputs / "records", job)
         steps[job] = Step(job, JOBS, None, c, result, c.job.key(), size, stamp(result))
+    return Plan(_in_order(steps), needs)
+
+
+def plan_stage(c: JobSpec, stage: str) -> Plan:
+    """Plan what one stage of a job needs that is not there yet, the stage itself included."""
+    steps: dict[str, Step] = {}
+    names = _missing(c.job, Store(c.outputs / "store"), stage)
+    keys = _add_stages(steps, c, keys_of(c.job, names), parameters_of(c.job))
+    return Plan(_in_order(steps), {keys[-1]: keys[:-1]} if keys else {})
+
+
+def _missing(job: Job, store: Store, stage: str) -> list[str]:
+    """Return the stages to build for one, itself the last; none if it is there."""
+    if not (config := keys_of(job, [stage])) or store.has(STAGES[stage].kind, config[stage]):
+        return []
+    required = [name for r in STAGES[stage].requires(job) for name in _missing(job, store, r)]
+    return list(dict.fromkeys([*required, stage]))
+
+
+def _add_stages(
+    steps: dict[str, Step], c: JobSpec, stages: Mapping[str, dict[str, Any]], size: int | None
+) -> tuple[str, ...]:
+    """Add those of a job's stages that are not built yet, and return the keys of all."""
+    store, keys = Store(c.outputs / "store"), []
+    for stage, config in stages.items():
+        kind = STAGES[stage].kind
+        key = digest([kind, config, str(store.root)])
+        keys.append(key)
+        if key not in steps and not store.has(kind, config):
+            result = store.manifest_path(kind, config)
+            shape = {"kind": kind, **config}
+            steps[key] = Step(key, STAGES[stage].wave, stage, c, result, shape, size, stamp(result))
+    return tuple(keys)
+
+
+def _in_order(steps: dict[str, Step]) -> dict[str, Step]:
     order = [*STAGES, None]  # wave by wave, jobs last
-    return Plan(dict(sorted(steps.items(), key=lambda item: order.index(item[1].stage))), needs)
+    return dict(sorted(steps.items(), key=lambda item: order.index(item[1].stage)))
 
 
 def stamp(path: Path) -> tuple[int, int] | None:

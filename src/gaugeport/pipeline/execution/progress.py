@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from gaugeport.pipeline.execution.plan import Plan, Step
+from gaugeport.pipeline.execution.plan import JOBS, Plan, Step
 from gaugeport.pipeline.execution.timings import Timings, in_words, seconds_taken
 from gaugeport.utils.progress import clock
 
@@ -49,11 +49,12 @@ class Progress:
         self.estimated = 0.0
         if not self.quiet:
             self.timings = Timings.recorded(next(iter(plan.steps.values())).composed.outputs)
-            stages = len(plan.steps) - len(plan.needs)
+            jobs = len(plan.wave(JOBS))
             guessed = self.timings.are_guesses(plan.steps.values())
             how = ", guessed from the size of the model" if guessed else ""
-            counts = f"{plural(len(plan.needs), 'job')} and {plural(stages, 'stage')}"
-            self.say(f"to do: {counts}; {self.left()}{how}")
+            counts = [plural(jobs, "job")] if jobs else []
+            counts.append(plural(len(plan.steps) - jobs, "stage"))
+            self.say(f"to do: {' and '.join(counts)}; {self.left()}{how}")
 
     @contextmanager
     def watch(self, wave: str, steps: Sequence[Step]) -> Iterator[None]:

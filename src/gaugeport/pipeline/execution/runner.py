@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from gaugeport.pipeline.execution.failures import Error, Failure, note
 from gaugeport.pipeline.execution.launchers import Launch, cores, local
-from gaugeport.pipeline.execution.plan import JOBS, Step, plan
+from gaugeport.pipeline.execution.plan import JOBS, Plan, Step, plan
 from gaugeport.pipeline.execution.progress import Progress
 from gaugeport.pipeline.job import JobSpec
 from gaugeport.pipeline.stages.stage import WAVES
@@ -21,12 +21,25 @@ def run_all(
     processes: int | None = None,
     quiet: bool = False,
 ) -> list[Failure]:
-    """Run the jobs whose records are missing.
-
-    Stages come first, in waves, each distinct one once. A full disk ends the run after its wave.
+    """Run the jobs whose records are missing, and before them the stages that they require.
 
     Args:
         jobs: The jobs; those with a readable record are skipped.
+        launch, processes, quiet: As of :func:`run_plan`.
+
+    Returns:
+        What failed. Everything that does not depend on it is done.
+    """
+    return run_plan(plan(jobs), launch, processes, quiet)
+
+
+def run_plan(
+    left: Plan, launch: Launch | None = None, processes: int | None = None, quiet: bool = False
+) -> list[Failure]:
+    """Do what is missing, in waves, each step once. A full disk ends the run after its wave.
+
+    Args:
+        left: What is missing.
         launch: What runs the steps, by default ``processes`` of this machine.
         processes: How many steps run at a time, by default one per core.
         quiet: Print no progress: whatever called this does.
@@ -34,7 +47,6 @@ def run_all(
     Returns:
         What failed. Everything that does not depend on it is done.
     """
-    left = plan(jobs)
     progress = Progress(left, processes or cores(), quiet)
     failures: list[Failure] = []
     for wave in (*WAVES, JOBS):
@@ -44,10 +56,10 @@ def run_all(
         with progress.watch(wave, steps):
             failed = {f.step.key: f for f in _failed(steps, launch or local(processes))}
         failures += failed.values()
-        for job, stages in left.needs.items():
-            reason = next((failed[key] for key in (job, *stages) if key in failed), None)
-            if reason is not None:
-                note(left.steps[job], reason)
+        for asked, stages in left.needs.items():
+            reason = next((failed[key] for key in (asked, *stages) if key in failed), None)
+            if reason is not None and left.steps[asked].stage is None:
+                note(left.steps[asked], reason)
         if any(f.error.full_disk for f in failed.values()):
             break
         left = left.without(failed)
