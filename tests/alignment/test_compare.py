@@ -223,8 +223,16 @@ def test_other_models_and_absent_sites_are_named():
 
 
 def test_streams_without_variance_are_refused():
+    a = tiny_model("llama", gen(0))
+    ev, varied = gp.evidence(a, a, [{"input_ids": torch.full((9, 8), 3)}]), gp.evidence(a, a, batches_of())
+    for refused in (
+        lambda: gp.align(ev, group="orthogonal", allow_larger=True),
+        lambda: ev.explained(SignedPermutation.identity(D)),
+        lambda: gp.compare_groups(ev, varied),
+        lambda: gp.compare_groups(varied, ev),
+    ):
+        with pytest.raises(ValueError, match=r"A's stream does not vary at embed: .*more varied batches"):
+            refused()
     a = torch.randn(20, 4, generator=gen(0))
-    with pytest.raises(ValueError, match="B's stream does not vary"):
-        explained_variance(Permutation.identity(4), moments_of(a, torch.zeros(20, 4)), False)
     with pytest.raises(ValueError, match=r"best scale of an affine gauge is -1, not positive"):
         with_scale_and_shift(Permutation.identity(4), moments_of(a, -a))

@@ -1,7 +1,7 @@
 """Draw damage to files, for the tests that damage files at random.
 
 ``GAUGEPORT_FUZZ_EXAMPLES=10000`` draws as many cases a test as it says, others each time; without it a
-hundred cases are drawn, always the same.
+few cases are drawn, always the same.
 """
 
 import io
@@ -14,13 +14,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 EXAMPLES = os.environ.get("GAUGEPORT_FUZZ_EXAMPLES") or os.environ.get("GAUGEPORT_FUZZ")
-FUZZ = settings(
-    max_examples=int(EXAMPLES or 100),
-    derandomize=EXAMPLES is None,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+
+
+def fuzz(cases):
+    """Return the settings of a test that draws so many cases, or as many as the environment says."""
+    return settings(
+        max_examples=int(EXAMPLES or cases),
+        derandomize=EXAMPLES is None,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+FUZZ = fuzz(60)
 
 JSON_VALUES = st.recursive(
     st.none()

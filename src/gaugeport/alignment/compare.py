@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from gaugeport.alignment.collect import Model, collect
+from gaugeport.alignment.evidence import check_varies
 from gaugeport.alignment.fit import AFFINE, fit, rotation_group
 from gaugeport.alignment.matchers import default_matchers
 from gaugeport.alignment.pair_evidence import Evidence
@@ -82,7 +83,8 @@ def compare_groups(
         ``affine``. R² is that of :func:`explained`.
 
     Raises:
-        ValueError: if the evidences are not of the same kind of model, or lack activations at a site.
+        ValueError: if the evidences are not of the same kind of model, lack activations at a site, or a
+            stream does not vary there.
     """
     chart, other = fit_on.chart_a, held_out.chart_a
     if (chart.model_type, chart.width) != (other.model_type, other.width):
@@ -91,7 +93,8 @@ def compare_groups(
             f"held_out {other.model_type} of width {other.width}"
         )
     names = fit_on.at(sites)
-    held_out.at(names)
+    check_varies(fit_on.moments, names)
+    check_varies(held_out.moments, held_out.at(names))
     rotation = rotation_group(chart)
     global_sign = ["global_sign_permutation"] if chart.norm == "layer" else []
     gauges: dict[str, Element] = {"identity": Permutation.identity(chart.width)}

@@ -118,6 +118,17 @@ def check_no_constant(moments: Mapping[str, Moments], sites: Sequence[str]) -> N
             )
 
 
+def check_varies(moments: Mapping[str, Moments], sites: Sequence[str]) -> None:
+    """Raise ``ValueError`` if the stream of A or B is the same for all tokens at one of the sites."""
+    for site in sites:
+        for name, square in (("A", moments[site].square_a), ("B", moments[site].square_b)):
+            if not float(square.sum()) > 0:
+                raise ValueError(
+                    f"{name}'s stream does not vary at {site}: it has no variance to explain or to turn; "
+                    "allowed: other sites, or more varied batches"
+                )
+
+
 def activation_evidence(moments: Mapping[str, Moments], sites: Sequence[str]) -> Tensor:
     """Return the mean correlation over sites.
 

@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from gaugeport.alignment.evidence import activation_evidence, both
+from gaugeport.alignment.evidence import activation_evidence, both, check_varies
 from gaugeport.alignment.matchers import (
     MATCHERS,
     check_combination,
@@ -109,8 +109,8 @@ def fit(
         abstain: threshold of ``Alignment.kept``.
 
     Raises:
-        ValueError: if ``ev`` lacks what is to be read, a coordinate is constant at every site, or ``abstain``
-            leaves no coordinate.
+        ValueError: if ``ev`` lacks what is to be read, a coordinate is constant at every site, a rotation is
+            to be fitted where a stream is constant, or ``abstain`` leaves no coordinate.
     """
     fitted, chosen = linear_group(group, ev.chart_a), MATCHERS[matcher]
     # Elements that fix the all-ones direction have a sign along it, which only the token means show.
@@ -120,6 +120,7 @@ def fit(
     if evidence != "weights":
         used = ev.at(sites)
         if chosen.reads_cross_moments:
+            check_varies(moments, used)
             parts.append(torch.stack([cross_moment(moments[site]) for site in used]).mean(0))
         else:
             parts.append(activation_evidence(moments, used))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gaugeport.alignment.evidence import check_varies
 from gaugeport.alignment.moments import Moments
 from gaugeport.alignment.variance import explained_variance
 from gaugeport.charts import Chart
@@ -97,10 +98,11 @@ class Evidence:
 
         Raises:
             TypeError: if ``gauge`` is not a gauge element.
-            ValueError: for sites without evidence, or a gauge of another width.
+            ValueError: for sites without evidence or variance, or a gauge of another width.
         """
-        layer = self.chart_a.norm == "layer"
-        return {site: explained_variance(gauge, self.moments[site], layer) for site in self.at(sites)}
+        layer, names = self.chart_a.norm == "layer", self.at(sites)
+        check_varies(self.moments, names)
+        return {site: explained_variance(gauge, self.moments[site], layer) for site in names}
 
     def __str__(self) -> str:
         places = f"{self.tokens} tokens at {', '.join(self.sites)}" if self.sites else "no activations"

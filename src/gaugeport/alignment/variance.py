@@ -21,20 +21,18 @@ def explained_variance(gauge: Element, moments: Moments, mean_free: bool) -> flo
 
     Args:
         gauge: the gauge from A to B.
-        moments: moments of A and B at the site.
+        moments: moments of A and B at the site, where B's stream varies.
         mean_free: the moments are of streams without the mean over coordinates (LayerNorm models), which no
             reader sees. The shift's is then left out too; what a linear gauge moves there counts as error.
 
     Raises:
         TypeError: if ``gauge`` is not a gauge element.
-        ValueError: if its width is not that of the streams, or B's stream does not vary.
+        ValueError: if its width is not that of the streams.
     """
     check_is_element(gauge)
     if gauge.size != len(moments.mean_a):
         raise ValueError(f"the gauge has width {gauge.size}; the streams have width {len(moments.mean_a)}")
     total = float(moments.square_b.sum())
-    if total <= 0:
-        raise ValueError("B's stream does not vary: no share of its variance can be explained")
     linear, scale, missed = gauge, 1.0, 0.0
     if isinstance(gauge, AffineGauge):
         linear, scale = gauge.linear, gauge.scale

@@ -8,6 +8,7 @@ from typing import Any
 
 from gaugeport.models.configs import check_depth, read_config
 from gaugeport.models.safetensors_files import Header, read_header, refuse_lfs_pointer
+from gaugeport.utils.files import expanded
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -38,7 +39,7 @@ def local_folder(path_or_id: str | Path) -> Path | None:
     A hub id is ``name`` or ``owner/name``, unless there is such a folder. Raises ``FileNotFoundError`` for
     a path that does not exist, and ``ValueError`` for a file.
     """
-    path = Path(path_or_id).expanduser()
+    path = expanded(path_or_id)
     if path.is_dir():
         return path
     if path.exists():

@@ -29,6 +29,7 @@ from gaugeport.models.gguf_files import existing, is_gguf, load_gguf, load_gguf_
 from gaugeport.models.gguf_header import check_gguf
 from gaugeport.models.parameter_names import TEXT_PART, does_not_match, empty_model, match_names
 from gaugeport.utils.devices import missing_features
+from gaugeport.utils.files import expanded
 
 
 def load_model(
@@ -65,7 +66,7 @@ def load_model(
     if is_gguf(path_or_id):
         asked = as_dtype(dtype or torch.float32)
         asked = asked if isinstance(asked, torch.dtype) else torch.float32
-        model = load_gguf(Path(path_or_id).expanduser(), asked, attn_implementation)
+        model = load_gguf(expanded(path_or_id), asked, attn_implementation)
         return _placed(model, device)
     # 1) what the folder holds, and the config of the causal language model in it
     folder = local_folder(path_or_id)
@@ -126,7 +127,7 @@ def check_model(path_or_id: str | Path, tokenizer: bool = False) -> None:
         ValueError: As :func:`~gaugeport.models.folders.check_folder`, or a GGUF file is damaged.
     """
     if is_gguf(path_or_id):
-        check_gguf(existing(Path(path_or_id).expanduser()))
+        check_gguf(existing(expanded(path_or_id)))
         return
     folder = local_folder(path_or_id)
     if folder is not None:
@@ -147,7 +148,7 @@ def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
         ValueError: If the files cannot be read or are git-lfs pointers, or the hub cannot be reached.
     """
     if is_gguf(path_or_id):
-        return load_gguf_tokenizer(Path(path_or_id).expanduser())
+        return load_gguf_tokenizer(expanded(path_or_id))
     folder = local_folder(path_or_id)
     if folder is not None:
         check_tokenizer_files(folder)

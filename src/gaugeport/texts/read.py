@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gaugeport.texts.document import Document
+from gaugeport.utils.files import expanded
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jsonl": ("json", {}),
@@ -34,7 +35,7 @@ def local_rows(path: str | Path) -> Iterator[Mapping[str, Any]]:
         FileNotFoundError: the path does not exist.
         ValueError: unknown extension, a folder, an empty file, or a file that cannot be parsed.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path} has the extension {path.suffix!r}; allowed: {', '.join(FORMATS)}")
     if not path.exists():

@@ -18,13 +18,21 @@ from gaugeport.alignment.pair_evidence import Evidence, common_group
 from gaugeport.alignment.result import Alignment
 from gaugeport.groups import Element, SignedPermutation
 from gaugeport.models.checkpoint import open_checkpoint
+from gaugeport.models.folders import local_folder
 from gaugeport.models.loading import check_model
 from gaugeport.texts import row_batches
 from gaugeport.tool.answer import Answer, Exit
 from gaugeport.tool.conclusion import ROTATIONS, Found, conclude
-from gaugeport.tool.opening import fit_together, opener, safetensors_folder, shared_tokenizer
+from gaugeport.tool.opening import (
+    check_place,
+    fit_together,
+    opener,
+    safetensors_folder,
+    shared_tokenizer,
+)
 from gaugeport.tool.report import report_data, report_text
 from gaugeport.tool.text import positions_of, token_rows
+from gaugeport.utils.files import real
 from gaugeport.utils.progress import Progress, progress_bar
 
 ROWS_PER_BATCH = 8
@@ -94,7 +102,8 @@ def align_models(request: Request) -> Answer:
     """Align two models, write the gauge and the figure, and answer with the report.
 
     Raises:
-        ValueError: An option is unknown, the models cannot be compared, or no text fits.
+        ValueError: An option is unknown, the models cannot be compared, no text fits, or a result would lie
+            in what is read.
         FileNotFoundError: A model, run or text file does not exist.
         FileExistsError: The gauge file or the figure exists, and ``force`` is not set.
     """
@@ -128,8 +137,13 @@ def align_models(request: Request) -> Answer:
 
 def _check(request: Request) -> None:
     for path in (request.out, request.figure):
+        check_place(path, request.a, request.b, request.base, request.text, *(request.along or ()))
+        if path.is_dir():
+            raise FileExistsError(f"{path} is a folder; name a file")
         if path.exists() and not request.force:
             raise FileExistsError(f"{path} exists already; pass --force to replace it, or name another --out")
+    if real(request.out) == real(request.figure):
+        raise ValueError(f"--out and --figure are both {request.out}: name another --figure")
     if request.evidence not in ("activations", "weights", "both"):
         raise ValueError(f"evidence={request.evidence!r}; allowed: activations, weights, both")
     if request.tokens < 0:
@@ -228,11 +242,11 @@ def _walk(request: Request, a: Callable[[], Any], b: Callable[[], Any]) -> list[
     """Return the models from A back along its run to the base, and along B's run to B, as loaders."""
     assert request.along is not None
     back, forth = (checkpoints_of(run) for run in request.along)
-    ends = {Path(name).resolve() for name in (request.a, request.b)}
+    ends = {real(Path(name)) for name in (request.a, request.b)}
     between = [
-        *(opener(str(p)) for p in reversed(back) if p.resolve() not in ends),
+        *(opener(str(p)) for p in reversed(back) if real(p) not in ends),
         *([opener(request.base)] if request.base is not None else []),
-        *(opener(str(p)) for p in forth if p.resolve() not in ends),
+        *(opener(str(p)) for p in forth if real(p) not in ends),
     ]
     return [a, *between, b]
 
@@ -282,4 +296,4 @@ def _config(name: str) -> Any:
         return None
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    return AutoConfig.from_pretrained(local_folder(name) or name, trust_remote_code=False)

@@ -20,7 +20,7 @@ import gaugeport as gp
 from gaugeport.charts.chart import Chart, chart_of
 from gaugeport.groups import GROUPS, Element, SignedPermutation
 from gaugeport.models.loading import check_model
-from gaugeport.streams.activations import check_sites, middle_site, streams_at
+from gaugeport.streams.activations import check_site, middle_site, streams_at
 from gaugeport.streams.interventions import adding, edited
 from gaugeport.streams.massive import leave_out_massive
 from gaugeport.texts import row_batches
@@ -145,7 +145,7 @@ def _opened(request: Request) -> Model:
     model = opener(request.model)()
     chart = chart_of(model)
     site = request.site or middle_site(model, chart)
-    (site,) = check_sites(site, len(chart.blocks(model)))
+    site = check_site(site, len(chart.blocks(model)), chart)
     rows, _ = token_rows(
         gp.load_tokenizer(request.model),
         request.tokens,

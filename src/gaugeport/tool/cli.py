@@ -7,6 +7,7 @@ Exit codes are those of :class:`gaugeport.tool.answer.Exit`. This module imports
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +25,22 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 chart = typer.Typer(no_args_is_help=True, help="Charts: where the residual stream lives in an architecture.")
 app.add_typer(chart, name="chart")
 
+
+def _expanded(value: Any) -> Any:
+    """Replace ``~`` in a path, or in a pair of them, as shells do, which leave ``--out=~/x`` alone."""
+    if isinstance(value, tuple):
+        return tuple(map(_expanded, value))
+    return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value
+
+
+def _path(**options: Any) -> Any:
+    """Return the option of a path."""
+    return typer.Option(callback=_expanded, **options)
+
+
 Model = Annotated[str, typer.Argument(help="A Hugging Face model folder, a .gguf file, or a hub id.")]
 Text = Annotated[
-    Path | None, typer.Option(help="A .txt, .jsonl, .csv or .parquet file; Python's reference when omitted.")
+    Path | None, _path(help="A .txt, .jsonl, .csv or .parquet file; Python's reference when omitted.")
 ]
 Field = Annotated[str, typer.Option(help="Of the file: the field that holds the text.")]
 Tokens = Annotated[int, typer.Option(help="How many tokens to read, at most.")]
@@ -39,12 +53,12 @@ Seed = Annotated[int, typer.Option(help="Seed of what is random.")]
 def align(
     a: Model,
     b: Model,
-    out: Annotated[Path, typer.Option(help="The gauge file to write, .safetensors.")],
+    out: Annotated[Path, _path(help="The gauge file to write, .safetensors.")],
     text: Text = None,
     field: Field = "text",
     tokens: Tokens = 16_384,
     along: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Folders of A's and B's runs: walk their checkpoints.")
+        tuple[Path, Path] | None, _path(help="Folders of A's and B's runs: walk their checkpoints.")
     ] = None,
     base: Annotated[str | None, typer.Option(help="The model that both runs started from.")] = None,
     evidence: Annotated[str, typer.Option(help="activations, weights or both.")] = "activations",
@@ -53,7 +67,7 @@ def align(
     abstain: Annotated[
         float | None, typer.Option(help="Count coordinates with a smaller margin as not placed.")
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="The PNG to write; beside --out when omitted.")] = None,
+    figure: Annotated[Path | None, _path(help="The PNG to write; beside --out when omitted.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +75,7 @@ def align(
     from gaugeport.tool.align import Request, align_models
 
     request = Request(
-        a, b, out, figure or out.with_suffix(".png"), evidence, group,
+        a, b, out, figure or (out.with_suffix(".png") if out.name else out), evidence, group,
         sites if sites == "all" else sites.split(","), text, field, tokens, along, base, abstain, force,
     )  # fmt: skip
     _print(align_models(request), as_json)
@@ -72,9 +86,9 @@ def transport(
     kind: Annotated[
         str, typer.Argument(help="model, sae, direction, indices, lora, optimizer or checkpoint.")
     ],
-    source: Annotated[str, typer.Argument(help="The file or folder to move.")],
-    gauge: Annotated[Path, typer.Option(help="The gauge file, as `align` writes it.")],
-    out: Annotated[Path, typer.Option(help="What to write.")],
+    source: Annotated[str, typer.Argument(help="The file or folder to move.", callback=_expanded)],
+    gauge: Annotated[Path, _path(help="The gauge file, as `align` writes it.")],
+    out: Annotated[Path, _path(help="What to write.")],
     model: Annotated[str | None, typer.Option(help="For lora: the model it was trained on.")] = None,
     axis: Annotated[int | None, typer.Option(help="For direction: the axis of the coordinates.")] = None,
     workers: Annotated[int | None, typer.Option(help="For model: threads; all cores when omitted.")] = None,
@@ -92,27 +106,26 @@ def transport(
 def merge(
     a: Model,
     b: Model,
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    out: Annotated[Path, _path(help="A new folder.")],
     alpha: Annotated[float, typer.Option(help="The weight of B.")] = 0.5,
-    gauge: Annotated[
-        Path | None, typer.Option(help="The gauge from A to B; from the weights when omitted.")
-    ] = None,
+    gauge: Annotated[Path | None, _path(help="The gauge from A to B; from the weights when omitted.")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Average two models in the coordinates of the first."""
     from gaugeport.tool.merge import merge as merge_models
 
-    _print(merge_models(a, b, alpha, out, gauge), as_json)
+    _print(merge_models(a, b, alpha, out, gauge, force), as_json)
 
 
 @app.command(epilog=EXIT_CODES)
 def audit(
     model: Model,
-    indices: Annotated[Path | None, typer.Option(help="A list of coordinates of yours.")] = None,
-    direction: Annotated[Path | None, typer.Option(help="A direction of yours.")] = None,
+    indices: Annotated[Path | None, _path(help="A list of coordinates of yours.")] = None,
+    direction: Annotated[Path | None, _path(help="A direction of yours.")] = None,
     sae: Annotated[
         Path | None,
-        typer.Option(help="A folder with an SAE of yours."),
+        _path(help="A folder with an SAE of yours."),
     ] = None,
     site: Annotated[str | None, typer.Option(help="Where they belong; the middle block.")] = None,
     draws: Annotated[int, typer.Option(help="How many random gauges.")] = 3,

@@ -10,12 +10,13 @@ from gaugeport.alignment.doubt import WARN_FROM_SHARE
 from gaugeport.groups import Element
 from gaugeport.models.loading import check_model
 from gaugeport.tool.answer import Answer, Exit, percent
+from gaugeport.tool.opening import bars_on_terminals_only, check_place
 from gaugeport.transport.merge import check_mergeable
 from gaugeport.utils.files import atomic_folder, check_new
 from gaugeport.utils.progress import Progress, progress_bar
 
 
-def merge(a: str, b: str, alpha: float, out: Path, gauge: Path | None = None) -> Answer:
+def merge(a: str, b: str, alpha: float, out: Path, gauge: Path | None = None, force: bool = False) -> Answer:
     """Write ``(1 − α)·A + α·B``, with B moved to A's coordinates.
 
     Args:
@@ -25,16 +26,19 @@ def merge(a: str, b: str, alpha: float, out: Path, gauge: Path | None = None) ->
         out: A new folder.
         gauge: A gauge file from A to B (``gaugeport align A B``), for models whose neurons and heads
             correspond; None to recover gauge, neurons and heads from the weights of two models of one base.
+        force: Replace what lies at ``out``.
 
     Raises:
-        ValueError: ``alpha`` is out of range, or the models cannot be merged.
+        ValueError: ``alpha`` is out of range, the models cannot be merged, or ``out`` is in one of them.
         FileExistsError: Something lies at ``out`` already.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}; allowed: 0 to 1")
-    check_new(out)
+    check_place(out, a, b, gauge)
+    check_new(out, force)
     check_model(a, tokenizer=True)
     check_model(b)
+    bars_on_terminals_only()
     model_a, model_b = gp.load_model(a), gp.load_model(b)  # as they are stored: nothing runs
     check_mergeable(model_a, model_b)
     with progress_bar() as bar:
@@ -45,7 +49,7 @@ def merge(a: str, b: str, alpha: float, out: Path, gauge: Path | None = None) ->
             b_to_a, origin, certain = gp.load_gauge(gauge).inverse(), str(gauge), 1.0
         pair, weights = [model_a, model_b], (1 - alpha, alpha)
         merged: Any = gp.merge(pair, [None, b_to_a], weights, progress=bar).model
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, force) as folder:
         merged.save_pretrained(folder)
         gp.load_tokenizer(a).save_pretrained(folder)
     data = {"a": a, "b": b, "alpha": alpha, "out": str(out), "group": b_to_a.group, "gauge": origin}

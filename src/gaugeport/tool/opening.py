@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gaugeport.models.gguf_files import is_gguf
 from gaugeport.models.loading import hide_progress_bars, load_model, load_tokenizer, local_folder
+from gaugeport.utils.files import check_apart, check_new, expanded
 
 SHARE_OF_MEMORY = 0.6
 """Two models are loaded together if both, in float32, take at most this share of the machine's memory."""
@@ -25,6 +27,27 @@ def opener(name: str) -> Callable[[], Any]:
         return load_model(name, dtype="float32")
 
     return load
+
+
+def bars_on_terminals_only() -> None:
+    """Hide transformers' progress bars of loading and saving where they would become lines of a log."""
+    if not sys.stderr.isatty():
+        hide_progress_bars()
+
+
+def check_place(out: Path, *read: str | Path | None) -> None:
+    """Check that a result can be written without touching what a command reads.
+
+    Args:
+        out: Where the result goes.
+        read: Names of models, files and folders; of those, paths that exist count.
+
+    Raises:
+        ValueError: The result would lie at, in or around one of them.
+        FileExistsError: A link, a device or a pipe lies at ``out``.
+    """
+    check_new(out, force=True)
+    check_apart(out, *(path for name in read if name is not None and (path := expanded(name)).exists()))
 
 
 def shared_tokenizer(a: str, b: str) -> Any:
@@ -61,7 +84,7 @@ def safetensors_folder(name: str) -> Path | None:
 
 def _float32_bytes(name: str) -> int:
     if is_gguf(name):
-        return 8 * Path(name).expanduser().stat().st_size  # 4 bits a weight, at the least
+        return 8 * expanded(name).stat().st_size  # 4 bits a weight, at the least
     folder = local_folder(name)
     if folder is None:
         return 0

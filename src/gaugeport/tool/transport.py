@@ -12,7 +12,7 @@ import gaugeport as gp
 from gaugeport.groups import Element
 from gaugeport.models.loading import check_model
 from gaugeport.tool.answer import Answer
-from gaugeport.tool.opening import safetensors_folder
+from gaugeport.tool.opening import bars_on_terminals_only, check_place, safetensors_folder
 from gaugeport.utils.files import atomic_folder, check_new
 from gaugeport.utils.progress import progress_bar
 
@@ -48,12 +48,14 @@ def transport(kind: str, request: Request) -> Answer:
     """Move one object.
 
     Raises:
-        ValueError: The kind is unknown, the source is refused, or the gauge does not fit it.
+        ValueError: The kind is unknown, the source is refused, the gauge does not fit it, or ``out`` lies in
+            what is read.
         FileNotFoundError: The source or the gauge does not exist.
         FileExistsError: Something lies at ``out`` already.
     """
     if kind not in KINDS:
         raise ValueError(f"cannot transport {kind!r}; allowed: {', '.join(KINDS)}")
+    check_place(request.out, request.source, request.gauge, request.model)
     gauge = gp.load_gauge(request.gauge)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -86,6 +88,7 @@ def _model(request: Request, g: Element) -> Moved:
         return {"tensors": report.tensors, "bytes": report.nbytes, **written}
     check_new(request.out, request.force)
     check_model(request.source, tokenizer=True)
+    bars_on_terminals_only()
     model = gp.load_model(request.source)
     with atomic_folder(request.out, request.force) as folder:
         gp.transport_model(model, g, inplace=True).save_pretrained(folder)

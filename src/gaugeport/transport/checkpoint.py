@@ -27,7 +27,7 @@ from gaugeport.transport.checkpoint_manifest import Manifest, new_manifest
 from gaugeport.transport.checkpoint_moves import Piece, pieces_of
 from gaugeport.transport.checkpoint_shards import Shard, move_shards
 from gaugeport.transport.model import check_gauge_fits
-from gaugeport.utils.files import check_apart
+from gaugeport.utils.files import check_apart, expanded
 from gaugeport.utils.progress import Progress
 
 MAX_WORKERS = 8
@@ -112,7 +112,7 @@ def transport_checkpoint(
         OSError: If the disk is full, or a written file is not what it should be. No file is left under its
             final name that is not whole.
     """
-    out, workers = Path(out).expanduser(), _workers(workers)
+    out, workers = expanded(out), _workers(workers)
     # 1) what is to be done, and whether it can be
     checkpoint = open_checkpoint(source)
     check_apart(out, checkpoint.folder)

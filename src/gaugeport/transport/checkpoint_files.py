@@ -17,7 +17,7 @@ from gaugeport.models.folders import (
 )
 from gaugeport.transport.checkpoint_manifest import Manifest, read_manifest
 from gaugeport.transport.folders import TENSOR_SUFFIXES, leads_out
-from gaugeport.utils.files import atomic_file
+from gaugeport.utils.files import atomic_file, real
 
 CONFIG, INDEX = "config.json", WEIGHT_FILES[1]
 COPIED_FOLDERS = ("additional_chat_templates",)
@@ -62,7 +62,7 @@ def plan_files(checkpoint: Checkpoint) -> Plan:
     for path in own:
         if leads_out(path, folder):
             raise ValueError(
-                f"{path} is a link out of the folder, to {path.resolve()}; it is not followed when a folder "
+                f"{path} is a link out of the folder, to {real(path)}; it is not followed when a folder "
                 "is written: copy the file to its place"
             )
     indexed = INDEX if checkpoint.headers[0].file.name != WEIGHT_FILES[0] else None
@@ -85,7 +85,7 @@ def _left_out_for(item: Path, folder: Path, indexed: str | None) -> str:
     if not item.is_file():
         return "a folder"
     if leads_out(item, folder):
-        return f"a link out of the folder, to {item.resolve()}"
+        return f"a link out of the folder, to {real(item)}"
     if item.suffix.lower() in (*TENSOR_SUFFIXES, *OTHER_FORMATS):
         why = (why for start, why in LEFT_OUT_REASONS.items() if item.name.startswith(start))
         return next(why, "tensors in the old coordinates")
@@ -139,8 +139,8 @@ def prepare_out(out: Path, command: Manifest, force: bool) -> Manifest:
 def refuse_links_out(out: Path, names: Iterable[str]) -> None:
     """Raise ``ValueError`` if a folder in the output folder is a link: files would be written elsewhere."""
     for parent in {(out / name).parent for name in names}:
-        if not parent.resolve().is_relative_to(out.resolve()):
-            raise ValueError(f"{parent} is a link out of {out}, to {parent.resolve()}: move it away")
+        if not real(parent).is_relative_to(real(out)):
+            raise ValueError(f"{parent} is a link out of {out}, to {real(parent)}: move it away")
 
 
 def copy_file(path: Path, target: Path) -> None:

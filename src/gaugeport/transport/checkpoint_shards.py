@@ -125,6 +125,7 @@ def move_shards(
         ValueError: If a source has changed.
     """
     waiting, opened = list(shards)[::-1], []
+    workers = min(workers, sum(len(shard.pieces) for shard in waiting) or 1)
     lock, stopped, before = threading.Lock(), threading.Event(), torch.get_num_threads()
 
     def next_shard() -> Shard | None:

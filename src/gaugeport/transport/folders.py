@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gaugeport.utils.files import check_apart, check_new
+from gaugeport.utils.files import check_apart, check_new, real
 
 TENSOR_SUFFIXES = (
     ".safetensors",
@@ -58,9 +58,9 @@ def copy_rest(source: Path, target: Path, moved: Collection[str], invariant: Col
 
 def leads_out(item: Path, folder: Path) -> bool:
     """Return whether an item is a link out of its folder. Those of the hub's cache to its blobs are not."""
-    real, root = item.resolve(), folder.resolve()
+    leads_to, root = real(item), real(folder)
     allowed = [root] + [p.parent / "blobs" for p in root.parents if p.name == "snapshots"]
-    return not any(place in real.parents for place in allowed)
+    return not any(place in leads_to.parents for place in allowed)
 
 
 @contextmanager

@@ -18,8 +18,11 @@ from typing import Any
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, and rename it to ``path`` at the end; after an error, delete it.
 
-    Missing parent folders are made. An existing file is replaced.
+    Missing parent folders are made. An existing file or link is replaced. Raises ``FileExistsError`` for
+    anything else, such as a folder or a device.
     """
+    if path.exists() and not path.is_file() and not path.is_symlink():
+        raise FileExistsError(f"{path} is {'a folder' if path.is_dir() else 'not a file'}; name a file")
     temporary = _temporary(path)
     try:
         yield temporary
@@ -55,10 +58,25 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
                 left.unlink(missing_ok=True)
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` replaced by the home folder; one of a user that is not known stays."""
+    return Path(os.path.expanduser(path))
+
+
+def real(path: Path) -> Path:
+    """Return where a path leads when links are followed, as ``resolve`` does, which raises for loops."""
+    return Path(os.path.realpath(path))
+
+
 def check_new(path: Path, force: bool = False) -> None:
-    """Raise ``FileExistsError`` if ``path`` is a link, or (without ``force``) a file or a filled folder."""
+    """Raise ``FileExistsError`` if something lies at a path that may not be replaced.
+
+    That is a link, a device or pipe, and without ``force`` a file or a filled folder.
+    """
     if path.is_symlink():
         raise FileExistsError(f"{path} is a link; name a new folder or file")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FileExistsError(f"{path} is neither a file nor a folder; name a new one")
     if path.exists() and not force and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(
             f"{path} exists already; it is not overwritten: name a new one, or pass force=True"
@@ -67,9 +85,9 @@ def check_new(path: Path, force: bool = False) -> None:
 
 def check_apart(out: Path, *sources: Path) -> None:
     """Raise ``ValueError`` if a result at ``out`` would touch a source: lie at it, within it or around it."""
-    target = out.resolve()
+    target = real(out)
     for source in sources:
-        read = source.resolve()
+        read = real(source)
         if target == read or target in read.parents or (read.is_dir() and read in target.parents):
             where = "is" if target == read else "contains" if target in read.parents else "lies in"
             raise ValueError(f"out={out} {where} the source {source}; expected a place apart from it")

@@ -23,6 +23,7 @@ from gaugeport.pipeline.stages.catalogue import build_stage, own_folder
 from gaugeport.pipeline.stages.fetched import read_source
 from gaugeport.pipeline.stages.rows import is_pretrained
 from gaugeport.pipeline.store.store import MANIFEST, Store
+from gaugeport.utils.files import real
 
 
 def fetch(name: str, out: Path | None, extra: Sequence[str]) -> str:
@@ -80,7 +81,7 @@ def _copy(folder: Path, out: Path) -> bool:
             )
         check_folder(out)
         return True
-    partial = out.resolve().with_name(f".{out.resolve().name}.partial")
+    partial = real(out).with_name(f".{real(out).name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # what a killed call left
     partial.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(MANIFEST))

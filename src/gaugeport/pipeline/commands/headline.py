@@ -30,7 +30,7 @@ from gaugeport.pipeline.report.headline_figure import headline_figure
 from gaugeport.pipeline.report.narrow import WIDTH
 from gaugeport.pipeline.report.tidy import weights
 from gaugeport.pipeline.store.records import Record, read_records
-from gaugeport.utils.files import write_text
+from gaugeport.utils.files import real, write_text
 from gaugeport.utils.progress import clock
 
 OUT_OF_REACH = (
@@ -76,7 +76,7 @@ class Headline:
         self.failures: list[Failure] = []
         self._records: dict[str, Record] = {}
         self._began = time.monotonic()
-        own = [] if model is None else [setting("model.path", str(model.resolve()))]
+        own = [] if model is None else [setting("model.path", str(real(model)))]
         for entry in entries:
             if entry.group.fetched and model is not None:
                 entry = dataclasses.replace(entry, group=dataclasses.replace(entry.group, model=model.name))

@@ -30,6 +30,7 @@ from gaugeport.pipeline.stages.rows import is_converted, is_pretrained
 from gaugeport.pipeline.tasks.registry import task_named, task_of
 from gaugeport.streams.activations import check_sites
 from gaugeport.streams.massive import TREATMENTS
+from gaugeport.utils.files import real
 
 NOT_THE_JOB = ("paths", "tracker", "experiment", "stage", "hydra")
 """Config nodes that are not part of a job's result."""
@@ -101,7 +102,7 @@ def check_job(job: Job) -> None:
 
 def _local(path: str) -> Model:
     """Return a user's own model, which its folder or GGUF file alone describes."""
-    whole = Path(path).resolve()
+    whole = real(Path(path))
     return Model(name=whole.stem if is_gguf(path) else whole.name, path=path, hub_id="")
 
 
