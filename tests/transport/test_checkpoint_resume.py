@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -169,7 +171,7 @@ def test_a_full_disk_leaves_whole_files_only(source, whole, tmp_path, monkeypatc
 
         return limited
 
-    for name in ("pwrite", "pwritev"):
+    for name in ("posix_fallocate", "pwrite", "pwritev"):
         monkeypatch.setattr(os, name, until_full(getattr(os, name)))
     with pytest.raises(OSError, match="the disk is full; what is done is kept") as e:
         transport_checkpoint(source, G, out)
@@ -179,6 +181,24 @@ def test_a_full_disk_leaves_whole_files_only(source, whole, tmp_path, monkeypatc
     assert left.keys() - {RECORD} <= record(out)["done"].keys()
     assert all(whole[name] == content for name, content in left.items() if name != RECORD)
     transport_checkpoint(source, G, out)
+    assert read_bytes(out) == whole
+
+
+def test_an_interrupted_call_ends_its_workers_and_keeps_what_is_done(source, whole, tmp_path):
+    """Ctrl-C reaches the main thread, which waits for the workers."""
+    out, sent = tmp_path / "b", []
+
+    def interrupt(done, total, what):
+        if done > total / 2 and not sent:
+            sent.append(signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+        time.sleep(0.01 * len(sent))  # the main thread has time to act before the next piece
+
+    with pytest.raises(KeyboardInterrupt):
+        transport_checkpoint(source, G, out, workers=2, progress=interrupt)
+    left, done = read_bytes(out), record(out)["done"]
+    assert 0.4 * len(whole) < len(done) < 0.9 * len(whole) and left.keys() == done.keys() | {RECORD}
+    assert all(whole[name] == left[name] for name in done)
+    assert set(transport_checkpoint(source, G, out, workers=2).kept) == done.keys()
     assert read_bytes(out) == whole
 
 

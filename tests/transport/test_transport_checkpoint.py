@@ -154,6 +154,19 @@ def test_the_index_is_copied_only_with_its_shards(tmp_path):
     assert "model.safetensors.index.json" in report.left_out
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_shard_of_empty_tensors_is_written_too(workers, tmp_path):
+    source = saved(tiny("llama"), tmp_path / "a", max_shard_size="30KB")
+    name, file = "model.layers.0.self_attn.rotary_emb.inv_freq", "model-00004-of-00004.safetensors"
+    save_file({name: torch.zeros(0)}, source / file, metadata={"format": "pt"})
+    index = json.loads((source / "model.safetensors.index.json").read_text())
+    index["weight_map"][name] = file
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    report = transport_checkpoint(source, element(SignedPermutation), tmp_path / "b", workers=workers)
+    assert file in report.written
+    assert (tmp_path / "b" / file).read_bytes() == (source / file).read_bytes()
+
+
 def test_progress_counts_every_byte_and_workers_change_nothing(tmp_path):
     source, seen = saved(tiny("llama"), tmp_path / "a", max_shard_size="10KB"), []
     g = element(SignedPermutation)

@@ -124,8 +124,9 @@ def move_shards(
         OSError: If a file cannot be written (a full disk), or is not what was to be written.
         ValueError: If a source has changed.
     """
-    waiting, opened = list(shards)[::-1], []
-    workers = min(workers, sum(len(shard.pieces) for shard in waiting) or 1)
+    given = list(shards)
+    waiting, opened = given[::-1], []
+    workers = max(1, min(workers, sum(len(shard.pieces) for shard in given)))
     lock, stopped, before = threading.Lock(), threading.Event(), torch.get_num_threads()
 
     def next_shard() -> Shard | None:
@@ -133,22 +134,29 @@ def move_shards(
             if stopped.is_set():
                 return None
             if waiting:
-                opened.append(waiting.pop())
-                opened[-1].open()
-                return opened[-1]
+                begun = waiting.pop()
+                begun.open()
+                opened.append(begun)  # only now: other workers take pieces of what is listed
+                return begun
             shard = max(opened, key=lambda s: s.left, default=None)
             return shard if shard is not None and shard.left else None
+
+    def end(shard: Shard) -> None:
+        total = shard.finish(g)
+        with lock:
+            finished(shard, total)
 
     def work() -> None:
         mover = Mover(g)
         while (shard := next_shard()) is not None:
+            if not shard.pieces:  # all its tensors are empty
+                end(shard)
             while (piece := shard.take()) is not None and not stopped.is_set():
                 was_last = shard.move(piece, mover)
-                total = shard.finish(g) if was_last else 0
                 with lock:
                     moved(piece.nbytes)
-                    if was_last:
-                        finished(shard, total)
+                if was_last:
+                    end(shard)
 
     def work_or_stop() -> None:
         try:
@@ -166,5 +174,5 @@ def move_shards(
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(before)
-        for shard in opened:
+        for shard in given:
             shard.abort()
