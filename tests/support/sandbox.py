@@ -75,6 +75,8 @@ def restore(before, after):
         os.rmdir(path) if after[path] == stat.S_IFDIR else os.unlink(path)
     for path, content in before.items():
         if after.get(path) != content:
+            if after.get(path) == stat.S_IFDIR:  # emptied above
+                os.rmdir(path)
             if content == stat.S_IFDIR:
                 os.makedirs(path, exist_ok=True)
             else:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from gaugeport.utils.files import atomic_file, atomic_folder, check_apart, write_json, write_text
+from gaugeport.utils.files import atomic_file, atomic_folder, check_apart, check_new, write_json, write_text
 
 
 def test_error_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path):
@@ -69,6 +69,28 @@ def test_an_empty_folder_is_filled_and_a_link_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(FileExistsError, match="is a link"), atomic_folder(tmp_path / "link", force=True):
         raise AssertionError("not reached")
+
+
+def test_what_is_no_file_or_folder_and_what_one_stands_in_stays(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("1")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "work" / "deeper").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work" / "deeper")
+    monkeypatch.setenv("HOME", str(tmp_path / "work" / "home"))
+    for path, message in {
+        "pipe": "is neither a file nor a folder",
+        "file/x": "cannot be made: .*file is no folder",
+        "loop/x/y": "cannot be made: .*loop is no folder",
+        "work": "holds the home folder or the working folder",
+        "work/deeper/../../work": "holds the home folder or the working folder",
+    }.items():
+        with pytest.raises(FileExistsError, match=message):
+            check_new(tmp_path / path, force=True)
+    with pytest.raises(FileExistsError, match="is not a file"), atomic_file(tmp_path / "pipe"):
+        raise AssertionError("not reached")
+    check_new(tmp_path / "file", force=True)
+    check_new(tmp_path / "new" / "x")
 
 
 def test_a_rename_that_fails_keeps_the_old_folder(tmp_path, monkeypatch):

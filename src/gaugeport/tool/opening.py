@@ -10,7 +10,7 @@ from typing import Any
 
 from gaugeport.models.gguf_files import is_gguf
 from gaugeport.models.loading import hide_progress_bars, load_model, load_tokenizer, local_folder
-from gaugeport.utils.files import check_apart, check_new, expanded
+from gaugeport.utils.files import check_apart, check_replaceable, expanded
 
 SHARE_OF_MEMORY = 0.6
 """Two models are loaded together if both, in float32, take at most this share of the machine's memory."""
@@ -44,9 +44,9 @@ def check_place(out: Path, *read: str | Path | None) -> None:
 
     Raises:
         ValueError: The result would lie at, in or around one of them.
-        FileExistsError: A link, a device or a pipe lies at ``out``.
+        FileExistsError: A link, a device or a pipe lies at ``out``, or no folder in front of it.
     """
-    check_new(out, force=True)
+    check_replaceable(out)
     check_apart(out, *(path for name in read if name is not None and (path := expanded(name)).exists()))
 
 

@@ -71,16 +71,30 @@ def real(path: Path) -> Path:
 def check_new(path: Path, force: bool = False) -> None:
     """Raise ``FileExistsError`` if something lies at a path that may not be replaced.
 
-    That is a link, a device or pipe, and without ``force`` a file or a filled folder.
+    That is what :func:`check_replaceable` refuses, without ``force`` a file or a filled folder, and with it
+    the home folder, the working folder and those around them.
     """
+    check_replaceable(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not force:
+        raise FileExistsError(
+            f"{path} exists already; it is not overwritten: name a new one, or pass force=True"
+        )
+    kept = [real(expanded("~")), Path.cwd()]
+    if path.is_dir() and any(real(path) in (k, *k.parents) for k in kept):
+        raise FileExistsError(f"{path} holds the home folder or the working folder; name a new one")
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise ``FileExistsError`` if a link, a device or a pipe lies at a path, or no folder in front of it."""
     if path.is_symlink():
         raise FileExistsError(f"{path} is a link; name a new folder or file")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise FileExistsError(f"{path} is neither a file nor a folder; name a new one")
-    if path.exists() and not force and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(
-            f"{path} exists already; it is not overwritten: name a new one, or pass force=True"
-        )
+    around = next((p for p in path.parents if p.exists() or p.is_symlink()), path)
+    if around != path and not around.is_dir():
+        raise FileExistsError(f"{path} cannot be made: {around} is no folder")
 
 
 def check_apart(out: Path, *sources: Path) -> None:
