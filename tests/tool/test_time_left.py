@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gaugeport.tool import align, audit, merge
+from gaugeport.tool import align, audit, certify, draft, merge
 from tiny_folders import model, noisy, planted_pair, write_model, write_text
 
 
@@ -49,14 +49,28 @@ def test_audit_makes_the_passes_that_it_announces(tmp_path, counted):
     assert counted[0] == counted[1] > 4
 
 
-def test_merge_counts_blocks_matrices_and_parameters(tmp_path, monkeypatch):
-    seen = []
+@pytest.fixture
+def seen(monkeypatch):
+    """Return the steps that are reported."""
+    steps = []
 
     @contextmanager
     def bar():
-        yield lambda *step: seen.append(step)
+        yield lambda *step: steps.append(step)
 
-    monkeypatch.setattr(merge, "progress_bar", bar)
+    for module in (certify, draft, merge):
+        monkeypatch.setattr(module, "progress_bar", bar)
+    return steps
+
+
+def test_certify_and_draft_count_what_they_check(tmp_path, seen):
+    write_model(model(), tmp_path / "a")
+    certify.certify_model(str(tmp_path / "a"))
+    draft.draft_chart(str(tmp_path / "a"))
+    assert seen == [(k, 7, "certifying") for k in range(1, 8)] + [(k, 5, "drafting") for k in range(1, 6)]
+
+
+def test_merge_counts_blocks_matrices_and_parameters(tmp_path, seen):
     planted_pair(tmp_path)
     merge.merge(str(tmp_path / "a"), str(tmp_path / "b"), 0.5, tmp_path / "out")
     ends = {what: (done, total) for done, total, what in seen}

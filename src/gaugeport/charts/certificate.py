@@ -13,6 +13,7 @@ from gaugeport.charts.chart import Chart, chart_of, check_movable
 from gaugeport.charts.logit_change import change_under, random_tokens, yardstick_for
 from gaugeport.charts.tokens import check_tokens
 from gaugeport.groups import GROUPS, LinearGauge, Orthogonal, SignedPermutation
+from gaugeport.utils.progress import Progress, counting
 
 BROKEN_LOGIT_CHANGE = 0.1
 """A change of the logits by more than this share of their standard deviation is not rounding."""
@@ -98,6 +99,7 @@ def certify(
     generator: torch.Generator | None = None,
     elements: int = 3,
     tokens: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> Certificate:
     """Measure whether the chart's gauge group is exact for a model, and whether larger ones are not.
 
@@ -112,6 +114,8 @@ def certify(
         elements: How many elements to draw inside and outside.
         tokens: int64[batch, length], instead of random ones (at most 16 a row, fewer if the model has fewer
             positions).
+        progress: Called as ``progress(done, total, what)`` after each element, and after the yardstick
+            (:mod:`gaugeport.utils.progress`).
 
     Returns:
         The certificate. ``print`` it for a summary.
@@ -134,6 +138,16 @@ def certify(
     members: list[Any] = [GROUPS[chart.group].random(chart.width, generator) for _ in range(elements)]
     kind, outsiders = outside_elements(chart, generator, elements)
     rotation = members[0] if isinstance(members[0], Orthogonal) else None
+    step = counting(progress, len(members) + 1 + len(outsiders), "certifying")
+
+    def change(g: LinearGauge) -> float:
+        value = change_under(chart, model, work, tokens, g)
+        step()
+        return value
+
+    inside = max(change(g) for g in members)
+    yardstick = yardstick_for(chart, model, work, tokens, generator, rotation)
+    step()
     return Certificate(
         model_type=chart.model_type,
         width=chart.width,
@@ -141,10 +155,10 @@ def certify(
         norm=chart.norm,
         folded=chart.folded,
         group=chart.group,
-        inside=max(change_under(chart, model, work, tokens, g) for g in members),
-        yardstick=yardstick_for(chart, model, work, tokens, generator, rotation),
+        inside=inside,
+        yardstick=yardstick,
         outside_kind=kind,
-        outside=min((change_under(chart, model, work, tokens, g) for g in outsiders), default=None),
+        outside=min((change(g) for g in outsiders), default=None),
         degenerate=degenerate_sets(chart, model),
         elements=elements,
     )

@@ -16,6 +16,10 @@ from gaugeport.charts.draft_rules import draft_neurons, draft_rules
 from gaugeport.charts.logit_change import change_under, random_tokens, yardstick_for
 from gaugeport.charts.rules import Family
 from gaugeport.groups import GlobalSignPermutation, SignedPermutation
+from gaugeport.utils.progress import Progress, counting
+
+CHECKED = 3
+"""How many random elements a draft is checked with."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Draft:
 
 
 @torch.no_grad()
-def draft(model: nn.Module, seed: int = 0) -> Draft:
+def draft(model: nn.Module, seed: int = 0, progress: Progress | None = None) -> Draft:
     """Draft a family from one model of it.
 
     A model whose residual, head and neuron sizes all differ leaves the least open.
@@ -49,11 +53,13 @@ def draft(model: nn.Module, seed: int = 0) -> Draft:
     Args:
         model: A causal language model, of an architecture that may have no chart. It is not changed.
         seed: Seed of the gauges and tokens.
+        progress: Called as ``progress(done, total, what)`` after the axes of a block, and after each check on
+            logits (:mod:`gaugeport.utils.progress`).
 
     Raises:
         ValueError: The model has no blocks or no final norm that can be found, or leaves too much open.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, step = torch.Generator().manual_seed(seed), counting(progress, 2 + CHECKED, "drafting")
     config: Any = model.config
     modules, tokens, notes = find_modules(model), random_tokens(model, generator), []
     cls = GlobalSignPermutation if modules.norm == "layer" else SignedPermutation
@@ -62,6 +68,7 @@ def draft(model: nn.Module, seed: int = 0) -> Draft:
     seen = watch(model, modules, tokens, g)
     first = model.get_submodule(modules.blocks)[0]  # type: ignore[index]
     decided = block_axes(first, seen.stream, seen.call, g)
+    step()
     notes += [f"{modules.blocks}.*.{name}: other axes fit as well" for name in decided.undecided]
     if decided.error >= SAME:
         notes.append(
@@ -88,10 +95,14 @@ def draft(model: nn.Module, seed: int = 0) -> Draft:
     )
     # 3) the whole of it, on logits
     chart, work = chart_by(model, family), copy.deepcopy(model)
-    inside = max(
-        change_under(chart, model, work, tokens, _generic_element(cls, g.size, generator)) for _ in range(3)
-    )
-    return Draft(family, tuple(notes), inside, yardstick_for(chart, model, work, tokens, generator))
+    inside = 0.0
+    for _ in range(CHECKED):
+        element = _generic_element(cls, g.size, generator)
+        inside = max(inside, change_under(chart, model, work, tokens, element))
+        step()
+    yardstick = yardstick_for(chart, model, work, tokens, generator)
+    step()
+    return Draft(family, tuple(notes), inside, yardstick)
 
 
 def _generic_element(

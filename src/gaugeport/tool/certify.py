@@ -9,6 +9,7 @@ import torch
 from gaugeport.charts import certify, fold_gains
 from gaugeport.tool.answer import Answer, Exit
 from gaugeport.tool.opening import opener
+from gaugeport.utils.progress import progress_bar
 
 
 def certify_model(name: str, seed: int = 0, fold: bool = False) -> Answer:
@@ -22,6 +23,7 @@ def certify_model(name: str, seed: int = 0, fold: bool = False) -> Answer:
     model = opener(name)()
     if fold:
         model = fold_gains(model)
-    found = certify(model, generator=torch.Generator().manual_seed(seed))
+    with progress_bar() as bar:
+        found = certify(model, torch.Generator().manual_seed(seed), progress=bar)
     data = {**asdict(found), "exact": found.exact, "outside_breaks": found.outside_breaks}
     return Answer(str(found), data, Exit.DONE if found.exact else Exit.DOUBTFUL)

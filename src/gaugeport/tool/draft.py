@@ -9,6 +9,7 @@ from gaugeport.charts.draft import draft
 from gaugeport.charts.rules import Family, Rule
 from gaugeport.tool.answer import Answer, Exit
 from gaugeport.tool.opening import opener
+from gaugeport.utils.progress import progress_bar
 
 
 def draft_chart(name: str, seed: int = 0) -> Answer:
@@ -19,7 +20,8 @@ def draft_chart(name: str, seed: int = 0) -> Answer:
         seed: Seed of the random gauges and tokens.
     """
     model = opener(name)()
-    found = draft(model, seed)
+    with progress_bar() as bar:
+        found = draft(model, seed, bar)
     known = next((f.name for f in FAMILIES if found.family.name in f.model_types), None)
     notes = [*found.notes, *([f"charts/{known}.py declares this architecture already"] if known else [])]
     verdict = "exact" if found.exact else "NOT exact: the draft is wrong somewhere"

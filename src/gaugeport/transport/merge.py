@@ -16,7 +16,7 @@ from gaugeport.alignment.comparable import check_both_tied
 from gaugeport.charts.chart import chart_of, check_movable
 from gaugeport.groups import Element, check_is_element
 from gaugeport.transport.model import check_gauge_fits, transport_model
-from gaugeport.utils.progress import Progress
+from gaugeport.utils.progress import Progress, counting
 
 METHODS = ("average", "task_arithmetic")
 
@@ -132,14 +132,13 @@ def merge(
     start = _aligned(models[0], None, strict) if base is None else _aligned(base, base_gauge, strict)
     total = {name: p.to(_wide(p), copy=True) for name, p in start.items()}
     # an average starts from the first model, task arithmetic from the base
-    skipped, done = 1 if base is None else 0, 0
+    skipped = 1 if base is None else 0
+    step = counting(progress, len(total) * (len(pairs) - skipped), "merging")
     for (model, gauge), factor in zip(pairs[skipped:], factors[skipped:], strict=True):
         for name, p in _aligned(model, gauge, strict).items():
             difference = p.to(total[name].device, total[name].dtype) - start[name]
             total[name].add_(difference, alpha=factor * (1.0 if base is None else scaling))
-            done += 1
-            if progress is not None:
-                progress(done, len(total) * (len(pairs) - skipped), "merging")
+            step()
     # 3) round once
     merged = copy.deepcopy(models[0])
     for name, p in merged.named_parameters():

@@ -38,6 +38,12 @@ def progress_bar(calls: int = 0) -> Iterator[Progress | None]:
         yield Lines(calls)
 
 
+def counting(progress: Progress | None, total: int, what: str) -> Callable[[], None]:
+    """Return a function that reports one more of ``total`` steps each time it is called."""
+    steps = iter(range(1, total + 1))
+    return (lambda: None) if progress is None else lambda: progress(next(steps), total, what)
+
+
 class Lines:
     """Says on stderr how much time is left of something that takes longer than a minute.
 
