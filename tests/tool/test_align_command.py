@@ -65,6 +65,13 @@ def test_weights_need_no_text(pair):
     assert load(folder / "g.safetensors") == gauge and "not measured: no text was read" in text
 
 
+def test_margins_that_are_all_alike_are_drawn(tmp_path):
+    a, out = str(write_model(model(), tmp_path / "a")), tmp_path / "g.safetensors"
+    weights = ["--evidence", "weights", "--tokens", "0", "--group", "orthogonal"]
+    printed(["align", a, a, "--out", str(out), *weights], tmp_path)
+    assert bool((load(out).matrix.diagonal() > 0.999).all()) and out.with_suffix(".png").exists()
+
+
 def test_models_of_different_seeds_are_told_apart(tmp_path):
     write_model(model(seed=0), tmp_path / "a")
     write_model(model(seed=1), tmp_path / "b")

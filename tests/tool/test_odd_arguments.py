@@ -36,27 +36,46 @@ NEW = [
 # what a shell can pass: any bytes but 0, those that are no UTF-8 as surrogates; a slash could lead elsewhere
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0/") | st.just("\udcff"), max_size=6)
 ODD = st.sampled_from(PATHS + NEW) | TEXT
-COUNTS = st.sampled_from(["1", "0", "2", "64", "-1", "1e3", "nan", "1_0", "٣", "", " 2", str(10**23), "-0"])
-FEW = st.sampled_from(["1", "2", "0", "-1", "x"])
-SHARES = st.sampled_from(["0.5", "0", "1", "-0.1", "2", "nan", "inf", "1e-400", "x", ""])
+NUMBERS = [
+    "0",
+    "1",
+    "-1",
+    "2",
+    "0.5",
+    "-0.1",
+    "nan",
+    "inf",
+    "1e3",
+    "1e-400",
+    str(10**23),
+    "1_0",
+    "٣",
+    "",
+    " 2",
+]
 GROUPS = ["auto", "signed_permutation", "permutation", "global_sign_permutation", "orthogonal", "affine"]
 SITES = ["all", "block1", "block0,block1", "block9", "final", "model.layers.0", "", ",", "block1,block1"]
 
 
-def one_of(*values):
+def one_of(*values, odd=ODD):
     """Return one of these most of the time, and else something odd."""
-    return st.integers(0, 9).flatmap(lambda i: ODD if i == 9 else st.sampled_from(values))
+    return st.integers(0, 9).flatmap(lambda i: odd if i == 5 else st.sampled_from(values))
+
+
+def number(*values):
+    """Return one of these numbers most of the time, and else another, or what is none."""
+    return one_of(*values, odd=st.sampled_from(NUMBERS))
 
 
 MODELS = one_of("a", "b", "a", "b", "checkpoint-1", "gpt2", "a=b (2) {x}/1.10")
-READS = {"--text": one_of("text.txt"), "--tokens": one_of("200", "64"), "--field": one_of("text")}
+READS = {"--text": one_of("text.txt"), "--tokens": number("200", "64"), "--field": one_of("text")}
 COMMON = {"--json": None}
 MAKES = {"--out": st.sampled_from(NEW) | ODD, "--force": None, **COMMON}
 GAUGE = {"--gauge": one_of("g.safetensors", "g.safetensors", "rotation.safetensors")}
 MOVES = {
-    "model": (MODELS, {"--workers": COUNTS | st.just("100000")}, ["new", "empty"]),
+    "model": (MODELS, {"--workers": number("1", "2", "100000")}, ["new", "empty"]),
     "sae": (one_of("sae"), {}, ["new"]),
-    "direction": (one_of("v.npy"), {"--axis": COUNTS}, ["new.npy"]),
+    "direction": (one_of("v.npy"), {"--axis": number("0", "-1")}, ["new.npy"]),
     "indices": (one_of("top.json"), {}, ["new.json"]),
     "lora": (one_of("adapter"), {"--model": one_of("a")}, ["new"]),
     "checkpoint": (one_of("checkpoint-1", "a=b (2) {x}/1.10"), {}, ["new"]),
@@ -74,13 +93,13 @@ COMMANDS = {
             "--evidence": one_of("activations", "weights", "both"),
             "--group": one_of(*GROUPS),
             "--sites": one_of(*SITES),
-            "--abstain": SHARES,
+            "--abstain": number("0.01", "0"),
             "--figure": st.sampled_from(NEW) | ODD,
         },
     ),
     "merge": (
         [st.just("merge"), MODELS, MODELS],
-        {**MAKES, "--alpha": SHARES, **GAUGE},
+        {**MAKES, "--alpha": number("0.3", "1"), **GAUGE},
     ),
     "audit": (
         [st.just("audit"), MODELS],
@@ -91,12 +110,12 @@ COMMANDS = {
             "--direction": one_of("v.npy"),
             "--sae": one_of("sae"),
             "--site": one_of(*SITES),
-            "--draws": FEW,
-            "--seed": COUNTS,
+            "--draws": one_of("1", "2", odd=st.sampled_from(["0", "-1", "x"])),
+            "--seed": number("1", "0"),
         },
     ),
-    "certify": ([st.just("certify"), MODELS], {"--seed": COUNTS, "--fold": None, **COMMON}),
-    "chart draft": ([st.just("chart"), st.just("draft"), MODELS], {"--seed": COUNTS, **COMMON}),
+    "certify": ([st.just("certify"), MODELS], {"--seed": number("1", "0"), "--fold": None, **COMMON}),
+    "chart draft": ([st.just("chart"), st.just("draft"), MODELS], {"--seed": number("1", "0"), **COMMON}),
 } | {
     f"transport {kind}": (
         [st.just("transport"), one_of(*[kind] * 8), source],

@@ -128,8 +128,8 @@ def align_models(request: Request) -> Answer:
         )
     )
     provenance = {**found.provenance(), "a": request.a, "b": request.b, "conclusion": sentence}
-    found.gauge.save(request.out, provenance)
     drawn = _draw(request, measured)
+    found.gauge.save(request.out, provenance)  # last: where it lies, all of the answer does
     text = report_text(measured, sentence, notes, request.out, drawn)
     data = report_data(measured, sentence, notes, request.out, drawn)
     return Answer(text, data, Exit.DONE if usable else Exit.DOUBTFUL)

@@ -32,7 +32,8 @@ def draw(measured: Measured, path: Path) -> None:
         1, panels, figsize=(4.2 * panels, 3.4), constrained_layout=True, squeeze=False
     )
     margins, *others = axes[0]
-    margins.hist(found.margin.numpy(), bins=50, color=BLUE)
+    low, high = float(found.margin.min()), float(found.margin.max())
+    margins.hist(found.margin.numpy(), bins=50, range=(min(low, 0.0), max(high, 1e-12)), color=BLUE)
     margins.axvline(0, color=GREY, linewidth=1)
     margins.set(
         title=f"{percent(1 - found.share_without_margin)} ahead of every other candidate",
