@@ -27,7 +27,7 @@ def fuzz(cases):
     )
 
 
-FUZZ = fuzz(60)
+FUZZ = fuzz(40)
 
 JSON_VALUES = st.recursive(
     st.none()

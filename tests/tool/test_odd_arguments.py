@@ -179,7 +179,7 @@ def allowed(path, outs):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@fuzz(8)
+@fuzz(5)
 @given(data=st.data())
 def test_odd_arguments(place, command, data):
     line = data.draw(command_lines(command))
