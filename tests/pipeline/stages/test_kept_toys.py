@@ -77,8 +77,14 @@ def test_training_goes_on_from_a_kept_checkpoint_bit_for_bit(store, tmp_path):
     written = [step for step, path in trained.items() if (path / "training_args.bin").exists()]
     assert list(trained) == [10, 20, 30] and written == [20, 30], "the first ten steps were not run again"
     log = json.loads((trained[30] / "trainer_state.json").read_text())["log_history"]
-    seconds = [line["seconds"] for line in log]
+    seconds = [line["seconds"] for line in log if "loss" in line]
     assert seconds == sorted(seconds) and len(seconds) == 30
+    looks = {line["step"]: line["heldout_accuracy"] for line in log if "heldout_accuracy" in line}
+    whole = stage_path(job, store) / "training" / "checkpoint-30" / "trainer_state.json"
+    assert list(looks) == [10, 20]
+    assert [
+        line for line in json.loads(whole.read_text())["log_history"] if line.get("heldout_accuracy")
+    ] == [{"step": step, "heldout_accuracy": accuracy} for step, accuracy in looks.items()]
     # once it is done, only the model is kept
     assert keep_toys([job], other, tmp_path)[0].startswith("A0: 30 steps")
     assert not (tmp_path / "unfinished" / "A0").exists()

@@ -243,13 +243,28 @@ class StopWhenAccurate(TrainerCallback):
 
     def reached(self, model: nn.Module) -> bool:
         """Return whether ``model``, in evaluation mode, is accurate enough."""
-        return min(min(by_head.values()) for by_head in self.accuracies(model).values()) >= STOP_AT
+        return _least(self.accuracies(model)) >= STOP_AT
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Log what the run had measured after the save that it goes on from."""
+        if state.global_step:
+            self._log(state, model)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> Any:
         """Tell the Trainer, which calls this after each save, whether to stop."""
-        control.should_training_stop |= self.reached(model.eval())
-        model.train()
+        control.should_training_stop |= self._log(state, model) >= STOP_AT
         return control
+
+    def _log(self, state: Any, model: Any) -> float:
+        """Add the accuracies of a model in training to the log of its run; return the least."""
+        by_split = self.accuracies(model.eval())
+        model.train()
+        state.log_history.append({"step": state.global_step, "heldout_accuracy": by_split})
+        return _least(by_split)
+
+
+def _least(accuracies: Mapping[str, Mapping[str, float]]) -> float:
+    return min(min(by_head.values()) for by_head in accuracies.values())
 
 
 def _config(job: Job) -> DyckConfig:

@@ -1,9 +1,9 @@
 """Keep trained Dyck-3 models outside of a store, and put them back into one: they take hours to train.
 
 Of a trained model ``models/NAME.safetensors`` has the final weights, and ``models/NAME.json`` says which
-stage it is, how accurate, and what trained it. Of one in training ``unfinished/NAME/`` is the newest
-checkpoint, to go on from on any machine. NAME is the cohort and the seed (A0), and the longest string of
-training where that is not all the model can read (B0-48).
+stage it is, how accurate (before the end in its ``log``), and what trained it. Of one in training
+``unfinished/NAME/`` is the newest checkpoint, to go on from on any machine. NAME is the cohort and the seed
+(A0), and the longest string of training where that is not all the model can read (B0-48).
 """
 
 from __future__ import annotations
