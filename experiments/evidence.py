@@ -9,7 +9,7 @@ from gaugeport.pipeline.report.tidy import aggregate, means_of, middle_site, sel
 TITLE = "c2 Evidence: how far endpoint recovery goes with each kind of evidence"
 CAPTION = (
     "Signed accuracy at the last step: from the activations of one site (block L/2), of all sites pooled, "
-    "from the weights, from both. Any order: from the weights, B's neurons and heads in random order."
+    "from the weights, from both. Shuffled: from the weights, B's neurons and heads in random order."
 )
 SETTINGS = {"lr": "training.run.lr"}
 
@@ -20,7 +20,7 @@ NARROW = Narrow(
         "one site": "one site",
         "pooled sites": "pooled sites",
         "weights": "weights",
-        "weights, any order": "any order",
+        "weights, any order": "shuffled",
         "pooled + weights": "both",
         "n": "n",
     },
