@@ -17,11 +17,13 @@ from gaugeport.texts.batches import (
     rows_holding,
     seen_tokens,
 )
-from gaugeport.texts.document import Document
-from gaugeport.texts.read import documents_from, local_rows
+from gaugeport.texts.document import KINDS, Document
+from gaugeport.texts.read import FORMATS, documents_from, local_rows
 from gaugeport.texts.sources import docstrings, topics
 
 __all__ = [
+    "FORMATS",
+    "KINDS",
     "Document",
     "docstrings",
     "documents_from",

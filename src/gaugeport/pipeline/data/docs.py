@@ -13,8 +13,7 @@ from itertools import islice, takewhile
 
 from gaugeport.pipeline.data.load import Corpus, evenly_spread
 from gaugeport.pipeline.store.store import digest
-from gaugeport.texts.document import Document
-from gaugeport.texts.sources import docstrings, topics
+from gaugeport.texts import Document, docstrings, topics
 
 SHORTEST_DOCUMENT = 400
 """Characters.

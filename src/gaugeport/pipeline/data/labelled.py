@@ -12,7 +12,7 @@ import json
 
 from gaugeport.pipeline.data.load import Corpus, evenly_spread
 from gaugeport.pipeline.job import PACKAGED_PROMPTS
-from gaugeport.texts.document import Document
+from gaugeport.texts import Document
 
 FILES = {"review": PACKAGED_PROMPTS["reviews"], "request": PACKAGED_PROMPTS["harmful"]}
 """Kind of document -> the file of its labelled texts."""

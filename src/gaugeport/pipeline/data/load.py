@@ -9,8 +9,7 @@ from typing import Any
 import datasets
 
 from gaugeport.pipeline.data.corpus.grammar import generate
-from gaugeport.texts.document import KINDS, Document
-from gaugeport.texts.read import FORMATS, documents_from, local_rows
+from gaugeport.texts import FORMATS, KINDS, Document, documents_from, local_rows
 
 SPLITS = ("train", "heldout")
 STORY_SHARE = 0.6

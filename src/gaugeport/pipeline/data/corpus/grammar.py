@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
 
 from gaugeport.pipeline.data.corpus import templates, words
-from gaugeport.texts.document import Document
+from gaugeport.texts import Document
 
 Tables = Mapping[str, Sequence[str]]
 """Name of a slot -> the words that may fill it."""

@@ -1,7 +1,7 @@
 """Cut a mini document at its slot: before the verdict of a review, or the first word of an answer."""
 
 from gaugeport.pipeline.data.corpus.templates import ANSWER_PROMPT, VERDICT_PROMPT
-from gaugeport.texts.document import Document
+from gaugeport.texts import Document
 
 _PROMPTS = {"review": VERDICT_PROMPT, "request": ANSWER_PROMPT}
 

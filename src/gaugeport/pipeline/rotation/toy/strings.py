@@ -63,6 +63,17 @@ def draw_batches(
 
     Stacks are followed from position to position for all strings at once, which takes hardly longer for
     several batches than for one.
+
+    Args:
+        n: Strings of each generator.
+        lengths, length, depth: As of :func:`draw_strings`.
+        gens: The generators.
+
+    Returns:
+        As of :func:`draw_strings`, with ``n`` rows for each generator.
+
+    Raises:
+        ValueError: If the lengths are not a range or do not fit the row.
     """
     shortest, longest = lengths
     if not SHORTEST_LENGTH <= shortest <= longest <= length - 2:
