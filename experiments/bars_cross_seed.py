@@ -18,7 +18,8 @@ DETAILS = (
     "Starts without a rotation all end at one point. The paper's group permutes, rotates and scales heads "
     "and neurons and rotates the stream. Quotient: of products that no rotation changes. Explained: share "
     "of the sum over tensors that heads and neurons leave (raw, O(d) is no symmetry). Any order: mean of "
-    "C over all orders of the heads within their layers. Pr, cumulative: of ablating the k most important "
+    "C over all orders of the heads within their layers. Relative: the largest share of a tensor's mean "
+    "square. Pr, cumulative: of ablating the k most important "
     "components together; the paper's Pr is its C."
 )
 EXTRA = ["cohort", "alignment", "component", "head", "split", "samples", "tensor", "status"]
@@ -39,6 +40,8 @@ PAPERS = {
     "B": {"B": "3 of 4 pass", "P, O(d)": "6.8–8.6", "worst tensor": "embedding, unembeddings"},
 }
 """What the paper says of each cohort (sections 7, 8.4, appendix B); 32 configurations, uniqueness lost."""
+LAST_MLP = "model.layers.1.mlp."
+"""Where the paper's worst tensors are (section 7, ``blocks.1.mlp``)."""
 UNUSED = 0.01
 """A head of seed 0 whose ablation costs less than this is unused (nats of the mean loss)."""
 
@@ -60,6 +63,7 @@ SUMMARY = Narrow(
 def tabulate(records):
     """Return every measurement, the means over pairs with the paper's figures, and the judged claims."""
     rows = tidy("b2", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
+    rows = pd.concat([rows, _last_mlp_over_rest(rows)], ignore_index=True)
     tensors = rows["metric"] == "bar_p_tensor"
     means = pd.concat(
         [aggregate(rows[~tensors], BY), aggregate(rows[tensors], [*BY, "tensor"])], ignore_index=True
@@ -69,6 +73,19 @@ def tabulate(records):
     effects = (means["metric"] == "bar_c_pearson") & (means["cohort"] == "A")
     means.loc[effects & (means["alignment"] == "cayley"), "paper"] = PAPER_CORRELATION
     return judged("b2", rows, means)
+
+
+def _last_mlp_over_rest(rows):
+    """Return, by pair and alignment, the worst tensor of the last MLP over the worst of all others."""
+    tensors = rows[rows["metric"] == "bar_p_tensor"]
+    found = []
+    for _, part in tensors.groupby(["cohort", "seed", "alignment"]):
+        mlp = part["tensor"].str.startswith(LAST_MLP)
+        ratio = part.loc[mlp, "value"].max() / part.loc[~mlp, "value"].max()
+        found.append(
+            part.iloc[:1].assign(metric="bar_p_last_mlp_over_rest", value=ratio, tensor=None, status=None)
+        )
+    return pd.concat(found, ignore_index=True)
 
 
 def pivot(table):
@@ -158,6 +175,7 @@ def _line(part, shown):
 
     line = {"B": value("bar_b")}
     line |= {f"P, {name}": value("bar_p_max_mse", alignment=a) for a, name in ALIGNMENTS.items()}
+    line["P, relative"] = value("bar_p_max_relative", alignment="cayley")
     worst = select(part, {"metric": "bar_p_max_mse", "alignment": "cayley"})["tensor"].iloc[0]
     line["worst tensor"] = worst if isinstance(worst, str) else "–"
     tensors = (

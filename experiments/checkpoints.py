@@ -16,8 +16,8 @@ CAPTION = (
     "the variance."
 )
 DETAILS = (
-    "Composed: through the local maps of the checkpoints in between. The paper's runs are Pythia's and "
-    "its toy's."
+    "Loss: held out, in nats, of the checkpoint whose SAE it is. Composed: through the local maps of the "
+    "checkpoints in between. The paper's runs are Pythia's and its toy's."
 )
 EXTRA = ["cohort", "source"]
 COMPOSED = ("permutation", "signed_permutation", "orthogonal")
@@ -41,6 +41,7 @@ SUMMARY = Narrow(
     columns={
         "model": "model",
         "source": "from",
+        "loss": "loss",
         "site": "site",
         "self": "self",
         "raw": "raw",
@@ -72,9 +73,12 @@ def pivot(table):
     lines, parts = [], list(by_site(means_of(table), []))
     last_of = {(model, cohort): setting for (model, setting, cohort), _ in parts}
     for (model, setting, cohort), whole in parts:
-        last = whole[whole["step"] == whole["step"].max()]
+        losses, last = select(whole, {"metric": "loss"}), _at_sites(whole)
+        last = last[last["step"] == last["step"].max()]
         for site, part in last.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
-            at = {"source": f"{part['source'].max():.0f}", "last": f"{part['step'].max():.0f}"}
+            source, end = part["source"].max(), part["step"].max()
+            at = {"source": f"{source:.0f}", "loss": cell(select(losses, {"step": source}))}
+            at |= {"last": f"{end:.0f}", "last loss": cell(select(losses, {"step": end}))}
             line = {"model": pair_label(model, cohort), "setting": setting, "site": site, **at}
             ends = select(part, {"metric": "explained_variance_by_step"})
             for group, name in (("self", "self"), *((g, n) for g, (n, _) in GROUPS.items())):
@@ -97,9 +101,14 @@ def pivot(table):
     return pd.DataFrame(lines).fillna("–")
 
 
+def _at_sites(rows):
+    """Return the rows that are of a site; losses are of a whole model."""
+    return rows[rows["site"].notna()]
+
+
 def plot(table):
     """Draw, over the steps of the run, explained variance by group and the rotation's distance by site."""
-    parts = list(by_site(means_of(table), []))
+    parts = list(by_site(_at_sites(means_of(table)), []))
     figure, axes = f.panels(2 * len(parts), width=4.4, columns=2, sharey=False)
     for (here, there), ((model, _, cohort), part) in zip(
         zip(axes[::2], axes[1::2], strict=True), parts, strict=True

@@ -89,9 +89,27 @@ SUMMARY = Narrow(
 
 
 def tabulate(records):
-    """Return every measurement, the means over pairs, and the judged claim about the predictor."""
+    """Return every measurement, the means over pairs, and the judged claims."""
     rows = tidy("b8", records, extra=EXTRA).assign(matcher=None, route=None)
+    rows = pd.concat([rows, _clean_shares(rows)], ignore_index=True)
     return judged("b8", rows, aggregate(rows, EXTRA))
+
+
+def _clean_shares(rows):
+    """Return, by pair, condition and group, the share of transfers that are clean.
+
+    They are counted over vectors, sites and strengths; those without an effect on seed 0 do not count.
+    """
+    counts = rows[rows["metric"].str.startswith("regime_")]
+    found = []
+    for _, part in counts.groupby(["model", "setting", "cohort", "seed", "arm", "group"]):
+        points = select(rows, {"metric": "ratio", "record": part["record"].iloc[0]})
+        tried = len(select(points, {"arm": part["arm"].iloc[0], "group": part["group"].iloc[0]}))
+        if tried:
+            clean = select(part, {"metric": "regime_clean"})["value"].sum() / tried
+            at = {"metric": "clean_share", "value": clean, "site": None, "vector": None}
+            found.append(part.iloc[:1].assign(**at))
+    return pd.concat(found, ignore_index=True) if found else rows.iloc[:0]
 
 
 def pivot(table):

@@ -1,8 +1,11 @@
 """Test which stages and jobs are planned, how their times are estimated, and what is said of long ones."""
 
 import json
+import os
 import shutil
 import time
+
+import pytest
 
 from gaugeport.pipeline.config.sweeps import sweep_jobs
 from gaugeport.pipeline.execution import progress
@@ -124,3 +127,10 @@ def test_long_steps_get_lines_until_they_are_done(tmp_path, monkeypatch, capsys)
         lines.timings.seconds |= {shape: [60.0] for shape in shapes(step.shape)}
     assert lines.left() == "about 6 min left" and lines.left(waited=90.0) == "about 5 min left"
     assert lines.left(waited=2000.0) == "longer than expected"
+    # at 20 s a step the ten steps that are left take 200 s, 50 of which have passed
+    now = time.time()
+    for step, ago in ((5, 150.0), (10, 50.0)):
+        os.utime(runs[0].unfinished / f"checkpoint-{step}", (now - ago, now - ago))
+    assert progress.training_left(runs[0]) == pytest.approx(150.0, abs=10.0)
+    assert progress.training_left(runs[1]) == 0.0, "nothing is known of it"
+    assert lines.left(waited=2000.0).startswith("about ")

@@ -87,9 +87,12 @@ class Progress:
         trusted = SECONDS_BEFORE_PACE_IS_TRUSTED
         pace = (self.estimated + trusted * self.processes) / (elapsed + trusted)
         seconds, untimed = self.timings.expected(self.waiting.values())
-        if seconds and seconds / pace <= waited:
+        expected = seconds / pace - waited
+        # a training under way tells better than the seconds of others how long it will still take
+        training = max((training_left(step) for step in self.waiting.values()), default=0.0)
+        if seconds and max(expected, training) <= 0:
             return "longer than expected"
-        return f"{in_words(seconds / pace - waited, untimed)} left"
+        return f"{in_words(max(expected, training), untimed)} left"
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
@@ -127,11 +130,30 @@ class Progress:
 
 def trained(step: Step) -> str:
     """Return how far a stage's training is by its newest checkpoint (``, step 300 of 1500``), or nothing."""
+    saved = _checkpoints(step)
+    return f", step {max(saved)} of {step.shape['schedule']['steps']}" if saved else ""
+
+
+def training_left(step: Step) -> float:
+    """Return how many seconds a stage's training still takes at the pace between its last two checkpoints.
+
+    It is 0 where there are fewer: nothing is known then.
+    """
+    saved = _checkpoints(step)
+    if len(saved) < 2:
+        return 0.0
+    before, last = sorted(saved)[-2:]
+    pace = (saved[last] - saved[before]) / (last - before)
+    return pace * (step.shape["schedule"]["steps"] - last) - (time.time() - saved[last])
+
+
+def _checkpoints(step: Step) -> dict[int, float]:
+    """Return when each checkpoint of a stage in training was written, by step; in seconds since 1970."""
     try:
-        written = [int(p.name.removeprefix("checkpoint-")) for p in step.unfinished.glob("**/checkpoint-*")]
+        found = step.unfinished.glob("**/checkpoint-*")
+        return {int(p.name.removeprefix("checkpoint-")): p.stat().st_mtime for p in found}
     except FileNotFoundError:  # it was finished just now
-        return ""
-    return f", step {max(written)} of {step.shape['schedule']['steps']}" if written else ""
+        return {}
 
 
 def plural(n: int, noun: str) -> str:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from gaugeport.charts import chart_of
 from gaugeport.models.loading import load_model
 from gaugeport.pipeline.job import Job
+from gaugeport.pipeline.measures.losses import heldout_loss
 from gaugeport.pipeline.rotation.models.independence import check_independent
 from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.pipeline.rotation.toy.components import STRINGS_PER_PASS, run_graph
@@ -55,11 +56,14 @@ class PairedModel:
             ``sae`` to train SAEs on, ``fit`` to fit maps on, ``test`` to measure on. Of language models
             ``test`` comes from the other end of the held-out text, so that no document is in both while the
             two use less than half of it.
+        loss: ``loss(tokens)`` gives the mean loss on so many tokens of ``test``, in nats: of the next token,
+            or of a head of the toy.
     """
 
     model: PreTrainedModel
     sites: tuple[str, ...]
     streams: Callable[[str, int], dict[str, Tensor]]
+    loss: Callable[[int], float]
 
     @property
     def layer_norm(self) -> bool:
@@ -213,20 +217,26 @@ def paired_dyck_model(job: Job, model: Any) -> PairedModel:
     layers = model.config.num_hidden_layers
     sites = ("resid_pre_0", *(f"resid_{place}_{n}" for n in range(layers) for place in ("mid", "post")))
 
-    @torch.no_grad()
-    def streams(part: str, tokens: int) -> dict[str, Tensor]:
+    def drawn(part: str, tokens: int) -> dict[str, Tensor]:
         longest = cohorts.longest_trained(job)
         rows = -(-tokens // (longest // 4))  # strings are longer than that on average
         seed = derive(job.data.seed, "subjects", part)
-        drawn = strings.heldout("train", rows, longest, job.data.length, seed, job.data.depth_label)
+        return strings.heldout("train", rows, longest, job.data.length, seed, job.data.depth_label)
+
+    @torch.no_grad()
+    def streams(part: str, tokens: int) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {site: [] for site in sites}
-        for ids in drawn["input_ids"].split(STRINGS_PER_PASS):
+        for ids in drawn(part, tokens)["input_ids"].split(STRINGS_PER_PASS):
             written = run_graph(model, ids).written
             for site in sites:
                 parts[site].append(value_at(model, written, site)[ids != strings.PAD])
         return {site: torch.cat(values)[:tokens] for site, values in parts.items()}
 
-    return PairedModel(model, sites, streams)
+    @torch.no_grad()
+    def loss(tokens: int) -> float:
+        return float(model(**drawn("test", tokens)).loss)
+
+    return PairedModel(model, sites, streams, loss)
 
 
 def paired_language_model(job: Job, data: Path, model: Any) -> PairedModel:
@@ -234,13 +244,18 @@ def paired_language_model(job: Job, data: Path, model: Any) -> PairedModel:
     chart, skip = chart_of(model), job.measurement.skip_first
     sites = tuple(all_sites(len(chart.blocks(model))))
 
-    def streams(part: str, tokens: int) -> dict[str, Tensor]:
+    def batches_of(part: str, tokens: int) -> list[dict[str, Tensor]]:
         rows = rows_holding(_rows(job, data, part), tokens, skip, f"tokens to {part}")
-        batches = row_batches(rows, job.measurement.batch_size)
-        passes = [streams_at(model, chart, batch, sites, skip) for batch in batches]
+        return list(row_batches(rows, job.measurement.batch_size))
+
+    def streams(part: str, tokens: int) -> dict[str, Tensor]:
+        passes = [streams_at(model, chart, batch, sites, skip) for batch in batches_of(part, tokens)]
         return {site: torch.cat([p[site].cpu() for p in passes])[:tokens] for site in sites}
 
-    return PairedModel(model, sites, streams)
+    def loss(tokens: int) -> float:
+        return heldout_loss(model, batches_of("test", tokens))
+
+    return PairedModel(model, sites, streams, loss)
 
 
 def _rows(job: Job, data: Path, part: str) -> Tensor:

@@ -51,11 +51,13 @@ def measure(job: Job, built: Built) -> list[Row]:
     saes = _source_saes(job, built, source)
     model = pairs.load_side(job, built.folders, "other", source)
     first = before = _streams(job, model)
+    rows: list[Row] = [_loss_row(job, model, source, source)]
     # 2) every later checkpoint: one more map of each group's walk, and what the SAEs explain
     walks: dict[str, dict[str, list[Map]]] = {site: {g: [] for g in GROUPS} for site in first["fit"]}
-    rows: list[Row] = []
     for step in targets:
-        streams = _streams(job, pairs.load_side(job, built.folders, "other", step))
+        later = pairs.load_side(job, built.folders, "other", step)
+        streams = _streams(job, later)
+        rows.append(_loss_row(job, later, step, source))
         for site, walk_of in walks.items():
             neighbours = kept_streams(job, before["fit"], streams["fit"], site)
             fit, test = (kept_streams(job, first[part], streams[part], site) for part in ("fit", "test"))
@@ -107,6 +109,12 @@ def steps_of(job: Job, built: Built) -> list[int]:
     if len(steps) < 2:
         raise ValueError(f"task.source={source} leaves the checkpoints {steps}; expected at least two")
     return steps
+
+
+def _loss_row(job: Job, model: PairedModel, step: int, source: int) -> Row:
+    """Return the held-out loss of the checkpoint of a step."""
+    loss = model.loss(job.task["test_tokens"])
+    return {"cohort": job.task["cohort"], "step": step, "source": source, "metric": "loss", "value": loss}
 
 
 def _source_saes(job: Job, built: Built, step: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gaugeport.models.dyck import DyckModel
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.matching.quotient import floors, quotient_bar
 from gaugeport.pipeline.rotation.matching.refine import refine
-from gaugeport.pipeline.rotation.matching.search import SymmetryFit, comparable_rows
+from gaugeport.pipeline.rotation.matching.search import SymmetryFit, comparable_rows, mean_squares
 from gaugeport.pipeline.rotation.matching.symmetry import Symmetry, parameter_name
 from gaugeport.pipeline.rotation.toy import bars, components, effects
 from gaugeport.pipeline.rotation.toy.components import ALL, Edge
@@ -44,8 +44,9 @@ def measure(job: Job, built: Built) -> list[Row]:
     # 2) Bar P under every alignment, and with gains in place
     alignments = _alignments(job, folded, specification)
     best = alignments["cayley"]
+    sizes = mean_squares(specification)
     for name, alignment in alignments.items():
-        rows += [{"alignment": name, **row} for row in _bar_p(alignment, limits)]
+        rows += [{"alignment": name, **row} for row in _bar_p(alignment, limits, sizes)]
     rows += _raw_groups(job, model, anchor)
     rows += _search(job, alignments["orthogonal"], best, specification)
     # 3) what no symmetry of the models can remove from Bar P
@@ -76,13 +77,20 @@ def _alignments(job: Job, model: DyckModel, reference: DyckModel) -> dict[str, S
     return {**fits, "cayley": refined}
 
 
-def _bar_p(alignment: SymmetryFit, limits: bars.Thresholds) -> list[Row]:
-    """Return Bar P of one alignment with its status, the mean, the objective, and every tensor's value."""
+def _bar_p(alignment: SymmetryFit, limits: bars.Thresholds, sizes: Mapping[str, float]) -> list[Row]:
+    """Return Bar P of one alignment with its status, the mean, the objective, and every tensor's value.
+
+    ``sizes`` are the reference's :func:`~.search.mean_squares`. Beside the paper's absolute bar stands the
+    largest share of them: what a bar says in other units of the weights.
+    """
     tensors = alignment.per_tensor
     worst = max(tensors, key=lambda name: tensors[name])
+    shares = {name: value / sizes[name] for name, value in tensors.items() if sizes[name]}
+    worst_share = max(shares, key=lambda name: shares[name])
     status = limits.status("p", alignment.max_mse)
     return [
         {"metric": "bar_p_max_mse", "tensor": worst, "value": alignment.max_mse, "status": status},
+        {"metric": "bar_p_max_relative", "tensor": worst_share, "value": shares[worst_share]},
         {"metric": "bar_p_global_mse", "value": alignment.global_mse},
         {"metric": "bar_p_objective", "value": _least_objective(alignment)},
         *({"metric": "bar_p_tensor", "tensor": name, "value": value} for name, value in tensors.items()),

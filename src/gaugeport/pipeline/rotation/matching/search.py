@@ -181,6 +181,11 @@ def tensor_mse(rows: Rows, target: Rows) -> dict[str, float]:
     return {name: float((rows[name] - target[name]).square().mean()) for name in target}
 
 
+def mean_squares(model: nn.Module) -> dict[str, float]:
+    """Return the mean square of a model's entries, by tensor: what :func:`tensor_mse` is a share of."""
+    return {name: float(x.square().mean()) for name, x in stream_rows(model).items()}
+
+
 def pooled_mse(per_tensor: dict[str, float], like: Rows) -> float:
     """Return the mean squared difference over all entries of all tensors, given those ``per_tensor``."""
     entries = {name: like[name].numel() for name in per_tensor}
