@@ -62,7 +62,7 @@ KINDS = dict(zip(ALTERNATIVES.values(), ("Haar", "B_d", "S_d", "near I", "low ra
 def tabulate(records):
     """Return every measurement, the means over pairs, p-values of all pairs together, and the judged
     claims."""
-    rows = tidy("b6", records, extra=EXTRA).assign(matcher=None, route=None)
+    rows = tidy("b6", records, extra=[*EXTRA, "anchor"]).assign(matcher=None, route=None)
     rows["model"] = rows["model"].mask(rows["cohort"].isna())
     distinct = _distinct(rows)
     means = aggregate(distinct[~distinct["metric"].isin(DRAWN)], BY)
@@ -135,8 +135,9 @@ def _distinct(rows):
     at = ["model", "setting", "cohort", "site"]
     fitted = rows[(rows["metric"] == "distance_from_identity") & (rows["group"] == "orthogonal")]
     again = fitted[fitted.assign(value=fitted["value"].round(9)).duplicated([*at, "value"])]
-    repeated = set(again[[*at, "seed"]].itertuples(index=False, name=None))
-    return rows[[key not in repeated for key in rows[[*at, "seed"]].itertuples(index=False, name=None)]]
+    pair = [*at, "anchor", "seed"]
+    repeated = set(again[pair].itertuples(index=False, name=None))
+    return rows[[key not in repeated for key in rows[pair].itertuples(index=False, name=None)]]
 
 
 def _calibrated(rows):
@@ -167,7 +168,7 @@ def _naive(rows):
         null = select(reference, {k: where[k] for k in ("haar", "width")})["value"]
         if len(null):
             p = naive_p_value(*(torch.tensor(x.tolist(), dtype=torch.float64) for x in (part["value"], null)))
-            matrices = len(part.groupby(["seed", "site"]))
+            matrices = len(part.groupby(["anchor", "seed", "site"]))
             of = {"metric": "pooled_p_value", "statistic": "ks_distance", "test": "naive"}
             yield {**where, **of, "value": p, "n": matrices}
 

@@ -37,6 +37,9 @@ UNCOUNTED_DEFAULTS = {
 UNCOUNTED_IN_TASKS = {"adamw_resume": {"target": "identical"}}
 """The same of a task's keys, by the task's name."""
 
+UNCOUNTED_IN_ALL_TASKS = {"prompts": None, "charts": None, "anchor": 0}
+"""The same of keys that mean one thing in every task."""
+
 
 def counted(part: Mapping[str, Any], ignored: str) -> dict[str, Any]:
     """Return the keys of a part of a configuration that decide results.
@@ -193,12 +196,10 @@ class Job:
             plain[part] = counted(plain[part], ignored)
         plain["training"] = {"base": self.training.base.key(), "run": self.training.run.key()}
         plain["task"] = {k: v for k, v in plain["task"].items() if k not in TASK_FILES}
-        for key, value in UNCOUNTED_IN_TASKS.get(self.task.get("name", ""), {}).items():
-            if plain["task"].get(key) == value:
+        of_this_task = UNCOUNTED_IN_TASKS.get(self.task.get("name", ""), {})
+        for key, value in {**UNCOUNTED_IN_ALL_TASKS, **of_this_task}.items():
+            if key in plain["task"] and plain["task"][key] == value:
                 plain["task"].pop(key)
-        for added in ("prompts", "charts"):  # after the first results
-            if plain["task"].get(added) is None:
-                plain["task"].pop(added, None)
         return plain
 
     def files(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The judge: null records must read "inconclusive", reversed ones "contradicted"."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -51,7 +52,13 @@ def rows(trajectory, endpoint):
 
 
 def differences(claim, frame):
-    return claim_sides(claim, frame)["difference"].tolist()
+    return claim_sides(claim, frame)["difference"].to_dict()
+
+
+def judged(claim, values, profile):
+    """Judge a claim on a value per seed, all compared with one anchor."""
+    by_pair = values if isinstance(values, dict) else {(0, seed): v for seed, v in enumerate(values)}
+    return judge(claim, by_pair, profile)
 
 
 NOISE = np.array([-0.02, 0.03, 0.0, 0.01, -0.02])
@@ -59,70 +66,97 @@ NOISE = np.array([-0.02, 0.03, 0.0, 0.01, -0.02])
 
 def test_clear_gap_is_reproduced_and_paired_by_seed():
     values = differences(gap(), rows(0.9 + NOISE, 0.6 + NOISE))
-    assert values == pytest.approx([0.3] * 5)
-    assert judge(gap(), values, "mini")[0] == "reproduced"
+    assert list(values.values()) == pytest.approx([0.3] * 5)
+    assert judged(gap(), values, "mini")[0] == "reproduced"
 
 
 def test_null_records_are_inconclusive():
-    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.6 - NOISE)), "mini")[0] == "inconclusive"
-    assert judge(gap(), [0.0] * 5, "mini")[0] == "inconclusive", "no gap and no spread"
+    assert judged(gap(), differences(gap(), rows(0.6 + NOISE, 0.6 - NOISE)), "mini")[0] == "inconclusive"
+    assert judged(gap(), [0.0] * 5, "mini")[0] == "inconclusive", "no gap and no spread"
 
 
 def test_reversed_records_contradict():
-    assert judge(gap(), differences(gap(), rows(0.6 + NOISE, 0.9 + NOISE)), "mini")[0] == "contradicted"
-    assert judge(gap("less"), [0.3, 0.31, 0.29, 0.3, 0.3], "mini")[0] == "contradicted"
+    assert judged(gap(), differences(gap(), rows(0.6 + NOISE, 0.9 + NOISE)), "mini")[0] == "contradicted"
+    assert judged(gap("less"), [0.3, 0.31, 0.29, 0.3, 0.3], "mini")[0] == "contradicted"
 
 
 def test_interval_that_includes_null_is_inconclusive():
     values = [0.5, -0.1, 0.4, 0.0, 0.2]
     assert t_interval(values)[1] < 0 < np.mean(values)
-    assert judge(gap(), values, "mini")[0] == "inconclusive"
+    assert judged(gap(), values, "mini")[0] == "inconclusive"
 
 
 def test_claim_by_construction_says_so_at_any_n_and_can_still_fail():
     claim = replace(gap(), by_construction=True)
     for n, profile in ((5, "mini"), (5, "paper"), (4, "mini"), (1, "real")):
-        assert judge(claim, [0.3] * n, profile)[0] == "by construction"
-    assert judge(claim, [0.0] * 5, "mini")[0] == "inconclusive"
-    assert judge(claim, [-0.3] * 5, "mini")[0] == "contradicted"
-    assert judge(claim, [-0.3] * 4, "mini")[0] == "not the direction (n = 4)"
+        assert judged(claim, [0.3] * n, profile)[0] == "by construction"
+    assert judged(claim, [0.0] * 5, "mini")[0] == "inconclusive"
+    assert judged(claim, [-0.3] * 5, "mini")[0] == "contradicted"
+    assert judged(claim, [-0.3] * 4, "mini")[0] == "not the direction (n = 4)"
 
 
 @pytest.mark.parametrize("quote", ["not in the papers", "–"])
 def test_what_the_papers_do_not_claim_is_supported_and_not_reproduced(quote):
     ours = replace(gap(), quote=quote)
-    assert judge(ours, [0.3] * 5, "mini")[0] == "supported"
-    assert judge(ours, [-0.3] * 5, "mini")[0] == "contradicted"
+    assert judged(ours, [0.3] * 5, "mini")[0] == "supported"
+    assert judged(ours, [-0.3] * 5, "mini")[0] == "contradicted"
 
 
 def test_a_claim_about_a_count_is_judged_by_the_seeds_and_not_by_their_mean():
     counted = replace(gap("less"), counted=True)
-    assert judge(counted, [-0.1] * 6, "mini")[0] == "reproduced", "6 of 6: the exact interval starts at .54"
-    assert judge(counted, [-0.1] * 5, "mini")[0] == "inconclusive", "5 of 5: it starts at .48"
+    assert judged(counted, [-0.1] * 6, "mini")[0] == "reproduced", "6 of 6: the exact interval starts at .54"
+    assert judged(counted, [-0.1] * 5, "mini")[0] == "inconclusive", "5 of 5: it starts at .48"
     most = [-0.01] * 3 + [5.0] * 3
-    assert judge(counted, most, "mini")[0] == "inconclusive", "3 of 6"
-    assert judge(counted, [0.1] * 6, "mini")[0] == "contradicted"
-    assert judge(counted, [-0.1, -0.1, 9.0], "mini")[0] == "direction only (n = 3)", "two of three"
+    assert judged(counted, most, "mini")[0] == "inconclusive", "3 of 6"
+    assert judged(counted, [0.1] * 6, "mini")[0] == "contradicted"
+    assert judged(counted, [-0.1, -0.1, 9.0], "mini")[0] == "direction only (n = 3)", "two of three"
     # one seed far off moves a mean, and is one in a count
-    assert judge(counted, [-0.1] * 11 + [9.0], "mini")[0] == "reproduced"
-    assert judge(replace(counted, counted=False), [-0.1] * 11 + [9.0], "mini")[0] == "inconclusive"
+    assert judged(counted, [-0.1] * 11 + [9.0], "mini")[0] == "reproduced"
+    assert judged(replace(counted, counted=False), [-0.1] * 11 + [9.0], "mini")[0] == "inconclusive"
 
 
 def test_correlations_have_fishers_interval():
     claim = replace(gap("less", null=0.99), metric="bar_c_pearson", right=None)
     r = [0.52, 0.69, 0.85, 0.92, 0.96]
     assert t_interval(r)[2] > 0.99, "a t-interval of these would not tell them from .99"
-    verdict, mean, low, high, n = judge(claim, r, "mini")
+    verdict, mean, low, high, n = judged(claim, r, "mini")
     assert verdict == "reproduced" and -1 < low < mean < high < 0.99 and n == 5
 
 
+def test_pairs_of_all_seeds_have_as_many_units_as_there_are_seeds():
+    names = list(itertools.combinations(range(5), 2))
+    verdict, mean, low, high, n = judge(gap(), dict.fromkeys(names, 0.3), "mini")
+    assert (verdict, n) == ("reproduced", 5) and (low, mean, high) == pytest.approx((0.3, 0.3, 0.3))
+    # ten pairs above 0 that hang on one seed: without it nothing is left, and five seeds do not tell
+    of_one_seed = {pair: 0.9 if 4 in pair else 0.0 for pair in names}
+    assert t_interval(list(of_one_seed.values()))[1] > 0
+    assert judge(gap(), of_one_seed, "mini")[0] == "inconclusive"
+    assert judge(gap(), {(0, 1): 0.3, (0, 2): 0.3, (1, 2): 0.3}, "mini")[0] == "direction only (n = 3)"
+    counted = replace(gap(), counted=True)
+    assert judge(counted, dict.fromkeys(names, 0.3), "mini")[4] == 5
+
+
+def test_claims_pair_their_sides_by_anchor_and_seed(monkeypatch):
+    monkeypatch.setattr("gaugeport.pipeline.report.judged.load_claims", lambda: [gap()])
+    of_pairs = pd.concat(
+        [
+            rows(0.9 + NOISE[anchor:], 0.6 + NOISE[anchor:]).assign(anchor=anchor).query("seed > anchor")
+            for anchor in range(4)
+        ]
+    )
+    (row,) = claim_rows("t", of_pairs).to_dict("records")
+    assert row["n"] == 5 and row["value"] == pytest.approx(0.3)
+    means = aggregate(of_pairs)
+    assert set(means["n"]) == {5} and means["anchor"].isna().all()
+
+
 def test_few_seeds_give_direction_only_and_none_gives_not_run():
-    assert judge(gap(), [0.3] * 4, "mini")[0] == "direction only (n = 4)"
-    assert judge(gap(), [0.3], "mini")[0] == "direction only (n = 1)"
-    assert judge(gap(), [], "mini")[0] == "not run"
+    assert judged(gap(), [0.3] * 4, "mini")[0] == "direction only (n = 4)"
+    assert judged(gap(), [0.3], "mini")[0] == "direction only (n = 1)"
+    assert judged(gap(), [], "mini")[0] == "not run"
     for against in ([0.0], [-0.3] * 4):
-        assert judge(gap(), against, "mini")[0] == f"not the direction (n = {len(against)})"
-    assert judge(gap("less"), [-0.3] * 4, "mini")[0] == "direction only (n = 4)"
+        assert judged(gap(), against, "mini")[0] == f"not the direction (n = {len(against)})"
+    assert judged(gap("less"), [-0.3] * 4, "mini")[0] == "direction only (n = 4)"
 
 
 def test_figures_are_matched_at_paper_profile_only():
@@ -131,19 +165,19 @@ def test_figures_are_matched_at_paper_profile_only():
         [0.6, 0.61, 0.59, 0.6, 0.6],
         [0.1, 0.11, 0.09, 0.1, 0.1],
     )
-    assert judge(gap(), near, "mini")[0] == "reproduced"
-    assert judge(gap(), near, "paper")[0] == "matched"
-    assert judge(gap(), better, "paper")[0] == "matched"
-    assert judge(gap(), short, "paper")[0] == "reproduced"
-    assert judge(gap("less", paper=-0.3), [-v for v in better], "paper")[0] == "matched"
+    assert judged(gap(), near, "mini")[0] == "reproduced"
+    assert judged(gap(), near, "paper")[0] == "matched"
+    assert judged(gap(), better, "paper")[0] == "matched"
+    assert judged(gap(), short, "paper")[0] == "reproduced"
+    assert judged(gap("less", paper=-0.3), [-v for v in better], "paper")[0] == "matched"
     two_sided = Claim(**{**vars(gap()), "two_sided": True})
-    assert judge(two_sided, near, "paper")[0] == "matched"
-    assert judge(two_sided, better, "paper")[0] == "reproduced", "beyond the figure is no better"
+    assert judged(two_sided, near, "paper")[0] == "matched"
+    assert judged(two_sided, better, "paper")[0] == "reproduced", "beyond the figure is no better"
 
 
 def test_claim_on_chosen_setting_is_void():
     chosen = Claim(**{**vars(gap()), "unjudged": "setting chosen"})
-    assert judge(chosen, [0.3] * 5, "mini")[0] == "void (setting chosen)"
+    assert judged(chosen, [0.3] * 5, "mini")[0] == "void (setting chosen)"
 
 
 def test_several_measurements_per_seed_are_refused():
@@ -194,18 +228,18 @@ def test_profile_real_reads_claims_on_its_own_model_as_it_is():
     claim = replace(gap(), where={"model": "tinyllama", "target": "identical", "setting": "default"})
     frame = rows(0.9 + NOISE, 0.6 + NOISE)
     frame = frame[(frame["site"] == "block1") & (frame["step"] == 10)].assign(model="smollm2", target="self")
-    assert differences(claim, frame.assign(profile="real")) == pytest.approx([0.3] * 5)
-    assert differences(claim, frame.assign(profile="mini")) == []
+    assert list(differences(claim, frame.assign(profile="real")).values()) == pytest.approx([0.3] * 5)
+    assert differences(claim, frame.assign(profile="mini")) == {}
 
 
 @pytest.mark.parametrize("profile", ["real", "toy", "paper"])
 def test_figures_are_compared_on_pretrained_models_alone(profile):
-    assert judge(gap(paper=0.3), list(0.3 + NOISE), profile)[0] == "matched"
-    assert judge(gap(paper=0.3), list(0.3 + NOISE), "mini")[0] == "reproduced"
+    assert judged(gap(paper=0.3), list(0.3 + NOISE), profile)[0] == "matched"
+    assert judged(gap(paper=0.3), list(0.3 + NOISE), "mini")[0] == "reproduced"
 
 
 def test_setting_that_was_chosen_at_mini_was_declared_at_real():
     claim = replace(gap(), unjudged="learning rate chosen")
-    assert judge(claim, list(0.2 + NOISE), "mini")[0] == "void (learning rate chosen)"
-    assert judge(claim, list(0.1 + NOISE), "real")[0] == "reproduced"
-    assert judge(claim, list(NOISE), "real")[0] == "inconclusive"
+    assert judged(claim, list(0.2 + NOISE), "mini")[0] == "void (learning rate chosen)"
+    assert judged(claim, list(0.1 + NOISE), "real")[0] == "reproduced"
+    assert judged(claim, list(NOISE), "real")[0] == "inconclusive"

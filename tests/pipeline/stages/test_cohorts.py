@@ -14,7 +14,7 @@ from gaugeport.pipeline.rotation.toy import strings
 from gaugeport.pipeline.rotation.toy.training_strings import TrainingStrings
 from gaugeport.pipeline.stages import cohorts
 from gaugeport.pipeline.stages.catalogue import build_stage
-from gaugeport.pipeline.tasks.shared.symmetry import anchor_and_own
+from gaugeport.pipeline.stages.pairs import pair_stages
 from gaugeport.pipeline.training.trainer import checkpoints, train
 
 
@@ -46,8 +46,8 @@ def test_only_seeds_of_cohort_a_require_their_anchor():
     assert cohorts.own_stages(in_b) == ("replica",)
     assert "anchor" in cohorts.model_key(in_a, 2) and "anchor" not in cohorts.model_key(in_b, 2)
     assert cohorts.model_key(in_a, 0) != cohorts.model_key(in_b, 0)
-    with pytest.raises(ValueError, match=r"with seed 0 .*allowed: seed=1"):
-        anchor_and_own(anchor)
+    with pytest.raises(ValueError, match=r"with seed 0 .*allowed: any other, seed=1"):
+        pair_stages(anchor)
 
 
 def tiny(seed=0):

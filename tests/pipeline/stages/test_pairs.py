@@ -12,7 +12,7 @@ from gaugeport.pipeline.measures.maps import MATCHER_OF_GROUP
 from gaugeport.pipeline.rotation.features.universality import RAW, SCALED, TRANSLATION
 from gaugeport.pipeline.stages import pair_saes, pairs
 from gaugeport.pipeline.stages.base import base_key, initialise
-from gaugeport.pipeline.stages.catalogue import build_stage
+from gaugeport.pipeline.stages.catalogue import build_stage, keys_of
 from gaugeport.pipeline.stages.rows import data_key, read_tokenizer
 from gaugeport.pipeline.store.store import Store
 from gaugeport.pipeline.tasks import checkpoints, universality
@@ -43,6 +43,23 @@ def test_all_checkpoints_are_kept_and_last_equals_base_model(store):
         pairs.load_side(j, folders, "other", 15)
 
 
+def test_any_seed_can_be_the_anchor_of_a_pair():
+    of_b = job("seed=2", *DYCK, "task.cohort=B")
+    assert pairs.pair_stages(job("seed=1", *DYCK)) == ("anchor", "replica")
+    assert pairs.pair_stages(job("seed=2", "task.anchor=1", *DYCK)) == ("anchor", "compared", "replica")
+    assert pairs.pair_stages(replace(of_b, task={**of_b.task, "anchor": 1})) == ("compared", "replica")
+    # the anchor is the model that is the other of another pair, from the same stage
+    first, second = job("seed=1", *DYCK), job("seed=2", "task.anchor=1", *DYCK)
+    assert pairs.side_key(second, "anchor") == pairs.side_key(first, "other")
+    assert keys_of(second, ["compared"])["compared"] == keys_of(first, ["replica"])["replica"]
+    assert "anchor" not in first.key()["task"] and second.key()["task"]["anchor"] == 1
+    with pytest.raises(ValueError, match=r"with seed 2 of its cohort .*allowed: any other, seed=3"):
+        pairs.pair_stages(job("seed=2", "task.anchor=2"))
+    for of, bad in (((), "-1"), (DYCK, "x"), (("task.cohort=runs",), "1")):
+        with pytest.raises(ValueError, match=r"task.anchor=.*allowed: "):
+            job("seed=2", *of, f"task.anchor={bad}")
+
+
 @pytest.mark.parametrize("of", [(), DYCK], ids=["language", "dyck"])
 def test_sides_share_tokens_and_parts_do_not(store, of):
     j = job("seed=1", *of)
@@ -63,7 +80,7 @@ def test_sides_share_tokens_and_parts_do_not(store, of):
 
 
 def test_anchor_and_unsuitable_models_are_refused():
-    with pytest.raises(ValueError, match=r"seed=0 .*allowed: seed=1"):
+    with pytest.raises(ValueError, match=r"seed=0 .*allowed: any other, seed=1"):
         universality.stages(job("seed=0"))
     with pytest.raises(ValueError, match=r"task\.cohort='C'; allowed: A, B, seeds, runs"):
         job("task.cohort=C")
@@ -134,7 +151,10 @@ def test_checkpoints_task_follows_run_from_its_source(store, of):
     j = job(*of, experiment="checkpoints")
     source, *targets = checkpoints.steps_of(j, built(j, store))
     rows = measured(j, store)
-    assert {r["step"] for r in rows} == set(targets) and {r["source"] for r in rows} == {source}
+    assert {r["source"] for r in rows} == {source}
+    losses = {r["step"]: r["value"] for r in rows if r["metric"] == "loss"}
+    assert list(losses) == [source, *targets] and min(losses.values()) > 0
+    assert {r["step"] for r in rows if r["metric"] != "loss"} == set(targets)
     one_link = [r for r in rows if r["step"] == targets[0] and r["metric"] == "explained_variance_by_step"]
     for group in checkpoints.GROUPS:
         for site in {r["site"] for r in one_link}:

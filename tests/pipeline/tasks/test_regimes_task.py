@@ -59,8 +59,8 @@ def test_records_give_table_and_figure(records):
     module = experiment_module("steering_regimes")
     for chosen in (records, records[:1]):
         table = module.tabulate(chosen)
-        (claim,) = table.loc[table["claim"].notna(), "claim"].unique() if "claim" in table else [None]
-        assert "pinned subspace" in claim
+        of_share, of_rotation = table["claim"].dropna().unique()
+        assert "pinned subspace" in of_share and "moved by the rotation" in of_rotation
         wide = module.pivot(table)
         vectors = sum(3 if r.id == "seeds" else 12 for r in chosen)
         assert len(wide) == len(chosen) + vectors, "one row of each cohort, and one of each vector"
@@ -100,7 +100,13 @@ def test_vectors_are_built_and_measured_on_different_strings(store, monkeypatch)
         (["task.cohort=C"], "task.cohort='C'; allowed: A, B, seeds, runs"),
         (["task.cohort=A"], "allowed: model=dyck3 data=dyck3 training=dyck3"),
         (["task.cohort=A", *TOY, "task.rows=0"], "task.rows=0; allowed: whole numbers from 1"),
-        (["seed=0"], "compares a seed with seed 0 of its cohort; allowed: seed=1, 2"),
+        (
+            ["seed=0"],
+            (
+                ["seed=0"],
+                "compares a seed with seed 0 of its cohort (task.anchor); allowed: any other, seed=1, 2",
+            ),
+        ),
     ],
 )
 def test_bad_setting_is_refused_with_allowed_values(overrides, message):

@@ -74,7 +74,10 @@ def _jobs(lines: Sequence[Sequence[str]], fixed: Sequence[str], profile: str) ->
     for line in lines:
         if any(_counted(o, counts) == [] for o in line):
             continue  # this profile has none of them
+        every_pair = any(o.endswith("_ANCHORS") for o in line)
         for overrides in expand([_with_counts(o, counts) for o in as_typed_in_sweep(line)]):
+            if every_pair and not _anchor_comes_first(overrides):
+                continue  # the same pair the other way round, or a seed with itself
             # where a key is given twice, the last value counts
             all_of_it = tuple({_key(o): o for o in (*as_typed(fixed), *overrides)}.values())
             if all_of_it in jobs:
@@ -104,13 +107,22 @@ def _counts(profile: str) -> dict[str, list[Any]]:
         "LEARNING_RATES": list(node.learning_rates),
         "NEOX": list(range(node.neox_seeds)),
         "NEOX_PAIRS": list(range(1, node.neox_seeds)),
+        "NEOX_ANCHORS": list(range(1, node.neox_seeds - 1)),
         "NEOX_EARLY": list(node.neox_early),
         "DYCK_A": list(range(node.dyck.seeds_a)),
         "DYCK_A_PAIRS": list(range(1, node.dyck.seeds_a)),
+        "DYCK_A_ANCHORS": list(range(1, node.dyck.seeds_a - 1)),
         "DYCK_B": list(range(node.dyck.seeds_b)),
         "DYCK_B_PAIRS": list(range(1, node.dyck.seeds_b)),
+        "DYCK_B_ANCHORS": list(range(1, node.dyck.seeds_b - 1)),
         "DYCK_MANY_SAMPLES": [node.dyck.many_samples],
     }
+
+
+def _anchor_comes_first(overrides: Sequence[str]) -> bool:
+    """Return whether the anchor of a pair of seeds is the lower of the two."""
+    values = {_key(o): o.partition("=")[2] for o in overrides}
+    return int(values["task.anchor"]) < int(values["seed"])
 
 
 def _with_counts(override: str, counts: dict[str, list[Any]]) -> str:

@@ -1,9 +1,9 @@
-"""Give the mean of a few values, one per training seed, with its 95 % interval."""
+"""Give the mean of a few values, one per training seed or pair of seeds, with its 95 % interval."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.special import betaincinv, stdtrit  # scipy.stats takes 0.3 s to import
@@ -22,9 +22,62 @@ def is_correlation(metric: str) -> bool:
     return metric.endswith(("_pearson", "_correlation")) and metric != "firing_pearson"
 
 
+Pair = tuple[int, int]
+"""Two seeds that one value is of."""
+
+
 def interval_of(metric: str, values: Sequence[float]) -> Interval:
     """Return the mean of a metric over seeds and its interval: Fisher's for correlations, else Student's."""
     return fisher_interval(values) if is_correlation(metric) else t_interval(values)
+
+
+def pairs_interval_of(metric: str, values: Mapping[Pair, float]) -> Interval:
+    """Return the mean of a metric over pairs of seeds and its interval; n is the number of seeds.
+
+    Where all pairs share a seed, they vary the other alone: the interval is that of :func:`interval_of` over
+    the others, given the seed that they share. Else it is :func:`jackknife_interval`, of correlations taken
+    of z = artanh r.
+    """
+    if _one_in_all(values):
+        return interval_of(metric, list(values.values()))
+    if not is_correlation(metric) or not all(abs(r) < 1 for r in values.values()):
+        return jackknife_interval(values)
+    mean, low, high, n = jackknife_interval({pair: float(np.arctanh(r)) for pair, r in values.items()})
+    return float(np.tanh(mean)), float(np.tanh(low)), float(np.tanh(high)), n
+
+
+def jackknife_interval(values: Mapping[Pair, float], level: float = LEVEL) -> Interval:
+    """Return the mean over pairs of seeds and its interval by the jackknife over seeds.
+
+    Pairs that share a seed are not independent, so their number is no sample size: each seed is left out in
+    turn, with every pair that it is in. The interval is Student's with one degree of freedom less than there
+    are seeds. Source: Arvesen (1969), jackknifing U-statistics.
+
+    Args:
+        values: Pair of seeds -> value. Every seed has to be missing in some pair.
+        level: Of the interval.
+
+    Returns:
+        Mean, ends, and the number of seeds.
+
+    Raises:
+        ValueError: A seed is in all pairs.
+    """
+    if _one_in_all(values):
+        raise ValueError(
+            f"one seed is in all of the pairs {sorted(values)}: there is none to leave it out of"
+        )
+    seeds = sorted({seed for pair in values for seed in pair})
+    n, mean = len(seeds), float(np.mean(list(values.values())))
+    without = [np.mean([v for pair, v in values.items() if seed not in pair]) for seed in seeds]
+    error = float(np.sqrt((n - 1) / n * np.square(without - np.mean(without)).sum()))
+    half = float(_t_quantile(level, n)) * error
+    return mean, mean - half, mean + half, n
+
+
+def _one_in_all(values: Mapping[Pair, float]) -> bool:
+    """Return whether a seed is in all pairs."""
+    return not values or bool(set.intersection(*(set(pair) for pair in values)))
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from gaugeport.pipeline.report.claims import Claim, load_claims
-from gaugeport.pipeline.report.tidy import middle_site, select
+from gaugeport.pipeline.report.tidy import middle_site, select, values_of
 from gaugeport.pipeline.report.verdicts import judge
 
 READ_AT: dict[str, dict[str, dict[str, str]]] = {
@@ -19,6 +19,8 @@ that model as it is in place of a fine-tune of it in other coordinates."""
 
 def claim_sides(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
     """Return ``left``, ``right`` (0 without one) and their ``difference``, a row per seed that has both.
+
+    The index has the anchor that a seed is compared with (0 unless the table names others), and the seed.
 
     ``frame`` holds the table's rows per seed.
 
@@ -52,7 +54,8 @@ def claim_rows(table: str, frame: pd.DataFrame) -> pd.DataFrame:
         if claim.table != table:
             continue
         profile, sides = str(frame["profile"].iloc[0]), claim_sides(claim, frame)
-        verdict, mean, low, high, n = judge(claim, sides["difference"].tolist(), profile)
+        values = dict(zip(sides.index.tolist(), sides["difference"].tolist(), strict=True))
+        verdict, mean, low, high, n = judge(claim, values, profile)
         measured = {
             "value": mean,
             "ci_low": low,
@@ -88,9 +91,8 @@ def _resolved(where: dict[str, Any], claim: Claim, frame: pd.DataFrame) -> dict[
 
 
 def _by_seed(claim: Claim, frame: pd.DataFrame) -> pd.Series:
-    counts = frame.groupby("seed").size()
-    if (counts > 1).any():
-        raise ValueError(
-            f"claim {claim.id} does not name one measurement per seed: {counts.to_dict()} rows match"
-        )
-    return frame.set_index("seed")["value"]
+    try:
+        values = values_of(frame)
+    except ValueError as e:
+        raise ValueError(f"claim {claim.id} does not name one measurement per seed: {e}") from e
+    return pd.Series(values, index=pd.MultiIndex.from_tuples(values, names=["anchor", "seed"]), dtype=float)

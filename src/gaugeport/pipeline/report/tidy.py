@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gaugeport.pipeline.job import UNCOUNTED_DEFAULTS
-from gaugeport.pipeline.report.intervals import interval_of
+from gaugeport.pipeline.report.intervals import Pair, pairs_interval_of
 from gaugeport.pipeline.store.records import Record
 
 COLUMNS = [
@@ -51,7 +51,8 @@ def tidy(
     """Return one row per measurement of the records.
 
     Measurements override the job's own columns (a row may name its model). The last column, ``record``, is
-    the id of the record that a row is from.
+    the id of the record that a row is from. Where seeds are compared with others than seed 0, ``anchor`` says
+    with which.
 
     Args:
         table: The table's id.
@@ -67,6 +68,8 @@ def tidy(
     frame = pd.DataFrame(rows)
     own = [c for c in dict.fromkeys([*frame.columns, *extra]) if c not in (*COLUMNS, "record")]
     frame = frame.reindex(columns=[*COLUMNS, *own, "record"]).replace("", None)
+    if "anchor" in frame:
+        frame["anchor"] = frame["anchor"].fillna(0).astype(int)
     # rows are selected thousands of times, which takes three times as long with pandas' own strings
     frame = frame.astype({c: object for c in frame if pd.api.types.is_string_dtype(frame[c])})
     order = [c for c in [*KEYS, *own, "seed"] if c in frame]
@@ -92,14 +95,45 @@ def aggregate(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
         frame: Rows per seed.
         extra: The table's own columns that tell measurements apart. ``seed`` and its other columns are left
             empty.
+
+    Raises:
+        ValueError: The columns do not tell the measurements of a seed apart.
     """
     by = [*KEYS, *extra]
     rows = []
-    for key, values in frame.groupby(by, dropna=False, sort=False)["value"]:
-        named = dict(zip(by, key, strict=True))
-        mean, low, high, n = interval_of(str(named["metric"]), values.tolist())
-        rows.append({**named, "value": mean, "ci_low": low, "ci_high": high, "n": n})
+    groups = frame.groupby(by, dropna=False, sort=False).ngroup()
+    named = frame[by].where(frame[by].notna(), np.nan).to_dict("records")
+    pairs, values = _pairs(frame), frame["value"].tolist()
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    for of_group in members.values():
+        by_pair = _each_once([pairs[row] for row in of_group], [values[row] for row in of_group])
+        key = named[of_group[0]]
+        mean, low, high, n = pairs_interval_of(str(key["metric"]), by_pair)
+        rows.append({**key, "value": mean, "ci_low": low, "ci_high": high, "n": n})
     return pd.DataFrame(rows).reindex(columns=frame.columns)
+
+
+def values_of(frame: pd.DataFrame) -> dict[Pair, float]:
+    """Return the value of every seed, by the anchor that it is compared with (0 unless named) and the seed.
+
+    Raises:
+        ValueError: A seed has several.
+    """
+    return _each_once(_pairs(frame), frame["value"].tolist())
+
+
+def _pairs(frame: pd.DataFrame) -> list[Pair]:
+    anchors = frame["anchor"].fillna(0).astype(int).tolist() if "anchor" in frame else [0] * len(frame)
+    return list(zip(anchors, frame["seed"].astype(int).tolist(), strict=True))
+
+
+def _each_once(pairs: Sequence[Pair], values: Sequence[float]) -> dict[Pair, float]:
+    by_pair = dict(zip(pairs, values, strict=True))
+    if len(by_pair) < len(pairs):
+        raise ValueError(f"{len(pairs)} rows of the pairs of seeds {sorted(by_pair)}; expected one of each")
+    return by_pair
 
 
 def means_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -162,6 +196,8 @@ def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dic
         "seed": config["seed"],
     }
     columns |= {"setting": setting, **{c: config[k] for c, k in _COMBINATION.items()}}
+    if config["task"].get("anchor"):
+        columns["anchor"] = config["task"]["anchor"]
     return {**columns, **{name: _swept(record, path) for name, path in settings.items()}}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from gaugeport.pipeline.report.claims import CHOSEN, Claim
-from gaugeport.pipeline.report.intervals import Interval, interval_of, share_interval, t_interval
+from gaugeport.pipeline.report.intervals import Interval, Pair, pairs_interval_of, share_interval
 
 VERDICTS = {
     "matched": "reproduced, and the interval lies at the paper's figure or on its better side",
@@ -31,18 +31,20 @@ SETTINGS_DECLARED = ("real",)
 """Profiles all of whose settings were declared before their first run."""
 
 
-def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, float, float, float, int]:
-    """Judge a claim from one value per training seed.
+def judge(claim: Claim, values: Mapping[Pair, float], profile: str) -> tuple[str, float, float, float, int]:
+    """Judge a claim from one value per training seed, or per pair of seeds.
 
     Args:
         claim: The claim.
-        values: Its difference, one per training seed.
+        values: Its difference, by anchor and seed. Where all are compared with one anchor the unit is the
+            other seed, else each of the seeds (:func:`~.intervals.jackknife_interval`).
         profile: ``mini``, ``paper``, ...; only at :data:`FIGURES_COUNT` is a figure compared with the
             paper's.
 
     Returns:
         Verdict (one of :data:`VERDICTS`, with the reason or n in brackets), mean, ends of the 95 % interval,
-        and n. A claim that is ``counted`` is judged by the share of seeds beyond the null, against a half.
+        and n. A claim that is ``counted`` is judged by the share of seeds beyond the null, against a half, at
+        the lowest anchor alone: an exact share needs independent units.
     """
     if not values:
         return "not run", float("nan"), float("nan"), float("nan"), 0
@@ -52,7 +54,8 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
     sign = 1 if claim.direction == "greater" else -1
     beyond = [sign * (v - claim.null_value) for v in (mean, low, high)]
     if claim.counted:
-        beyond = [v - 0.5 for v in share_interval([sign * (v - claim.null_value) > 0 for v in values])[:3]]
+        hits = [sign * (v - claim.null_value) > 0 for (a, _), v in values.items() if a == min(values)[0]]
+        beyond = [v - 0.5 for v in share_interval(hits)[:3]]
     if claim.by_construction and beyond[0] > 0 and (n < DECLARED_UNITS or min(beyond[1:]) > 0):
         return "by construction", mean, low, high, n
     if n < DECLARED_UNITS:
@@ -67,8 +70,8 @@ def judge(claim: Claim, values: Sequence[float], profile: str) -> tuple[str, flo
     return "reproduced" if claim.is_the_papers else "supported", mean, low, high, n
 
 
-def _interval(claim: Claim, values: Sequence[float]) -> Interval:
-    return interval_of(claim.metric, values) if claim.right is None else t_interval(values)
+def _interval(claim: Claim, values: Mapping[Pair, float]) -> Interval:
+    return pairs_interval_of(claim.metric if claim.right is None else "difference", values)
 
 
 def _is_at_the_figure(claim: Claim, low: float, high: float) -> bool:

@@ -173,6 +173,7 @@ STAGES = {
     "other": _base("independent base", independent_job),
     "pretraining_anchor": _pretraining("pretraining of the anchor", "anchor"),
     "pretraining": _pretraining("pretraining", "other"),
+    "compared": _toy("anchor of the pair", "fine-tuning runs", pairs.anchor_of),
     "replica": _toy("replica", "fine-tuning runs", lambda job: job.seed),
     "A": _run("A"),
     "B": _run("B"),

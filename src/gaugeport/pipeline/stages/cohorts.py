@@ -2,7 +2,7 @@
 
 In cohort A seed 0 is trained from scratch, and the other seeds have its embedding and three unembeddings,
 frozen. In cohort B every seed is trained from scratch and shares nothing. Seed 0 is a cohort's *anchor*:
-cross-seed measurements compare the other seeds with it.
+cross-seed measurements compare the other seeds with it, unless they name another (:mod:`.pairs`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Model pairs of the rotation tasks: an *anchor* and an *other* model, by cohort.
 
-``A`` and ``B`` are the Dyck-3 cohorts; their anchor is seed 0. ``seeds`` are language models trained
-independently (different initialisation and data order); their anchor is seed 0. ``runs`` are two fine-tuning
-runs from one base:
-the anchor is run A and the other run B of the job's seed.
+``A`` and ``B`` are the Dyck-3 cohorts, ``seeds`` language models trained independently (different
+initialisation and data order). The anchor is the seed ``task.anchor``, 0 unless it is given, the other the
+job's seed. ``runs`` are two fine-tuning runs from one base: the anchor is run A and the other run B of the
+job's seed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,12 @@ def is_toy(job: Job) -> bool:
 
 def seed_of(job: Job, side: Side) -> int:
     """Return the training seed of one side of the job's pair."""
-    return cohorts.ANCHOR if side == "anchor" and job.task["cohort"] != "runs" else job.seed
+    return anchor_of(job) if side == "anchor" and job.task["cohort"] != "runs" else job.seed
+
+
+def anchor_of(job: Job) -> int:
+    """Return the seed that the job's seed is compared with, where they are seeds of one cohort."""
+    return int(job.task.get("anchor", cohorts.ANCHOR))
 
 
 def with_seed_of(job: Job, side: Side) -> Job:
@@ -97,10 +102,12 @@ def check_not_anchor(job: Job) -> None:
     Raises:
         ValueError: The job's seed is the anchor's.
     """
-    if job.task["cohort"] != "runs" and job.seed == cohorts.ANCHOR:
+    anchor = anchor_of(job)
+    if job.task["cohort"] != "runs" and job.seed == anchor:
+        default = " (the default)" if job.seed == 0 else ""
         raise ValueError(
-            f"seed={job.seed} (the default): task={job.task['name']} compares a seed with seed "
-            f"{cohorts.ANCHOR} of its cohort; allowed: seed=1, 2, …"
+            f"seed={job.seed}{default}: task={job.task['name']} compares a seed with seed {anchor} of its "
+            f"cohort (task.anchor); allowed: any other, seed={anchor + 1}, {anchor + 2}, …"
         )
 
 
@@ -112,7 +119,8 @@ def pair_stages(job: Job) -> tuple[str, ...]:
     """
     check_not_anchor(job)
     if is_toy(job):
-        return ("anchor", "replica")
+        boundary = ("anchor",) if any(cohorts.frozen(job, seed_of(job, side)) for side in SIDES) else ()
+        return tuple(dict.fromkeys((*boundary, *(stage_of(job, side) for side in SIDES))))
     if job.task["cohort"] == "runs":
         return ("data", "base", "A", "B")
     return ("data",) if job.model.from_hub else ("data", "pretraining_anchor", "pretraining")
@@ -130,7 +138,8 @@ def other_stages(job: Job) -> tuple[str, ...]:
 def stage_of(job: Job, side: Side) -> str:
     """Return the name of the stage that holds one side."""
     if is_toy(job):
-        return cohorts.stage_of(seed_of(job, side))
+        seed = seed_of(job, side)
+        return "compared" if side == "anchor" and seed != cohorts.ANCHOR else cohorts.stage_of(seed)
     if job.task["cohort"] == "runs":
         return RUN_OF[side]
     return "pretraining_anchor" if side == "anchor" else "pretraining"

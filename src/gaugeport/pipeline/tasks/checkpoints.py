@@ -41,6 +41,8 @@ def check(job: Job) -> None:
     check_cohort(job)
     if job.task["cohort"] == "runs":
         raise ValueError("task.cohort=runs has no pretraining to follow; allowed: A, B, seeds")
+    if job.task["anchor"]:
+        raise ValueError(f"task.anchor={job.task['anchor']}: a run is compared with itself; allowed: 0")
     pair_saes.check_saes(job)
 
 

@@ -23,9 +23,10 @@ from gaugeport.pipeline.rotation.matching.symmetry import Symmetry, parameter_na
 from gaugeport.pipeline.rotation.toy import bars, components, effects
 from gaugeport.pipeline.rotation.toy.components import ALL, Edge
 from gaugeport.pipeline.stages.cohorts import load_own, load_toy
+from gaugeport.pipeline.stages.pairs import pair_stages, stage_of
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_toy, thresholds
-from gaugeport.pipeline.tasks.shared.symmetry import anchor_and_own, search_symmetry
+from gaugeport.pipeline.tasks.shared.symmetry import search_symmetry
 from gaugeport.pipeline.tasks.shared.toy import bar_b_batches, correlation_row, heldout, with_cohort
 from gaugeport.pipeline.tasks.task import Row, Task
 from gaugeport.utils.seeds import generator
@@ -37,7 +38,7 @@ GROUPS = ("identity", "permutation", "signed_permutation", "orthogonal")
 def measure(job: Job, built: Built) -> list[Row]:
     """Return the four bars of the job's model against the anchor's folded specification, by alignment."""
     limits = thresholds(job)
-    anchor, model = load_toy(built["anchor"]), load_own(job, built)
+    anchor, model = load_toy(built[stage_of(job, "anchor")]), load_own(job, built)
     specification, folded = fold_gains(anchor), fold_gains(model)
     # 1) Bar B, which no alignment changes
     rows = _bar_b(job, specification, folded, limits)
@@ -237,4 +238,4 @@ def _cumulative(
     return rises
 
 
-TASK = Task(measure, anchor_and_own, check_toy)
+TASK = Task(measure, pair_stages, check_toy)

@@ -12,9 +12,10 @@ from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.matching.joint import joint_alignment
 from gaugeport.pipeline.rotation.toy.sites import activations_at
 from gaugeport.pipeline.stages.cohorts import load_own, load_toy
+from gaugeport.pipeline.stages.pairs import pair_stages, stage_of
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_toy
-from gaugeport.pipeline.tasks.shared.symmetry import anchor_and_own, search_symmetry
+from gaugeport.pipeline.tasks.shared.symmetry import search_symmetry
 from gaugeport.pipeline.tasks.shared.toy import heldout, with_cohort
 from gaugeport.pipeline.tasks.task import Row, Task
 
@@ -23,7 +24,8 @@ def measure(job: Job, built: Built) -> list[Row]:
     """Return how far one rotation brings weights and activations together, for every λ."""
     task = job.task
     # 1) both models and their activations on the same strings
-    specification, model = fold_gains(load_toy(built["anchor"])), fold_gains(load_own(job, built))
+    anchor = load_toy(built[stage_of(job, "anchor")])
+    specification, model = fold_gains(anchor), fold_gains(load_own(job, built))
     strings = heldout(job, task["rows"], "effects")
     of_model, of_specification = (
         {site: activations_at(m, strings, site) for site in task["sites"]} for m in (model, specification)
@@ -43,4 +45,4 @@ def measure(job: Job, built: Built) -> list[Row]:
     return with_cohort(job, [*rows, {"metric": "bar_p_max_mse_best", "value": best}])
 
 
-TASK = Task(measure, anchor_and_own, check_toy)
+TASK = Task(measure, pair_stages, check_toy)

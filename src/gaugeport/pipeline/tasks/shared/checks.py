@@ -76,6 +76,7 @@ def check_cohort(job: Job) -> None:
         raise ValueError(f"task.cohort={cohort!r}; allowed: {', '.join(COHORTS)}")
     if is_toy(job):
         return check_toy(job)
+    _check_anchor(job)
     if "dyck3" in (model.name, job.data.name):
         raise ValueError(
             f"task.cohort={cohort} with model={model.name} data={job.data.name}; allowed with Dyck-3 models: "
@@ -103,6 +104,14 @@ def check_toy(job: Job) -> None:
     """
     _check_toy_model(job)
     _check_toy_task(job)
+    _check_anchor(job)
+
+
+def _check_anchor(job: Job) -> None:
+    anchor, cohort = job.task.get("anchor", 0), job.task["cohort"]
+    if not isinstance(anchor, int) or anchor < 0 or (cohort == "runs" and anchor):
+        allowed = "0, as run B has one other" if cohort == "runs" else "seeds, whole numbers from 0"
+        raise ValueError(f"task.anchor={anchor!r} with task.cohort={cohort}; allowed: {allowed}")
 
 
 def thresholds(job: Job) -> Thresholds:

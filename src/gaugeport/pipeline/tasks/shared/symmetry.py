@@ -5,21 +5,7 @@ from __future__ import annotations
 from gaugeport.models.dyck import DyckModel
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.matching.search import SymmetryFit, fit_symmetry
-from gaugeport.pipeline.stages.cohorts import ANCHOR
 from gaugeport.utils.seeds import generator
-
-
-def anchor_and_own(job: Job) -> tuple[str, ...]:
-    """Return the stages of the anchor and of the job's model.
-
-    Raises:
-        ValueError: The job's seed is the anchor's.
-    """
-    if job.seed == ANCHOR:
-        raise ValueError(
-            f"task={job.task['name']} compares a seed with seed {ANCHOR} of its cohort; allowed: seed=1, 2, …"
-        )
-    return ("anchor", "replica")
 
 
 def search_symmetry(
