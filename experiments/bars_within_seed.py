@@ -16,10 +16,12 @@ CAPTION = (
 )
 DETAILS = (
     "P: largest mean squared difference of a tensor. C and Pr: Pearson of predicted with measured "
-    "effects. Last doubling: change of B when the number of strings last doubled."
+    "effects. Last doubling: change of B when the number of strings last doubled. Error of drawn: root mean "
+    "square error of C over samples of so many edges, all alike or by the size of the prediction. L1: a "
+    "model trained with a penalty on its weights, in nats."
 )
-EXTRA = ["cohort", "variant", "head", "split", "samples", "tensor", "status"]
-BY = ["cohort", "variant", "head", "split", "samples"]
+BY = ["cohort", "variant", "head", "split", "samples", "bar", "design", "sample"]
+EXTRA = [*BY, "tensor", "status"]
 PAPER = {0: 1.74e-4, 1: 3.20e-4, 2: 4.40e-4, 3: 1.81e-4, 4: 2.23e-4}
 """Bar B of the paper's cohort A, by seed (appendix C)."""
 PAPER_LINE = {
@@ -40,6 +42,8 @@ PAPER_LINE = {
 }
 """Means of appendix C's columns; the decoy's ratio is section 6's, of seed 0."""
 TRIVIAL = " (trivial)"
+SAMPLE = 16
+"""Edges in a sample of the column that says what a sample is worth."""
 
 SUMMARY = Narrow(
     columns={
@@ -141,6 +145,11 @@ def _line(part, shown):
         "C, edges": value("bar_c_edges_pearson"),
         "Pr": value("bar_pr_pearson"),
     }
+    for design, name in (("uniform", "uniform"), ("by_size", "by size")):
+        at = {"bar": "bar_c_edges", "design": design, "sample": SAMPLE}
+        line[f"C, edges: error of {SAMPLE} drawn, {name}"] = value("sampling_error", **at)
+    if (penalty := select(part, {"metric": "l1_penalty"})["value"].max()) > 0:
+        line["L1 penalty"] = f"{penalty:.3g}"
     least = (
         select(part, {"metric": "accuracy_depth"})["value"].min(),
         select(part, {"metric": "accuracy_valid"})["value"].min(),

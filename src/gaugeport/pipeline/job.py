@@ -30,6 +30,7 @@ UNCOUNTED_DEFAULTS = {
     "massive": "leave_out",
     "positive_share": 0.5,
     "depth_label": "running",
+    "l1": 0.0,
 }
 """Options added after the first results. At these values they do not count: stored results keep keys."""
 
@@ -116,6 +117,7 @@ class Data:
 class Schedule:
     """How a run is optimised with AdamW: ``steps`` of ``batch_size`` rows at peak learning rate ``lr``.
 
+    ``l1`` is the coefficient of Σ|w| in the loss; its gradient is added to the clipped one of the loss.
     ``moments`` are the steps whose checkpoints keep AdamW's moments, twice the size of the weights; None for
     all. The newest checkpoint always keeps them.
     """
@@ -129,10 +131,11 @@ class Schedule:
     save_every: int
     bf16: bool = False
     moments: list[int] | None = None
+    l1: float = 0.0
 
     def key(self) -> dict[str, Any]:
         """Return what decides a run's weights, which is all but what its checkpoints keep beside them."""
-        return {k: v for k, v in asdict(self).items() if k != "moments"}
+        return counted(asdict(self), "moments")
 
 
 @dataclass(kw_only=True)

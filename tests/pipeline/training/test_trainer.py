@@ -13,7 +13,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from gaugeport.pipeline.job import Schedule
-from gaugeport.pipeline.training.trainer import checkpoints, drop_broken_checkpoints, train
+from gaugeport.pipeline.training.trainer import (
+    PenaliseWeights,
+    checkpoints,
+    drop_broken_checkpoints,
+    train,
+)
 
 SCRIPT = """
 import sys, torch
@@ -156,3 +161,19 @@ def test_global_random_state_is_unchanged(tmp_path):
 def test_too_few_rows_are_refused(tmp_path):
     with pytest.raises(ValueError, match="got 10"):
         train(model(), rows()[:10], tmp_path, schedule(), seed=3, keep=None)
+
+
+def test_penalty_on_weights_adds_its_gradient_and_pulls_them_in(tmp_path):
+    chosen = model()
+    chosen.lm_head.weight.grad = torch.ones_like(chosen.lm_head.weight)
+    PenaliseWeights(0.5).on_pre_optimizer_step(None, None, None, model=chosen)
+    assert torch.equal(chosen.lm_head.weight.grad, 1 + 0.5 * chosen.lm_head.weight.sign())
+    assert chosen.model.norm.weight.grad is None, "frozen weights stay frozen"
+    short = replace(schedule(), steps=20, save_every=20)
+    sizes = []
+    for l1 in (0.0, 0.1):
+        trained = model()
+        train(trained, rows(), tmp_path / str(l1), replace(short, l1=l1), seed=3, keep=None)
+        sizes.append(sum(float(p.detach().abs().sum()) for p in trained.parameters()))
+    assert sizes[1] < 0.9 * sizes[0]
+    assert "l1" not in short.key() and replace(short, l1=0.1).key()["l1"] == 0.1

@@ -168,6 +168,8 @@ def _check_numbers(job: Job) -> None:
             extra = " beyond measurement.skip_first" if name == "data.length" else ""
             raise ValueError(f"{name}={value}; allowed: a positive number{extra}")
     for run, schedule in (("base", job.training.base), ("run", job.training.run)):
+        if not schedule.l1 >= 0:
+            raise ValueError(f"training.{run}.l1={schedule.l1}; allowed: 0 or more")
         saved = [*range(schedule.save_every, schedule.steps, schedule.save_every), schedule.steps]
         if lost := sorted(set(schedule.moments or ()) - set(saved)):
             raise ValueError(

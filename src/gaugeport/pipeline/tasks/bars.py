@@ -15,11 +15,13 @@ from gaugeport.models.dyck import HEADS, IGNORED, MAX_DEPTH, DyckModel
 from gaugeport.pipeline.job import Job
 from gaugeport.pipeline.rotation.matching.search import comparable_rows, tensor_mse
 from gaugeport.pipeline.rotation.toy import bars, components, effects, strings
+from gaugeport.pipeline.rotation.toy.sampled import sampling_rows
 from gaugeport.pipeline.stages.cohorts import accuracy, load_own, own_stages, stage_of, steps_trained
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_toy, thresholds
 from gaugeport.pipeline.tasks.shared.toy import bar_b_batches, correlation_row, heldout, with_cohort
 from gaugeport.pipeline.tasks.task import Row, Task
+from gaugeport.utils.seeds import generator
 
 ACCURACY_ROWS = 1024
 """Held-out strings of each split that accuracies are reported on."""
@@ -43,6 +45,8 @@ def measure(job: Job, built: Built) -> list[Row]:
     rows += _correlations(job, specification, limits)
     # 4) how the training of the model ended
     rows.append({"metric": "steps_trained", "value": steps_trained(built[stage_of(job.seed)])})
+    penalty = job.training.base.l1 * sum(float(p.detach().abs().sum()) for p in model.parameters())
+    rows.append({"metric": "l1_penalty", "value": penalty})
     shares = []
     for split in strings.SPLITS:
         drawn = heldout(job, ACCURACY_ROWS, "accuracy", split)
@@ -89,6 +93,8 @@ def _correlations(job: Job, model: DyckModel, limits: bars.Thresholds) -> list[R
         predicted = effects.integrated_gradients(model, ids, labels, patched, mean, job.task["points"])
         measured = effects.measure_effects(model, ids, labels, patched, mean)
         rows.append(correlation_row(metric, "c", predicted, measured, limits))
+        samples = sampling_rows(predicted, measured, generator(job.seed, "sampled", metric))
+        rows += [{**row, "bar": metric} for row in samples]
         # 2) Bar Pr
         if metric == "bar_c":
             fresh = heldout(job, job.task[size], "ablation losses")

@@ -61,6 +61,20 @@ class DropMoments(TrainerCallback):
                 (path / OPTIMIZER_FILE).unlink(missing_ok=True)
 
 
+class PenaliseWeights(TrainerCallback):
+    """Adds the gradient of ``l1 · Σ|w|`` to that of the loss before every step."""
+
+    def __init__(self, l1: float):
+        self.l1 = l1
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        for p in model.parameters():
+            if p.grad is not None:
+                p.grad.add_(p.detach().sign(), alpha=self.l1)
+
+
 class LogSeconds(TrainerCallback):
     """Adds to every line of the log how many seconds the run has taken, before it was interrupted too."""
 
@@ -110,6 +124,8 @@ def train(
     callbacks = [*callbacks, LogSeconds()]
     if schedule.moments is not None:
         callbacks += [DropMoments(schedule.moments)]
+    if schedule.l1:
+        callbacks += [PenaliseWeights(schedule.l1)]
     _run(model, rows, schedule, arguments, bool(saved), callbacks, tokenizer)
 
 
