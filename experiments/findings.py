@@ -15,10 +15,13 @@ those of the profile real):
 from __future__ import annotations
 
 import functools
+import json
+import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -152,6 +155,24 @@ def selector(table: str, profile: str = "mini") -> Callable[..., Figures]:
     return choose
 
 
+@functools.cache
+def trials() -> list[dict[str, Any]]:
+    """Return the toy's trials of depth labels and learning rates, on one seed."""
+    return json.loads((REFERENCE / "toy" / "trials.json").read_text())
+
+
+def trial(label: str, rate: float, step: int, head: str) -> float:
+    """Return the least accuracy of a head over the held-out splits, at a step of one trial."""
+    (log,) = (t["log"] for t in trials() if (t["depth_label"], t["lr"]) == (label, rate))
+    (by_split,) = (line["heldout_accuracy"] for line in log if line["step"] == step)
+    return min(accuracy[head] for accuracy in by_split.values())
+
+
+def deepest(label: str) -> float:
+    """Return the share of held-out positions at depth 8 under a label: the mean of the three splits."""
+    return fmean(next(t["deepest_share"] for t in trials() if t["depth_label"] == label).values())
+
+
 def claim(claim_id: str) -> Figures:
     """Return a judged claim: its difference, interval and verdict."""
     rows = kept(claim_id.partition(".")[0])
@@ -169,6 +190,7 @@ def text_of(template: str) -> str:
     environment.globals |= {f"real_{table}": selector(table, "real") for table in kept_tables("real")}
     claims = kept("claims")
     run = claims[claims["verdict"] != "not run"]  # a claim of another profile's table is not run at this one
+    environment.globals |= {"trial": trial, "deepest": deepest, "ln2": math.log(2)}
     environment.globals |= {"claim": claim, "claims": run, "paper": str, "unkept": str}
     paragraphs = environment.from_string(template).render().strip().split("\n\n")
     return "\n\n".join(map(_wrapped, paragraphs)) + "\n"

@@ -4,6 +4,7 @@ there."""
 import importlib.util
 import re
 
+import numpy as np
 import pytest
 
 from gaugeport.pipeline.paths import data_dir
@@ -12,7 +13,21 @@ EXPERIMENTS = data_dir("experiments")
 EXPRESSION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 CODE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 FIGURE = re.compile(r"(?<![\w.,/-])[−-]?(?:\d*\.\d+(?:e-?\d+)?|\d+e-\d+|\d+ %)")
-SETTINGS = {"3e-3", "7e-3", "1.5e-2", "3e-2", "1e-4", ".99", "99 %", "95 %", "30 %", "20 %", "5 %", "2 %"}
+SETTINGS = {
+    "3e-3",
+    "7e-3",
+    "8e-3",
+    "1.5e-2",
+    "3e-2",
+    "1e-4",
+    ".99",
+    "99 %",
+    "95 %",
+    "30 %",
+    "20 %",
+    "5 %",
+    "2 %",
+}
 SETTINGS |= {".1", ".3"}  # noise, in standard deviations
 """What a text may type: learning rates, thresholds, shares of a run and levels of intervals and tests."""
 
@@ -230,3 +245,11 @@ def test_numbers_as_sentences_write_them():
         ".62", "1", "−.20", ".00", "−1.31", "2.43",
     ]  # fmt: skip
     assert findings.exponent(0.00293) == "2.9e-3" and findings.three(0.9956) == ".996"
+
+
+def test_the_toys_learn_the_running_depth_and_not_the_unmatched_one():
+    assert findings.trial("running", 8e-3, 3000, "depth") > 0.999
+    for rate in (2e-3, 8e-3):
+        assert findings.trial("unmatched", rate, 5000, "depth") < 0.95
+    asked = 1 - 0.17 * 3 / np.log(2)  # of the paper's decoy
+    assert findings.deepest("running") < findings.deepest("unmatched") < asked

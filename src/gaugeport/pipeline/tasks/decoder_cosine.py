@@ -7,7 +7,8 @@ in the papers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,10 +20,11 @@ from gaugeport.pipeline.rotation.lenses.decoder_matching import match_decoders
 from gaugeport.pipeline.rotation.lenses.dictionaries import train_dictionary, untrained_dictionary
 from gaugeport.pipeline.stages import pair_saes, pairs
 from gaugeport.pipeline.stages.pair_saes import OWN, SAME, sae_seed
+from gaugeport.pipeline.stages.saes import load_sae
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.tasks.shared.checks import check_cohort
-from gaugeport.pipeline.tasks.shared.streams import kept_streams
 from gaugeport.pipeline.tasks.task import Row, Task
+from gaugeport.streams.massive import leave_out_massive
 
 UNTRAINED = "untrained"
 PLACES = ("middle", "last")
@@ -48,16 +50,16 @@ def check(job: Job) -> None:
 def measure(job: Job, built: Built) -> list[Row]:
     """Return how alike the decoders look by site, learning rate, number of steps and start."""
     anchor, other = pairs.load_pair(job, built.folders)
-    activations, test_tokens = job.task["sae"]["activations"], job.task["test_tokens"]
+    activations, massive = job.task["sae"]["activations"], job.measurement.massive
     train_a, train_b = (side.streams("sae", activations) for side in (anchor, other))
-    test_a, test_b = (side.streams("test", test_tokens) for side in (anchor, other))
+    test_a = anchor.streams("test", job.task["test_tokens"])
     rows: list[Row] = []
     for place in job.task["places"]:
         site = site_at(anchor.sites, place, pairs.is_toy(job))
-        a, b = kept_streams(job, train_a, train_b, site)
-        test, _ = kept_streams(job, test_a, test_b, site)
+        # each by itself: SAEs of the anchor are those of all its pairs
+        a, b, test = (leave_out_massive(x[site], massive=massive)[0] for x in (train_a, train_b, test_a))
         at = {"cohort": job.task["cohort"], "site": site, "place": place}
-        rows += [{**at, **row} for row in _site_rows(job, site, a, b, test)]
+        rows += [{**at, **row} for row in _site_rows(job, built, site, a, b, test)]
     return rows
 
 
@@ -71,8 +73,11 @@ def site_at(sites: Sequence[str], place: str, toy: bool) -> str:
     return sites[-2] if toy else sites[1 + (len(sites) - 1) // 2]  # the first is the embedding
 
 
-def _site_rows(job: Job, site: str, a: Tensor, b: Tensor, test: Tensor) -> Iterator[Row]:
-    """Yield the rows of one site from the streams that SAEs of the anchor and of the other are trained on."""
+def _site_rows(job: Job, built: Built, site: str, a: Tensor, b: Tensor, test: Tensor) -> Iterator[Row]:
+    """Yield the rows of one site from the streams that SAEs of the anchor and of the other are trained on.
+
+    SAEs of the anchor are kept in the store.
+    """
     task, width = job.task, a.shape[1]
     seeds = {init: sae_seed(job, site, init) for init in (SAME, OWN)}
     start = {
@@ -83,10 +88,15 @@ def _site_rows(job: Job, site: str, a: Tensor, b: Tensor, test: Tensor) -> Itera
     def trained(x: Tensor, init: str, settings: dict[str, Any]) -> Any:
         return train_dictionary(x, settings, task["expansion"], seeds[init], site, job.model.name)
 
+    def writing(x: Tensor, settings: dict[str, Any]) -> Callable[[Path], None]:
+        return lambda folder: trained(x, SAME, settings).save_inference_model(folder)
+
     for lr in task["rates"]:
         for steps in task["steps"]:
             settings = {**task["sae"], "lr": lr, "tokens": steps * task["sae"]["batch_size"]}
-            ours, at = trained(a, SAME, settings), {"lr": lr, "steps": steps}
+            at = {"lr": lr, "steps": steps}
+            key = {**pair_saes.saes_key(job, "anchor"), "sae": settings, "site": site}
+            ours = load_sae(built.cache.ensure("swept_saes", key, writing(a, settings)))
             for init in (SAME, OWN):
                 yield from _alike(job, ours, trained(b, init, settings), {**at, "init": init})
             to_start = cosine_similarity(ours.W_dec, start[SAME].W_dec).mean()
