@@ -99,7 +99,7 @@ def _site_rows(job: Job, built: Built, site: str, a: Tensor, b: Tensor, test: Te
             ours = load_sae(built.cache.ensure("swept_saes", key, writing(a, settings)))
             for init in (SAME, OWN):
                 yield from _alike(job, ours, trained(b, init, settings), {**at, "init": init})
-            to_start = cosine_similarity(ours.W_dec, start[SAME].W_dec).mean()
+            to_start = cosine_similarity(ours.W_dec, start[SAME].W_dec).mean().detach()
             yield {"metric": "cosine_to_initial", "init": SAME, "value": float(to_start), **at}
             explained = explained_variance(ours, test)
             yield {"metric": "explained_variance", "init": SAME, "value": explained, **at}
