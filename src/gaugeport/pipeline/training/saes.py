@@ -57,7 +57,8 @@ def sae_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 def train_sae(activations: Tensor, settings: dict[str, Any], seed: int, metadata: dict[str, Any]) -> Any:
     """A ``TrainingSAE`` of sae-lens trained by its ``SAETrainer`` on ``activations`` [n, d], n ≥ one batch.
 
-    ``settings`` are the keys of ``conf/task/sae.yaml``. The trainer sees activations scaled to a mean norm of
+    ``settings`` are the keys of ``conf/task/sae.yaml``, and ``decoder_norm``, the length of decoder rows at
+    the start, where it is not sae-lens's own. The trainer sees activations scaled to a mean norm of
     √d, so that
     learning rate and sparsity mean the same in every model, and folds the scale into the weights at the end:
     ``normalize_activations`` is then ``none``. ``b_dec`` begins at the mean activation and is subtracted from
@@ -144,6 +145,8 @@ def _untrained(settings: dict[str, Any], width: int, warmup: int, metadata: dict
         "metadata": SAEMetadata(**metadata),
         "device": default_device(),
     }
+    if "decoder_norm" in settings:
+        common["decoder_init_norm"] = settings["decoder_norm"]
     if settings["architecture"] == "topk":
         return TopKTrainingSAE(TopKTrainingSAEConfig(k=settings["k"], **common))
     return StandardTrainingSAE(
