@@ -16,12 +16,14 @@ CAPTION = (
 )
 DETAILS = (
     "Mean: of the greatest cosines. To its start: mean cosine of a decoder column with itself before "
-    "training. EV: explained variance of held-out tokens at home. 0 steps: two untrained SAEs with an "
-    "initialisation each (from one they would be the same). Steps are of one batch; every SAE has the whole "
-    "schedule of warm-up and decay."
+    "training. Length: of the columns at the start, sae-lens's .1 or the paper's 1. EV: explained variance "
+    "of held-out tokens at home. 0 steps: two untrained SAEs with an initialisation each (from one they "
+    "would be the same). Steps are of one batch; every SAE has the whole schedule of warm-up and decay."
 )
 EXTRA = ["cohort", "place", "lr", "steps", "init"]
-BY = ["cohort", "place"]
+BY = ["setting", "cohort", "place"]
+LENGTHS = {"default": ".1", "unit": "1"}
+"""Setting -> the length of decoder columns at the start."""
 INITS = {"same": ("same start", "-"), "own": ("own start each", ":")}
 COLOURS = (f.BLUE, f.ORANGE, f.GREEN, f.PURPLE)
 PAPER = {"seeds": {"middle": 0.98, "last": 0.62}, "A": {"middle": 0.98, "last": 0.98}}
@@ -31,6 +33,7 @@ SUMMARY = Narrow(
     columns={
         "model": "model",
         "place": "site",
+        "length": "length",
         "rate": "rate",
         "steps": "steps",
         "same start": "same start",
@@ -53,8 +56,8 @@ def tabulate(records):
 def pivot(table):
     """Return a row per model, cohort, site, learning rate and number of steps; then what the paper says."""
     lines = []
-    for (model, cohort, place), part in _parts(table):
-        pair = {"model": pair_label(model, cohort), "place": place}
+    for (model, setting, cohort, place), part in _parts(table):
+        pair = {"model": pair_label(model, cohort), "place": place, "length": LENGTHS[setting]}
         untrained = select(part, {"init": "untrained"})
         lines.append({**pair, "rate": "–", "steps": 0, **_shares(untrained, {"own start": "untrained"})})
         trained = part[part["steps"].notna()]
@@ -64,15 +67,15 @@ def pivot(table):
             line["to its start"] = cell(select(here, {"metric": "cosine_to_initial"}))
             line["EV"] = cell(select(here, {"metric": "explained_variance"}))
             lines.append({**line, "n": int(here["n"].max())})
-        if place in PAPER.get(cohort, {}):
+        if setting == "unit" and place in PAPER.get(cohort, {}):
             lines.append({**pair, "rate": "paper", "same start": PAPER[cohort][place]})
     return pd.DataFrame(lines).fillna("–")
 
 
 def _parts(table):
-    """Return the means by model, cohort and site, a model's middle site first."""
+    """Return the means by model, setting, cohort and site, a model's middle site first."""
     parts = means_of(table).groupby(["model", *BY])
-    return sorted(parts, key=lambda part: (*part[0][:2], part[0][2] != "middle"))
+    return sorted(parts, key=lambda part: (*part[0][:3], part[0][3] != "middle"))
 
 
 def _shares(part, inits):
@@ -88,7 +91,7 @@ def plot(table):
     """Draw the shares over training steps, a panel per model and site, a colour per learning rate."""
     parts = _parts(table)
     figure, axes = f.panels(len(parts), width=5.4, columns=2)
-    for axis, ((model, cohort, place), part) in zip(axes, parts, strict=True):
+    for axis, ((model, setting, cohort, place), part) in zip(axes, parts, strict=True):
         shares = select(part, {"metric": "decoder_max_above"})
         for init, (name, style) in INITS.items():
             of_init = select(shares, {"init": init}).sort_values("steps")
@@ -98,7 +101,7 @@ def plot(table):
             f.paper_line(axis, PAPER[cohort][place], f.GREY, "the paper's share")
         steps = sorted(int(n) for n in shares["steps"].dropna().unique())
         axis.set(
-            title=f"{pair_label(model, cohort)}, {place} site",
+            title=f"{pair_label(model, cohort)}, {place} site, columns begin at {LENGTHS[setting]}",
             xscale="log",  # before its ticks are set
             xlabel="training steps of the SAEs",
             ylabel="columns with a partner above 0.7",

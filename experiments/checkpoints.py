@@ -12,8 +12,8 @@ from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle
 TITLE = "b9 An early checkpoint's SAE on the last checkpoint of its run"
 CAPTION = (
     "Explained variance at home (self) and on the last checkpoint: as it is (raw), with the means "
-    "carried, and through the rotation. ‖R−I‖ in units of √(2d); support: on the directions with 99 % of "
-    "the variance."
+    "carried, and through the rotation (scaled: with the ratio of the streams' lengths). ‖R−I‖ in units "
+    "of √(2d); support: on the directions with 99 % of the variance."
 )
 DETAILS = (
     "Loss: held out, in nats, of the checkpoint whose SAE it is. Composed: through the local maps of the "
@@ -40,6 +40,7 @@ does: the input streams of the others never change."""
 SUMMARY = Narrow(
     columns={
         "model": "model",
+        "setting": "SAE",
         "source": "from",
         "loss": "loss",
         "site": "site",
@@ -47,6 +48,7 @@ SUMMARY = Narrow(
         "raw": "raw",
         "means only": "means",
         "O(d)": "O(d)",
+        "O(d), scaled": "scaled",
         "‖R−I‖/√(2d)": "‖R−I‖",
         "supported": "support",
         "n": "n",
@@ -57,6 +59,9 @@ SUMMARY = Narrow(
         "cohort ": "",
         "0.92 at the input, 0.26 late": "0.92 to 0.26",
         "catastrophic": "fails",
+        "checkpoints": "TopK",
+        "early": "TopK",
+        "relu_l1": "ReLU",
     },
     means=True,
 )

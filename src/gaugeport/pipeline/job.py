@@ -35,10 +35,13 @@ UNCOUNTED_DEFAULTS = {
 """Options added after the first results. At these values they do not count: stored results keep keys."""
 
 
-UNCOUNTED_IN_TASKS = {"adamw_resume": {"target": "identical"}, "decoder_cosine": {"start_norm": 0.1}}
+UNCOUNTED_IN_TASKS: dict[str, dict[str, Any]] = {
+    "adamw_resume": {"target": "identical"},
+    "decoder_cosine": {"start_norm": 0.1},
+}
 """The same of a task's keys, by the task's name."""
 
-UNCOUNTED_IN_ALL_TASKS = {"prompts": None, "charts": None, "anchor": 0}
+UNCOUNTED_IN_ALL_TASKS: dict[str, Any] = {"prompts": None, "charts": None, "anchor": 0}
 """The same of keys that mean one thing in every task."""
 
 
