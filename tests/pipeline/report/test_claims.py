@@ -243,3 +243,39 @@ def test_setting_that_was_chosen_at_mini_was_declared_at_real():
     assert judged(claim, list(0.2 + NOISE), "mini")[0] == "void (learning rate chosen)"
     assert judged(claim, list(0.1 + NOISE), "real")[0] == "reproduced"
     assert judged(claim, list(NOISE), "real")[0] == "inconclusive"
+
+
+SEEDS = 8  # of five or fewer none can tell a claim about a count
+EITHER_SIDE = np.array([1.0, -1.0] * (SEEDS // 2))
+
+
+def records_of(claim, offset):
+    """Rows per seed in which the claim's contrast lies ``offset`` beyond its null, in its direction.
+
+    The noise is a quarter of the step, symmetric about it.
+    """
+    step = min(0.005, abs(claim.null_value) / 2 or 1)
+    sign = 1 if claim.direction == "greater" else -1
+    contrast = claim.null_value + sign * offset * step + EITHER_SIDE * step / 4
+    at = {"profile": "mini", "table": claim.table}
+    places = {"site": {"middle": "block1"}, "step": {"last": 10}}
+    sides = {"left": contrast} if claim.right is None else {"left": 0.3 + contrast, "right": [0.3] * SEEDS}
+    lines = []
+    for side, values in sides.items():
+        named = {"metric": claim.metric, **claim.where, **getattr(claim, side)}
+        named = {column: places.get(column, {}).get(value, value) for column, value in named.items()}
+        lines += [{**at, **named, "seed": seed, "value": value} for seed, value in enumerate(values)]
+    where = {k: v for k, v in claim.where.items() if k in ("model", "setting")}
+    lines += [{**at, **where, "metric": "other", "seed": 0, "step": 10, "site": f"block{n}"} for n in (0, 1)]
+    return pd.DataFrame(lines)
+
+
+@pytest.mark.parametrize("claim", [c for c in load_claims() if not c.unjudged], ids=lambda claim: claim.id)
+def test_every_claim_can_hold_and_fail(claim, monkeypatch):
+    monkeypatch.setattr("gaugeport.pipeline.report.judged.load_claims", lambda: [claim])
+    holds = (
+        "by construction" if claim.by_construction else "reproduced" if claim.is_the_papers else "supported"
+    )
+    for offset, verdict in ((1, holds), (0, "inconclusive"), (-1, "contradicted")):
+        (row,) = claim_rows(claim.table, records_of(claim, offset)).to_dict("records")
+        assert (row["verdict"], row["n"]) == (verdict, SEEDS), offset
