@@ -25,7 +25,8 @@ BY = ["setting", "cohort", "place"]
 LENGTHS = {"default": ".1", "unit": "1"}
 """Setting -> the length of decoder columns at the start."""
 INITS = {"same": ("same start", "-"), "own": ("own start each", ":")}
-COLOURS = (f.BLUE, f.ORANGE, f.GREEN, f.PURPLE)
+COLOURS = {1e-4: f.BLUE, 4e-4: f.ORANGE, 2e-3: f.GREEN}
+"""By learning rate."""
 PAPER = {"seeds": {"middle": 0.98, "last": 0.62}, "A": {"middle": 0.98, "last": 0.98}}
 """The paper's shares (sections 7.1 and 8.3); it does not say how its SAEs start, or how long they train."""
 
@@ -95,13 +96,14 @@ def plot(table):
         shares = select(part, {"metric": "decoder_max_above"})
         for init, (name, style) in INITS.items():
             of_init = select(shares, {"init": init}).sort_values("steps")
-            for colour, (lr, rows) in zip(COLOURS, of_init.groupby("lr"), strict=False):
+            for lr, rows in of_init.groupby("lr"):
+                colour = COLOURS.get(lr, f.PURPLE)
                 f.line_with_band(axis, rows, "steps", colour, f"{name}, rate {lr:g}", style)
         if place in PAPER.get(cohort, {}):
             f.paper_line(axis, PAPER[cohort][place], f.GREY, "the paper's share")
         steps = sorted(int(n) for n in shares["steps"].dropna().unique())
         axis.set(
-            title=f"{pair_label(model, cohort)}, {place} site, columns begin at {LENGTHS[setting]}",
+            title=f"{pair_label(model, cohort)}, {place}, length {LENGTHS[setting]}",
             xscale="log",  # before its ticks are set
             xlabel="training steps of the SAEs",
             ylabel="columns with a partner above 0.7",
@@ -109,5 +111,5 @@ def plot(table):
         )
         axis.set_xticks(steps, steps)
         axis.minorticks_off()
-    f.legend_below(figure, axes[0])
+        axis.legend(fontsize=7, loc="center left")
     return figure

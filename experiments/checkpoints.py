@@ -11,8 +11,8 @@ from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle
 
 TITLE = "b9 An early checkpoint's SAE on the last checkpoint of its run"
 CAPTION = (
-    "Explained variance at home (self) and on the last checkpoint: as it is (raw), with the means "
-    "carried, and through the rotation (scaled: with the ratio of the streams' lengths). ‖R−I‖ in units "
+    "Explained variance at home (self) and on the last checkpoint: as it is (raw), "
+    "and through the rotation (scaled: with the ratio of the streams' lengths). ‖R−I‖ in units "
     "of √(2d); support: on the directions with 99 % of the variance."
 )
 DETAILS = (
@@ -46,19 +46,19 @@ SUMMARY = Narrow(
         "site": "site",
         "self": "self",
         "raw": "raw",
-        "means only": "means",
         "O(d)": "O(d)",
         "O(d), scaled": "scaled",
         "‖R−I‖/√(2d)": "‖R−I‖",
         "supported": "support",
-        "n": "n",
     },
     rows={},
     words={
         ", independent seeds": "",
         "cohort ": "",
-        "0.92 at the input, 0.26 late": "0.92 to 0.26",
+        "0.92 at the input, 0.26 late": "0.92-0.26",
         "catastrophic": "fails",
+        "restores": "works",
+        "resid_": "",
         "checkpoints": "TopK",
         "early": "TopK",
         "relu_l1": "ReLU",

@@ -23,12 +23,14 @@ PAPER = {
     ("pythia", "seeds"): {"raw": "0.01–0.07", "O(d)": "0.25–0.44"},
     ("dyck3", "A"): {"self": "0.96–1.00", "raw": "0.03–0.51", "O(d)": "0.27–0.74"},
 }
-"""Section 8.5; its shares of recovered latents are lost."""
+"""Section 8.5, of ReLU-and-L1 SAEs; its shares of recovered latents are lost."""
+KINDS = {"default": "TopK", "relu_l1": "ReLU and L1", "relu_l1_16": "ReLU and L1, 16 ×"}
 RECOVERED = ("identity", "signed_permutation", "orthogonal")
 
 SUMMARY = Narrow(
     columns={
         "model": "model",
+        "setting": "SAE",
         "site": "site",
         "self": "self",
         "raw": "raw",
@@ -38,13 +40,13 @@ SUMMARY = Narrow(
     },
     rows=[
         {
-            "setting": "default",
+            "setting": ("default", "relu_l1"),
             "site": lambda site: site.startswith("block") or site in ("resid_mid_1", "resid_post_1"),
         },
         {"setting": "paper"},
     ],
-    words={", independent seeds": "", "cohort ": ""},
-    means=("self", "raw"),
+    words={", independent seeds": "", "cohort ": "", "default": "TopK", "relu_l1": "ReLU"},
+    means=("self", "raw", "B_d"),
 )
 
 
@@ -56,8 +58,9 @@ def tabulate(records):
 
 def pivot(table):
     """Return a row per model, cohort and site; then what the paper says."""
-    lines = []
-    for (model, setting, cohort), whole in by_site(means_of(table), []):
+    lines, parts = [], list(by_site(means_of(table), []))
+    last_of = {(model, cohort): setting for (model, setting, cohort), _ in parts}
+    for (model, setting, cohort), whole in parts:
         for site, part in whole.sort_values("site", key=by_depth, kind="stable").groupby("site", sort=False):
             line = {"model": pair_label(model, cohort), "setting": setting, "site": site}
             for group, name in (("self", "self"), *((g, n) for g, (n, _) in GROUPS.items())):
@@ -66,7 +69,7 @@ def pivot(table):
                 selected = select(part, {"metric": "recovered_share", "group": group})
                 line[f"recovered, {GROUPS[group][0]}"] = cell(selected)
             lines.append({**line, "n": int(part["n"].max())})
-        if (model, cohort) in PAPER:
+        if (model, cohort) in PAPER and setting == last_of[model, cohort]:
             lines.append(
                 {
                     "model": pair_label(model, cohort),
@@ -80,8 +83,11 @@ def pivot(table):
 
 def plot(table):
     """Draw mean correlation by site, a panel per model and cohort."""
-    parts = [(pair_label(m, c), part) for (m, _, c), part in by_site(means_of(table), [])]
-    figure, axes = f.panels(len(parts), width=4.4)
+    parts = [
+        (f"{pair_label(model, cohort)}, {KINDS.get(setting, setting)}", part)
+        for (model, setting, cohort), part in by_site(means_of(table), [])
+    ]
+    figure, axes = f.panels(len(parts), width=4.4, columns=3)
     for axis, (title, part) in zip(axes, parts, strict=True):
         for group, (name, colour) in GROUPS.items():
             rows = select(part, {"metric": "firing_pearson", "group": group}).sort_values(

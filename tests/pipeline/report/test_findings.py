@@ -90,6 +90,11 @@ def between_checkpoints(group, setting):
     return value("b9", group=group, setting=setting, **NEOX)
 
 
+def decoders(steps, init="same", metric="decoder_max_above"):
+    at = {"model": "pythia", "place": "middle", "setting": "unit", "lr": 1e-4}
+    return value("d11", **at, steps=steps, init=init, metric=metric)
+
+
 def patching(**where):
     return rows("b3", metric="predictor_pearson", predictor="attribution_patching", **where)
 
@@ -208,6 +213,11 @@ CONCLUSIONS = {
         claim("b9.raw_is_catastrophic_early").high < 0
         and claim("b9.rotation_restores_early").high < 0
         and between_checkpoints("orthogonal_scaled", "relu_l1") > 0.5
+    ),
+    "a shared start and little training make decoders look alike": lambda: (
+        decoders(200) > 0.98 > 0.91 > decoders(1000) > 0.5 > decoders(4000)
+        and max(decoders(steps, init="own") for steps in (200, 1000, 4000)) < 0.01
+        and decoders(200, metric="explained_variance", init="same") > 0.3
     ),
     "a TopK SAE does not fail": lambda: (
         min(between_checkpoints("identity", setting) for setting in ("early", "checkpoints")) > 0.5
