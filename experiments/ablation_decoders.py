@@ -111,5 +111,5 @@ def plot(table):
         )
         axis.set_xticks(steps, steps)
         axis.minorticks_off()
-        axis.legend(fontsize=7, loc="center left")
+        axis.legend(fontsize=7, loc="upper right")
     return figure
