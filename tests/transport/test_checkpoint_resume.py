@@ -191,7 +191,7 @@ def test_an_interrupted_call_ends_its_workers_and_keeps_what_is_done(source, who
     def interrupt(done, total, what):
         if done > total / 2 and not sent:
             sent.append(signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
-        time.sleep(0.01 * len(sent))  # the main thread has time to act before the next piece
+        time.sleep(0.5 * len(sent))  # the main thread has time to act before the next piece
 
     with pytest.raises(KeyboardInterrupt):
         transport_checkpoint(source, G, out, workers=2, progress=interrupt)

@@ -25,7 +25,10 @@ def test_every_table_at_smoke_size(tmp_path):
     claims = pd.read_csv(tmp_path / "tables" / "smoke" / "claims.csv")
     assert claims["verdict"].str.match(r"direction only|not the direction|by construction|void|not run").all()
     there = claims["table"].isin([experiment(name).id for name in experiment_names()])
-    assert (there == (claims["verdict"] != "not run")).all(), "a claim is declared before its table is there"
+    # d11's claims name steps, and b1's a penalty, that this profile does not have
+    elsewhere = claims["metric"].str.match(r"d11\.|b1\.l1_floors")
+    run = claims["verdict"] != "not run"
+    assert (there == run)[~elsewhere].all(), "a claim is declared before its table is there"
     printed(["report", *SMOKE], tmp_path)
     page = (tmp_path / "report" / "smoke" / "index.html").read_text()
     sections = re.findall(r'<section id="([a-d]\d+)">(.*?)</section>', page, re.DOTALL)

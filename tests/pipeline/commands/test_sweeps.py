@@ -175,7 +175,7 @@ def test_error_names_the_table_s_line_that_an_override_contradicts():
 
 
 @pytest.mark.parametrize(
-    ("profile", "settings"), [("smoke", {"early", "checkpoints"}), ("paper", {"checkpoints"})]
+    ("profile", "settings"), [("smoke", {"early", "checkpoints", "relu_l1"}), ("paper", {"checkpoints"})]
 )
 def test_line_with_no_values_at_a_profile_has_no_jobs(profile, settings):
     assert {c.job.setting for c in jobs_of(experiment("b9"), profile)} == settings

@@ -65,7 +65,7 @@ def test_bad_overrides_name_what_is_allowed(override, words):
 
 
 def test_bad_key_lists_the_keys_that_the_other_overrides_leave():
-    with pytest.raises(ValueError, match=r"'task.nonsense'.*; allowed: task.cohort, task.expansion"):
+    with pytest.raises(ValueError, match=r"'task.nonsense'.*; allowed: task.anchor, task.cohort"):
         composed(["experiment=sae_universality", "task.nonsense=1"])
     with pytest.raises(
         ValueError, match="unknown config key 'zz'; allowed: data, gauge"

@@ -102,10 +102,7 @@ def test_vectors_are_built_and_measured_on_different_strings(store, monkeypatch)
         (["task.cohort=A", *TOY, "task.rows=0"], "task.rows=0; allowed: whole numbers from 1"),
         (
             ["seed=0"],
-            (
-                ["seed=0"],
-                "compares a seed with seed 0 of its cohort (task.anchor); allowed: any other, seed=1, 2",
-            ),
+            "compares a seed with seed 0 of its cohort (task.anchor); allowed: any other, seed=1, 2",
         ),
     ],
 )

@@ -196,8 +196,8 @@ def _job_columns(table: str, record: Record, settings: Mapping[str, str]) -> dic
         "seed": config["seed"],
     }
     columns |= {"setting": setting, **{c: config[k] for c, k in _COMBINATION.items()}}
-    if config["task"].get("anchor"):
-        columns["anchor"] = config["task"]["anchor"]
+    if anchor := config.get("task", {}).get("anchor"):
+        columns["anchor"] = anchor
     return {**columns, **{name: _swept(record, path) for name, path in settings.items()}}
 
 
