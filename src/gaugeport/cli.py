@@ -214,7 +214,8 @@ def _of_system(e: OSError) -> str:
 
 
 def _stop(message: str, cause: Exception, code: Exit = Exit.REFUSED) -> NoReturn:
-    message = re.sub(r"\s*\n\s*", " ", message)
+    # the library names its argument, which is an option here
+    message = re.sub(r"\s*\n\s*", " ", message).replace("force=True", "--force")
     if "--json" in sys.argv:
         print(error_object(message))
     else:

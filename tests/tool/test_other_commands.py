@@ -80,7 +80,7 @@ def test_a_model_merged_with_its_moved_copy_is_itself(pair, reordered):
     )
     assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
     text = printed(["merge", str(folder / "a"), str(folder / "b"), "--out", str(folder / "m")], folder, 2)
-    assert "exists already" in text
+    assert "exists already" in text and "--force" in text and "force=True" not in text
 
 
 def test_an_audit_tells_what_a_gauge_restores(pair):
