@@ -173,6 +173,16 @@ def deepest(label: str) -> float:
     return fmean(next(t["deepest_share"] for t in trials() if t["depth_label"] == label).values())
 
 
+def decoy_cost(deepest_share: float) -> float:
+    """Return the nats that b1's decoy costs at least: ln 2 of one head in three where depths are below 8."""
+    return (1 - deepest_share) * math.log(2) / 3
+
+
+def deepest_needed(nats: float) -> float:
+    """Return the share of positions at depth 8 from which on a decoy can cost as little as that."""
+    return 1 - nats / decoy_cost(0.0)
+
+
 def claim(claim_id: str) -> Figures:
     """Return a judged claim: its difference, interval and verdict."""
     rows = kept(claim_id.partition(".")[0])
@@ -190,7 +200,8 @@ def text_of(template: str) -> str:
     environment.globals |= {f"real_{table}": selector(table, "real") for table in kept_tables("real")}
     claims = kept("claims")
     run = claims[claims["verdict"] != "not run"]  # a claim of another profile's table is not run at this one
-    environment.globals |= {"trial": trial, "deepest": deepest, "ln2": math.log(2)}
+    environment.globals |= {"trial": trial, "deepest": deepest}
+    environment.globals |= {"decoy_cost": decoy_cost, "deepest_needed": deepest_needed}
     environment.globals |= {"claim": claim, "claims": run, "paper": str, "unkept": str}
     paragraphs = environment.from_string(template).render().strip().split("\n\n")
     return "\n\n".join(map(_wrapped, paragraphs)) + "\n"

@@ -238,7 +238,7 @@ def test_template_types_no_figure():
 def test_every_figure_comes_from_a_table_or_is_marked():
     for expression in EXPRESSION.findall(findings.TEMPLATE.read_text()):
         marked = re.fullmatch(r' (?:paper|unkept)\("[^"]+"\) ', expression)
-        kept = r'(?:\b|\breal_)[a-d]\d+\(|\bclaim\("|\bclaims \| length|\btrial\("|\bdeepest\("'
+        kept = r'(?:\b|\breal_)[a-d]\d+\(|\bclaim\("|\bclaims \| length|\btrial\("|\bdeepest(\("|_needed\()'
         selected = re.search(kept, expression)
         assert marked or selected or expression.strip() in ("name", "steps"), expression
 
@@ -264,5 +264,9 @@ def test_the_toys_learn_the_running_depth_and_not_the_unmatched_one():
     assert findings.trial("running", 8e-3, 3000, "depth") > 0.999
     for rate in (2e-3, 8e-3):
         assert findings.trial("unmatched", rate, 5000, "depth") < 0.95
-    asked = 1 - 0.17 * 3 / np.log(2)  # of the paper's decoy
+    assert findings.decoy_cost(0.25) == pytest.approx(0.25 * np.log(2)), (
+        "one head of three, three positions of four"
+    )
+    asked = findings.deepest_needed(0.170)  # of the paper's decoy
+    assert findings.decoy_cost(asked) == pytest.approx(0.170)
     assert findings.deepest("running") < findings.deepest("unmatched") < asked

@@ -28,8 +28,6 @@ from gaugeport.streams.massive import leave_out_massive
 
 UNTRAINED = "untrained"
 PLACES = ("middle", "last")
-SAE_LENS_NORM = 0.1
-"""Length that sae-lens gives decoder rows at the start; the paper's have length 1 throughout."""
 
 
 def check(job: Job) -> None:
@@ -45,8 +43,8 @@ def check(job: Job) -> None:
         raise ValueError(f"task.places={list(task['places'])}; allowed: {', '.join(PLACES)}")
     if not task["steps"] or any(not isinstance(n, int) or n < 1 for n in task["steps"]):
         raise ValueError(f"task.steps={list(task['steps'])}; allowed: whole numbers from 1")
-    if not isinstance(task["start_norm"], float) or task["start_norm"] <= 0:
-        raise ValueError(f"task.start_norm={task['start_norm']!r}; allowed: positive numbers, as 1.0")
+    if not isinstance(task["start_norm"], int | float) or task["start_norm"] <= 0:
+        raise ValueError(f"task.start_norm={task['start_norm']!r}; allowed: positive numbers")
     if not task["rates"] or min(task["rates"]) <= 0:
         raise ValueError(f"task.rates={list(task['rates'])}; allowed: positive numbers")
 
@@ -82,9 +80,8 @@ def _site_rows(job: Job, built: Built, site: str, a: Tensor, b: Tensor, test: Te
 
     SAEs of the anchor are kept in the store.
     """
-    task, width, sae = job.task, a.shape[1], dict(job.task["sae"])
-    if task["start_norm"] != SAE_LENS_NORM:
-        sae["decoder_norm"] = task["start_norm"]
+    task, width = job.task, a.shape[1]
+    sae = {**task["sae"], "decoder_norm": task["start_norm"]}
     seeds = {init: sae_seed(job, site, init) for init in (SAME, OWN)}
     start = {init: untrained_dictionary(sae, task["expansion"], width, s) for init, s in seeds.items()}
     yield from _alike(job, start[SAME], start[OWN], {"init": UNTRAINED})

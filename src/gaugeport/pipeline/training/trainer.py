@@ -124,8 +124,6 @@ def train(
     callbacks = [*callbacks, LogSeconds()]
     if schedule.moments is not None:
         callbacks += [DropMoments(schedule.moments)]
-    if schedule.l1:
-        callbacks += [PenaliseWeights(schedule.l1)]
     _run(model, rows, schedule, arguments, bool(saved), callbacks, tokenizer)
 
 
@@ -171,6 +169,8 @@ def _run(
             f"{schedule.steps} steps of {schedule.batch_size} rows require "
             f"{schedule.steps * schedule.batch_size} examples, got {len(examples)}"
         )
+    if schedule.l1:
+        callbacks = [*callbacks, PenaliseWeights(schedule.l1)]
     # Trainer seeds the global generators: keep the caller's state
     with torch.random.fork_rng():
         trainer = Trainer(
