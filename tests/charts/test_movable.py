@@ -72,6 +72,18 @@ def test_activations_of_offloaded_models_can_be_aligned(part):
     assert gp.align(tiny(), moved, batches).gauge == g
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="requires a second device")
+@pytest.mark.parametrize("sides", [("cpu", "cuda"), ("cuda", "cpu")])
+@pytest.mark.parametrize("kept_in_files", [False, True])
+def test_models_on_two_devices_can_be_aligned(sides, kept_in_files):
+    g = gauge()
+    a, b = (m.to(device) for m, device in zip((tiny(), gp.transport_model(tiny(), g)), sides, strict=True))
+    generator = torch.Generator().manual_seed(2)
+    batches = [{"input_ids": torch.randint(0, 64, (8, 16), generator=generator)} for _ in range(6)]
+    given = (lambda: a, lambda: b) if kept_in_files else (a, b)
+    assert gp.align(*given, batches).gauge == g
+
+
 @pytest.mark.parametrize("use", ["transport_model", "fold_gains"])
 def test_untied_parameters_that_share_memory_raise(use):
     model = tiny(tie_word_embeddings=False)

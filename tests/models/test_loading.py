@@ -54,6 +54,25 @@ def test_dtype_device_and_attention_are_passed_on(whole):
         load_model(whole, dtype="int8")
 
 
+def test_offloaded_parts_are_placed_by_the_device_map_and_compute_the_same(model, whole):
+    parts = ("embed_tokens", "rotary_emb", "norm", "layers.0", "layers.1")
+    places_of = {f"model.{part}": "cpu" for part in parts} | {"lm_head": "cpu", "model.layers.1": "disk"}
+    loaded = load_model(whole, device_map=places_of)
+    assert {p.is_meta for p in loaded.model.layers[1].parameters()} == {True}
+    assert not any(p.is_meta for p in loaded.model.layers[0].parameters())
+    ids = torch.arange(12).view(2, 6)
+    assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
+
+
+def test_device_map_goes_with_no_device_and_no_gguf_file_and_names_places(whole):
+    with pytest.raises(ValueError, match=r"device_map='auto' cannot go with device='cpu'"):
+        load_model(whole, device="cpu", device_map="auto")
+    with pytest.raises(ValueError, match=r"device_map='auto' cannot go with a \.gguf file"):
+        load_model(whole / "model.gguf", device_map="auto")
+    with pytest.raises(ValueError, match=r"cannot load the weights from .*nowhere"):
+        load_model(whole, device_map="nowhere")
+
+
 def test_missing_folder_and_file_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"does not exist: .*nowhere"):
         load_model(tmp_path / "nowhere")

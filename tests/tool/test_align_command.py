@@ -59,6 +59,15 @@ def test_weights_find_the_gauge_too(pair, evidence):
     assert load(folder / "g.safetensors") == gauge and "use this gauge" in text
 
 
+def test_models_run_where_the_device_map_says(pair):
+    folder, gauge = pair
+    text = ["--text", str(folder / "text.txt")]
+    run(folder, *text, "--device-map", "auto")
+    assert load(folder / "g.safetensors") == gauge
+    said = run(folder, *text, "--force", "--device-map", "auto", "--evidence", "both", code=2)
+    assert "--device-map auto with --evidence both" in said and "--evidence activations" in said
+
+
 def test_weights_need_no_text(pair):
     folder, gauge = pair
     text = run(folder, "--evidence", "weights", "--tokens", "0")

@@ -143,7 +143,7 @@ def collect(
         what, total = "running B" if one_at_a_time else "running A and B", _length(batches)
         for done, rows in enumerate(zip(side_a.streams, side_b.streams, strict=True), 1):
             for free, stream in streams.items():
-                seen = [_centred(x) if is_layer and free else x for x in rows]
+                seen = [_centred(x) if is_layer and free else x for x in _on_one_device(*rows)]
                 stream.update(dict(zip(PAIR, seen, strict=True)))
             if progress is not None:
                 progress(done, total, what)
@@ -224,6 +224,11 @@ class _Run:
             file = safe_open(path, framework="pt")
             matrices = StreamMatrices(live.chart, file.get_tensor)
         return replace(live, streams=kept, matrices=matrices)
+
+
+def _on_one_device(a: Rows, b: Rows) -> tuple[Rows, Rows]:
+    """Return both models' streams on B's device."""
+    return {site: x.to(b[site].device) for site, x in a.items()}, b
 
 
 def _centred(streams: Rows) -> Rows:

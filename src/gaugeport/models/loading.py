@@ -6,7 +6,7 @@ No remote code is run. Weights are safetensors, or ``.bin`` files that are read 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def load_model(
     device: torch.device | str | None = None,
     attn_implementation: str | None = None,
     revision: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a causal language model in evaluation mode. No parameter is ever newly initialised.
 
@@ -51,6 +52,9 @@ def load_model(
         device: The device; None for the CPU.
         attn_implementation: Passed to transformers (``"eager"``, ``"sdpa"``, ...).
         revision: A branch or commit on the hub.
+        device_map: Where accelerate puts the parts of a model that one device cannot hold: ``"auto"`` (GPUs
+            first, then memory, then disk), or module -> device. What it offloads can run, and so be aligned
+            by its activations, but not be transported, folded, merged or certified.
 
     Returns:
         The transformers model.
@@ -61,8 +65,14 @@ def load_model(
         ValueError: If :func:`~gaugeport.models.folders.check_folder` finds a fault, such as a damaged file,
             a config that is not valid, quantized weights or a leftover adapter; if the checkpoint is missing
             parameters or has them in another shape; if a multimodal model's text part is no causal language
-            model; or if the hub cannot be reached.
+            model; if the hub cannot be reached; if ``device_map`` goes with ``device`` or a GGUF file, or
+            needs accelerate where that is not installed.
     """
+    if device_map is not None and (device is not None or is_gguf(path_or_id)):
+        given = (
+            f"device={str(device)!r}" if device is not None else "a .gguf file, which is dequantised whole"
+        )
+        raise ValueError(f"device_map={device_map!r} cannot go with {given}: leave one of them out")
     if is_gguf(path_or_id):
         asked = as_dtype(dtype or torch.float32)
         asked = asked if isinstance(asked, torch.dtype) else torch.float32
@@ -87,6 +97,8 @@ def load_model(
         options["dtype"] = as_dtype(dtype)
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    if device_map is not None:
+        options["device_map"] = device_map
     if text_part:
         options |= {"config": config, "key_mapping": TEXT_PART}
     with _only_errors() if text_part else nullcontext():

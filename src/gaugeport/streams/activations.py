@@ -145,7 +145,8 @@ def streams_at(
             all-ones direction.
 
     Returns:
-        Site, as it was named -> float32[tokens, d], without padding.
+        Site, as it was named -> float32[tokens, d], without padding, all on the device of the model's first
+        parameters.
 
     Raises:
         TypeError: If the batch is not a mapping with 2-dimensional tensors.
@@ -153,7 +154,7 @@ def streams_at(
             model's positions.
     """
     _check_batch(model, chart, batch)
-    # hooks of an offloaded model move its inputs to the right device
+    # accelerate's hooks move the inputs of a model that lies on several devices, and the streams with them
     device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
     inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask") if k in batch}
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -167,7 +168,7 @@ def streams_at(
     finally:
         for module in training:
             module.training = True
-    rows = {site: streams[site][keep].to(torch.float32) for site in sites}
+    rows = {site: streams[site].to(device)[keep].to(torch.float32) for site in sites}
     if chart.norm == "layer" and mean_free:
         rows = {site: x - x.mean(-1, keepdim=True) for site, x in rows.items()}
     return rows

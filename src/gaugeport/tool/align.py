@@ -57,6 +57,7 @@ class Request:
         base: The model that both runs started from: the walk passes through it, or a loop does.
         abstain: Count coordinates with a smaller margin as not placed.
         force: Replace what lies at ``out`` and ``figure``.
+        device_map: Where the models run: None for the CPU, else ``load_model``'s.
     """
 
     a: str
@@ -73,6 +74,11 @@ class Request:
     base: str | None = None
     abstain: float | None = None
     force: bool = False
+    device_map: str | None = None
+
+    def opener(self, name: str) -> Callable[[], Any]:
+        """Return a function that loads a model where it is to run."""
+        return opener(name, self.device_map)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,12 @@ def _check(request: Request) -> None:
         raise ValueError(f"--out and --figure are both {request.out}: name another --figure")
     if request.evidence not in ("activations", "weights", "both"):
         raise ValueError(f"evidence={request.evidence!r}; allowed: activations, weights, both")
+    if request.device_map is not None and request.evidence != "activations":
+        raise ValueError(
+            f"--device-map {request.device_map} with --evidence {request.evidence}: weights that may be "
+            "offloaded cannot be read; pass --evidence activations, or --evidence weights --tokens 0 without "
+            "--device-map, which runs no model"
+        )
     if request.tokens < 0:
         raise ValueError(f"tokens={request.tokens}; allowed: 0 or more")
     if request.tokens == 0 and request.evidence != "weights":
@@ -173,7 +185,7 @@ def _measured(request: Request) -> Measured:
     fit, held_out = (list(row_batches(rows, ROWS_PER_BATCH)) for rows in parts)
     links = 2 if request.base is not None else 0
     if request.along is not None:
-        links = len(_walk(request, opener(request.a), opener(request.b))) - 1
+        links = len(_walk(request, request.opener(request.a), request.opener(request.b))) - 1
     # both models run on both texts, and the models of every link together on the first
     with progress_bar(2 * (len(fit) + len(held_out)) + links * len(fit)) as bar:
         return _measured_on(request, fit, held_out, bar)
@@ -181,7 +193,7 @@ def _measured(request: Request) -> Measured:
 
 def _measured_on(request: Request, fit: Batches, held_out: Batches, bar: Progress | None) -> Measured:
     """Return what is measured on some text, and on held-out text."""
-    a, b = (opener(name) for name in (request.a, request.b))
+    a, b = (request.opener(name) for name in (request.a, request.b))
     if fit_together([request.a, request.b]):
         model_a, model_b = a(), b()
         a, b = (lambda: model_a), (lambda: model_b)
@@ -206,7 +218,7 @@ def _measured_on(request: Request, fit: Batches, held_out: Batches, bar: Progres
     explained[alignment.group] = fmean(by_site.values())
     loops = {"A to B on this text, back on held-out text": _returned(alignment, scored, options)}
     if request.base is not None and request.along is None:
-        walk = [a, opener(request.base), b]
+        walk = [a, request.opener(request.base), b]
         via = gp.align_along(walk, fit, **along, **{**options, "abstain": None})
         loops["A to B, back through the base"] = share_moved(alignment.gauge, via.gauge)
     return Measured(
@@ -244,9 +256,9 @@ def _walk(request: Request, a: Callable[[], Any], b: Callable[[], Any]) -> list[
     back, forth = (checkpoints_of(run) for run in request.along)
     ends = {real(Path(name)) for name in (request.a, request.b)}
     between = [
-        *(opener(str(p)) for p in reversed(back) if real(p) not in ends),
-        *([opener(request.base)] if request.base is not None else []),
-        *(opener(str(p)) for p in forth if real(p) not in ends),
+        *(request.opener(str(p)) for p in reversed(back) if real(p) not in ends),
+        *([request.opener(request.base)] if request.base is not None else []),
+        *(request.opener(str(p)) for p in forth if real(p) not in ends),
     ]
     return [a, *between, b]
 

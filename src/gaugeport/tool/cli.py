@@ -68,6 +68,12 @@ def align(
         float | None, typer.Option(help="Count coordinates with a smaller margin as not placed.")
     ] = None,
     figure: Annotated[Path | None, _path(help="The PNG to write; beside --out when omitted.")] = None,
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the models run: cuda, or auto for GPUs, memory, disk; the CPU when omitted."
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -77,6 +83,7 @@ def align(
     request = Request(
         a, b, out, figure or (out.with_suffix(".png") if out.name else out), evidence, group,
         sites if sites == "all" else sites.split(","), text, field, tokens, along, base, abstain, force,
+        device_map,
     )  # fmt: skip
     _print(align_models(request), as_json)
 

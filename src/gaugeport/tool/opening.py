@@ -16,7 +16,7 @@ SHARE_OF_MEMORY = 0.6
 """Two models are loaded together if both, in float32, take at most this share of the machine's memory."""
 
 
-def opener(name: str) -> Callable[[], Any]:
+def opener(name: str, device_map: str | None = None) -> Callable[[], Any]:
     """Return a function that loads a model in float32, whatever dtype it is stored in.
 
     A gauge belongs to the function and not to its rounding, and 16-bit products are slow on many CPUs.
@@ -24,7 +24,7 @@ def opener(name: str) -> Callable[[], Any]:
 
     def load() -> Any:
         hide_progress_bars()
-        return load_model(name, dtype="float32")
+        return load_model(name, dtype="float32", device_map=device_map)
 
     return load
 
