@@ -11,9 +11,9 @@ from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle
 
 TITLE = "b9 An early checkpoint's SAE on the last checkpoint of its run"
 CAPTION = (
-    "Explained variance at home (self) and on the last checkpoint: as it is (raw), "
-    "and through the rotation (scaled: with the ratio of the streams' lengths). ‖R−I‖ in units "
-    "of √(2d); support: on the directions with 99 % of the variance."
+    "‖R−I‖ in units of √(2d), of the whole rotation and of what it does on the directions with 99 % of "
+    "the variance (support). Then explained variance at home (self) and on the last checkpoint: as it is "
+    "(raw), and through the rotation (scaled: with the ratio of the streams' lengths)."
 )
 DETAILS = (
     "Loss: held out, in nats, of the checkpoint whose SAE it is. Composed: through the local maps of the "
@@ -44,12 +44,12 @@ SUMMARY = Narrow(
         "source": "from",
         "loss": "loss",
         "site": "site",
+        "‖R−I‖/√(2d)": "‖R−I‖",
+        "supported": "support",
         "self": "self",
         "raw": "raw",
         "O(d)": "O(d)",
         "O(d), scaled": "scaled",
-        "‖R−I‖/√(2d)": "‖R−I‖",
-        "supported": "support",
     },
     rows={},
     words={

@@ -16,10 +16,10 @@ from gaugeport.pipeline.rotation.haar.statistics import TAILS
 
 TITLE = "b6 The rotation between models, compared with a random one"
 CAPTION = (
-    "‖R−I‖ in units of √(2d), which is 1 for a random rotation; support: on the directions with 99 % of "
-    "seed 0's variance. p: calibrated by Monte Carlo over Haar matrices. Naive p: the paper's two-sample "
-    "KS, which takes eigen-angles as independent; it says next to nothing. Last rows: "
-    "share of matrices of each kind that a test of the distance, and the paper's, rejects at 5 %."
+    "First rows: the share of matrices of each kind that a test of the distance, and the paper's "
+    "two-sample KS (naive p, which takes eigen-angles as independent), rejects at 5 %. Then ‖R−I‖ in units "
+    "of √(2d), 1 for a random rotation; support: on the directions with 99 % of seed 0's variance. p: "
+    "calibrated by Monte Carlo over Haar matrices."
 )
 DETAILS = (
     "d: the dimensions in which R is free. In parentheses Haar's 95 % range; p is of all pairs of a site "
@@ -97,18 +97,19 @@ def pivot(table):
 
 
 def summary(wide):
-    """Return distances with Haar's range and p, then how often two tests reject each kind of matrix."""
+    """Return how often two tests reject each kind of matrix, then distances with Haar's range and p."""
     lines = []
+    for _, row in wide[wide["cohort"] == "power"].iterrows():
+        line = {"cohort": f"d = {row['d']}", "site": KINDS[row["site"]], "‖R−I‖": row["‖R−I‖"]}
+        lines.append({**line, "naive p": row["naive p"].partition(",")[0]})
     for _, row in wide[(wide["cohort"] != "power") & (wide["site"] != "all")].iterrows():
         value, _, rest = row["‖R−I‖"].partition(" (Haar ")
         random, _, p = rest.partition("); p ")
         line = {"cohort": row["cohort"], "site": row["site"], "‖R−I‖": value.partition(" (figure")[0]}
         line |= {"random": random, "p": p, "support": re.split(r" [\[(]", row["on the support"])[0]}
         lines.append({**line, "naive p": row["naive p"].partition(" [")[0], "n": row["n"]})
-    for _, row in wide[wide["cohort"] == "power"].iterrows():
-        line = {"cohort": f"d = {row['d']}", "site": KINDS[row["site"]], "‖R−I‖": row["‖R−I‖"]}
-        lines.append({**line, "naive p": row["naive p"].partition(",")[0]})
-    return pd.DataFrame(lines).fillna("–").replace("", "–")
+    columns = ["cohort", "site", "‖R−I‖", "random", "p", "support", "naive p", "n"]
+    return pd.DataFrame(lines).reindex(columns=columns).fillna("–").replace("", "–")
 
 
 def plot(table):

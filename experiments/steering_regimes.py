@@ -16,7 +16,8 @@ TITLE = "b8 Steering regimes: effect of seed 0's vectors on other seeds, over th
 CAPTION = (
     "Slope at the least strength, median over pairs: the vector unchanged, through the best signed "
     "permutation, through the rotation, and the other seed's own vector. Share: of ‖v‖² in what the "
-    "shared unembeddings read."
+    "shared unembeddings read. Gap: log-odds of seed 0 for held-out positive over negative prompts, nats, "
+    "and in how many pairs both models tell the classes apart by 0.1 or more. The others are void."
 )
 DETAILS = (
     "Ratios are at strength α (mean lengths of seed 0's stream), median and range over n pairs. Matched: "
@@ -47,6 +48,8 @@ PAPER = {
     **{("seeds", v): "inverted, 1.8–10" for v in ("sentiment", "name_bias", "number_magnitude")},
 }
 """The paper's ratios and regimes (section 8.6), at strengths lost from the text; on the toy at one site."""
+CLASS_GAP = 0.1
+"""In nats. Where either model's gap is smaller, a language model's vector is void. Not in the paper."""
 PERMUTATIONS = 9999
 CORRELATIONS = {
     "ρ share": "share_transfer_correlation",
@@ -69,6 +72,7 @@ SUMMARY = Narrow(
         "vector": "vector",
         "site": "site",
         "share": "share",
+        "gap": "gap",
         "slope, unchanged": "raw",
         "slope, B_d": "B_d",
         "slope, O(d)": "O(d)",
@@ -211,13 +215,19 @@ def _line(pairs, means):
         return cell(select(means, {"metric": metric}), digits=2)
 
     line = {"share": known("pinned_share"), "cos": known("rotation_cosine"), "length": known("length_ratio")}
-    line |= {"distance": known("class_distance"), "known": known("class_gap")}
+    told_apart = _told_apart(pairs)
+    line |= {"distance": known("class_distance"), "gap": "–"}
+    if told_apart is not None:
+        line["gap"] = f"{known('class_gap')}, {len(told_apart)} of {pairs['record'].nunique()}"
     line["over random"] = _range(select(pairs, {"metric": "effect_control_ratio"}))
     unchanged = select(pairs, {"metric": "ratio", **UNCHANGED})
     strengths = sorted(a for a in pairs["strength"].dropna().unique() if a > 0)
     for a in strengths:
         line[f"α = {a:g}"] = _range(select(unchanged, {"strength": a}))
     slopes = select(pairs, {"metric": "ratio_slope", "strength": strengths[0]})
+    void = told_apart is not None and not told_apart
+    if told_apart is not None:
+        slopes = slopes[slopes["record"].isin(told_apart)]
     arms = {"unchanged": UNCHANGED}
     directional = [
         g for g in GROUPS if g not in ("identity", "translation", "orthogonal_scaled")
@@ -228,10 +238,18 @@ def _line(pairs, means):
         f"matched, {n}": {"arm": "matched", "group": g}
         for n, g in (("unchanged", "identity"), ("O(d)", "orthogonal"))
     }
-    line |= {f"slope, {name}": _range(select(slopes, where)) for name, where in arms.items()}
+    line |= {
+        f"slope, {name}": "void" if void else _range(select(slopes, where)) for name, where in arms.items()
+    }
     drop = select(pairs, {"metric": "accuracy", **UNCHANGED})
     line["least accuracy change"] = f"{drop['value'].min():.3f}" if len(drop) else "–"
     return {**line, "regimes": _regimes(pairs)}
+
+
+def _told_apart(pairs):
+    """Return the records of the pairs whose models both tell the classes apart; None on the toy."""
+    gaps = pairs[pairs["metric"].isin(["class_gap", "class_gap_other"])].groupby("record")["value"].min()
+    return None if gaps.empty else list(gaps.index[gaps >= CLASS_GAP])
 
 
 def _range(rows):

@@ -108,6 +108,16 @@ def test_column_names_its_seeds_where_they_differ_from_the_first():
     assert line["B's own effect"].endswith(" (n 5)") and line["over random"].endswith(" (n 5)")
 
 
+def test_share_of_bs_own_effect_is_of_the_seeds_whose_moved_direction_has_one():
+    module = experiment_module("sentiment_steering")
+    records = [
+        *(record("B_d", seed, retention=1.0, retention_native=0.5 + 0.1 * seed) for seed in range(4)),
+        record("B_d", 4, retention_native=0.0),  # the oracle's effect is too small to compare with
+    ]
+    line = module.pivot(module.tabulate(records)).set_index("condition").loc["B_d"]
+    assert line["n"] == 4 and line["to native"].startswith("0.650")
+
+
 def test_theory_and_paper_are_shown_beside_measurement():
     module = experiment_module("sentiment_steering")
     table = module.tabulate([*five_seeds(), record("B_d", 0, setting="lr", retention=0.5)])

@@ -1,7 +1,7 @@
 """Test the task of table b8 on every cohort, its table and figure, and the settings it refuses."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -66,6 +66,19 @@ def test_records_give_table_and_figure(records):
         assert len(wide) == len(chosen) + vectors, "one row of each cohort, and one of each vector"
         assert wide["regimes"].ne("–").all()
         figures.plt.close(module.plot(table))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "told_apart"), [((0.5, 0.5), 1), ((0.5, 0.09), 0), ((0.09, 0.5), 0), ((0.5, -0.5), 0)]
+)
+def test_vector_is_void_where_either_model_cannot_tell_its_classes_apart(records, gaps, told_apart):
+    metrics = dict(zip(("class_gap", "class_gap_other"), gaps, strict=True))
+    rows = [{**row, "value": metrics.get(row["metric"], row["value"])} for row in records[0].rows]
+    module = experiment_module("steering_regimes")
+    wide = module.pivot(module.tabulate([replace(records[0], rows=rows)]))
+    shown = module.SUMMARY(wide)
+    assert len(shown) == 3 and set(shown["gap"]) == {f"{gaps[0]:.2f}, {told_apart} of 1"}
+    assert {(shown[name] == "void").all() for name in ("raw", "B_d", "O(d)", "own")} == {not told_apart}
 
 
 def test_vectors_are_built_and_measured_on_different_strings(store, monkeypatch):

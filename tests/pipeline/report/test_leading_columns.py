@@ -1,0 +1,44 @@
+"""What leads tables b1 and b10: the depth that a decoy leaves alone, and what lies between two optima."""
+
+import pandas as pd
+import pytest
+
+from gaugeport.pipeline.paths import experiment_module
+from gaugeport.pipeline.store.records import Record
+
+
+def test_b1_shows_the_share_of_the_deepest_positions_as_the_mean_over_splits():
+    rows = [
+        {"cohort": "A", "metric": "deepest_share", "split": s, "value": v}
+        for s, v in (("train", 0.1), ("compositional", 0.0), ("long", 0.5))
+    ]
+    rows += [
+        {"cohort": "A", "metric": "bar_b", "variant": variant, "value": v}
+        for variant, v in (("real", 0.001), ("decoy", 0.2))
+    ]
+    rows += [{"cohort": "A", "metric": f"accuracy_{head}", "value": 1.0} for head in ("depth", "valid")]
+    config = {
+        "profile": "mini", "setting": "default", "seed": 0, "model": {"name": "dyck3"},
+        "gauge": "orthogonal", "matcher": "procrustes", "route": "endpoint",
+    }  # fmt: skip
+    module = experiment_module("bars_within_seed")
+    shown = module.SUMMARY(module.pivot(module.tabulate([Record("r", "bars", config, rows, 1.0, {}, 1)])))
+    assert shown["P(8)"][0] == ".200" and shown["ratio"][0] == "200"
+
+
+@pytest.mark.parametrize("best", ["weights", "identity"])
+def test_b10_leads_with_what_lies_between_the_optima_and_counts_in_thresholds(best):
+    path = {"barrier": "0.0e+00", "same determinant": "0.60", "cost of the other": "1.0e-03", "n": 5}
+    exact = {"P": "4.86e-03 [3.70e-03, 6.02e-03]", "activations": "5.50e-01 [5e-01, 6e-01]", "excess": "0"}
+    lines = [{"method": "exact", "start": "global", "paper's P": "–", **exact}]
+    for start in ("weights", "identity"):
+        P, excess = ("5.00e-03 [4e-03, 6e-03]", "1.0e-09") if start == best else ("9.00e-03", "1.0e-02")
+        paper = "0.280" if start == "weights" else "–"
+        lines.append(
+            {**exact, "method": "cayley", "start": start, "paper's P": paper, "P": P, "excess": excess}
+        )
+    wide = pd.DataFrame([{"cohort": "A", "λ": "0", **path, **line} for line in lines])
+    (row,) = experiment_module("joint_alignment").summary(wide).to_dict("records")
+    assert list(row)[:5] == ["cohort", "λ", "barrier", "same det", "other det"]
+    assert row["P"] == "49 [37, 60]" and row["Adam"] == "50" and row["activations"] == "0.550"
+    assert row["paper"] == "2800"
