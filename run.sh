@@ -17,8 +17,13 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
   say "installing into $venv, about 3 minutes, once"
   [ -x $venv/bin/python ] || python3 -m venv $venv
   # torch first and by itself: a range would fetch the CUDA build where an index offers both
-  $venv/bin/pip install --quiet "$(grep '^torch==' constraints.txt)"
-  $venv/bin/pip install --quiet -c constraints.txt -e '.[dev]'
+  if ! $venv/bin/pip install --quiet "$(grep '^torch==' constraints.txt)" ||
+    ! $venv/bin/pip install --quiet -c constraints.txt -e '.[dev]'; then
+    say "the installation failed; it needs a package index (PyPI, or the one that PIP_INDEX_URL names)"
+    say "without one: set PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER, with the wheels of constraints.txt in FOLDER"
+    say "the same command goes on where it stopped"
+    exit 1
+  fi
   echo "$wanted" > "$stamp"
 fi
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
