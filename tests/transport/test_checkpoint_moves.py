@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.models.safetensors_files import read_header
+from gaugeport.transport import checkpoint_moves
 from gaugeport.transport.checkpoint_checks import check_written, file_word_sum
-from gaugeport.transport.checkpoint_moves import BLOCK_BYTES, Mover, pieces_of, word_sum, write, write_rows
+from gaugeport.transport.checkpoint_moves import Mover, pieces_of, word_sum, write, write_rows
 
 D = 32
 AXES = {
@@ -23,6 +24,14 @@ AXES = {
     "copy": ("none", "none"),
     "scalar": (),
 }
+
+
+BLOCK_BYTES = 1 << 21
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+    monkeypatch.setattr(checkpoint_moves, "BLOCK_BYTES", BLOCK_BYTES)
 
 
 def tensors():

@@ -27,6 +27,7 @@ from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.groups.element import check_axis
 
 ROWS_PER_BLOCK = 64
+ROWS_PER_16_BIT_BLOCK = 256
 BYTES_PER_GATHER = 1 << 21
 ELEMENTS_PER_ROTATION_BLOCK = 1 << 22
 MAX_THREADS = 8
@@ -201,8 +202,8 @@ class InPlace:
         assert isinstance(self.g, SignedPermutation)
         d, perm, bits = self.g.size, self.g.perm.numpy(), rows.view(torch.int16)
         flips = self._signs(rows.dtype) if signed else None
-        scratch = self._scratch_block(torch.int16, thread, ROWS_PER_BLOCK * d).view(-1, d)
-        for block in bits.split(ROWS_PER_BLOCK):
+        scratch = self._scratch_block(torch.int16, thread, ROWS_PER_16_BIT_BLOCK * d).view(-1, d)
+        for block in bits.split(ROWS_PER_16_BIT_BLOCK):
             signed_block = scratch[: len(block)]
             if flips is None:
                 signed_block.copy_(block)

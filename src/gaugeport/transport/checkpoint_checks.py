@@ -17,8 +17,9 @@ from torch import Tensor
 from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.models.safetensors_files import Header, StoredTensor, read_header
 from gaugeport.models.stored_tensors import FLOATS, fill
-from gaugeport.transport.checkpoint_moves import BLOCK_BYTES, Piece, turns, word_sum
+from gaugeport.transport.checkpoint_moves import Piece, turns, word_sum
 
+CHECKED_BYTES = 1 << 21
 SAMPLE_BYTES = 4096
 READ_BYTES = 1 << 22
 
@@ -62,7 +63,7 @@ def file_word_sum(path: Path) -> int:
 def _is_moved(piece: Piece, g: SignedPermutation | Orthogonal, source: int, target: int) -> bool:
     t = piece.tensor
     if piece.way == "copy":
-        starts = [start for start, _ in piece.blocks()] + [max(piece.start, piece.stop - SAMPLE_BYTES)]
+        starts = [*_checked_rows(piece), max(piece.start, piece.stop - SAMPLE_BYTES)]
         spans = [(k, min(k + SAMPLE_BYTES, piece.stop)) for k in starts]
         return all(torch.equal(_bytes(source, piece, *span), _bytes(target, piece, *span)) for span in spans)
     if turns(g) and sum(kind == "vector" for kind in piece.axes) == 1:
@@ -75,9 +76,8 @@ def _is_moved(piece: Piece, g: SignedPermutation | Orthogonal, source: int, targ
             before = {"vector": g.act, "gain": g.act_gain, "none": lambda x, _: x}[kind](before, axis)
         return torch.allclose(after, before, rtol=_rounding(t) if turns(g) else 0, atol=0, equal_nan=True)
     assert isinstance(g, SignedPermutation)
-    columns, step = piece.way == "columns", max(1, BLOCK_BYTES // piece.row_bytes)
-    firsts = [start for start, _ in piece.blocks()] if columns else range(0, piece.rows, step)
-    for row in {*firsts, piece.stop - 1}:
+    columns = piece.way == "columns"
+    for row in {*_checked_rows(piece), piece.stop - 1}:
         origin = row if columns else int(g.perm[row])
         x = _bytes(source, piece, origin, origin + 1).view(FLOATS[t.dtype])
         moved = _bytes(target, piece, row, row + 1).view(FLOATS[t.dtype])
@@ -88,6 +88,11 @@ def _is_moved(piece: Piece, g: SignedPermutation | Orthogonal, source: int, targ
         if not torch.allclose(moved, x, rtol=0, atol=0, equal_nan=True):
             return False
     return True
+
+
+def _checked_rows(piece: Piece) -> range:
+    """Return the rows that are compared: one of every :data:`CHECKED_BYTES`."""
+    return range(piece.start, piece.stop, max(1, CHECKED_BYTES // piece.row_bytes))
 
 
 def _is_turned(piece: Piece, g: Orthogonal, source: int, target: int, start: int, stop: int) -> bool:
