@@ -148,10 +148,16 @@ def training_left(step: Step) -> float:
 
 
 def _checkpoints(step: Step) -> dict[int, float]:
-    """Return when each checkpoint of a stage in training was written, by step; in seconds since 1970."""
+    """Return when each checkpoint of a stage in training was written, by step; in seconds since 1970.
+
+    The oldest file tells: a folder's own time is that of its last change, when moments were deleted.
+    """
     try:
         found = step.unfinished.glob("**/checkpoint-*")
-        return {int(p.name.removeprefix("checkpoint-")): p.stat().st_mtime for p in found}
+        return {
+            int(p.name.removeprefix("checkpoint-")): min(f.stat().st_mtime for f in (*p.iterdir(), p))
+            for p in found
+        }
     except FileNotFoundError:  # it was finished just now
         return {}
 
