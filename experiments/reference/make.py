@@ -45,6 +45,8 @@ from gaugeport.utils.files import write_text
 HERE = Path(__file__).resolve().parent
 PROFILES = ("mini", "real", "toy")
 ARCHIVE = "records.jsonl.xz"
+TRIALS = "trials.json"
+"""The toy's trials of labels and learning rates: measured once, and not by ``gaugeport tables``."""
 MOST_ROWS = 8_000
 """A csv of more rows than this is compressed: it is no longer read by eye."""
 PROJECT_README = HERE.parent.parent / "README.md"
@@ -91,10 +93,7 @@ def keep(profile: str) -> None:
     tables = made(chosen)
     timings = Timings.recorded(chosen.outputs)  # the kept ones are read before they are replaced
     write_tables(chosen, tables)
-    folder.mkdir(exist_ok=True)
-    for path in folder.iterdir():
-        if path.is_file():  # kept models have folders of their own
-            path.unlink()
+    clear(folder)
     write_archive(folder / ARCHIVE, list(records.values()))
     for table in tables.values():
         shutil.copy(table.files(chosen.outputs, chosen.variant)[-1], folder)
@@ -103,6 +102,14 @@ def keep(profile: str) -> None:
     write_timings(folder, timings, [*stages, *(r.config for r in records.values())])
     took = sum(timings.of(stage) or 0.0 for stage in stages)
     write_text(folder / "README.md", about(chosen, len(tables), list(records.values()), len(stages), took))
+
+
+def clear(folder: Path) -> None:
+    """Remove what ``keep`` writes again; kept models have folders of their own."""
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_file() and path.name != TRIALS:
+            path.unlink()
 
 
 def render(tables: Mapping[str, Table], profile: str) -> None:

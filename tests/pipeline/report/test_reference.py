@@ -36,6 +36,15 @@ def make():
     return module
 
 
+def test_what_no_table_writes_is_not_removed(make, tmp_path):
+    (tmp_path / "models").mkdir()
+    for name in ("b1.md", "trials.json", "models/A0.json"):
+        (tmp_path / name).touch()
+    make.clear(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"trials.json", "models"}
+    assert (tmp_path / "models" / "A0.json").exists()
+
+
 @pytest.fixture(scope="module")
 def remade(make, tmp_path_factory):
     outputs = tmp_path_factory.mktemp("reference")
@@ -76,12 +85,13 @@ def test_every_table_regenerates_from_its_records(make, remade, tmp_path):
 
 
 @pytest.mark.slow
-def test_tables_of_the_profile_real_regenerate_from_its_records(make, tmp_path):
-    kept_real = KEPT.parent / "real"
-    make.unpack(kept_real / make.ARCHIVE, tmp_path)
-    tables = made(choose([], "real", False, ["tracker=none", f"paths.outputs={tmp_path}"]))
-    assert sorted(tables) == kept_tables(kept_real)
-    same_as_kept(make, tables, "real", tmp_path)
+@pytest.mark.parametrize("profile", ["real", "toy"])
+def test_tables_of_longer_profiles_regenerate_from_their_records(make, profile, tmp_path):
+    folder = KEPT.parent / profile
+    make.unpack(folder / make.ARCHIVE, tmp_path)
+    tables = made(choose([], profile, False, ["tracker=none", f"paths.outputs={tmp_path}"]))
+    assert sorted(tables) == kept_tables(folder)
+    same_as_kept(make, tables, profile, tmp_path)
 
 
 def same_as_kept(make, tables, profile, tmp_path):
