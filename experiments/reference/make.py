@@ -30,6 +30,7 @@ from typing import Any
 import pandas as pd
 
 from gaugeport.pipeline.commands.tables import Chosen, choose, made, write_tables
+from gaugeport.pipeline.config.experiments import tables_of
 from gaugeport.pipeline.execution.timings import Timings, clock, shapes
 from gaugeport.pipeline.job import Job, job_id
 from gaugeport.pipeline.report.claims import load_claims
@@ -115,7 +116,7 @@ def clear(folder: Path) -> None:
 def render(tables: Mapping[str, Table], profile: str) -> None:
     """Write what is text: csv and md of every table, the claims, those in the project's README, and
     FINDINGS.md."""
-    claims, folder = claims_table(tables, profile), HERE / profile
+    claims, folder = claims_table(tables, profile, tables_of(profile)), HERE / profile
     for table in tables.values():
         for stale in folder.glob(f"{table.id}.csv*"):  # it may have been short, or long, before
             stale.unlink()

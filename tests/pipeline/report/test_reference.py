@@ -15,6 +15,7 @@ from PIL import Image
 
 from gaugeport.pipeline.commands.headline import Headline
 from gaugeport.pipeline.commands.tables import choose, made, write_tables
+from gaugeport.pipeline.config.experiments import tables_of
 from gaugeport.pipeline.config.sweeps import jobs_of
 from gaugeport.pipeline.execution.runner import run_all
 from gaugeport.pipeline.job import job_id
@@ -92,11 +93,15 @@ def test_tables_of_longer_profiles_regenerate_from_their_records(make, profile, 
     tables = made(choose([], profile, False, ["tracker=none", f"paths.outputs={tmp_path}"]))
     assert sorted(tables) == kept_tables(folder)
     same_as_kept(make, tables, profile, tmp_path)
+    judged = set(pd.read_csv(folder / "claims.csv")["table"])
+    assert {i[0] for i in judged} == {"real": {"a", "c"}, "toy": {"b", "d"}}[profile], (
+        "no claim of other tables"
+    )
 
 
 def same_as_kept(make, tables, profile, tmp_path):
     """Assert that csv and md of all tables and of the claims are those kept of a profile."""
-    folder, claims = KEPT.parent / profile, claims_table(tables, profile)
+    folder, claims = KEPT.parent / profile, claims_table(tables, profile, tables_of(profile))
     for table in [*tables.values(), claims]:
         make.write_means(tmp_path / "means.csv", table.tidy)
         ours, theirs = pd.read_csv(tmp_path / "means.csv"), pd.read_csv(make.means_path(folder, table))
@@ -163,7 +168,9 @@ def test_readme_shows_the_kept_claims(make, remade):
     begin, end = make.marks("mini")
     text = (ROOT / "README.md").read_text()
     assert text.count(begin) == 1
-    assert text.partition(begin)[2].partition(end)[0] == make.readme_claims(claims_table(remade[1], "mini"))
+    assert text.partition(begin)[2].partition(end)[0] == make.readme_claims(
+        claims_table(remade[1], "mini", tables_of("mini"))
+    )
 
 
 @pytest.mark.slow

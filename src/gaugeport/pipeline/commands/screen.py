@@ -68,7 +68,9 @@ def _other_claims(claims: Table, table_ids: Sequence[str]) -> str:
     """Return the claims of some tables that have no short form, a paragraph each."""
     short = set(claims.summary["claim"])
     lines: list[str] = []
-    for claim, row in zip(load_claims(), claims.pivot.to_dict("records"), strict=True):
+    declared = {claim.id: claim for claim in load_claims()}
+    for claim_id, row in zip(claims.tidy["metric"], claims.pivot.to_dict("records"), strict=True):
+        claim = declared[claim_id]
         if claim.table not in table_ids or f"{claim.table} {claim.short}" in short:
             continue
         text = f"{claim.table} {row['claim']}; paper: {row['paper']}; ours: {row['ours']}; {row['verdict']}"

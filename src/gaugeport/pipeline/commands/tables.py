@@ -14,6 +14,7 @@ from gaugeport.pipeline.config.experiments import (
     changing,
     experiment,
     experiment_names,
+    tables_of,
     variant_of,
 )
 from gaugeport.pipeline.config.stored_jobs import is_kept, jobs_of
@@ -97,8 +98,7 @@ def choose(
     experiments = sorted((experiment(name) for name in experiment_names()), key=lambda e: by_number(e.id))
     every = {e.id: e for e in experiments}
     wanted = list(dict.fromkeys(named)) or [e.id for e in experiments if e.lines(profile, headline)]
-    there = [e.id for e in experiments if e.lines(profile, headline=False)]
-    _check_has_jobs(wanted, there, profile)
+    _check_has_jobs(wanted, tables_of(profile), profile)
     jobs = _composed([every[i] for i in wanted], profile, extra, strict=bool(ids), keep=keep)
     jobs = {i: specs for i, specs in jobs.items() if specs}  # a profile may count none of a table's jobs
     if ids:
@@ -200,6 +200,6 @@ def write_tables(chosen: Chosen, tables: Mapping[str, Table]) -> Table:
             track_table(table.name, files, chosen.outputs, chosen.jobs[table.id][0].tracker)
         except Exception as e:  # whatever a tracker does, the table is written
             warnings.warn(f"table {table.id} was written, but tracking it failed: {e}", stacklevel=2)
-    claims = claims_table(tables, chosen.profile)
+    claims = claims_table(tables, chosen.profile, tables_of(chosen.profile))
     write_claims(claims, chosen.outputs, chosen.variant, ())
     return claims

@@ -72,6 +72,12 @@ def experiment(name_or_id: str) -> Experiment:
     raise ValueError(f"unknown table {name_or_id!r}; allowed: {listed}")
 
 
+def tables_of(profile: str) -> list[str]:
+    """Return the ids of the tables that have jobs at a profile, in order."""
+    ids = [e.id for e in _experiments(data_dir("conf")).values() if e.lines(profile, headline=False)]
+    return sorted(ids, key=by_number)
+
+
 @functools.cache
 def _experiments(conf: Path) -> dict[str, Experiment]:
     known = {}

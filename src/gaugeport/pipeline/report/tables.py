@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,15 +151,17 @@ def footer_of(table_id: str, found: Found, options: str = "") -> str:
     )
 
 
-def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
+def claims_table(tables: Mapping[str, Table], profile: str, declared: Collection[str]) -> Table:
     """Return the ``claims`` table: a row per declared claim, the paper's figure beside ours.
 
     Args:
         tables: Tables by id; a claim of a table that is not among them was not run.
         profile: The profile of those tables.
+        declared: The ids of the tables that the profile has; claims of others are left out.
     """
     lines, rows = [], []
-    for claim in load_claims():
+    declared_claims = [claim for claim in load_claims() if claim.table in declared]
+    for claim in declared_claims:
         tidy = tables[claim.table].tidy if claim.table in tables else pd.DataFrame(columns=["metric"])
         mine = tidy[tidy["metric"] == claim.id].to_dict("records")
         judged: dict[str, Any] = {**_NOT_RUN, "profile": profile, **(mine[0] if mine else {})}  # type: ignore[dict-item]
@@ -186,7 +188,7 @@ def claims_table(tables: Mapping[str, Table], profile: str) -> Table:
         title,
         frame,
         pivot,
-        _short_claims(pivot),
+        _short_claims(declared_claims, pivot),
         INTERVALS,
         claims_caption(pivot["verdict"]),
         CLAIMS_DETAILS,
@@ -218,12 +220,15 @@ def write_claims(claims: Table, outputs: Path, variant: str, shown: Sequence[str
     return claims_text(claims, shown)
 
 
-def _short_claims(pivot: pd.DataFrame) -> pd.DataFrame:
-    """Return ``claim | paper | ours | verdict`` of the claims that have a short form."""
-    by_sentence = pivot.set_index("claim")
+def _short_claims(claims: Sequence[Claim], pivot: pd.DataFrame) -> pd.DataFrame:
+    """Return ``claim | paper | ours | verdict`` of the claims that have a short form.
+
+    Each claim is a row of ``pivot``.
+    """
     lines = []
-    for claim in (c for c in load_claims() if c.short):
-        row = by_sentence.loc[claim.claim]
+    for claim, row in zip(claims, pivot.to_dict("records"), strict=True):
+        if not claim.short:
+            continue
         paper = claim.short_quote or claim.quote.replace("not in the papers", "not in papers")
         verdict = str(row["verdict"]).partition(" (")[0]
         line = {"claim": f"{claim.table} {claim.short}", "paper": paper, "ours": row["ours"]}
