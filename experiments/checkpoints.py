@@ -11,12 +11,13 @@ from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle
 
 TITLE = "b9 An early checkpoint's SAE on the last checkpoint of its run"
 CAPTION = (
-    "‖R−I‖ in units of √(2d), of the whole rotation and of what it does on the directions with 99 % of "
-    "the variance (support). Then explained variance at home (self) and on the last checkpoint: as it is "
-    "(raw), and through the rotation (scaled: with the ratio of the streams' lengths)."
+    "From: the step of the checkpoint whose SAE it is, and its held-out loss in nats. ‖R−I‖ in units of "
+    "√(2d), of the whole rotation to the last checkpoint and of what it does on the directions with 99 % of "
+    "the variance (support). Explained variance at home (self) and on the last checkpoint: as it is (raw), "
+    "and through the rotation (scaled: with the ratio of the streams' lengths)."
 )
 DETAILS = (
-    "Loss: held out, in nats, of the checkpoint whose SAE it is. Composed: through the local maps of the "
+    "Composed: through the local maps of the "
     "checkpoints in between. The paper's runs are Pythia's and its toy's."
 )
 EXTRA = ["cohort", "source"]

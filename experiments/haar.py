@@ -16,10 +16,10 @@ from gaugeport.pipeline.rotation.haar.statistics import TAILS
 
 TITLE = "b6 The rotation between models, compared with a random one"
 CAPTION = (
-    "First rows: the share of matrices of each kind that a test of the distance, and the paper's "
-    "two-sample KS (naive p, which takes eigen-angles as independent), rejects at 5 %. Then ‖R−I‖ in units "
-    "of √(2d), 1 for a random rotation; support: on the directions with 99 % of seed 0's variance. p: "
-    "calibrated by Monte Carlo over Haar matrices."
+    "First rows: the share of matrices of each kind that is rejected at 5 %, under ‖R−I‖ by a test of that "
+    "distance, under naive p by the paper's two-sample KS, which takes eigen-angles as independent. Then "
+    "‖R−I‖ in units of √(2d); random: Haar's 95 % range; p: calibrated by Monte Carlo over Haar matrices; "
+    "support: ‖R−I‖ on the directions with 99 % of seed 0's variance."
 )
 DETAILS = (
     "d: the dimensions in which R is free. In parentheses Haar's 95 % range; p is of all pairs of a site "

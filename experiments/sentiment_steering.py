@@ -9,8 +9,8 @@ TITLE = "a5 Sentiment steering: share of a direction's effect that is kept"
 CAPTION = (
     "Kept: the moved direction's effect over that of the truly moved one; of B's own: over that of the "
     "target's own direction. Finetuned back is B's direction on A. Theory is for uniformly random signs "
-    "and an identical target. Only seeds count where the target's own direction and the truly moved one "
-    "have an effect. The paper says neither which "
+    "and an identical target. Kept counts seeds where the truly moved direction has an effect, of B's own "
+    "those where that has one. The paper says neither which "
     "setting nor which S_d. "
     f"{SHORT_CAPTION}"
 )

@@ -84,6 +84,17 @@ def test_models_on_two_devices_can_be_aligned(sides, kept_in_files):
     assert gp.align(*given, batches).gauge == g
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="requires a second device")
+def test_model_whose_blocks_lie_on_two_devices_has_the_streams_of_one_that_does_not(tmp_path):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    places = {f"model.{part}": "cpu" for part in ("embed_tokens", "rotary_emb", "layers.0")}
+    places |= {"model.layers.1": "cuda:0", "model.norm": "cuda:0", "lm_head": "cpu"}
+    split, ids = gp.load_model(tmp_path, device_map=places), torch.arange(40).view(4, 10)
+    ev = gp.evidence(model, split, [{"input_ids": ids}])
+    assert min(ev.explained(gp.SignedPermutation.identity(32)).values()) > 0.999
+
+
 @pytest.mark.parametrize("use", ["transport_model", "fold_gains"])
 def test_untied_parameters_that_share_memory_raise(use):
     model = tiny(tie_word_embeddings=False)

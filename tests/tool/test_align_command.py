@@ -9,6 +9,8 @@ from PIL import Image
 
 from gaugeport.charts import fold_gains
 from gaugeport.groups import load
+from gaugeport.models.loading import load_model
+from gaugeport.tool import opening
 from gaugeport.tool.align import checkpoints_of
 from processes import printed
 from tiny_folders import model, noisy, planted_pair, write_model, write_text
@@ -59,11 +61,19 @@ def test_weights_find_the_gauge_too(pair, evidence):
     assert load(folder / "g.safetensors") == gauge and "use this gauge" in text
 
 
-def test_models_run_where_the_device_map_says(pair):
+def test_models_run_where_the_device_map_says(pair, monkeypatch):
     folder, gauge = pair
-    text = ["--text", str(folder / "text.txt")]
-    run(folder, *text, "--device-map", "auto")
+    text, given = ["--text", str(folder / "text.txt")], []
+
+    def recorded(name, **options):
+        given.append((name, options["device_map"]))
+        return load_model(name, **options)
+
+    monkeypatch.setattr(opening, "load_model", recorded)
+    run(folder, *text, "--device-map", "auto", "--base", str(folder / "a"))
     assert load(folder / "g.safetensors") == gauge
+    assert {name for name, _ in given} == {str(folder / "a"), str(folder / "b")}
+    assert {where for _, where in given} == {"auto"}
     said = run(folder, *text, "--force", "--device-map", "auto", "--evidence", "both", code=2)
     assert "--device-map auto with --evidence both" in said and "--evidence activations" in said
 

@@ -13,7 +13,7 @@ from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.models.safetensors_files import read_header
 from gaugeport.transport import checkpoint_moves
 from gaugeport.transport.checkpoint_checks import check_written, file_word_sum
-from gaugeport.transport.checkpoint_moves import Mover, pieces_of, word_sum, write, write_rows
+from gaugeport.transport.checkpoint_moves import WRITE_BYTES, Mover, pieces_of, word_sum, write, write_rows
 
 D = 32
 AXES = {
@@ -24,14 +24,6 @@ AXES = {
     "copy": ("none", "none"),
     "scalar": (),
 }
-
-
-BLOCK_BYTES = 1 << 21
-
-
-@pytest.fixture(autouse=True)
-def several_blocks(monkeypatch):
-    monkeypatch.setattr(checkpoint_moves, "BLOCK_BYTES", BLOCK_BYTES)
 
 
 def tensors():
@@ -60,7 +52,7 @@ def element(cls):
 
 
 @pytest.mark.parametrize("cls", [SignedPermutation, Orthogonal])
-def test_every_block_that_is_not_moved_is_noticed(cls, tmp_path):
+def test_every_write_that_is_not_moved_is_noticed(cls, tmp_path):
     g = element(cls)
     header, pieces, out = moved(tmp_path, g)
     check_written(header, pieces, g, out)
@@ -68,8 +60,9 @@ def test_every_block_that_is_not_moved_is_noticed(cls, tmp_path):
     for piece in pieces:
         if piece.way == "copy":
             continue
-        for start, stop in piece.blocks():
-            a, b = piece.offset(start), piece.offset(stop)
+        ends = piece.offset(piece.start), piece.offset(piece.stop)
+        for a in range(*ends, WRITE_BYTES):
+            b = min(a + WRITE_BYTES, ends[1])
             for damaged in (source[a:b], bytes(b - a)):  # as it was; never written
                 out.write_bytes(content[:a] + damaged + content[b:])
                 with pytest.raises(OSError, match=rf"{piece.tensor.name} is not the moved"):
@@ -103,12 +96,13 @@ def test_one_wrong_entry_of_a_rotated_tensor_is_noticed(tmp_path):
         check_written(header, pieces, g, out)
 
 
-def test_columns_are_cut_into_blocks_and_rows_are_not(tmp_path):
+def test_columns_are_cut_into_blocks_and_rows_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_moves, "BLOCK_BYTES", 1 << 21)
     save_file(tensors(), tmp_path / "a")
     stored = read_header(tmp_path / "a").tensors
     g = element(SignedPermutation)
     (columns,) = pieces_of(stored["columns"], AXES["columns"], g)
-    assert columns.step * columns.row_bytes <= BLOCK_BYTES and len(columns.blocks()) == 4
+    assert columns.step * columns.row_bytes <= 1 << 21 and len(columns.blocks()) == 4
     assert [p.way for p in pieces_of(stored["rows"], AXES["rows"], g)] == ["rows"]
     assert [p.way for p in pieces_of(stored["rows"], AXES["rows"], element(Orthogonal))] == ["whole"]
     assert [p.way for p in pieces_of(stored["gain"], AXES["gain"], element(Orthogonal))] == ["copy"]

@@ -142,8 +142,9 @@ def collect(
         streams = {free: PairedRows([PAIR], side_a.sites, massive) for free in kinds}
         what, total = "running B" if one_at_a_time else "running A and B", _length(batches)
         for done, rows in enumerate(zip(side_a.streams, side_b.streams, strict=True), 1):
+            here = _on_one_device(*rows)
             for free, stream in streams.items():
-                seen = [_centred(x) if is_layer and free else x for x in _on_one_device(*rows)]
+                seen = [_centred(x) if is_layer and free else x for x in here]
                 stream.update(dict(zip(PAIR, seen, strict=True)))
             if progress is not None:
                 progress(done, total, what)

@@ -52,9 +52,9 @@ def load_model(
         device: The device; None for the CPU.
         attn_implementation: Passed to transformers (``"eager"``, ``"sdpa"``, ...).
         revision: A branch or commit on the hub.
-        device_map: Where accelerate puts the parts of a model that one device cannot hold: ``"auto"`` (GPUs
-            first, then memory, then disk), or module -> device. What it offloads can run, and so be aligned
-            by its activations, but not be transported, folded, merged or certified.
+        device_map: Where accelerate puts the parts of a model that one device cannot hold: a device's name,
+            ``"auto"`` (GPUs first, then memory, then disk), or module -> device. What it offloads can run,
+            and so be aligned by its activations, but not be transported, folded, merged or certified.
 
     Returns:
         The transformers model.

@@ -146,7 +146,7 @@ def streams_at(
 
     Returns:
         Site, as it was named -> float32[tokens, d], without padding, all on the device of the model's first
-        parameters.
+        parameters that are not offloaded (the CPU if all are).
 
     Raises:
         TypeError: If the batch is not a mapping with 2-dimensional tensors.

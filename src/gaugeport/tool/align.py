@@ -194,7 +194,7 @@ def _measured(request: Request) -> Measured:
 def _measured_on(request: Request, fit: Batches, held_out: Batches, bar: Progress | None) -> Measured:
     """Return what is measured on some text, and on held-out text."""
     a, b = (request.opener(name) for name in (request.a, request.b))
-    if fit_together([request.a, request.b]):
+    if request.device_map is None and fit_together([request.a, request.b]):  # a device may hold one alone
         model_a, model_b = a(), b()
         a, b = (lambda: model_a), (lambda: model_b)
 

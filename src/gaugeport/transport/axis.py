@@ -27,7 +27,7 @@ from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.groups.element import check_axis
 
 ROWS_PER_BLOCK = 64
-ROWS_PER_16_BIT_BLOCK = 256
+ROWS_PER_16_BIT_BLOCK = 256  # fewer returns to Python: experiments/benchmarks/transport_checkpoint.py
 BYTES_PER_GATHER = 1 << 21
 ELEMENTS_PER_ROTATION_BLOCK = 1 << 22
 MAX_THREADS = 8

@@ -1,8 +1,8 @@
 """Check moved tensors in a written file against their source.
 
 The plain ``g.act`` is what they are checked with, not the kernels that moved them. Under signed permutations
-one row of every 2 MiB must be equal. Rotations are checked as a whole, by a product with a
-random vector on both sides (Freivalds 1979), to the precision of the stored dtype.
+one row of every write must be equal. Rotations are checked as a whole, by a product with a random vector on
+both sides (Freivalds 1979), to the precision of the stored dtype.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from torch import Tensor
 from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.models.safetensors_files import Header, StoredTensor, read_header
 from gaugeport.models.stored_tensors import FLOATS, fill
-from gaugeport.transport.checkpoint_moves import Piece, turns, word_sum
+from gaugeport.transport.checkpoint_moves import ROWS_BYTES, WRITE_BYTES, Piece, turns, word_sum
 
-CHECKED_BYTES = 1 << 21
 SAMPLE_BYTES = 4096
 READ_BYTES = 1 << 22
 
@@ -76,23 +75,21 @@ def _is_moved(piece: Piece, g: SignedPermutation | Orthogonal, source: int, targ
             before = {"vector": g.act, "gain": g.act_gain, "none": lambda x, _: x}[kind](before, axis)
         return torch.allclose(after, before, rtol=_rounding(t) if turns(g) else 0, atol=0, equal_nan=True)
     assert isinstance(g, SignedPermutation)
-    columns = piece.way == "columns"
-    for row in {*_checked_rows(piece), piece.stop - 1}:
-        origin = row if columns else int(g.perm[row])
-        x = _bytes(source, piece, origin, origin + 1).view(FLOATS[t.dtype])
-        moved = _bytes(target, piece, row, row + 1).view(FLOATS[t.dtype])
-        if columns:
-            x = g.act(x) if piece.axes[-1] == "vector" else g.act_gain(x)
-        elif piece.axes[0] == "vector":
-            x = x * int(g.sign[row])
-        if not torch.allclose(moved, x, rtol=0, atol=0, equal_nan=True):
-            return False
-    return True
+    rows = torch.tensor([*_checked_rows(piece), piece.stop - 1])
+    if piece.way == "columns":
+        x = _rows(source, piece, rows)
+        x = g.act(x) if piece.axes[-1] == "vector" else g.act_gain(x)
+    else:
+        x = _rows(source, piece, g.perm[rows])
+        if piece.axes[0] == "vector":
+            x = x * g.sign[rows, None].to(x.dtype)
+    return torch.allclose(_rows(target, piece, rows), x, rtol=0, atol=0, equal_nan=True)
 
 
 def _checked_rows(piece: Piece) -> range:
-    """Return the rows that are compared: one of every :data:`CHECKED_BYTES`."""
-    return range(piece.start, piece.stop, max(1, CHECKED_BYTES // piece.row_bytes))
+    """Return the rows that are compared: one of every write."""
+    per_write = (ROWS_BYTES if piece.way == "rows" else WRITE_BYTES) // piece.row_bytes
+    return range(piece.start, piece.stop, max(1, per_write))
 
 
 def _is_turned(piece: Piece, g: Orthogonal, source: int, target: int, start: int, stop: int) -> bool:
@@ -114,6 +111,14 @@ def _rounding(tensor: StoredTensor) -> float:
     """Return the relative rounding of a moved entry: of its dtype, and of a sum of d products in float64."""
     d = max(tensor.shape)
     return torch.finfo(FLOATS[tensor.dtype]).eps + 4 * d**1.5 * torch.finfo(torch.float64).eps
+
+
+def _rows(file: int, piece: Piece, rows: Tensor) -> Tensor:
+    """Read some rows of a piece's tensor, float[len(rows), entries of a row]."""
+    data = torch.empty(len(rows), piece.row_bytes, dtype=torch.uint8)
+    for into, row in zip(data, rows.tolist(), strict=True):
+        fill(file, into, piece.offset(row), piece.tensor)
+    return data.view(FLOATS[piece.tensor.dtype])
 
 
 def _bytes(file: int, piece: Piece, start: int, stop: int) -> Tensor:

@@ -128,11 +128,13 @@ def test_long_steps_get_lines_until_they_are_done(tmp_path, monkeypatch, capsys)
     assert lines.left() == "about 6 min left" and lines.left(waited=90.0) == "about 5 min left"
     assert lines.left(waited=2000.0) == "longer than expected"
     # at 20 s a step the ten steps that are left take 200 s, 50 of which have passed
-    now = time.time()
-    for step, ago in ((5, 150.0), (10, 50.0)):
-        state = runs[0].unfinished / f"checkpoint-{step}" / "trainer_state.json"
-        state.touch()  # the folder's own time stays that of this line, as if something else was deleted
-        os.utime(state, (now - ago, now - ago))
-    assert progress.training_left(runs[0]) == pytest.approx(150.0, abs=10.0)
-    assert progress.training_left(runs[1]) == 0.0, "nothing is known of it"
+    log = [{"step": 5, "seconds": 30.0}, {"step": 5, "heldout_accuracy": {}}, {"step": 10, "seconds": 130.0}]
+    state, now = runs[0].unfinished / "checkpoint-10" / "trainer_state.json", time.time()
+    state.write_text(json.dumps({"log_history": log}))
+    os.utime(state, (now - 50, now - 50))
+    assert progress.training_left(runs[0], now - 500) == pytest.approx(150.0, abs=10.0)
+    assert progress.training_left(runs[0], now - 20) == pytest.approx(180.0, abs=10.0), "gone on from then"
+    assert progress.training_left(runs[1], now) == 0.0, "nothing is known of it"
     assert lines.left(waited=2000.0).startswith("about ")
+    state.write_text(json.dumps({"log_history": log[:2]}))
+    assert progress.training_left(runs[0], now) == 0.0, "one line says nothing of the pace"

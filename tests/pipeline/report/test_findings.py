@@ -109,6 +109,10 @@ def correlations_of_patching():
     ]
 
 
+def gap(vector):
+    return value("b8", model="pythia", vector=vector, metric="class_gap")
+
+
 def resumed(arm):
     where = {"model": "tinyllama", "setting": "lr=0.003", "metric": "divergence", "step": 50}
     return value("a8", arm=arm, **where)
@@ -221,6 +225,9 @@ CONCLUSIONS = {
     ),
     "a TopK SAE does not fail": lambda: (
         min(between_checkpoints("identity", setting) for setting in ("early", "checkpoints")) > 0.5
+    ),
+    "so these two vectors are void. For name bias they are": lambda: (
+        max(gap("sentiment"), gap("number_magnitude")) < 0.1 < gap("name_bias")
     ),
     "no point is reversed on the toy": lambda: rows("b8", metric="regime_reversed", model="dyck3").most == 0,
 }

@@ -108,14 +108,17 @@ def test_column_names_its_seeds_where_they_differ_from_the_first():
     assert line["B's own effect"].endswith(" (n 5)") and line["over random"].endswith(" (n 5)")
 
 
-def test_share_of_bs_own_effect_is_of_the_seeds_whose_moved_direction_has_one():
+def test_share_of_bs_own_effect_counts_seeds_whose_moved_direction_has_lost_its_own():
+    """They drifted most: without them what is kept of B's own effect would look larger."""
     module = experiment_module("sentiment_steering")
-    records = [
-        *(record("B_d", seed, retention=1.0, retention_native=0.5 + 0.1 * seed) for seed in range(4)),
-        record("B_d", 4, retention_native=0.0),  # the oracle's effect is too small to compare with
-    ]
-    line = module.pivot(module.tabulate(records)).set_index("condition").loc["B_d"]
-    assert line["n"] == 4 and line["to native"].startswith("0.650")
+    lost = record("B_d", 4, retention_native=0.0)  # the oracle's effect is too small to compare with
+    table = module.tabulate(
+        [*(record("B_d", k, retention=1.0, retention_native=0.5) for k in range(4)), lost]
+    )
+    line = module.pivot(table).set_index("condition").loc["B_d"]
+    assert line["n"] == 4 and line["to native"].startswith("0.400") and line["to native"].endswith("(n 5)")
+    judged = verdicts(module.tabulate([lost]))
+    assert judged["a5.bd_keeps"] == VOID, "it was measured, and there was nothing to keep"
 
 
 def test_theory_and_paper_are_shown_beside_measurement():

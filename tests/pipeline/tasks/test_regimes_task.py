@@ -64,7 +64,8 @@ def test_records_give_table_and_figure(records):
         wide = module.pivot(table)
         vectors = sum(3 if r.id == "seeds" else 12 for r in chosen)
         assert len(wide) == len(chosen) + vectors, "one row of each cohort, and one of each vector"
-        assert wide["regimes"].ne("–").all()
+        toy = wide["model"].str.startswith("dyck3")
+        assert wide.loc[toy, "regimes"].ne("–").all() and (wide.loc[~toy, "gap"].dropna() != "").all()
         figures.plt.close(module.plot(table))
 
 
@@ -75,10 +76,31 @@ def test_vector_is_void_where_either_model_cannot_tell_its_classes_apart(records
     metrics = dict(zip(("class_gap", "class_gap_other"), gaps, strict=True))
     rows = [{**row, "value": metrics.get(row["metric"], row["value"])} for row in records[0].rows]
     module = experiment_module("steering_regimes")
-    wide = module.pivot(module.tabulate([replace(records[0], rows=rows)]))
-    shown = module.SUMMARY(wide)
+    table = module.tabulate([replace(records[0], rows=rows)])
+    shown = module.SUMMARY(module.pivot(table))
     assert len(shown) == 3 and set(shown["gap"]) == {f"{gaps[0]:.2f}, {told_apart} of 1"}
     assert {(shown[name] == "void").all() for name in ("raw", "B_d", "O(d)", "own")} == {not told_apart}
+    figures.plt.close(module.plot(table))
+
+
+def test_void_pairs_count_in_no_figure_of_their_vector(records):
+    """The slopes of the other pair alone are shown, its regimes counted, and n is 1."""
+    module, pairs_of = experiment_module("steering_regimes"), []
+    for seed, gap, slope in ((1, 0.5, 2.0), (2, 0.01, 100.0)):
+        values = {"class_gap": 0.5, "class_gap_other": gap}
+        rows = [{**row, "value": values.get(row["metric"], row["value"])} for row in records[0].rows]
+        at = {"cohort": "seeds", "arm": "cross", "group": "orthogonal", "strength": 0.5, "value": slope}
+        places = {(row["vector"], row["site"]) for row in rows if row["metric"] == "class_gap"}
+        rows += [{**at, "metric": "ratio_slope", "vector": v, "site": site} for v, site in places]
+        config = {**records[0].config, "seed": seed}
+        pairs_of.append(replace(records[0], id=f"pair{seed}", config=config, rows=rows))
+    both, first = (
+        module.pivot(module.tabulate(chosen)).set_index("vector").drop(index="all")
+        for chosen in (pairs_of, pairs_of[:1])
+    )
+    assert set(both["slope, O(d)"]) == {"2.00"} and set(both["n"]) == {1}
+    for column in ("α = 0.5", "over random", "regimes"):
+        assert list(both[column]) == list(first[column]), column
 
 
 def test_vectors_are_built_and_measured_on_different_strings(store, monkeypatch):

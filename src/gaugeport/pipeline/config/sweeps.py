@@ -116,6 +116,7 @@ def _counts(profile: str) -> dict[str, list[Any]]:
         "DYCK_B_PAIRS": list(range(1, node.dyck.seeds_b)),
         "DYCK_B_ANCHORS": list(range(1, node.dyck.seeds_b - 1)),
         "DYCK_MANY_SAMPLES": [node.dyck.many_samples],
+        "DYCK_OTHER_LABEL": [{"running": "unmatched", "unmatched": "running"}[node.dyck.depth_label]],
     }
 
 

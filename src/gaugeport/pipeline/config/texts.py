@@ -15,8 +15,8 @@ from typing import Union, get_args, get_origin, get_type_hints
 
 from gaugeport.pipeline.job import TASK_FILES, Job
 
-CHOICES = ("profile", "gauge", "matcher", "route")
-"""Fields of a job that are choices of a config group: names of files in ``conf/``, and never free text."""
+CHOICES = ("profile", "gauge", "matcher", "route", "data.depth_label")
+"""Fields of a job that are a choice among given names, such as files in ``conf/``, and never free text."""
 
 TASK_TEXTS = {**dict.fromkeys((*TASK_FILES, "template"), True), "field": False, "label": False}
 """Task keys that are text -> whether they may be null."""

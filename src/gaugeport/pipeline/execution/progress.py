@@ -7,11 +7,13 @@ lines are the same whatever launched them, here or on another machine.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -45,7 +47,7 @@ class Progress:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.waiting = dict(plan.steps)
         self.processes = processes
-        self.began = time.monotonic()
+        self.began, self.began_at = time.monotonic(), time.time()
         self.estimated = 0.0
         if not self.quiet:
             self.timings = Timings.recorded(next(iter(plan.steps.values())).composed.outputs)
@@ -89,7 +91,8 @@ class Progress:
         seconds, untimed = self.timings.expected(self.waiting.values())
         expected = seconds / pace - waited
         # a training under way tells better than the seconds of others how long it will still take
-        training = max((training_left(step) for step in self.waiting.values()), default=0.0)
+        trainings = (training_left(step, self.began_at) for step in self.waiting.values())
+        training = max(trainings, default=0.0)
         if seconds and max(expected, training) <= 0:
             return "longer than expected"
         return f"{in_words(max(expected, training), untimed)} left"
@@ -134,32 +137,37 @@ def trained(step: Step) -> str:
     return f", step {max(saved)} of {step.shape['schedule']['steps']}" if saved else ""
 
 
-def training_left(step: Step) -> float:
-    """Return how many seconds a stage's training still takes at the pace between its last two checkpoints.
+def training_left(step: Step, since: float) -> float:
+    """Return how many seconds a stage's training still takes at the pace of its log.
 
-    It is 0 where there are fewer: nothing is known then.
+    Args:
+        step: The stage.
+        since: When this command began, in seconds since 1970: an older checkpoint is gone on from since then.
+
+    Returns:
+        The seconds; 0 where the log of the newest checkpoint says nothing of the pace.
     """
     saved = _checkpoints(step)
-    if len(saved) < 2:
+    if not saved:
         return 0.0
-    before, last = sorted(saved)[-2:]
-    pace = (saved[last] - saved[before]) / (last - before)
-    return pace * (step.shape["schedule"]["steps"] - last) - (time.time() - saved[last])
-
-
-def _checkpoints(step: Step) -> dict[int, float]:
-    """Return when each checkpoint of a stage in training was written, by step; in seconds since 1970.
-
-    The oldest file tells: a folder's own time is that of its last change, when moments were deleted.
-    """
+    last = max(saved)
     try:
-        found = step.unfinished.glob("**/checkpoint-*")
-        return {
-            int(p.name.removeprefix("checkpoint-")): min(f.stat().st_mtime for f in (*p.iterdir(), p))
-            for p in found
-        }
-    except FileNotFoundError:  # it was finished just now
-        return {}
+        state = saved[last] / "trainer_state.json"
+        written, lines = state.stat().st_mtime, json.loads(state.read_text())["log_history"]
+    except (OSError, ValueError, KeyError):  # it is being written, or was finished just now
+        return 0.0
+    # the log's seconds leave out the time between a kill and the command that goes on
+    timed = [(line["step"], line["seconds"]) for line in lines if "seconds" in line]
+    if len(timed) < 2:
+        return 0.0
+    (step_before, before), (step_last, after) = timed[-2:]
+    pace = (after - before) / (step_last - step_before)
+    return pace * (step.shape["schedule"]["steps"] - last) - (time.time() - max(written, since))
+
+
+def _checkpoints(step: Step) -> dict[int, Path]:
+    """Return the checkpoints of a stage in training, by step."""
+    return {int(p.name.removeprefix("checkpoint-")): p for p in step.unfinished.glob("**/checkpoint-*")}
 
 
 def plural(n: int, noun: str) -> str:

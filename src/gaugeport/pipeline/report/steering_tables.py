@@ -62,8 +62,7 @@ def tabulate(
     claims.
 
     A seed without an effect to transport has no retention and no reversal, so it is in no mean and no claim;
-    a claim that is left without any seed says why. Where the truly moved direction has no effect on B, what
-    is kept of B's own does not count either: nothing was there to keep.
+    a claim whose seeds are all of this kind is void.
 
     Args:
         table: The table's id.
@@ -72,7 +71,7 @@ def tabulate(
         odd: How the metrics begin that are of the part odd in the vector, which theory is about.
     """
     settings = SETTINGS | share_setting(records)
-    rows = _with_an_effect(tidy(table, records, settings, EXTRA))
+    rows = tidy(table, records, settings, EXTRA)
     means = with_conditions(aggregate(rows, [*EXTRA, *(settings.keys() - SETTINGS.keys())]))
     for i, metric in enumerate(("retention", "reversal_probability")):
         here = (means["metric"] == odd + metric) & means["target"].isin(ITSELF)
@@ -85,16 +84,10 @@ def tabulate(
         means.loc[here, "paper"] = means.loc[here, "condition"].map(figures).astype(float)
     claims = claim_rows(table, rows)
     keys = ["model", "setting", "target", "route"]
-    silent = rows[(rows["metric"] == "no_effect_to_transport") & (rows["value"] == 1)]
-    here = claims[keys].apply(tuple, axis=1).isin(set(zip(*(silent[k] for k in keys), strict=True)))
+    measured = rows[rows["metric"] == "no_effect_to_transport"]
+    here = claims[keys].apply(tuple, axis=1).isin(set(zip(*(measured[k] for k in keys), strict=True)))
     claims.loc[(claims["n"] == 0) & here, "verdict"] = VOID
     return pd.concat([rows, means.drop(columns="condition"), claims], ignore_index=True)
-
-
-def _with_an_effect(rows: pd.DataFrame) -> pd.DataFrame:
-    """Drop the retention of B's own effect in records where the moved direction has none."""
-    moved = set(rows.loc[rows["metric"] == "retention", "record"])
-    return rows[~rows["metric"].str.startswith("retention_native") | rows["record"].isin(moved)]
 
 
 def pivot(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -223,7 +223,7 @@ def write_claims(claims: Table, outputs: Path, variant: str, shown: Sequence[str
 def _short_claims(claims: Sequence[Claim], pivot: pd.DataFrame) -> pd.DataFrame:
     """Return ``claim | paper | ours | verdict`` of the claims that have a short form.
 
-    Each claim is a row of ``pivot``.
+    ``claims`` and the rows of ``pivot`` are in one order.
     """
     lines = []
     for claim, row in zip(claims, pivot.to_dict("records"), strict=True):

@@ -100,8 +100,8 @@ def joint_alignment(
 
     Metrics of ``geodesic``: ``barrier``, how far the objective rises above the straight line between its ends
     (0: nowhere); ``same_component``, whether the free optima have the same determinant (1) or not (0), in
-    which case no path joins them; ``determinant_cost``, the share by which the best of the worse determinant
-    exceeds the best of all.
+    which case no path joins them; ``determinant_cost``, the share of the worse determinant's least objective
+    that the better determinant saves.
 
     Args:
         model: A folded Dyck-3 model.
