@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from gaugeport.pipeline.job import UNCOUNTED_DEFAULTS
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.narrow import Narrow
@@ -68,7 +69,7 @@ def tabulate(records):
     """Return every measurement, its mean over seeds with the paper's, and the judged contrast with the
     decoy."""
     rows = tidy("b1", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
-    labels = {r.id: r.config["data"]["depth_label"] for r in records}
+    labels = {r.id: r.config["data"].get("depth_label", UNCOUNTED_DEFAULTS["depth_label"]) for r in records}
     other = rows["setting"] == "other_label"
     rows.loc[other, "setting"] = rows.loc[other, "record"].map(labels)
     means = aggregate(rows, BY)

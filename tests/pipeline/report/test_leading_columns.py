@@ -20,7 +20,7 @@ def test_b1_shows_the_share_of_the_deepest_positions_as_the_mean_over_splits():
     config = {
         "profile": "mini", "setting": "default", "seed": 0, "model": {"name": "dyck3"},
         "gauge": "orthogonal", "matcher": "procrustes", "route": "endpoint",
-        "data": {"depth_label": "running"},
+        "data": {},  # the running sum is left out
     }  # fmt: skip
     module = experiment_module("bars_within_seed")
     shown = module.SUMMARY(module.pivot(module.tabulate([Record("r", "bars", config, rows, 1.0, {}, 1)])))
