@@ -20,7 +20,8 @@ DETAILS = (
     "Composed: through the local maps of the "
     "checkpoints in between. The paper's runs are Pythia's and its toy's."
 )
-EXTRA = ["cohort", "source"]
+EXTRA = ["cohort", "source", "sae"]
+SAES = {"topk": "TopK", "standard": "ReLU"}
 COMPOSED = ("permutation", "signed_permutation", "orthogonal")
 DISTANCES = {"distance_from_identity": "‖R−I‖/√(2d)", "supported_distance": "supported"}
 PAPER = {
@@ -41,7 +42,7 @@ does: the input streams of the others never change."""
 SUMMARY = Narrow(
     columns={
         "model": "model",
-        "setting": "SAE",
+        "SAE": "SAE",
         "source": "from",
         "loss": "loss",
         "site": "site",
@@ -60,9 +61,6 @@ SUMMARY = Narrow(
         "catastrophic": "fails",
         "restores": "works",
         "resid_": "",
-        "checkpoints": "TopK",
-        "early": "TopK",
-        "relu_l1": "ReLU",
     },
     means=True,
 )
@@ -70,7 +68,9 @@ SUMMARY = Narrow(
 
 def tabulate(records):
     """Return every measurement, its mean over training seeds, and the judged contrasts."""
+    saes = {r.id: SAES[r.config["task"]["sae"]["architecture"]] for r in records}
     rows = tidy("b9", records, extra=EXTRA).assign(matcher=None)
+    rows["sae"] = rows["record"].map(saes)
     return judged("b9", rows, aggregate(rows, EXTRA))
 
 
@@ -85,7 +85,8 @@ def pivot(table):
             source, end = part["source"].max(), part["step"].max()
             at = {"source": f"{source:.0f}", "loss": cell(select(losses, {"step": source}))}
             at |= {"last": f"{end:.0f}", "last loss": cell(select(losses, {"step": end}))}
-            line = {"model": pair_label(model, cohort), "setting": setting, "site": site, **at}
+            line = {"model": pair_label(model, cohort), "setting": setting, "SAE": whole["sae"].iloc[0]}
+            line |= {"site": site, **at}
             ends = select(part, {"metric": "explained_variance_by_step"})
             for group, name in (("self", "self"), *((g, n) for g, (n, _) in GROUPS.items())):
                 line[name] = cell(select(ends, {"group": group, "route": "endpoint"}))
@@ -100,6 +101,7 @@ def pivot(table):
                 {
                     "model": pair_label(model, cohort),
                     "setting": "paper",
+                    "SAE": "paper",
                     "site": "paper",
                     **PAPER[model, cohort],
                 }
