@@ -14,8 +14,8 @@ TITLE = "b10 One rotation for weights and activations: the exact front, and Cayl
 CAPTION = (
     "λ: weight of the activation term. Barrier: how far the joint loss, on the path from the rotation best "
     "for weights to the one best for activations of the same determinant, rises above the straight line "
-    "between its ends (0: nowhere). Same det: share of pairs whose two best have one determinant; other "
-    "det: share of the other determinant's loss that the better one saves. P: the largest mean squared "
+    "between its ends (0: nowhere). Same: share of pairs whose two best have one determinant; other: share "
+    "of the other determinant's loss that the better one saves. P: the largest mean squared "
     "difference of a tensor, in units of its threshold, at the exact optimum and where Cayley with Adam "
     "ends, from the best of three starts; the paper's is of λ = 0, cohort A. Activations: unexplained "
     "share of their variance at the exact optimum."
@@ -85,8 +85,8 @@ def summary(wide):
     exact = wide[(wide["method"] == "exact") & (wide["start"] == "global")]
     lines = []
     for (cohort, lam), row in exact.set_index(["cohort", "λ"]).iterrows():
-        line = {"cohort": cohort, "λ": lam, "barrier": row["barrier"], "same det": row["same determinant"]}
-        line |= {"other det": row["cost of the other"], "P": _in_thresholds(row["P"])}
+        line = {"cohort": cohort, "λ": lam, "barrier": row["barrier"], "same": row["same determinant"]}
+        line |= {"other": row["cost of the other"], "P": _in_thresholds(row["P"])}
         line |= {"Adam": _in_thresholds(best.at[(cohort, lam), "P"]).partition(" ")[0]}
         line["paper"] = _in_thresholds(paper[cohort, lam])
         lines.append({**line, "activations": f"{_first(row['activations']):.3f}", "n": row["n"]})

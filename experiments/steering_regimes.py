@@ -90,8 +90,12 @@ SUMMARY = Narrow(
     rows={"setting": "default", "vector": tuple(title for title, _ in VECTORS.values())},
     words={
         ", independent seeds": "",
-        "invalid suppression": "suppression",
+        "depth shift": "depth",
+        "invalid suppression": "suppress",
         "number magnitude": "magnitude",
+        "resid_": "",
+        " of ": "/",
+        "inverted, 1.8": "inverted 1.8",
         "closer signal": "closer",
         "dyck3, cohort": "dyck3",
         "; accuracy −0.183": "",

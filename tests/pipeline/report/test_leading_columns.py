@@ -47,7 +47,7 @@ def test_b10_leads_with_what_lies_between_the_optima_and_counts_in_thresholds(be
         )
     wide = pd.DataFrame([{"cohort": "A", "λ": "0", **path, **line} for line in lines])
     (row,) = experiment_module("joint_alignment").summary(wide).to_dict("records")
-    assert list(row)[:5] == ["cohort", "λ", "barrier", "same det", "other det"]
+    assert list(row)[:5] == ["cohort", "λ", "barrier", "same", "other"]
     assert row["P"] == "49 [37, 60]" and row["Adam"] == "50" and row["activations"] == "0.550"
     assert row["paper"] == "2800"
     near = wide.assign(P="1.4e-04 [6e-05, 2.2e-04]")

@@ -119,6 +119,8 @@ def test_share_of_bs_own_effect_counts_seeds_whose_moved_direction_has_lost_its_
     assert line["n"] == 4 and line["to native"].startswith("0.400") and line["to native"].endswith("(n 5)")
     judged = verdicts(module.tabulate([lost]))
     assert judged["a5.bd_keeps"] == VOID, "it was measured, and there was nothing to keep"
+    judged = verdicts(module.tabulate([record("B_d", 0, retention=1.0)]))
+    assert judged["a5.bd_over_sd"] == "not run", "S_d was not measured"
 
 
 def test_theory_and_paper_are_shown_beside_measurement():

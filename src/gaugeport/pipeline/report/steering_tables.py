@@ -84,8 +84,11 @@ def tabulate(
         means.loc[here, "paper"] = means.loc[here, "condition"].map(figures).astype(float)
     claims = claim_rows(table, rows)
     keys = ["model", "setting", "target", "route"]
-    measured = rows[rows["metric"] == "no_effect_to_transport"]
-    here = claims[keys].apply(tuple, axis=1).isin(set(zip(*(measured[k] for k in keys), strict=True)))
+    tried, kept = (
+        set(rows.loc[rows["metric"] == metric, keys].itertuples(index=False, name=None))
+        for metric in ("no_effect_to_transport", "retention")
+    )
+    here = claims[keys].apply(tuple, axis=1).isin(tried - kept)
     claims.loc[(claims["n"] == 0) & here, "verdict"] = VOID
     return pd.concat([rows, means.drop(columns="condition"), claims], ignore_index=True)
 
