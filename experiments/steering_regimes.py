@@ -97,7 +97,7 @@ SUMMARY = Narrow(
         " of ": "/",
         "inverted, 1.8": "inverted 1.8",
         "closer signal": "closer",
-        "dyck3, cohort": "dyck3",
+        "dyck3, cohort": "toy",
         "; accuracy −0.183": "",
     },
     means=True,
@@ -244,7 +244,7 @@ def _line(pairs, means):
     line = {"share": known("pinned_share"), "cos": known("rotation_cosine"), "length": known("length_ratio")}
     gaps = _least_gaps(pairs)
     counted = int((gaps >= CLASS_GAP).sum()) if len(gaps) else pairs["seed"].nunique()
-    gap = f"{known('class_gap')}, {counted} of {len(gaps)}" if len(gaps) else "–"
+    gap = f"{known('class_gap').replace('0.', '.', 1)}, {counted} of {len(gaps)}" if len(gaps) else "–"
     line |= {"distance": known("class_distance"), "gap": gap, "n": counted}
     line["over random"] = _range(select(pairs, {"metric": "effect_control_ratio"}))
     unchanged = select(pairs, {"metric": "ratio", **UNCHANGED})

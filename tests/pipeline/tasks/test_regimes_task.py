@@ -78,7 +78,7 @@ def test_vector_is_void_where_either_model_cannot_tell_its_classes_apart(records
     module = experiment_module("steering_regimes")
     table = module.tabulate([replace(records[0], rows=rows)])
     shown = module.SUMMARY(module.pivot(table))
-    assert len(shown) == 3 and set(shown["gap"]) == {f"{gaps[0]:.2f}, {told_apart}/1"}
+    assert len(shown) == 3 and set(shown["gap"]) == {f".{100 * gaps[0]:02.0f}, {told_apart}/1"}
     assert {(shown[name] == "void").all() for name in ("raw", "B_d", "O(d)", "own")} == {not told_apart}
     figures.plt.close(module.plot(table))
 
