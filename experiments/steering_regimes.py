@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from gaugeport.pipeline.report import figures as f
+from gaugeport.pipeline.report.class_gaps import CLASS_GAP, least_gaps, told_apart
 from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.model_pairs import COHORTS, GROUPS, by_site, pair_label
 from gaugeport.pipeline.report.narrow import Narrow
@@ -49,15 +50,6 @@ PAPER = {
     **{("seeds", v): "inverted, 1.8–10" for v in ("sentiment", "name_bias", "number_magnitude")},
 }
 """The paper's ratios and regimes (section 8.6), at strengths lost from the text; on the toy at one site."""
-CLASS_GAP = 0.1
-"""In nats. Where either model's gap is smaller, a pair does not count for a language model's vector.
-
-It is not in the paper, and was set when mini's gaps were known: .02 and .06 of two vectors, .6 of one."""
-OF_THE_VECTOR = (
-    "class_gap", "class_gap_other", "class_distance", "pinned_share", "rotation_cosine", "native_cosine",
-    "length_ratio",
-)  # fmt: skip
-"""Metrics of a vector itself, which stand where its effects do not count."""
 PERMUTATIONS = 9999
 CORRELATIONS = {
     "ρ share": "share_transfer_correlation",
@@ -107,22 +99,9 @@ SUMMARY = Narrow(
 def tabulate(records):
     """Return every measurement, the means over pairs, and the judged claims."""
     rows = tidy("b8", records, extra=EXTRA).assign(matcher=None, route=None)
-    rows = _told_apart(rows)
+    rows = told_apart(rows)
     rows = pd.concat([rows, _clean_shares(rows)], ignore_index=True)
     return judged("b8", rows, aggregate(rows, EXTRA))
-
-
-def _told_apart(rows):
-    """Drop the effects of language models' vectors in pairs that cannot both tell their classes apart."""
-    gaps = _least_gaps(rows, ["record", "vector"])
-    void = set(gaps.index[gaps < CLASS_GAP])
-    here = [key in void for key in rows[["record", "vector"]].itertuples(index=False, name=None)]
-    return rows[~pd.Series(here, index=rows.index) | rows["metric"].isin(OF_THE_VECTOR)]
-
-
-def _least_gaps(rows, by="record"):
-    """Return the smaller class gap of both models of each pair; toy vectors have none."""
-    return rows[rows["metric"].isin(["class_gap", "class_gap_other"])].groupby(by)["value"].min()
 
 
 def _clean_shares(rows):
@@ -242,7 +221,7 @@ def _line(pairs, means):
         return cell(select(means, {"metric": metric}), digits=2)
 
     line = {"share": known("pinned_share"), "cos": known("rotation_cosine"), "length": known("length_ratio")}
-    gaps = _least_gaps(pairs)
+    gaps = least_gaps(pairs)
     counted = int((gaps >= CLASS_GAP).sum()) if len(gaps) else pairs["seed"].nunique()
     gap = f"{known('class_gap').replace('0.', '.', 1)}, {counted} of {len(gaps)}" if len(gaps) else "–"
     line |= {"distance": known("class_distance"), "gap": gap, "n": counted}

@@ -11,7 +11,7 @@ from gaugeport.charts import fold_gains
 from gaugeport.groups import load
 from gaugeport.models.loading import load_model
 from gaugeport.tool import opening
-from gaugeport.tool.align import checkpoints_of
+from gaugeport.tool.walk import checkpoints_of
 from processes import printed
 from tiny_folders import model, noisy, planted_pair, write_model, write_text
 

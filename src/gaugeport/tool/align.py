@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from gaugeport.tool.opening import (
 )
 from gaugeport.tool.report import report_data, report_text
 from gaugeport.tool.text import positions_of, token_rows
+from gaugeport.tool.walk import checkpoints_of, walk
 from gaugeport.utils.files import real
 from gaugeport.utils.progress import Progress, progress_bar
 
@@ -79,6 +79,11 @@ class Request:
     def opener(self, name: str) -> Callable[[], Any]:
         """Return a function that loads a model where it is to run."""
         return opener(name, self.device_map)
+
+    def between(self) -> list[Callable[[], Any]]:
+        """Return the loaders of the models that a walk along both runs passes between A and B."""
+        assert self.along is not None
+        return walk((self.a, self.b), self.along, self.base, self.opener)
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ def _measured(request: Request) -> Measured:
     fit, held_out = (list(row_batches(rows, ROWS_PER_BATCH)) for rows in parts)
     links = 2 if request.base is not None else 0
     if request.along is not None:
-        links = len(_walk(request, request.opener(request.a), request.opener(request.b))) - 1
+        links = len(request.between()) + 1
     # both models run on both texts, and the models of every link together on the first
     with progress_bar(2 * (len(fit) + len(held_out)) + links * len(fit)) as bar:
         return _measured_on(request, fit, held_out, bar)
@@ -212,7 +217,7 @@ def _measured_on(request: Request, fit: Batches, held_out: Batches, bar: Progres
     if request.along is None:
         alignment = gp.align(ev, evidence=request.evidence, **options)
     else:
-        alignment = gp.align_along(_walk(request, a, b), fit, **along, **options)
+        alignment = gp.align_along([a, *request.between(), b], fit, **along, **options)
     explained = dict(gp.compare_groups(ev, scored))
     by_site = scored.explained(alignment.gauge)
     explained[alignment.group] = fmean(by_site.values())
@@ -248,33 +253,6 @@ def _weights_alone(request: Request, bar: Progress | None) -> Evidence:
         found = {"weights_cross" if cross else "weights": weights}
         return Evidence(a.chart, b.chart, int(a.config.num_hidden_layers), {}, {}, **found)
     return gp.evidence(opener(request.a)(), opener(request.b)(), weights=True, progress=bar)
-
-
-def _walk(request: Request, a: Callable[[], Any], b: Callable[[], Any]) -> list[Callable[[], Any]]:
-    """Return the models from A back along its run to the base, and along B's run to B, as loaders."""
-    assert request.along is not None
-    back, forth = (checkpoints_of(run) for run in request.along)
-    ends = {real(Path(name)) for name in (request.a, request.b)}
-    between = [
-        *(request.opener(str(p)) for p in reversed(back) if real(p) not in ends),
-        *([request.opener(request.base)] if request.base is not None else []),
-        *(request.opener(str(p)) for p in forth if real(p) not in ends),
-    ]
-    return [a, *between, b]
-
-
-def checkpoints_of(run: Path) -> list[Path]:
-    """Return the checkpoints of a run, ``checkpoint-<step>`` folders, in order of step.
-
-    Raises:
-        FileNotFoundError: The folder does not exist, or holds none.
-    """
-    if not run.is_dir():
-        raise FileNotFoundError(f"no run at {run}: expected a folder of checkpoint-<step> folders")
-    found = {int(m[1]): p for p in run.iterdir() if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))}
-    if not found:
-        raise FileNotFoundError(f"no checkpoint-<step> folders in {run}")
-    return [found[step] for step in sorted(found)]
 
 
 def _returned(alignment: Alignment, held_out: Evidence, options: Mapping[str, Any]) -> float | None:
