@@ -183,6 +183,11 @@ def deepest_needed(nats: float) -> float:
     return 1 - nats / decoy_cost(0.0)
 
 
+def toys() -> list[dict[str, Any]]:
+    """Return what is kept of each trained toy: its steps and the least held-out accuracy of its heads."""
+    return [json.loads(p.read_text()) for p in sorted((REFERENCE / "toy" / "models").glob("*.json"))]
+
+
 def claim(claim_id: str) -> Figures:
     """Return a judged claim: its difference, interval and verdict."""
     rows = kept(claim_id.partition(".")[0])
@@ -197,10 +202,12 @@ def text_of(template: str) -> str:
     )  # fmt: skip
     environment.filters |= {"short": short, "three": three}
     environment.globals |= {table: selector(table) for table in kept_tables("mini")}
-    environment.globals |= {f"real_{table}": selector(table, "real") for table in kept_tables("real")}
+    for profile in ("real", "toy"):
+        tables = kept_tables(profile)
+        environment.globals |= {f"{profile}_{table}": selector(table, profile) for table in tables}
     claims = kept("claims")
     run = claims[claims["verdict"] != "not run"]  # a claim of another profile's table is not run at this one
-    environment.globals |= {"trial": trial, "deepest": deepest}
+    environment.globals |= {"trial": trial, "deepest": deepest, "toys": toys()}
     environment.globals |= {"decoy_cost": decoy_cost, "deepest_needed": deepest_needed}
     environment.globals |= {"claim": claim, "claims": run, "paper": str, "unkept": str}
     paragraphs = environment.from_string(template).render().strip().split("\n\n")
