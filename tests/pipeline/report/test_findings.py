@@ -1,15 +1,12 @@
 """experiments/FINDINGS.md is its template with the figures of the kept tables, and what it concludes holds
 there."""
 
-import importlib.util
 import re
 
-import numpy as np
 import pytest
 
-from gaugeport.pipeline.paths import data_dir
+from findings_module import load
 
-EXPERIMENTS = data_dir("experiments")
 EXPRESSION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 CODE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 FIGURE = re.compile(r"(?<![\w.,/-])[−-]?(?:\d*\.\d+(?:e-?\d+)?|\d+e-\d+|\d+ %)")
@@ -30,13 +27,6 @@ SETTINGS = {
 }
 SETTINGS |= {"10 %", ".1", ".3"}  # noise, in standard deviations
 """What a text may type: learning rates, thresholds, shares of a run and levels of intervals and tests."""
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("findings", EXPERIMENTS / "findings.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 findings = load()
@@ -111,6 +101,15 @@ def correlations_of_patching():
 
 def on_toy(table, **where):
     return findings.selector(table, "toy")(where).value
+
+
+EARLY_TOY = {
+    "setting": "early",
+    "cohort": "B",
+    "step": 20000,
+    "metric": "explained_variance",
+    "group": "identity",
+}
 
 
 def turned(site, metric="distance_from_identity"):
@@ -243,17 +242,8 @@ CONCLUSIONS = {
         and turned("resid_pre_0", "supported_distance") < 0.1
     ),
     "it explains less than the mean at every site behind the input": lambda: all(
-        on_toy(
-            "b9",
-            setting="early",
-            cohort="B",
-            step=20000,
-            metric="explained_variance",
-            group="identity",
-            site=s,
-        )
-        < 0
-        for s in ("resid_mid_0", "resid_post_0", "resid_mid_1", "resid_post_1")
+        on_toy("b9", **EARLY_TOY, site=site) < 0
+        for site in ("resid_mid_0", "resid_post_0", "resid_mid_1", "resid_post_1")
     ),
     "so these two vectors are void. For name bias they are": lambda: (
         max(gap("sentiment"), gap("number_magnitude")) < 0.1 < gap("name_bias")
@@ -295,15 +285,3 @@ def test_numbers_as_sentences_write_them():
         ".62", "1", "−.20", ".00", "−1.31", "2.43",
     ]  # fmt: skip
     assert findings.exponent(0.00293) == "2.9e-3" and findings.three(0.9956) == ".996"
-
-
-def test_the_toys_learn_the_running_depth_and_not_the_unmatched_one():
-    assert findings.trial("running", 8e-3, 3000, "depth") > 0.999
-    for rate in (2e-3, 8e-3):
-        assert findings.trial("unmatched", rate, 5000, "depth") < 0.95
-    assert findings.decoy_cost(0.25) == pytest.approx(0.25 * np.log(2)), (
-        "one head of three, three positions of four"
-    )
-    asked = findings.deepest_needed(0.170)  # of the paper's decoy
-    assert findings.decoy_cost(asked) == pytest.approx(0.170)
-    assert findings.deepest("running") < findings.deepest("unmatched") < asked
