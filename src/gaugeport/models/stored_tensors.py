@@ -39,15 +39,15 @@ def read_rows(tensor: StoredTensor, start: int, stop: int) -> Tensor:
     if rows.numel():
         offset = tensor.start + start * prod(inner) * dtype.itemsize
         with tensor.file.open("rb", buffering=0) as f:
-            fill(f.fileno(), rows.view(torch.uint8), offset, tensor)
+            fill(f.fileno(), rows.view(torch.uint8).numpy().data, offset, tensor)
     return rows.view(stop - start, *inner) if tensor.shape else rows.view(())
 
 
-def fill(file: int, into: Tensor, offset: int, tensor: StoredTensor) -> None:
-    """Fill contiguous bytes, uint8[n], from an open file. Raise ``ValueError`` if the file ends before."""
-    view, done = into.numpy().data, 0
-    while done < len(view):
-        n = os.preadv(file, [view[done:]], offset + done)
+def fill(file: int, into: memoryview, offset: int, tensor: StoredTensor) -> None:
+    """Fill bytes from an open file. Raise ``ValueError`` if the file ends before."""
+    done = 0
+    while done < len(into):
+        n = os.preadv(file, [into[done:]], offset + done)
         if n == 0:
             raise ValueError(f"{tensor.file} has become shorter: {tensor.name} is not whole")
         done += n

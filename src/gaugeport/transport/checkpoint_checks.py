@@ -83,7 +83,12 @@ def _is_moved(piece: Piece, g: SignedPermutation | Orthogonal, source: int, targ
         x = _rows(source, piece, g.perm[rows])
         if piece.axes[0] == "vector":
             x = x * g.sign[rows, None].to(x.dtype)
-    return torch.allclose(_rows(target, piece, rows), x, rtol=0, atol=0, equal_nan=True)
+    return _same(_rows(target, piece, rows), x)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal; NaN equals NaN, whatever its bits."""
+    return torch.equal(a, b) or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def _checked_rows(piece: Piece) -> range:
@@ -115,16 +120,18 @@ def _rounding(tensor: StoredTensor) -> float:
 
 def _rows(file: int, piece: Piece, rows: Tensor) -> Tensor:
     """Read some rows of a piece's tensor, float[len(rows), entries of a row]."""
-    data = torch.empty(len(rows), piece.row_bytes, dtype=torch.uint8)
-    for into, row in zip(data, rows.tolist(), strict=True):
-        fill(file, into, piece.offset(row), piece.tensor)
-    return data.view(FLOATS[piece.tensor.dtype])
+    n = piece.row_bytes
+    data = torch.empty(len(rows) * n, dtype=torch.uint8)
+    into = data.numpy().data
+    for k, row in enumerate(rows.tolist()):
+        fill(file, into[k * n : (k + 1) * n], piece.offset(row), piece.tensor)
+    return data.view(FLOATS[piece.tensor.dtype]).view(len(rows), -1)
 
 
 def _bytes(file: int, piece: Piece, start: int, stop: int) -> Tensor:
     """Read some rows of a piece's tensor as bytes."""
     data = torch.empty((stop - start) * piece.row_bytes, dtype=torch.uint8)
-    fill(file, data, piece.offset(start), piece.tensor)
+    fill(file, data.numpy().data, piece.offset(start), piece.tensor)
     return data
 
 

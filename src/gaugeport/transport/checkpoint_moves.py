@@ -3,8 +3,8 @@
 A tensor is moved in *pieces*, so that several workers can share a large one:
 
 * columns (the stream is the last axis): blocks of rows are read, moved in cache and written;
-* rows (the stream is the first axis): the tensor is read and signed, and its rows are written in their new
-  order by ``pwritev``, which gathers them as it copies;
+* rows (the stream is the first axis): the tensor is read and signed block by block, and its rows are written
+  in their new order by ``pwritev``, which gathers them as it copies;
 * whole (vectors, rotations of the first axis): the tensor is read, moved and written;
 * copy (no axis is moved): the bytes are copied.
 
@@ -135,13 +135,12 @@ class Mover:
             ValueError: If the source ends early.
             OSError: If the target cannot be written, because the disk is full for instance.
         """
+        if piece.way == "rows":
+            return self._move_rows(piece, source, target)
         total = 0
         for start, stop in piece.blocks():
             memory = self._bytes((stop - start) * piece.row_bytes)
-            fill(source, memory, piece.offset(start), piece.tensor)
-            if piece.way == "rows":
-                total += self._write_rows(piece, memory, target)
-                continue
+            fill(source, memory.numpy().data, piece.offset(start), piece.tensor)
             if piece.way == "columns":
                 x = memory.view(FLOATS[piece.tensor.dtype]).view(stop - start, -1)
                 self._act.by_kinds(x, ("none", piece.axes[-1]))
@@ -162,21 +161,29 @@ class Mover:
         for block in x.split(max(1, columns), dim=-1) if axes[-1] == "none" else (x,):
             self._act.by_kinds(block, axes)
 
-    def _write_rows(self, piece: Piece, memory: Tensor, target: int) -> int:
-        """Sign the rows of a whole tensor in memory, and write them in their new order."""
+    def _move_rows(self, piece: Piece, source: int, target: int) -> int:
+        """Read and sign the rows of a whole tensor, and write them in their new order."""
         assert isinstance(self.g, SignedPermutation)
-        size = FLOATS[piece.tensor.dtype].itemsize
-        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
+        n, dtype = piece.row_bytes, FLOATS[piece.tensor.dtype]
+        memory, flips = self._bytes(piece.rows * n), None
+        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
         if piece.axes[0] == "vector" and bool((self.g.sign < 0).any()):
-            flips = torch.zeros(piece.rows, dtype=bits)
-            flips[self.g.perm] = (self.g.sign < 0).to(bits) << (8 * size - 1)
-            memory.view(bits).view(piece.rows, -1).bitwise_xor_(flips[:, None])
-        data, n = memory.numpy(), piece.row_bytes
-        view, origins = data.data, (self.g.perm * n).tolist()  # where each row of the target begins in memory
-        write_rows(target, [view[j : j + n] for j in origins], piece.offset(0))
-        if n % 8 == 0 == piece.tensor.start % 8:
-            return word_sum(data, piece.tensor.start)  # whole words move, and keep their sum
-        return sum(word_sum(data[j : j + n], piece.offset(k)) for k, j in enumerate(origins))
+            flips = torch.zeros(piece.rows, 1, dtype=bits)
+            flips[self.g.perm, 0] = (self.g.sign < 0).to(bits) << (8 * dtype.itemsize - 1)
+        origins = (self.g.perm * n).tolist()  # where each row of the target begins in memory
+        in_words = n % 8 == 0 == piece.tensor.start % 8  # whole words move, and keep their sum
+        data, total, step = memory.numpy(), 0, max(1, ROWS_BYTES // n)
+        for k in range(0, piece.rows, step):  # signed and summed while they are in the cache
+            block = slice(k * n, min(k + step, piece.rows) * n)
+            fill(source, data[block].data, piece.offset(k), piece.tensor)
+            if flips is not None:
+                memory[block].view(bits).view(-1, n // dtype.itemsize).bitwise_xor_(flips[k : k + step])
+            if in_words:
+                total += word_sum(data[block], piece.offset(k))
+        write_rows(target, [data.data[j : j + n] for j in origins], piece.offset(0))
+        if not in_words:
+            total = sum(word_sum(data[j : j + n], piece.offset(k)) for k, j in enumerate(origins))
+        return total % WORD_MODULUS
 
 
 def write(file: int, data: memoryview, offset: int) -> None:

@@ -117,7 +117,8 @@ def move_shards(
         shards: The files, in the order in which they are begun.
         g: The gauge.
         workers: The number of threads. Each runs torch on one thread.
-        finished: Called with each finished file and its word sum, one at a time.
+        finished: Called with each finished file and its word sum, one at a time, by a thread of its own: to
+            replace a small file by another can wait for all that the disk is writing.
         moved: Called with the bytes of each moved piece, one at a time.
 
     Raises:
@@ -127,7 +128,8 @@ def move_shards(
     given = list(shards)
     waiting, opened = given[::-1], []
     workers = max(1, min(workers, sum(len(shard.pieces) for shard in given)))
-    lock, stopped, before = threading.Lock(), threading.Event(), torch.get_num_threads()
+    lock, tell, stopped = threading.Lock(), threading.Lock(), threading.Event()
+    before, records = torch.get_num_threads(), []
 
     def next_shard() -> Shard | None:
         with lock:
@@ -142,9 +144,7 @@ def move_shards(
             return shard if shard is not None and shard.left else None
 
     def end(shard: Shard) -> None:
-        total = shard.finish(g)
-        with lock:
-            finished(shard, total)
+        records.append(recorder.submit(finished, shard, shard.finish(g)))
 
     def work() -> None:
         mover = Mover(g)
@@ -153,7 +153,7 @@ def move_shards(
                 end(shard)
             while (piece := shard.take()) is not None and not stopped.is_set():
                 was_last = shard.move(piece, mover)
-                with lock:
+                with tell:
                     moved(piece.nbytes)
                 if was_last:
                     end(shard)
@@ -167,12 +167,16 @@ def move_shards(
 
     # each thread would otherwise start a team of OpenMP threads of its own
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    recorder = ThreadPoolExecutor(1)
     try:
         for running in [pool.submit(work_or_stop) for _ in range(workers)]:
             running.result()
+        for record in records:
+            record.result()
     finally:
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
+        recorder.shutdown(wait=True)
         torch.set_num_threads(before)
         for shard in given:
             shard.abort()
