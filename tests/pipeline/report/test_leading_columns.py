@@ -1,4 +1,5 @@
-"""What leads tables b1 and b10: the depth that a decoy leaves alone, and what lies between two optima."""
+"""What leads tables b1, b9 and b10: the depth that a decoy leaves alone, whose SAE a line is of, and what
+lies between two optima."""
 
 import pandas as pd
 import pytest
@@ -53,3 +54,36 @@ def test_b10_leads_with_what_lies_between_the_optima_and_counts_in_thresholds(be
     near = wide.assign(P="1.4e-04 [6e-05, 2.2e-04]")
     (row,) = experiment_module("joint_alignment").summary(near).to_dict("records")
     assert row["P"] == "1.4 [0.6, 2.2]", "whether it passes is visible"
+
+
+def test_b9_names_the_sae_of_every_line():
+    at = {"cohort": "B", "source": 50.0, "site": "resid_mid_1", "step": 100.0}
+    rows = [
+        {**at, "group": group, "route": "endpoint", "metric": "explained_variance_by_step", "value": value}
+        for group, value in (("self", 0.9), ("identity", -0.5), ("orthogonal", 0.8))
+    ]
+    rows += [{**at, "site": "", "step": step, "metric": "loss", "value": 1.0} for step in (50.0, 100.0)]
+    config = {
+        "profile": "mini", "seed": 0, "model": {"name": "dyck3"}, "gauge": "orthogonal",
+        "matcher": "procrustes", "route": "endpoint",
+    }  # fmt: skip
+    saes = {"checkpoints": "topk", "relu_l1": "standard"}
+    records = [
+        Record(
+            name,
+            "checkpoints",
+            {**config, "setting": name, "task": {"sae": {"architecture": sae}}},
+            rows,
+            1.0,
+            {},
+            1,
+        )
+        for name, sae in saes.items()
+    ]
+    module = experiment_module("checkpoints")
+    wide = module.pivot(module.tabulate(records))
+    lines = wide[wide["site"] == "resid_mid_1"]
+    assert dict(zip(lines["setting"], lines["SAE"], strict=True)) == {
+        "checkpoints": "TopK",
+        "relu_l1": "ReLU",
+    }
