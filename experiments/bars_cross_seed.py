@@ -8,9 +8,9 @@ from gaugeport.pipeline.report.narrow import Narrow
 from gaugeport.pipeline.report.render import scientific
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
-TITLE = "b2 Bars across seeds: each Dyck-3 model against seed 0 of its cohort"
+TITLE = "b2 Bars across seeds: pairs of Dyck-3 models of one cohort"
 CAPTION = (
-    "B: KL(seed 0 ‖ seed) in nats. P: the largest mean squared difference of a tensor after aligning "
+    "B: KL(first ‖ second) in nats. P: the largest mean squared difference of a tensor after aligning "
     "heads, neurons and the stream; it passes below 1e-4. Floor: what no element of the paper's group "
     "gets below. C: Pearson of component effects."
 )
@@ -79,7 +79,7 @@ def _last_mlp_over_rest(rows):
     """Return, by pair and alignment, the worst tensor of the last MLP over the worst of all others."""
     tensors = rows[rows["metric"] == "bar_p_tensor"]
     found = []
-    for _, part in tensors.groupby(["cohort", "seed", "alignment"]):
+    for _, part in tensors.groupby(["record", "alignment"]):
         mlp = part["tensor"].str.startswith(LAST_MLP)
         ratio = part.loc[mlp, "value"].max() / part.loc[~mlp, "value"].max()
         found.append(
@@ -90,18 +90,15 @@ def _last_mlp_over_rest(rows):
 
 def pivot(table):
     """Return a row per pair with each bar's status, then each cohort's means and the paper's figures."""
-    lines = []
-    for (cohort, seed), part in table[table["seed"].notna()].groupby(["cohort", "seed"]):
-        lines.append(
-            {
-                "cohort": cohort,
-                "pair": f"0, {seed:.0f}",
-                **_line(part, lambda r: f"{r['value']:.3g}{_status(r)}"),
-            }
-        )
+    lines, seeds = [], table[table["seed"].notna()]
+    seeds = seeds.assign(anchor=seeds["anchor"] if "anchor" in seeds else 0)
+    for (cohort, anchor, seed), part in seeds.groupby(["cohort", "anchor", "seed"]):
+        shown = _line(part, lambda r: f"{r['value']:.3g}{_status(r)}")
+        lines.append({"cohort": cohort, "pair": f"{anchor:.0f}, {seed:.0f}", **shown})
     for cohort, part in means_of(table).groupby("cohort", sort=False):
         shown = _line(part, lambda r: scientific(r["value"], r["ci_low"], r["ci_high"]))
-        lines.append({"cohort": cohort, "pair": f"mean of {int(part['n'].max())}", **shown})
+        if (n := int(part["n"].max())) > 1:
+            lines.append({"cohort": cohort, "pair": f"mean of {n}", **shown})
         lines.append({"cohort": cohort, "pair": "paper", **PAPERS[cohort]})
     return pd.DataFrame(lines).fillna("–")
 

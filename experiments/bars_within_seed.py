@@ -91,7 +91,8 @@ def pivot(table):
     ):
         n = int(part["n"].max())
         one = {"cohort": cohort, "seed": f"mean of {n}", "setting": setting}
-        lines.append({**one, **_line(part, lambda r: scientific(r["value"], r["ci_low"], r["ci_high"]))})
+        if n > 1:
+            lines.append({**one, **_line(part, lambda r: scientific(r["value"], r["ci_low"], r["ci_high"]))})
     return pd.DataFrame([*lines, PAPER_LINE]).fillna("–")
 
 

@@ -71,8 +71,8 @@ def pivot(table):
             }
             lines.append({**pair_label, **_texts(part), **_numbers(part), "verdict": verdict(whole, seed)})
     for (model, cohort), part in means_of(table).groupby(["model", "cohort"], sort=False):
-        pair_label = {"model": model, "cohort": cohort, "seed": f"mean of {int(part['n'].max())}"}
-        lines.append({**pair_label, **_numbers(part)})
+        if (n := int(part["n"].max())) > 1:
+            lines.append({"model": model, "cohort": cohort, "seed": f"mean of {n}", **_numbers(part)})
     return pd.DataFrame(lines).fillna("–")
 
 
