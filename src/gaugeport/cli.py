@@ -20,6 +20,7 @@ from rich.console import Console
 from gaugeport.tool.answer import Exit
 from gaugeport.tool.cli import EXIT_CODES, error_object
 from gaugeport.tool.cli import app as tool
+from gaugeport.tool.command_group import CommandGroup
 
 if TYPE_CHECKING:
     from gaugeport.pipeline.execution.failures import Failure
@@ -29,8 +30,9 @@ ABOUT = (
 )
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=ABOUT, epilog=EXIT_CODES
-)
+    cls=CommandGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=ABOUT,
+    epilog=EXIT_CODES,
+)  # fmt: skip
 app.add_typer(tool)
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)

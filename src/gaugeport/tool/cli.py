@@ -15,14 +15,17 @@ from typing import Annotated, Any
 import typer
 
 from gaugeport.tool.answer import Answer
+from gaugeport.tool.command_group import CommandGroup
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed midway (the same command does the rest), 2 input refused and nothing "
     "written, 3 done but doubtful (the answer says why)."
 )
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
-chart = typer.Typer(no_args_is_help=True, help="Charts: where the residual stream lives in an architecture.")
+app = typer.Typer(cls=CommandGroup, add_completion=False, no_args_is_help=True)
+chart = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="Charts: where the residual stream lives in an architecture."
+)
 app.add_typer(chart, name="chart")
 
 
