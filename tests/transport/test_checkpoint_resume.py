@@ -260,17 +260,28 @@ def test_ten_kills_at_random_moments_and_the_same_command(source, whole, tmp_pat
         process.join()
         assert process.exitcode in (-9, 0)
         partial += process.exitcode == -9
-        # what was done before is there still, and was not written again
+        # what had its name before is there still, and was not written again
         assert written_at(out, done) == done
         if not (out / RECORD).exists() or not record(out)["complete"]:
             with pytest.raises(FileNotFoundError, match=r"no config\.json|does not exist"):
                 load_model(out)
-        done = written_at(out, done_now(out))
+        done = written_at(out, [p.name for p in out.glob("model*.safetensors")])
     assert partial >= 5, "the process must have been killed in the middle of its work"
     if not record(out)["complete"]:
         transport_checkpoint(source, G, out)
     assert written_at(out, done) == done
     assert read_bytes(out) == whole
+
+
+def test_a_file_killed_between_its_record_and_its_name_is_kept(source, whole, tmp_path):
+    out = tmp_path / "b"
+    done, *_ = stopped(source, out)
+    (out / done).rename(out / f".{done}.partial")
+    before = (out / f".{done}.partial").stat().st_ino
+    (out / ".model-of-nothing.safetensors.partial").touch()
+    report = transport_checkpoint(source, G, out)
+    assert done in report.kept and (out / done).stat().st_ino == before
+    assert read_bytes(out) == whole and not list(out.glob(".*.partial"))
 
 
 def done_now(out):

@@ -84,7 +84,7 @@ def transport_checkpoint(
     Configs, tokenizer files and the index are copied byte for byte. Optimizer states, adapters and other
     weights are left out.
 
-    A weight file gets its name once it is whole and checked against the source; ``config.json`` is written
+    A weight file gets its name once it is checked against the source and recorded; ``config.json`` is written
     after all others, so that no unfinished folder loads. ``gaugeport_transport.json`` records what is done:
     after an interruption the same command checks that, and goes on.
 

@@ -117,7 +117,11 @@ def prepare_out(out: Path, command: Manifest, force: bool) -> Manifest:
         (out / CONFIG).unlink(missing_ok=True)  # a file that is found damaged now must not load
         for folder in (out, *(out / name for name in COPIED_FOLDERS)):
             for path in folder.glob(".*.partial"):
-                path.unlink()
+                final = path.with_name(path.name.removeprefix(".").removesuffix(".partial"))
+                if str(final.relative_to(out)) in found.done and not final.exists():
+                    path.rename(final)  # it was whole; the caller checks what is recorded
+                else:
+                    path.unlink()
         return found
     if any(out.iterdir()):
         if not force:

@@ -20,7 +20,7 @@ from gaugeport.transport.checkpoint_moves import WORD_MODULUS, Mover, Piece, wor
 
 
 class Shard:
-    """One weight file in work: it is written beside its final name, checked, and renamed."""
+    """One weight file in work: written beside its final name, checked, recorded as done, and renamed."""
 
     def __init__(self, header: Header, pieces: list[Piece], target: Path):
         self.header = header
@@ -64,7 +64,7 @@ class Shard:
             return not self._unfinished
 
     def finish(self, g: SignedPermutation | Orthogonal) -> int:
-        """Check the written file, give it its name, and return its word sum.
+        """Check the written file, and return its word sum.
 
         Raises ``OSError`` if it is not what was to be written, ``ValueError`` if the source has changed.
         """
@@ -72,8 +72,11 @@ class Shard:
         check_written(self.header, self.pieces, g, self._temporary)
         if stamp(self.header.file) != self._stamp:
             raise ValueError(f"{self.header.file} has changed while it was read: give the command again")
-        os.replace(self._temporary, self.target)
         return self._sum
+
+    def name(self) -> None:
+        """Give the written file its final name."""
+        os.replace(self._temporary, self.target)
 
     def abort(self) -> None:
         """Leave nothing of a file that is not finished; a finished one stays."""
@@ -117,8 +120,8 @@ def move_shards(
         shards: The files, in the order in which they are begun.
         g: The gauge.
         workers: The number of threads. Each runs torch on one thread.
-        finished: Called with each finished file and its word sum, one at a time, by a thread of its own: to
-            replace a small file by another can wait for all that the disk is writing.
+        finished: Called with each checked file and its word sum before it gets its name, one at a time, by a
+            thread of its own: to replace a small file by another can wait for all that the disk is writing.
         moved: Called with the bytes of each moved piece, one at a time.
 
     Raises:
@@ -143,8 +146,12 @@ def move_shards(
             shard = max(opened, key=lambda s: s.left, default=None)
             return shard if shard is not None and shard.left else None
 
+    def record(shard: Shard, total: int) -> None:
+        finished(shard, total)
+        shard.name()  # a file that has its name is recorded, and is not written again
+
     def end(shard: Shard) -> None:
-        records.append(recorder.submit(finished, shard, shard.finish(g)))
+        records.append(recorder.submit(record, shard, shard.finish(g)))
 
     def work() -> None:
         mover = Mover(g)
@@ -171,8 +178,8 @@ def move_shards(
     try:
         for running in [pool.submit(work_or_stop) for _ in range(workers)]:
             running.result()
-        for record in records:
-            record.result()
+        for recorded in records:
+            recorded.result()
     finally:
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
