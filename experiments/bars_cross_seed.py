@@ -79,7 +79,7 @@ def _last_mlp_over_rest(rows):
     """Return, by pair and alignment, the worst tensor of the last MLP over the worst of all others."""
     tensors = rows[rows["metric"] == "bar_p_tensor"]
     found = []
-    for _, part in tensors.groupby(["record", "alignment"]):
+    for _, part in tensors.groupby(["cohort", "seed", "record", "alignment"]):
         mlp = part["tensor"].str.startswith(LAST_MLP)
         ratio = part.loc[mlp, "value"].max() / part.loc[~mlp, "value"].max()
         found.append(

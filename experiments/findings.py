@@ -188,9 +188,9 @@ def toys() -> list[dict[str, Any]]:
     return [json.loads(p.read_text()) for p in sorted((REFERENCE / "toy" / "models").glob("*.json"))]
 
 
-def claim(claim_id: str) -> Figures:
+def claim(claim_id: str, profile: str = "mini") -> Figures:
     """Return a judged claim: its difference, interval and verdict."""
-    rows = kept(claim_id.partition(".")[0])
+    rows = kept(claim_id.partition(".")[0], profile)
     return Figures(rows[rows["metric"] == claim_id], claim_id)
 
 
