@@ -14,6 +14,8 @@ from processes import answered
         ("chart draft a --seed --json", "--seed", "--json"),
         ("certify a --seed --help", "--seed", "--help"),
         ("tables a1 --set --headline", "--set", "--headline"),
+        ("tables a1 --set --no-run", "--set", "--no-run"),
+        ("align a b --out --tokens=5", "--out", "--tokens=5"),
     ],
 )
 def test_options_are_no_values(line, option, got, tmp_path):

@@ -69,6 +69,28 @@ def test_every_write_that_is_not_moved_is_noticed(cls, tmp_path):
                     check_written(header, pieces, g, out)
 
 
+def test_every_write_of_narrow_rows_is_checked(tmp_path):
+    """One write takes at most 1024 rows, however short they are."""
+    d = 4096
+    save_file({"a": torch.arange(1.0, d * 4 + 1).view(d, 4)}, tmp_path / "a")
+    header, g, out = (
+        read_header(tmp_path / "a"),
+        SignedPermutation.random(d, torch.Generator()),
+        tmp_path / "b",
+    )
+    (piece,) = pieces_of(header.tensors["a"], ("vector", "none"), g)
+    out.write_bytes((tmp_path / "a").read_bytes())
+    with (tmp_path / "a").open("rb") as source, out.open("r+b") as target:
+        Mover(g).move(piece, source.fileno(), target.fileno())
+    check_written(header, [piece], g, out)
+    content = out.read_bytes()
+    for row in range(0, d, 1024):
+        a, b = piece.offset(row), piece.offset(row + 1024)
+        out.write_bytes(content[:a] + bytes(b - a) + content[b:])
+        with pytest.raises(OSError, match="a is not the moved"):
+            check_written(header, [piece], g, out)
+
+
 @pytest.mark.parametrize("cls", [SignedPermutation, Orthogonal])
 def test_other_gauges_headers_and_lengths_are_noticed(cls, tmp_path):
     g = element(cls)

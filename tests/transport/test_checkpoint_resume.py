@@ -284,6 +284,13 @@ def test_a_file_killed_between_its_record_and_its_name_is_kept(source, whole, tm
     assert read_bytes(out) == whole and not list(out.glob(".*.partial"))
 
 
+def test_files_found_damaged_are_no_longer_recorded(source, tmp_path):
+    out = tmp_path / "b"
+    for name in stopped(source, out):
+        (out / name).write_bytes(bytes((out / name).stat().st_size))
+    assert stopped(source, out, share=0.0, workers=1) == {}
+
+
 def done_now(out):
     """Return the files that the record says are done; the record is replaced whole, so it can be read."""
     return record(out)["done"] if (out / RECORD).exists() else {}

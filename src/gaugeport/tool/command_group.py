@@ -22,7 +22,8 @@ class CommandGroup(TyperGroup):
         """
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
-            options = {o: p for p in command.params if isinstance(p, TyperOption) for o in p.opts}
+            given = [p for p in command.params if isinstance(p, TyperOption)]
+            options = {name: p for p in given for name in (*p.opts, *p.secondary_opts)}
             check_values(ctx, rest, options, {*options, *command.get_help_option_names(ctx)})
         return name, command, rest
 
@@ -45,7 +46,7 @@ def check_values(ctx: Any, args: list[str], options: dict[str, TyperOption], nam
             continue
         for _ in range(option.nargs):
             value = next(left, None)
-            if value in names:
+            if value is not None and value.partition("=")[0] in names:
                 raise typer.BadParameter(
                     f"expected a value, got the option {value}; a path of that name is given as ./{value}",
                     ctx,

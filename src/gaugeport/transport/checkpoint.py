@@ -144,7 +144,9 @@ def transport_checkpoint(
             if _is_done(manifest, name, out / name) and _is_whole(header, pieces[name], gauge, out / name):
                 kept.append(name)
                 advance(sum(p.nbytes for p in pieces[name]))
-        manifest = replace(manifest, done={name: manifest.done[name] for name in kept})
+        if set(kept) != set(manifest.done):  # on the disk too: what is written anew is not done
+            manifest = replace(manifest, done={name: manifest.done[name] for name in kept})
+            manifest.write(out)
         shards = {name: Shard(h, pieces[name], out / name) for name, h in weights.items() if name not in kept}
         for name in shards:
             (out / name).unlink(missing_ok=True)  # what lies there is not what it should be

@@ -34,7 +34,8 @@ WRITE_BYTES = 1 << 19
 
 PIECE_BYTES = 1 << 26
 ROWS_BYTES = 1 << 18
-"""How much one ``pwritev`` writes. Linux 6.18 on ext4 takes up to 5 times as long for megabytes of rows."""
+"""How much of ``rows`` is read at once, and how much one ``pwritev`` writes. Linux 6.18 on ext4 takes up to 5
+times as long for megabytes of rows."""
 
 MAX_VECTORS = 1024
 """How many buffers one ``pwritev`` takes on Linux and macOS (IOV_MAX)."""
@@ -55,7 +56,7 @@ class Piece:
             along the stream, for ``rows`` one entry of the first axis, else one byte (``copy``) or all bytes
             (``whole``).
         start, stop: The first row of the piece, and the row after the last.
-        step: How many rows are read, moved and written at a time.
+        step: How many rows are read, moved and written at a time; of ``rows`` all are in memory at once.
     """
 
     tensor: StoredTensor

@@ -147,8 +147,12 @@ def move_shards(
             return shard if shard is not None and shard.left else None
 
     def record(shard: Shard, total: int) -> None:
-        finished(shard, total)
-        shard.name()  # a file that has its name is recorded, and is not written again
+        try:
+            finished(shard, total)
+            shard.name()  # a file that has its name is recorded, and is not written again
+        except BaseException:
+            stopped.set()
+            raise
 
     def end(shard: Shard) -> None:
         records.append(recorder.submit(record, shard, shard.finish(g)))
