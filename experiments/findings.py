@@ -1,15 +1,16 @@
 """Render FINDINGS.md from findings.md.j2: python experiments/findings.py.
 
-Every figure of ours comes from a kept table (``reference/mini``, ``reference/real``), so that the text cannot
+Every figure of ours comes from a kept table (``reference/mini``, ``real``, ``toy``), so that the text cannot
 disagree with it. In the template a table's id is a function that selects rows by their columns (``real_c5``
-those of the profile real):
+and ``toy_b5`` those of other profiles):
 
 - ``{{ a5(steered, metric="retention") }}`` is the value of the one row that matches, to two digits;
 - ``.ci`` adds the 95 % interval, ``.range`` is the least to the most of several rows, ``.exponent`` is
   ``2.9e-3``, ``.value``, ``.low``, ``.high`` and ``.n`` are numbers; the filters ``short`` and ``three``
   print a number to two and three digits;
-- ``claim("a5.bd_over_sd")`` is the judged claim; ``paper("...")`` and ``unkept("...")`` mark what no table
-  has: a figure of the papers, and one of a run whose records are not kept.
+- ``claim("a5.bd_over_sd")`` is the judged claim, ``claim("b2.worst_tensor", "toy")`` that of another profile;
+  ``paper("...")`` and ``unkept("...")`` mark what no table has: a figure of the papers, and one of a run
+  whose records are not kept.
 """
 
 from __future__ import annotations
@@ -184,8 +185,14 @@ def deepest_needed(nats: float) -> float:
 
 
 def toys() -> list[dict[str, Any]]:
-    """Return what is kept of each trained toy: its steps and the least held-out accuracy of its heads."""
-    return [json.loads(p.read_text()) for p in sorted((REFERENCE / "toy" / "models").glob("*.json"))]
+    """Return what is kept of each trained toy: its name, its steps and its held-out accuracy."""
+    files = sorted((REFERENCE / "toy" / "models").glob("*.json"))
+    return [{"name": p.stem, **json.loads(p.read_text())} for p in files]
+
+
+def least_of(toy: Mapping[str, Any], head: str) -> float:
+    """Return the least accuracy of a head over the held-out splits, of one trained toy."""
+    return min(accuracy[head] for accuracy in toy["heldout_accuracy"].values())
 
 
 def claim(claim_id: str, profile: str = "mini") -> Figures:
@@ -208,7 +215,7 @@ def text_of(template: str) -> str:
     claims = kept("claims")
     run = claims[claims["verdict"] != "not run"]  # a claim of another profile's table is not run at this one
     environment.globals |= {"trial": trial, "deepest": deepest, "toys": toys()}
-    environment.globals |= {"decoy_cost": decoy_cost, "deepest_needed": deepest_needed}
+    environment.globals |= {"least_of": least_of, "decoy_cost": decoy_cost, "deepest_needed": deepest_needed}
     environment.globals |= {"claim": claim, "claims": run, "paper": str, "unkept": str}
     paragraphs = environment.from_string(template).render().strip().split("\n\n")
     return "\n\n".join(map(_wrapped, paragraphs)) + "\n"
