@@ -91,6 +91,15 @@ def test_other_gguf_files_are_refused(tmp_path):
     refused(tmp_path / "ints.gguf", ValueError, r"quantized tensors: direction.3 \(I32\)", out="o.gguf")
 
 
+def test_a_setting_that_is_no_text_is_named(tmp_path):
+    file = tmp_path / "v.gguf"
+    control_vector(file, direction_3=draw(D))
+    content = file.read_bytes()
+    hint = content.index(b"controlvector.model_hint") + len(b"controlvector.model_hint") + 4 + 8
+    file.write_bytes(content[:hint] + b"\x80" + content[hint + 1 :])
+    refused(file, ValueError, r"v.gguf is damaged: its setting controlvector.model_hint cannot", out="o.gguf")
+
+
 def test_a_damaged_length_is_no_endless_loop(tmp_path):
     file = tmp_path / "v.gguf"
     control_vector(file, direction_3=draw(D))

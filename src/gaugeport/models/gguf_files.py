@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from gaugeport.models.configs import reason
 from gaugeport.models.gguf_header import check_gguf
+from gaugeport.models.gguf_reader import open_gguf, setting_of
 from gaugeport.models.parameter_names import empty_model
 
 SUFFIX = ".gguf"
@@ -105,11 +106,11 @@ def describe_gguf(path: Path) -> dict[str, str]:
     Raises:
         ValueError: The file is damaged.
     """
-    reader = _reader(path)
-    licence = reader.fields.get("general.license")
+    reader = open_gguf(path)
+    licence = setting_of(reader, "general.license", path)
     types = Counter(t.tensor_type.name for t in reader.tensors if len(t.shape) > 1)
     return {
-        "licence": "" if licence is None else str(licence.contents()),
+        "licence": "" if licence is None else str(licence),
         "quantisation": types.most_common(1)[0][0] if types else "",
     }
 
@@ -126,16 +127,6 @@ def _check_sizes(path: Path) -> None:
         raise ValueError(
             f"{path} is damaged: it describes a model of {described} parameters, its tensors hold {stored}"
         )
-
-
-def _reader(path: Path) -> Any:
-    from gguf import GGUFReader
-
-    check_gguf(path)
-    try:
-        return GGUFReader(path)
-    except Exception as e:  # it reads a damaged file until something breaks
-        raise ValueError(f"{path} is damaged or not a GGUF file: {e}") from e
 
 
 def _read(loader: Any, path: Path, **options: Any) -> Any:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaugeport.models.gguf_header import check_gguf
-from gaugeport.utils.tensor_files import existing_file, first_line
+from gaugeport.models.gguf_reader import open_gguf, setting_of
+from gaugeport.utils.tensor_files import first_line
 
 ARCHITECTURE = "controlvector"
 FLOATS = ("F16", "F32", "F64")
@@ -28,9 +27,10 @@ def read_gguf_directions(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, is no control vector, or is quantized.
     """
-    reader = _reader(path)
+    reader = open_gguf(path)
+    settings = {name: setting_of(reader, name, path) for name in reader.fields}
     try:
-        architecture = reader.fields["general.architecture"].contents()
+        architecture = settings["general.architecture"]
         tensors = {t.name: torch.from_numpy(t.data.copy()) for t in reader.tensors}
         types = {t.name: t.tensor_type.name for t in reader.tensors}
     except Exception as e:  # a damaged file breaks in many places of the library
@@ -55,26 +55,17 @@ def write_gguf_directions(source: Path, tensors: Mapping[str, Tensor], out: Path
     """
     from gguf import GGUFValueType, GGUFWriter
 
-    reader = _reader(source)
+    reader = open_gguf(source)
     writer = GGUFWriter(out, ARCHITECTURE, endianess=reader.endianess)
     writer.data_alignment = int(reader.alignment)
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name != "general.architecture":
             is_list = field.types[0] == GGUFValueType.ARRAY
-            writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if is_list else None)
+            value = setting_of(reader, name, source)
+            writer.add_key_value(name, value, field.types[0], field.types[-1] if is_list else None)
     for name, t in tensors.items():
         writer.add_tensor(name, t.detach().contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _reader(path: Path) -> Any:
-    from gguf import GGUFReader
-
-    check_gguf(existing_file(path))
-    try:
-        return GGUFReader(path)
-    except Exception as e:  # it reads a damaged file until something breaks
-        raise ValueError(f"{path} is damaged or not a GGUF file: {first_line(e)}") from e
