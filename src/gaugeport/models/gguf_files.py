@@ -104,6 +104,7 @@ def describe_gguf(path: Path) -> dict[str, str]:
     matrices.
 
     Raises:
+        FileNotFoundError: The file does not exist.
         ValueError: The file is damaged.
     """
     reader = open_gguf(path)

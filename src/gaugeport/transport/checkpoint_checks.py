@@ -17,7 +17,7 @@ from torch import Tensor
 from gaugeport.groups import Orthogonal, SignedPermutation
 from gaugeport.models.safetensors_files import Header, StoredTensor, read_header
 from gaugeport.models.stored_tensors import FLOATS, fill
-from gaugeport.transport.checkpoint_moves import MAX_VECTORS, ROWS_BYTES, WRITE_BYTES, Piece, turns, word_sum
+from gaugeport.transport.checkpoint_moves import WRITE_BYTES, Piece, rows_per_write, turns, word_sum
 
 SAMPLE_BYTES = 4096
 READ_BYTES = 1 << 22
@@ -93,11 +93,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _checked_rows(piece: Piece) -> range:
     """Return the rows that are compared: one of every write."""
-    if piece.way == "rows":
-        per_write = min(MAX_VECTORS, ROWS_BYTES // piece.row_bytes)
-    else:
-        per_write = WRITE_BYTES // piece.row_bytes
-    return range(piece.start, piece.stop, max(1, per_write))
+    n = piece.row_bytes
+    per_write = rows_per_write(n) if piece.way == "rows" else max(1, WRITE_BYTES // n)
+    return range(piece.start, piece.stop, per_write)
 
 
 def _is_turned(piece: Piece, g: Orthogonal, source: int, target: int, start: int, stop: int) -> bool:

@@ -97,6 +97,8 @@ def _left_out_for(item: Path, folder: Path, indexed: str | None) -> str:
 def prepare_out(out: Path, command: Manifest, force: bool) -> Manifest:
     """Empty the output folder of an older model, or find what an interrupted run of the same command left.
 
+    A file that was recorded as done and has no name yet gets it; other unfinished files are removed.
+
     Args:
         out: The output folder.
         command: The manifest of a transport that begins.

@@ -173,7 +173,7 @@ class Mover:
             flips[self.g.perm, 0] = (self.g.sign < 0).to(bits) << (8 * dtype.itemsize - 1)
         origins = (self.g.perm * n).tolist()  # where each row of the target begins in memory
         in_words = n % 8 == 0 == piece.tensor.start % 8  # whole words move, and keep their sum
-        data, total, step = memory.numpy(), 0, max(1, ROWS_BYTES // n)
+        data, total, step = memory.numpy(), 0, rows_per_write(n)
         for k in range(0, piece.rows, step):  # signed and summed while they are in the cache
             block = slice(k * n, min(k + step, piece.rows) * n)
             fill(source, data[block].data, piece.offset(k), piece.tensor)
@@ -194,10 +194,15 @@ def write(file: int, data: memoryview, offset: int) -> None:
         done += os.pwrite(file, data[done : done + WRITE_BYTES], offset + done)
 
 
+def rows_per_write(nbytes: int) -> int:
+    """Return how many rows of so many bytes :func:`write_rows` writes at a time."""
+    return max(1, min(MAX_VECTORS, ROWS_BYTES // nbytes))
+
+
 def write_rows(file: int, rows: Sequence[memoryview], offset: int) -> None:
     """Write rows of one length one after the other at an offset of an open file."""
     n = len(rows[0])
-    per_call = max(1, min(MAX_VECTORS, ROWS_BYTES // n))
+    per_call = rows_per_write(n)
     for k in range(0, len(rows), per_call):
         group = rows[k : k + per_call]
         written = os.pwritev(file, group, offset + k * n)

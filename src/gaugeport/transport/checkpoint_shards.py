@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class Shard:
             raise ValueError(f"{self.header.file} has changed while it was read: give the command again")
         return self._sum
 
-    def name(self) -> None:
+    def give_name(self) -> None:
         """Give the written file its final name."""
         os.replace(self._temporary, self.target)
 
@@ -147,15 +148,11 @@ def move_shards(
             return shard if shard is not None and shard.left else None
 
     def record(shard: Shard, total: int) -> None:
-        try:
-            finished(shard, total)
-            shard.name()  # a file that has its name is recorded, and is not written again
-        except BaseException:
-            stopped.set()
-            raise
+        finished(shard, total)
+        shard.give_name()  # a file that has its name is recorded, and is not written again
 
     def end(shard: Shard) -> None:
-        records.append(recorder.submit(record, shard, shard.finish(g)))
+        records.append(recorder.submit(or_stop, record, shard, shard.finish(g)))
 
     def work() -> None:
         mover = Mover(g)
@@ -169,9 +166,9 @@ def move_shards(
                 if was_last:
                     end(shard)
 
-    def work_or_stop() -> None:
+    def or_stop(task: Callable[..., None], *given: Any) -> None:
         try:
-            work()
+            task(*given)
         except BaseException:
             stopped.set()
             raise
@@ -180,7 +177,7 @@ def move_shards(
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     recorder = ThreadPoolExecutor(1)
     try:
-        for running in [pool.submit(work_or_stop) for _ in range(workers)]:
+        for running in [pool.submit(or_stop, work) for _ in range(workers)]:
             running.result()
         for recorded in records:
             recorded.result()
