@@ -1,5 +1,6 @@
 """Test cohorts of Dyck-3 models: frozen boundaries, resumed runs, the stop rule and bad settings."""
 
+import dataclasses
 import re
 import shutil
 
@@ -68,8 +69,9 @@ def short_schedule(steps, weight_decay=0.0):
     )
 
 
-def test_resumed_run_ends_with_weights_of_uninterrupted_run(tmp_path):
-    schedule = short_schedule(steps=9, weight_decay=0.01)
+@pytest.mark.parametrize("l1", [0.0, 0.1])
+def test_resumed_run_ends_with_weights_of_uninterrupted_run(tmp_path, l1):
+    schedule = dataclasses.replace(short_schedule(steps=9, weight_decay=0.01), l1=l1)
     data = TrainingStrings(9, 4, 18, 20, seed=1)
     whole, resumed, other = tiny(), tiny(), tiny()
     train(whole, data, tmp_path / "whole", schedule, 0, keep=None)
