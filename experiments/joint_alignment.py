@@ -1,13 +1,11 @@
 """Make table b10: one rotation for weights and activations, by Cayley with Adam and exactly."""
 
-import re
-
 import numpy as np
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.judged import judged
-from gaugeport.pipeline.report.render import scientific
+from gaugeport.pipeline.report.render import interval, scientific
 from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = "b10 One rotation for weights and activations: the exact front, and Cayley with Adam"
@@ -51,10 +49,10 @@ def pivot(table):
             continue
         by_metric = part.drop_duplicates("metric").set_index("metric")
         line = {"cohort": cohort, "λ": lam, "method": method, "start": start}
+        largest = by_metric.loc["weight_max_mse"]
+        line["P"] = _in_thresholds(*largest[["value", "ci_low", "ci_high"]])
         for metric, name in (
-            ("weight_max_mse", "P"),
             ("weight_global_mse", "weights, pooled"),
-            ("activation_nmse", "activations"),
             ("from_weights", "‖R − R_w‖"),
             ("from_activations", "‖R − R_a‖"),
             ("determinant", "determinant"),
@@ -63,44 +61,48 @@ def pivot(table):
         ):
             row = by_metric.loc[metric]
             line[name] = scientific(row["value"], row["ci_low"], row["ci_high"])
+        line["activations"] = interval(*by_metric.loc["activation_nmse", ["value", "ci_low", "ci_high"]])
         path = select(means, {"cohort": cohort, "lam": lam, "method": "geodesic"}).set_index("metric")[
             "value"
         ]
         line |= {"barrier": f"{path['barrier']:.1e}", "same determinant": f"{path['same_component']:.2f}"}
         line["cost of the other"] = f"{path['determinant_cost']:.1e}"
-        paper = by_metric.at["weight_max_mse", "paper"]
-        lines.append(
-            {**line, "paper's P": "–" if pd.isna(paper) else f"{paper:.3f}", "n": int(by_metric["n"].max())}
-        )
+        line |= {"paper's P": _in_thresholds(largest["paper"]), "n": int(by_metric["n"].max())}
+        lines.append({**line, "best start": by_metric.at["objective", "value"]})
     wide = pd.DataFrame(lines)
+    least = wide.groupby(["cohort", "λ", "method"])["best start"].transform("min")
+    wide["best start"] = (wide["best start"] == least).map({True: "yes", False: "no"})
     keys = [wide["cohort"], wide["λ"].map(float), wide["method"].map(order), wide["start"]]
     return wide.loc[np.lexsort([k.to_numpy() for k in reversed(keys)])].reset_index(drop=True)
 
 
 def summary(wide):
     """Return, for each cohort and λ, what lies between the two optima, and where the best of Adam ends."""
-    adam = wide[wide["method"] == "cayley"].assign(objective=lambda t: t["objective"].map(_first))
-    best = adam.loc[adam.groupby(["cohort", "λ"])["objective"].idxmin()].set_index(["cohort", "λ"])
+    adam = wide[wide["method"] == "cayley"]
+    best = adam[adam["best start"] == "yes"].drop_duplicates(["cohort", "λ"]).set_index(["cohort", "λ"])["P"]
     paper = adam[adam["start"] == "weights"].set_index(["cohort", "λ"])["paper's P"]
     exact = wide[(wide["method"] == "exact") & (wide["start"] == "global")]
     lines = []
-    for (cohort, lam), row in exact.set_index(["cohort", "λ"]).iterrows():
-        line = {"cohort": cohort, "λ": lam, "barrier": row["barrier"], "same": row["same determinant"]}
-        line |= {"other": row["cost of the other"], "P": _in_thresholds(row["P"])}
-        line |= {"Adam": _in_thresholds(best.at[(cohort, lam), "P"]).partition(" ")[0]}
-        line["paper"] = _in_thresholds(paper[cohort, lam])
-        lines.append({**line, "activations": f"{_first(row['activations']):.3f}", "n": row["n"]})
+    for at, row in exact.set_index(["cohort", "λ"]).iterrows():
+        line = dict(zip(("cohort", "λ"), at, strict=True))
+        line |= {"barrier": row["barrier"], "same": row["same determinant"]}
+        line |= {"other": row["cost of the other"], "P": row["P"]}
+        line |= {"Adam": _mean_of(best[at]), "paper": paper[at]}
+        lines.append({**line, "activations": _mean_of(row["activations"]), "n": row["n"]})
     return pd.DataFrame(lines)
 
 
-def _first(cell):
-    """Return the value of a cell, without its interval."""
-    return float(cell.partition(" [")[0])
+def _mean_of(cell):
+    """Return a cell without its interval."""
+    return cell.partition(" [")[0]
 
 
-def _in_thresholds(cell):
-    """Return a cell of Bar P in units of its threshold."""
-    return re.sub(r"-?[\d.]+(e[-+]\d+)?", lambda m: f"{float(f'{float(m[0]) / THRESHOLD:.2g}'):g}", cell)
+def _in_thresholds(value, low=float("nan"), high=float("nan")):
+    """Return a cell of Bar P in units of its threshold, with its interval where there is one."""
+    mean, *ends = [f"{float(f'{x / THRESHOLD:.2g}'):g}" for x in (value, low, high)]
+    if pd.isna(value):
+        return "–"
+    return mean if pd.isna(low) else f"{mean} [{ends[0]}, {ends[1]}]"
 
 
 def plot(table):

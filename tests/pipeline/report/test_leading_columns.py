@@ -1,7 +1,6 @@
 """What leads tables b1, b9 and b10: the depth that a decoy leaves alone, whose SAE a line is of, and what
 lies between two optima."""
 
-import pandas as pd
 import pytest
 
 from gaugeport.pipeline.paths import experiment_module
@@ -31,29 +30,52 @@ def test_b1_shows_the_share_of_the_deepest_positions_as_the_mean_over_splits():
     assert shown["setting"][0] == "running" and shown["paper's B"][0] == "–", "the paper has no such row"
 
 
+def b10(largest, best="weights", seeds=(0, 1)):
+    """Return the wide table of pairs whose largest mean squared difference at the exact optimum is given."""
+    records = []
+    for seed in seeds:
+        at = {"cohort": "A", "lam": "0"}
+        rows = [
+            {**at, "method": "geodesic", "start": "", "metric": metric, "value": value}
+            for metric, value in (("barrier", 0.0), ("same_component", 1.0), ("determinant_cost", 1e-3))
+        ]
+        for method, start in (("exact", "global"), ("cayley", "weights"), ("cayley", "identity")):
+            is_best = start in (best, "global")
+            values = {
+                "weight_max_mse": largest[seed] if method == "exact" else 0.005 if is_best else 0.009,
+                "activation_nmse": 0.55,
+                "objective": 0.1 if is_best else 0.3,
+            }
+            for metric in (
+                *values,
+                "weight_global_mse",
+                "from_weights",
+                "from_activations",
+                "determinant",
+                "excess",
+            ):
+                line = {"method": method, "start": start, "metric": metric, "value": values.get(metric, 1.0)}
+                rows.append({**at, **line})
+        config = {
+            "profile": "mini", "setting": "default", "seed": seed, "model": {"name": "dyck3"},
+            "gauge": "orthogonal", "matcher": "procrustes", "route": "endpoint",
+        }  # fmt: skip
+        records.append(Record(str(seed), "joint_alignment", config, rows, 1.0, {}, 1))
+    module = experiment_module("joint_alignment")
+    return module.pivot(module.tabulate(records))
+
+
 @pytest.mark.parametrize("best", ["weights", "identity"])
 def test_b10_leads_with_what_lies_between_the_optima_and_counts_in_thresholds(best):
-    path = {"barrier": "0.0e+00", "same determinant": "0.60", "cost of the other": "1.0e-03", "n": 5}
-    exact = {
-        "P": "4.86e-03 [3.70e-03, 6.02e-03]",
-        "activations": "5.50e-01 [5e-01, 6e-01]",
-        "objective": "0.1",
-    }
-    lines = [{"method": "exact", "start": "global", "paper's P": "–", **exact}]
-    for start in ("weights", "identity"):
-        P, loss = ("5.00e-03 [4e-03, 6e-03]", "1.0e-01 [0.1, 0.2]") if start == best else ("9.00e-03", "0.3")
-        paper = "0.280" if start == "weights" else "–"
-        lines.append(
-            {**exact, "method": "cayley", "start": start, "paper's P": paper, "P": P, "objective": loss}
-        )
-    wide = pd.DataFrame([{"cohort": "A", "λ": "0", **path, **line} for line in lines])
-    (row,) = experiment_module("joint_alignment").summary(wide).to_dict("records")
+    (row,) = experiment_module("joint_alignment").summary(b10([0.0049, 0.0049], best)).to_dict("records")
     assert list(row)[:5] == ["cohort", "λ", "barrier", "same", "other"]
-    assert row["P"] == "49 [37, 60]" and row["Adam"] == "50" and row["activations"] == "0.550"
-    assert row["paper"] == "2800"
-    near = wide.assign(P="1.4e-04 [6e-05, 2.2e-04]")
-    (row,) = experiment_module("joint_alignment").summary(near).to_dict("records")
-    assert row["P"] == "1.4 [0.6, 2.2]", "whether it passes is visible"
+    assert row["P"] == "49 [49, 49]" and row["Adam"] == "50" and row["activations"] == "0.550"
+    assert row["paper"] == "2800" and row["n"] == 2
+
+
+def test_b10_shows_whether_bar_p_passes():
+    (row,) = experiment_module("joint_alignment").summary(b10([1.3e-4, 1.5e-4])).to_dict("records")
+    assert row["P"] == "1.4 [0.13, 2.7]", "half a width: 12.7 (Student, one degree) × 0.1"
 
 
 def test_b9_names_the_sae_of_every_line():
