@@ -4,6 +4,8 @@ import json
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from gaugeport.utils.files import atomic_file, atomic_folder, check_apart, check_new, write_json, write_text
 
@@ -119,3 +121,35 @@ def test_a_result_lies_apart_from_its_source(tmp_path, out, what):
     with pytest.raises(ValueError, match=f"{what} the source .*a; expected a place apart"):
         check_apart(tmp_path / out, tmp_path / "a")
     check_apart(tmp_path / "ab", tmp_path / "a")
+
+
+@pytest.fixture
+def group_may_read():
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def mode_of(path):
+    return path.stat().st_mode & 0o777
+
+
+def test_tensors_are_readable_by_those_whom_the_umask_allows(tmp_path, group_may_read):
+    tensors = {"a": torch.zeros(2)}
+    with atomic_file(tmp_path / "g.safetensors") as temporary:
+        assert not temporary.exists(), "a writer that fails to write leaves nothing"
+        save_file(tensors, temporary)
+    with atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "deep").mkdir()
+        save_file(tensors, temporary / "deep" / "model.safetensors")
+        (temporary / "token").touch(mode=0o600)
+    assert mode_of(tmp_path / "g.safetensors") == 0o640
+    assert mode_of(tmp_path / "model" / "deep" / "model.safetensors") == 0o640
+    assert mode_of(tmp_path / "model" / "token") == 0o600, "other files keep the mode they were given"
+
+
+def test_a_link_s_target_keeps_its_mode(tmp_path):
+    (tmp_path / "mine.safetensors").touch(mode=0o600)
+    with atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "model.safetensors").symlink_to(tmp_path / "mine.safetensors")
+    assert mode_of(tmp_path / "mine.safetensors") == 0o600

@@ -1,6 +1,7 @@
 """Write files and folders atomically: no reader sees a half-written one, and a crash keeps the old one.
 
-Everything is written under a temporary name in the same folder and renamed at the end.
+Everything is written under a temporary name in the same folder and renamed at the end. Those whom the
+user's umask allows can read it: safetensors by itself writes for the owner alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise FileExistsError(f"{path} is {'a folder' if path.is_dir() else 'not a file'}; name a file")
     temporary = _temporary(path)
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
+        if path.suffix == ".safetensors":
+            temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -44,6 +50,7 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
     replaced = temporary.with_suffix(".replaced")
     try:
         yield temporary
+        follow_umask(temporary)
         check_new(path, force)
         if path.exists():
             os.replace(path, replaced)
@@ -56,6 +63,14 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the ``.safetensors`` files below a new folder the mode of a new file: safetensors says 0600."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*.safetensors"):
+        if not file.is_symlink():
+            file.chmod(mode)
 
 
 def expanded(path: str | Path) -> Path:

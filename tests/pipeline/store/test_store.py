@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from gaugeport.pipeline.store.store import Store, digest, digest_files, manifest
 from gaugeport.utils.files import write_json
@@ -30,6 +32,15 @@ def test_stage_is_built_once_and_reused(tmp_path):
     assert first == again and len(built) == 1
     assert manifest(first)["config"] == {"k": 1} and manifest(first)["files"] == {"x.txt": 1}
     assert not store.path("thing", {"k": 2}).exists()
+
+
+def test_tensors_of_a_stage_are_readable_by_those_whom_the_umask_allows(tmp_path):
+    built = Store(tmp_path).ensure(
+        "model", {"a": 1}, lambda folder: save_file({"w": torch.ones(2)}, folder / "w.safetensors")
+    )
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    assert (built / "w.safetensors").stat().st_mode == ordinary.stat().st_mode
 
 
 def test_failed_build_leaves_nothing_under_final_name(tmp_path):

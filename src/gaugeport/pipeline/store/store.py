@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from gaugeport.pipeline.store.versions import versions
-from gaugeport.utils.files import write_json
+from gaugeport.utils.files import follow_umask, write_json
 
 MANIFEST = "manifest.json"
 SOURCE = "source.json"
@@ -126,6 +126,7 @@ class Store:
             partial.mkdir(exist_ok=True)
             began = time.monotonic()
             build(partial)
+            follow_umask(partial)
             manifest = {
                 "kind": kind,
                 "config": config,
