@@ -13,7 +13,7 @@ CAPTION = (
     "Integrated: by integrated gradients; patching: by attribution patching. "
     "Pearson correlation r of predicted with measured effects of mean ablation: of the toy's ten "
     "components, and of every block of the language models, ablating the whole stream behind it or its "
-    "update alone."
+    "update alone. < 0: on how many seeds patching's r is negative."
 )
 DETAILS = (
     "Effects are rises of the mean loss, in nats. Completeness error: the largest difference of "
@@ -45,6 +45,9 @@ def paper_pearson(predictor):
 def tabulate(records):
     """Return every measurement, the means over seeds with the paper's figures, and the judged claims."""
     rows = tidy("b3", records, extra=EXTRA).assign(group=None, matcher=None, route=None)
+    below = select(rows, {"metric": "predictor_pearson"})
+    below = below.assign(metric="predictor_negative", value=(below["value"] < 0).astype(float))
+    rows = pd.concat([rows, below], ignore_index=True)
     means = aggregate(rows, EXTRA)
     correlations = means["metric"] == "predictor_pearson"
     toy, language = correlations & (means["cohort"] == "A"), correlations & (means["ablated"] == "stream")
@@ -85,12 +88,11 @@ def summary(wide):
         "ablated": "ablated",
         "r, integrated gradients": "integrated",
         "r, attribution patching": "patching",
+        "patching < 0": "< 0",
         "paper's r": "paper",
-        "seed": "n",
     }
     shown = rows[list(columns)].rename(columns=columns).replace(r" \(of its six rows\)", "", regex=True)
     shown["paper"] = shown["paper"].str.replace("negative in 3 of 5", "3 of 5 < 0")
-    shown["n"] = shown["n"].str.removeprefix("mean of ")
     return shown.assign(integrated=shown["integrated"].str.partition(" [")[0])
 
 
@@ -136,9 +138,13 @@ def _ablations(frame):
 def _line(part):
     line = {}
     for predictor, name in NAMES.items():
+        digits = 4 if predictor == "integrated_gradients" else 3
         line[f"r, {name}"] = cell(
-            select(part, {"metric": "predictor_pearson", "predictor": predictor}), digits=4
+            select(part, {"metric": "predictor_pearson", "predictor": predictor}), digits=digits
         )
+    line["patching < 0"] = _count(
+        select(part, {"metric": "predictor_negative", "predictor": "attribution_patching"})
+    )
     line["paper's r"] = _paper(select(part, {"metric": "predictor_pearson"}))
     for predictor, name in NAMES.items():
         share = select(part, {"metric": "predicted_share", "predictor": predictor})
@@ -149,6 +155,14 @@ def _line(part):
             scientific(*selected[["value", "ci_low", "ci_high"]].iloc[0]) if len(selected) else "–"
         )
     return line
+
+
+def _count(shares):
+    """Return of how many seeds something holds, ``3 of 5``."""
+    if shares.empty:
+        return "–"
+    seeds = shares["n"].fillna(1).iloc[0]
+    return f"{shares['value'].iloc[0] * seeds:.0f} of {seeds:.0f}"
 
 
 def _paper(correlations):

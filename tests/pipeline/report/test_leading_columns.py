@@ -1,5 +1,5 @@
-"""What leads tables b1, b9 and b10: the depth that a decoy leaves alone, whose SAE a line is of, and what
-lies between two optima."""
+"""What leads tables b1, b3, b9 and b10: the depth that a decoy leaves alone, how many seeds have the wrong
+sign, whose SAE a line is of, and what lies between two optima."""
 
 import pytest
 
@@ -76,6 +76,24 @@ def test_b10_leads_with_what_lies_between_the_optima_and_counts_in_thresholds(be
 def test_b10_shows_whether_bar_p_passes():
     (row,) = experiment_module("joint_alignment").summary(b10([1.3e-4, 1.5e-4])).to_dict("records")
     assert row["P"] == "1.4 [0.13, 2.7]", "half a width: 12.7 (Student, one degree) × 0.1"
+
+
+def test_b3_counts_the_seeds_on_which_patching_has_the_wrong_sign():
+    records = []
+    for seed, patching in enumerate((-0.5, 0.3, -0.2)):
+        rows = [
+            {"cohort": "A", "predictor": predictor, "metric": "predictor_pearson", "value": value}
+            for predictor, value in (("integrated_gradients", 0.9), ("attribution_patching", patching))
+        ]
+        rows.append({"cohort": "A", "metric": "cross_entropy", "value": 1.0})
+        config = {
+            "profile": "mini", "setting": "default", "seed": seed, "model": {"name": "dyck3"},
+            "gauge": "identity", "matcher": "none", "route": "endpoint",
+        }  # fmt: skip
+        records.append(Record(str(seed), "patching", config, rows, 1.0, {}, 1))
+    module = experiment_module("ig_vs_ap")
+    (row,) = module.summary(module.pivot(module.tabulate(records))).to_dict("records")
+    assert row["< 0"] == "2 of 3" and row["paper"] == "0.9997 vs 3 of 5 < 0"
 
 
 def test_b9_names_the_sae_of_every_line():
