@@ -90,6 +90,11 @@ class Figures:
         return int(self._number("n"))
 
     @property
+    def count(self) -> str:
+        """Of how many seeds something holds whose share is the value: ``3 of 5``."""
+        return f"{self.value * self.n:.0f} of {self.n}"
+
+    @property
     def verdict(self) -> str:
         """The verdict of a claim."""
         return str(self.rows["verdict"].iloc[0])

@@ -1,6 +1,7 @@
 """Tiny models are faster on one thread, and far faster where cores are shared."""
 
 import gc
+import os
 
 import pytest
 import torch
@@ -19,6 +20,14 @@ def what_is_imported_stays():
     """Trainer collects garbage whenever it ends: a third of a second through all that is imported."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def group_may_read():
+    """New files get the mode 0640, which neither a careless default nor safetensors gives."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
 
 
 LONGEST_FIRST = (

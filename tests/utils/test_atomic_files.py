@@ -123,13 +123,6 @@ def test_a_result_lies_apart_from_its_source(tmp_path, out, what):
     check_apart(tmp_path / "ab", tmp_path / "a")
 
 
-@pytest.fixture
-def group_may_read():
-    before = os.umask(0o027)
-    yield
-    os.umask(before)
-
-
 def mode_of(path):
     return path.stat().st_mode & 0o777
 
@@ -143,12 +136,15 @@ def test_tensors_are_readable_by_those_whom_the_umask_allows(tmp_path, group_may
         (temporary / "deep").mkdir()
         save_file(tensors, temporary / "deep" / "model.safetensors")
         (temporary / "token").touch(mode=0o600)
+        (temporary / "kept.safetensors").touch(mode=0o440)
+        (temporary / "folder.safetensors").mkdir()
     assert mode_of(tmp_path / "g.safetensors") == 0o640
     assert mode_of(tmp_path / "model" / "deep" / "model.safetensors") == 0o640
-    assert mode_of(tmp_path / "model" / "token") == 0o600, "other files keep the mode they were given"
+    modes = {path.name: mode_of(path) for path in (tmp_path / "model").iterdir() if path.name != "deep"}
+    assert modes == {"token": 0o600, "kept.safetensors": 0o440, "folder.safetensors": 0o750}
 
 
-def test_a_link_s_target_keeps_its_mode(tmp_path):
+def test_a_link_s_target_keeps_its_mode(tmp_path, group_may_read):
     (tmp_path / "mine.safetensors").touch(mode=0o600)
     with atomic_folder(tmp_path / "model") as temporary:
         (temporary / "model.safetensors").symlink_to(tmp_path / "mine.safetensors")

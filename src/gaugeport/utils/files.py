@@ -66,10 +66,10 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
 
 
 def follow_umask(folder: Path) -> None:
-    """Give the ``.safetensors`` files below a new folder the mode of a new file: safetensors says 0600."""
+    """Give ``.safetensors`` files below a new folder that are of mode 0600 the mode of a new file."""
     mode = folder.stat().st_mode & 0o666
     for file in folder.rglob("*.safetensors"):
-        if not file.is_symlink():
+        if file.is_file() and not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600:
             file.chmod(mode)
 
 

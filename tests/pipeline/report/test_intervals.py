@@ -95,5 +95,18 @@ def test_jackknife_of_sums_is_students_interval_of_the_seeds():
 def test_pairs_that_all_share_a_seed_are_values_of_the_other():
     star = {(0, 1): 0.1, (0, 2): 0.4, (0, 3): 0.2}
     assert pairs_interval_of("accuracy", star) == t_interval([0.1, 0.4, 0.2])
-    with pytest.raises(ValueError, match="one seed is in all of the pairs"):
+    with pytest.raises(ValueError, match=r"expected every pair of three seeds or more, got \[\(0, 1\), "):
         jackknife_interval(star)
+
+
+def test_three_seeds_that_are_compared_with_none_are_no_pairs():
+    assert pairs_interval_of("accuracy", {(0, 0): 0.1, (0, 1): 0.4, (0, 2): 0.2}) == t_interval(
+        [0.1, 0.4, 0.2]
+    )
+
+
+def test_pairs_of_an_incomplete_design_count_where_they_share_the_commonest_seed():
+    """One stray pair must not turn four seeds, too few for a verdict, into five."""
+    star = {(0, 1): 0.1, (0, 2): 0.4, (0, 3): 0.2, (0, 4): 0.3}
+    assert pairs_interval_of("accuracy", {**star, (1, 4): 9.0}) == t_interval(list(star.values()))
+    assert pairs_interval_of("accuracy", {(0, 1): 9.0, (1, 2): 0.1, (2, 3): 0.3}) == t_interval([9.0, 0.1])

@@ -73,14 +73,16 @@ def short_schedule(steps, weight_decay=0.0):
 def test_resumed_run_ends_with_weights_of_uninterrupted_run(tmp_path, l1):
     schedule = dataclasses.replace(short_schedule(steps=9, weight_decay=0.01), l1=l1)
     data = TrainingStrings(9, 4, 18, 20, seed=1)
-    whole, resumed, other = tiny(), tiny(), tiny()
+    whole, resumed, other, free = tiny(), tiny(), tiny(), tiny()
     train(whole, data, tmp_path / "whole", schedule, 0, keep=None)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoint-9")
     train(resumed, data, tmp_path / "cut", schedule, 0, keep=None)
     train(other, TrainingStrings(9, 4, 18, 20, seed=2), tmp_path / "other", schedule, 0, keep=None)
+    train(free, data, tmp_path / "free", dataclasses.replace(schedule, l1=0.0), 0, keep=None)
     for name, p in whole.named_parameters():
         assert torch.equal(p, resumed.get_parameter(name)), name
+    assert torch.equal(whole.lm_head.weight, free.lm_head.weight) == (not l1)
     assert not torch.equal(whole.lm_head.weight, other.lm_head.weight)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,12 +36,12 @@ def interval_of(metric: str, values: Sequence[float]) -> Interval:
 def pairs_interval_of(metric: str, values: Mapping[Pair, float]) -> Interval:
     """Return the mean of a metric over pairs of seeds and its interval; n is the number of seeds.
 
-    Where all pairs share a seed, they vary the other alone: the interval is that of :func:`interval_of` over
-    the others, given the seed that they share. Else it is :func:`jackknife_interval`, of correlations taken
-    of z = artanh r.
+    Where all pairs of some seeds are there it is :func:`jackknife_interval`, of correlations taken of
+    z = artanh r. Else only the pairs count that have one seed in common, the one in most pairs (the lowest of
+    several): the interval is that of :func:`interval_of` over the others, given the seed that they share.
     """
-    if _one_in_all(values):
-        return interval_of(metric, list(values.values()))
+    if not _every_pair_is_there(values):
+        return interval_of(metric, list(_with_one_seed(values).values()))
     if not is_correlation(metric) or not all(abs(r) < 1 for r in values.values()):
         return jackknife_interval(values)
     mean, low, high, n = jackknife_interval({pair: float(np.arctanh(r)) for pair, r in values.items()})
@@ -54,19 +56,17 @@ def jackknife_interval(values: Mapping[Pair, float], level: float = LEVEL) -> In
     are seeds. Source: Arvesen (1969), jackknifing U-statistics.
 
     Args:
-        values: Pair of seeds -> value. Every seed has to be missing in some pair.
+        values: Pair of seeds -> value, for every pair of at least three seeds.
         level: Of the interval.
 
     Returns:
         Mean, ends, and the number of seeds.
 
     Raises:
-        ValueError: A seed is in all pairs.
+        ValueError: Some pair is not there.
     """
-    if _one_in_all(values):
-        raise ValueError(
-            f"one seed is in all of the pairs {sorted(values)}: there is none to leave it out of"
-        )
+    if not _every_pair_is_there(values):
+        raise ValueError(f"expected every pair of three seeds or more, got {sorted(values)}")
     seeds = sorted({seed for pair in values for seed in pair})
     n, mean = len(seeds), float(np.mean(list(values.values())))
     without = [np.mean([v for pair, v in values.items() if seed not in pair]) for seed in seeds]
@@ -75,9 +75,18 @@ def jackknife_interval(values: Mapping[Pair, float], level: float = LEVEL) -> In
     return mean, mean - half, mean + half, n
 
 
-def _one_in_all(values: Mapping[Pair, float]) -> bool:
-    """Return whether a seed is in all pairs."""
-    return not values or bool(set.intersection(*(set(pair) for pair in values)))
+def _every_pair_is_there(values: Mapping[Pair, float]) -> bool:
+    """Return whether the pairs are all those of three seeds or more."""
+    seeds = {seed for pair in values for seed in pair}
+    every = {frozenset(pair) for pair in itertools.combinations(seeds, 2)}
+    return len(seeds) > 2 and {frozenset(pair) for pair in values} == every
+
+
+def _with_one_seed(values: Mapping[Pair, float]) -> dict[Pair, float]:
+    """Return the pairs of the seed that is in most of them, of several such the lowest."""
+    count = Counter(seed for pair in values for seed in pair)
+    shared = min(count, key=lambda seed: (-count[seed], seed))
+    return {pair: value for pair, value in values.items() if shared in pair}
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:

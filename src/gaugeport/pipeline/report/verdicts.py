@@ -36,8 +36,8 @@ def judge(claim: Claim, values: Mapping[Pair, float], profile: str) -> tuple[str
 
     Args:
         claim: The claim.
-        values: Its difference, by anchor and seed. Where all are compared with one anchor the unit is the
-            other seed, else each of the seeds (:func:`~.intervals.jackknife_interval`).
+        values: Its difference, by anchor and seed. Where all pairs of some seeds are there the unit is each
+            of the seeds, else the other seed of pairs that share one (:func:`~.intervals.pairs_interval_of`).
         profile: ``mini``, ``paper``, ...; only at :data:`FIGURES_COUNT` is a figure compared with the
             paper's.
 
@@ -55,7 +55,8 @@ def judge(claim: Claim, values: Mapping[Pair, float], profile: str) -> tuple[str
     beyond = [sign * (v - claim.null_value) for v in (mean, low, high)]
     if claim.counted:
         hits = [sign * (v - claim.null_value) > 0 for (a, _), v in values.items() if a == min(values)[0]]
-        beyond = [v - 0.5 for v in share_interval(hits)[:3]]
+        *share, n = share_interval(hits)
+        beyond = [v - 0.5 for v in share]
     if claim.by_construction and beyond[0] > 0 and (n < DECLARED_UNITS or min(beyond[1:]) > 0):
         return "by construction", mean, low, high, n
     if n < DECLARED_UNITS:
