@@ -6,6 +6,11 @@ import pytest
 from gaugeport.pipeline.paths import experiment_module
 from gaugeport.pipeline.store.records import Record
 
+CONFIG = {
+    "profile": "mini", "setting": "default", "model": {"name": "dyck3"}, "gauge": "orthogonal",
+    "matcher": "procrustes", "route": "endpoint",
+}  # fmt: skip
+
 
 def test_b1_shows_the_share_of_the_deepest_positions_as_the_mean_over_splits():
     rows = [
@@ -56,11 +61,7 @@ def b10(largest, best="weights", seeds=(0, 1)):
             ):
                 line = {"method": method, "start": start, "metric": metric, "value": values.get(metric, 1.0)}
                 rows.append({**at, **line})
-        config = {
-            "profile": "mini", "setting": "default", "seed": seed, "model": {"name": "dyck3"},
-            "gauge": "orthogonal", "matcher": "procrustes", "route": "endpoint",
-        }  # fmt: skip
-        records.append(Record(str(seed), "joint_alignment", config, rows, 1.0, {}, 1))
+        records.append(Record(str(seed), "joint_alignment", {**CONFIG, "seed": seed}, rows, 1.0, {}, 1))
     module = experiment_module("joint_alignment")
     return module.pivot(module.tabulate(records))
 
@@ -86,11 +87,7 @@ def test_b3_counts_the_seeds_on_which_patching_has_the_wrong_sign():
             for predictor, value in (("integrated_gradients", 0.9), ("attribution_patching", patching))
         ]
         rows.append({"cohort": "A", "metric": "cross_entropy", "value": 1.0})
-        config = {
-            "profile": "mini", "setting": "default", "seed": seed, "model": {"name": "dyck3"},
-            "gauge": "identity", "matcher": "none", "route": "endpoint",
-        }  # fmt: skip
-        records.append(Record(str(seed), "patching", config, rows, 1.0, {}, 1))
+        records.append(Record(str(seed), "patching", {**CONFIG, "seed": seed}, rows, 1.0, {}, 1))
     module = experiment_module("ig_vs_ap")
     (row,) = module.summary(module.pivot(module.tabulate(records))).to_dict("records")
     assert row["< 0"] == "2 of 3" and row["paper"] == "0.9997 vs 3 of 5 < 0"
