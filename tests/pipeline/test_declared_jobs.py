@@ -1,7 +1,7 @@
 """Ids of jobs and keys of stages are hashes of their configs: a change of either orphans every stored record
 and stage.
 
-``declared_jobs.txt`` holds those of every declared job at the mini, smoke and toy profiles. Where a change is
+``declared_jobs.txt`` holds those of every declared job at the profiles below. Where a change is
 meant (a new table, a new setting), write the file anew: ``python tests/pipeline/test_declared_jobs.py``.
 """
 
@@ -17,7 +17,7 @@ from gaugeport.pipeline.store.store import Store, digest
 from gaugeport.pipeline.tasks.registry import stage_keys
 
 KEPT = Path(__file__).with_name("declared_jobs.txt")
-PROFILES = ("mini", "smoke", "toy")
+PROFILES = ("mini", "smoke", "toy", "real")
 
 
 def declared(profile):

@@ -14,8 +14,8 @@ from gaugeport.streams.massive import MASSIVE_NORM, leave_out_massive, massive_t
 from gaugeport.transport import transport_model
 
 D, LOUD = 32, 63
-PLACES = ((1, 5), (2, 0), (3, 0))
-"""Row and position of the massive tokens: one in mid-row, two at the start of rows."""
+PLACES = ((1, 5), (2, 0), (2, 1), (3, 0))
+"""Row and position of the massive tokens: one in mid-row, two at the start of a row, one of another."""
 
 
 def gen(seed):
@@ -103,10 +103,10 @@ def test_evidence_is_that_of_the_ordinary_tokens():
         clean = first.merge(second).correlation()
         assert torch.allclose(found[site].correlation(), clean, atol=1e-6)
         assert (kept[site].correlation() - clean).abs().max() > 0.1
-        assert (found[site].left_out, kept[site].left_out) == (6, 0)
-        assert found[site].n + 6 == kept[site].n == 120
+        assert (found[site].left_out, kept[site].left_out) == (8, 0)
+        assert found[site].n + 8 == kept[site].n == 120
     stored = Moments.from_tensors(found["block0"].tensors())
-    assert stored.left_out == 6 and stored.n == 114
+    assert stored.left_out == 8 and stored.n == 112
 
 
 def test_evidence_leaves_out_what_is_massive_in_either_model():
@@ -114,7 +114,7 @@ def test_evidence_leaves_out_what_is_massive_in_either_model():
     found = pair_moments(models, [("a", "b")], [one], ["block0"], skip_first=0)["a", "b"]["block0"]
     clean = moments_without(models.values(), one, "block0", LOUD, 59)
     assert torch.equal(found.cross, clean.cross)
-    assert found.left_out == int(torch.isin(one["input_ids"], torch.tensor([LOUD, 59])).sum()) > 3
+    assert found.left_out == int(torch.isin(one["input_ids"], torch.tensor([LOUD, 59])).sum()) > len(PLACES)
 
 
 def test_alignment_counts_what_it_leaves_out():
@@ -125,10 +125,10 @@ def test_alignment_counts_what_it_leaves_out():
     b, batches = transport_model(drifted, g), [batch(s) for s in range(8)]
     found = align(a, b, batches, skip_first=0)
     kept = align(a, b, batches, skip_first=0, massive="keep")
-    assert found.massive_tokens == dict.fromkeys(all_sites(2), 24)
+    assert found.massive_tokens == dict.fromkeys(all_sites(2), 8 * len(PLACES))
     assert found.provenance()["massive_tokens"] == found.massive_tokens
     assert kept.massive_tokens == dict.fromkeys(all_sites(2), 0)
     assert found.gauge == g
-    assert kept.margin.median() < 1e-3 < found.margin.median(), "six tokens make C nearly constant"
+    assert kept.margin.median() < 1e-3 < found.margin.median(), "a few tokens make C nearly constant"
     with pytest.raises(ValueError, match="massive='no'; allowed: leave_out, keep"):
         align(a, b, evidence="weights", massive="no")

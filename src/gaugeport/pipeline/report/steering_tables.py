@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,7 +179,7 @@ def plot(
         below.axhline(0, color=f.GREY, linewidth=0.5)
         below.axvline(0, color=f.GREY, linewidth=0.5)
         below.set_xlabel("strength (mean lengths of A's stream)")
-    grid[0][0].set_ylabel(label)
+    grid[0][0].set_ylabel(textwrap.fill(label, 36))
     grid[1][0].set_ylabel("change of the log-odds (nats)")
     for axis in grid[1]:
         axis.legend(fontsize=6.5)

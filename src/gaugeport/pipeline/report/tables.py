@@ -18,7 +18,7 @@ from gaugeport.pipeline.report.claims import Claim, load_claims
 from gaugeport.pipeline.report.forked import map_forked
 from gaugeport.pipeline.report.narrow import Narrow, shorten
 from gaugeport.pipeline.report.render import interval, markdown, write_table
-from gaugeport.pipeline.report.tidy import COLUMNS, weights
+from gaugeport.pipeline.report.tidy import COLUMNS, ONE_BASE, weights
 from gaugeport.pipeline.report.verdicts import VERDICTS
 from gaugeport.pipeline.store.records import Found
 
@@ -182,6 +182,7 @@ def claims_table(tables: Mapping[str, Table], profile: str, declared: Collection
     frame = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "claim", "left", "right"])
     pivot = pd.DataFrame(lines)
     title = f"Claims at the {profile} profile"
+    one_base = any(ONE_BASE in table.footer for table in tables.values())
     return Table(
         "claims",
         "claims",
@@ -189,17 +190,17 @@ def claims_table(tables: Mapping[str, Table], profile: str, declared: Collection
         frame,
         pivot,
         _short_claims(declared_claims, pivot),
-        INTERVALS,
-        claims_caption(pivot["verdict"]),
+        f"{INTERVALS} {ONE_BASE}" if one_base else INTERVALS,
+        claims_caption(pivot["verdict"], one_base),
         CLAIMS_DETAILS,
     )
 
 
-def claims_caption(verdicts: Iterable[str]) -> str:
-    """Say what the claims' columns are, and what the verdicts among them mean."""
+def claims_caption(verdicts: Iterable[str], one_base: bool) -> str:
+    """Say what the claims' columns are, whether all seeds share a base, and what the verdicts mean."""
     used = {verdict.partition(" (")[0] for verdict in verdicts}
     legend = " ".join(f"{name.capitalize()}: {says}." for name, says in VERDICTS.items() if name in used)
-    return f"Ours: means over training seeds. {legend}"
+    return f"Ours: means over training seeds. {f'{ONE_BASE} ' if one_base else ''}{legend}"
 
 
 CLAIMS_DETAILS = "Difference: paired by training seed, left minus right."
@@ -209,7 +210,9 @@ def claims_text(claims: Table, shown: Sequence[str]) -> str:
     """Return the short claims of the tables ``shown`` (ids) as Markdown, at most 100 columns; "" if none."""
     rows = claims.summary[claims.summary["claim"].str.split().str[0].isin(shown)]
     rows = rows[rows["verdict"] != "not run"]
-    return markdown(claims.title, rows, caption=claims_caption(rows["verdict"])) if len(rows) else ""
+    if not len(rows):
+        return ""
+    return markdown(claims.title, rows, caption=claims_caption(rows["verdict"], ONE_BASE in claims.footer))
 
 
 def write_claims(claims: Table, outputs: Path, variant: str, shown: Sequence[str]) -> str:

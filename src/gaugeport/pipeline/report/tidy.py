@@ -221,6 +221,10 @@ def _at(config: Any, path: str) -> Any:
     return config
 
 
+ONE_BASE = "Seeds are pairs of runs from one base: intervals are conditional on it."
+"""What an interval over seeds is where the base model was fetched."""
+
+
 def weights(records: Iterable[Record]) -> str:
     """Say where the weights of fetched models came from, for the foot of a table; empty without any."""
     sources = {
@@ -228,4 +232,4 @@ def weights(records: Iterable[Record]) -> str:
         for r in records
         if "model.source" in r.files
     }
-    return f" Weights: {'; '.join(sorted(sources))}." if sources else ""
+    return f" Weights: {'; '.join(sorted(sources))}. {ONE_BASE}" if sources else ""
