@@ -1,11 +1,12 @@
 """Make table c5: which settings of evidence and planting give the figures of paper A."""
 
+import numpy as np
 import pandas as pd
 
 from gaugeport.pipeline.report import figures as f
 from gaugeport.pipeline.report.judged import judged
 from gaugeport.pipeline.report.narrow import Narrow
-from gaugeport.pipeline.report.tidy import aggregate, by_depth, means_of, middle_site, select, tidy
+from gaugeport.pipeline.report.tidy import aggregate, means_of, select, tidy
 
 TITLE = "c5 Calibration: which settings give paper A's figures"
 CAPTION = (
@@ -17,11 +18,15 @@ CAPTION = (
 )
 DETAILS = (
     "Share placed is signed accuracy for B_d and index accuracy for S_d. Signs dropped and raw matching are "
-    "measured token by token at one row length, under planted gauges with a share p of positive signs, which "
-    "follows the gauge's name. The NMSE is that of an SAE that loses nothing, moved with the true indices "
-    "and no signs (a4 has real SAEs)."
+    "measured at the endpoint, token by token and at one row length, under three planted gauges for each "
+    "share p of positive signs, which follows the gauge's name. The effect kept is computed from the signs "
+    "and indices recovered, as a direction with independent coordinates keeps it; a5 measures it. The NMSE "
+    "is that of an SAE that loses nothing, moved with the true indices and no signs (a4 has real SAEs). Row "
+    "means leave out the first token of each row and keep what else is massive."
 )
 SETTINGS = {"lr": "training.run.lr"}
+PAIR = ["lr", "noise"]
+"""Columns that tell one pair of models from another."""
 KEYS = ["length", "left_out", "tokens", "samples", "p", "noise", "link"]
 WITHIN = 0.03
 B_D, DROPPED, RAW = (
@@ -36,6 +41,20 @@ FIGURES = {  # paper's figure -> its name, the metric it is compared with by gau
     0.172: ("17.2 %", {DROPPED: "retention", RAW: "retention"}, "endpoint"),
     1.08: ("1.08", {DROPPED: "lossless_nmse"}, "endpoint"),
 }
+MEASURED = (
+    "share of coordinates placed",
+    "share of coordinates placed",
+    "share of a direction's effect kept",
+    "NMSE of an SAE that loses nothing",
+)
+LEFT_OUT = {
+    "none": "first token in",
+    "first": "first token out",
+    "massive": "massive tokens out",
+    "means": "means of rows, first token out",
+}
+COLOURS = dict(zip(LEFT_OUT, (f.RED, f.BLUE, f.GREEN, f.GREY), strict=True))
+GOLDEN = 0.618034
 SUMMARY = Narrow(
     columns={
         "paper": "paper",
@@ -59,97 +78,77 @@ def tabulate(records):
 def pivot(table):
     """Return a line per paper's figure, gauge, share p and pair of models: the settings that give it."""
     means, lines = means_of(table), []
-    for paper, (name, metrics, route) in FIGURES.items():
-        for (group, matcher), metric in metrics.items():
-            where = {"group": group, "matcher": matcher, "route": route, "metric": metric}
-            measured = select(means, where)
-            for (setting, noise, p), part in measured.groupby(["setting", "noise", "p"], dropna=False):
-                away = (part["value"] - paper).abs()
-                nearest = part.loc[away.idxmin()]
-                gauge = NAMES[group, matcher] + ("" if pd.isna(p) else f", {p:g}".replace("0.", "."))
-                lines.append(
-                    {
-                        "paper": name,
-                        "gauge": gauge,
-                        "route": route,
-                        "pair": _pair(setting, noise),
-                        "moved": _moved(means, setting, noise),
-                        "within": f"{int((away <= WITHIN).sum())}/{len(part)}",
-                        "nearest": f"{nearest['value']:.3f}",
-                        "at": _describe(nearest),
-                        "least": f"{part['value'].min():.3f}",
-                        "most": f"{part['value'].max():.3f}",
-                        "n": int(part["n"].max()),
-                    }
-                )
+    for paper, gauge, route, pair, part in _compared(means):
+        away = (part["value"] - paper).abs()
+        nearest = part.loc[away.idxmin()]
+        lines.append(
+            {
+                "paper": FIGURES[paper][0],
+                "gauge": gauge,
+                "route": route,
+                "pair": _name(pair),
+                "moved": _moved(means, pair),
+                "within": f"{int((away <= WITHIN).sum())}/{len(part)}",
+                "nearest": f"{nearest['value']:.3f}",
+                "at": _describe(nearest),
+                "least": f"{part['value'].min():.3f}",
+                "most": f"{part['value'].max():.3f}",
+                "n": int(part["n"].max()),
+            }
+        )
     return pd.DataFrame(lines)
 
 
 def plot(table):
-    """Draw what is recovered against the number of calibration tokens.
+    """Draw a panel per paper's figure: a dot a setting, a row of dots a gauge, share p and pair of models.
 
-    Columns are an early, the middle and the last block; the upper row has the first token of each row in,
-    the lower one out. Lines are routes, or the base against itself plus noise where there are no runs.
+    Colours say which tokens a setting leaves out; height within a row means nothing.
     """
-    means = select(means_of(table), {"evidence": "site", "samples": "tokens"})
-    means = means[means["length"] == _detail_length(means)]
-    sites = sorted((s for s in means["site"].unique() if s.startswith("block")), key=_block)
-    shown = dict.fromkeys((sites[len(sites) // 4], middle_site(sites), sites[-1]))
-    figure, axes = f.panels(2 * len(shown), columns=len(shown), width=3.4, height=2.8)
-    panels = [(left_out, site) for left_out in ("none", "first") for site in shown]
-    for axis, (left_out, site) in zip(axes, panels, strict=True):
-        here = select(means, {"left_out": left_out, "site": site})
-        for rows, label, colour, style in _lines(here):
-            f.line_with_band(axis, rows, "tokens", colour, label, style)
-        f.paper_line(axis, 0.603, f.RED, "paper, endpoint")
-        f.paper_line(axis, 0.911, f.BLUE, "paper, trajectory")
-        first = "in" if left_out == "none" else "out"
-        axis.set(title=f"{site}, first token {first}", xscale="log", ylim=(0, 1.04))
-    for axis in axes[-len(shown) :]:
-        axis.set_xlabel("calibration tokens")
-    for axis in axes[:: len(shown)]:
-        axis.set_ylabel("share of coordinates")
+    means = means_of(table)
+    figure, axes = f.panels(len(FIGURES), columns=2, width=5.6, height=3.2, sharey=False)
+    for axis, (figure_of_paper, (name, _, route)) in zip(axes, FIGURES.items(), strict=True):
+        rows = [c for c in _compared(means) if c[0] == figure_of_paper]
+        for y, (*_, part) in enumerate(rows):
+            spread = y + 0.7 * (np.arange(len(part)) * GOLDEN % 1 - 0.5)
+            kind = part["left_out"].where(part["samples"] != "row means", "means")
+            for left_out, colour in COLOURS.items():
+                here = (kind.fillna("none") == left_out).to_numpy()
+                axis.plot(part["value"][here], spread[here], ".", color=colour, markersize=3, alpha=0.5)
+        labels = [f"{gauge}, {_name(pair)} (moved {_moved(means, pair)})" for _, gauge, _, pair, _ in rows]
+        axis.set_yticks(range(len(rows)), labels, fontsize=7)
+        axis.invert_yaxis()
+        axis.axvline(figure_of_paper, color="black", linestyle=":", linewidth=1)
+        axis.set_title(f"paper: {name} (dotted); ours: {route}", fontsize=9)
+    for axis, what in zip(axes, MEASURED, strict=True):
+        axis.set_xlabel(what)
+    for left_out, colour in COLOURS.items():
+        axes[0].plot([], [], ".", color=colour, label=LEFT_OUT[left_out])
     f.legend_below(figure, axes[0])
     return figure
 
 
-def _lines(here):
-    """Yield rows, label, colour and style of a panel's lines."""
-    signed = select(here, {"group": B_D[0], "matcher": B_D[1], "metric": "signed_accuracy"})
-    runs = select(signed, {"setting": "default"})
-    routes = (("trajectory", f.BLUE, "-"), ("via_base", f.ORANGE, "--"), ("endpoint", f.RED, "-."))
-    for route, colour, style in routes:
-        yield select(runs, {"route": route}), f"{route.replace('_', ' ')}, B_d", colour, style
-    raw = select(here, {"group": RAW[0], "matcher": RAW[1], "metric": "index_accuracy", "setting": "default"})
-    for p, colour in ((0.5, f.GREY), (0.6, f.PURPLE)):
-        yield select(raw, {"p": p}), f"endpoint, S_d raw, p = {p:g}", colour, ":"
-    if len(runs):
-        return
-    for (sigma, rows), colour in zip(signed.groupby("noise"), (f.SKY, f.GREEN, f.RED), strict=False):
-        yield rows, f"noise of {sigma:g} std, B_d", colour, "-"
+def _compared(means):
+    """Yield a paper's figure, our gauge and route, the pair of models, and our rows."""
+    for paper, (_, metrics, route) in FIGURES.items():
+        for (group, matcher), metric in metrics.items():
+            where = {"group": group, "matcher": matcher, "route": route, "metric": metric}
+            measured = select(means, where)
+            for (*pair, p), part in measured.groupby([*PAIR, "p"], dropna=False):
+                gauge = NAMES[group, matcher] + ("" if pd.isna(p) else f", {p:g}".replace("0.", "."))
+                yield paper, gauge, route, pair, part
 
 
-def _detail_length(means):
-    """Return the row length at which signs are dropped; without runs, the middle one."""
-    detail = means.loc[means["p"].notna(), "length"]
-    lengths = sorted(means["length"].dropna().unique())
-    return detail.iloc[0] if len(detail) else lengths[len(lengths) // 2]
+def _name(pair):
+    """Return what made B of A: noise of so many standard deviations, or runs at a learning rate."""
+    lr, noise = pair
+    return f"noise {noise:g}" if pd.notna(noise) else f"runs {lr:.0e}".replace("e-0", "e-")
 
 
-def _block(site):
-    return by_depth(pd.Series([site])).iloc[0]
-
-
-def _pair(setting, noise):
-    if pd.notna(noise):
-        return f"noise {noise:g}"
-    return "runs" if setting == "default" else setting
-
-
-def _moved(means, setting, noise):
-    """Return how far the weights of B are from those of A, of a pair of runs or of noise."""
-    here = select(means, {"metric": "weight_distance", "link": "A to B", "setting": setting})
-    here = here[here["noise"].isna() if pd.isna(noise) else here["noise"] == noise]
+def _moved(means, pair):
+    """Return how far the weights of B are from those of A."""
+    here = select(means, {"metric": "weight_distance", "link": "A to B"})
+    for column, value in zip(PAIR, pair, strict=True):
+        here = here[here[column].isna() if pd.isna(value) else here[column] == value]
     return f"{100 * here['value'].iloc[0]:.1f} %"
 
 

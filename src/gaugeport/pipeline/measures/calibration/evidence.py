@@ -45,8 +45,9 @@ WEIGHTS = Setting(0, "", 0, "")
 def moments_at(a: Streams, b: Streams, site: str, text: Text) -> Iterator[tuple[list[Setting], Moments]]:
     """Yield the moments of two models at one site, with the settings that they hold for.
 
-    Settings of several that leave out the same tokens share one ``Moments``. Row means are taken
-    without the first token of each row, where there are at least :data:`MIN_SAMPLES` rows.
+    Settings of several that leave out the same tokens share one ``Moments``. Row means are taken without
+    the first token of each row and with whatever else is massive, where there are at least
+    :data:`MIN_SAMPLES` rows.
 
     Args:
         a: Streams of model A.

@@ -11,7 +11,8 @@ The paper does not say which it means. Its effects, 5.1 to 6.0 nats at every one
 losing all of the text costs, wherever it is lost; behind the first block, one update of many costs little. So
 the paper is taken to mean ``stream``.
 
-Means are over positions and sequences, with the first token and without padding. Only the ablated block is
+Means are over positions and sequences, with the first token, with massive tokens where there are any (none in
+the models of the tables) and without padding. Only the ablated block is
 put on the path from its mean to its clean value; what is before it runs clean, what is behind it responds.
 The loss is next-token cross-entropy in nats, in float32 or wider whatever the model runs in.
 """
