@@ -124,6 +124,10 @@ class Figures:
         """The largest value of several rows."""
         return float(self.rows["value"].max())
 
+    def near(self, figure: float, margin: float) -> str:
+        """Return how many of several rows are within a margin of a figure: ``21 of 663``."""
+        return f"{int(((self.rows['value'] - figure).abs() <= margin).sum())} of {len(self.rows)}"
+
     def __str__(self) -> str:
         return short(self.value)
 

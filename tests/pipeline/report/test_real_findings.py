@@ -1,0 +1,91 @@
+"""What FINDINGS.md concludes of paper A's figures on SmolLM2 holds in the kept tables of the profile real."""
+
+import pytest
+
+from findings_module import load
+
+findings = load()
+c5 = findings.selector("c5", "real")
+B_D = {"group": "signed_permutation", "matcher": "hungarian_abs"}
+TOKENWISE = {"length": 64, "tokens": 4096, "samples": "tokens", "metric": "signed_accuracy"}
+PAIRS = ("default", "lr=0.001")
+"""The pairs of SmolLM2's fine-tunes that are kept, by setting."""
+
+
+def trained(setting, route="endpoint", **where):
+    """A c5 figure of two fine-tunes of SmolLM2 at block 15."""
+    where = {**TOKENWISE, "setting": setting, "noise": None, "site": "block15", "route": route, **where}
+    return c5(where, B_D)
+
+
+def rows_of_c5(setting, **where):
+    return c5({"setting": setting, "noise": None, **where}).rows
+
+
+def near_the_paper(setting, **where):
+    """The endpoint settings of B_d within three points of 60.3 %."""
+    where = {"metric": "signed_accuracy", "route": "endpoint", **B_D, **where}
+    rows = rows_of_c5(setting, **where).to_dict("records")
+    return [row for row in rows if abs(row["value"] - 0.603) <= 0.03]
+
+
+def moved(setting):
+    return float(rows_of_c5(setting, metric="weight_distance", link="A to B")["value"].iloc[0])
+
+
+def noisy(sigma, site, left_out):
+    where = {
+        "setting": "noise",
+        "noise": sigma,
+        "site": site,
+        "left_out": left_out,
+    }
+    return c5(TOKENWISE, B_D, where).value
+
+
+CONCLUSIONS = {
+    "massive activations cost coordinates that noise alone does not": lambda: (
+        all(
+            noisy(0.1, site, "none") < 0.95 < 0.985 < noisy(0.1, site, "first")
+            for site in ("block15", "block22")
+        )
+        and noisy(0.3, "block15", "none") < noisy(0.3, "block15", "first") < noisy(0.3, "block15", "massive")
+    ),
+    "training as far as noise goes loses nothing but to massive tokens": lambda: (
+        moved("lr=0.001") > 0.2
+        and trained("lr=0.001", left_out="first").value > 0.99
+        and trained("lr=0.001", left_out="none").value < 0.9
+        and noisy(0.3, "block15", "first") < 0.6
+    ),
+    "real pairs without first tokens have no gap between endpoint and trajectory": lambda: all(
+        trained(setting, route, left_out="first").value > 0.99
+        for setting in PAIRS
+        for route in ("endpoint", "trajectory")
+    ),
+    "with massive tokens in, a trajectory loses more than its endpoint": lambda: (
+        trained("lr=0.001", "trajectory", left_out="none", tokens=16384).value
+        < trained("lr=0.001", "via_base", left_out="none", tokens=16384).value
+        < trained("lr=0.001", left_out="none", tokens=16384).value
+    ),
+    "endpoint settings near 60.3 % are means of rows, or have first tokens in and few of them": lambda: (
+        all(row["samples"] == "row means" for row in near_the_paper("default"))
+        and all(
+            row["samples"] == "row means" or (row["left_out"] == "none" and row["tokens"] <= 256)
+            for row in near_the_paper("lr=0.001")
+        )
+    ),
+    "noise gives 60.3 % token by token at no sigma below .3": lambda: all(
+        row["samples"] == "row means" for sigma in (0.03, 0.1) for row in near_the_paper("noise", noise=sigma)
+    ),
+    "raw matching places the share of positive signs": lambda: all(
+        abs(figure - 0.6) < 0.03
+        for figure in rows_of_c5(
+            "default", group="permutation", matcher="hungarian_raw", metric="index_accuracy", p=0.6
+        )["value"]
+    ),
+}
+
+
+@pytest.mark.parametrize("conclusion", CONCLUSIONS)
+def test_conclusion_holds_in_the_kept_tables(conclusion):
+    assert CONCLUSIONS[conclusion]()
