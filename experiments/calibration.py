@@ -18,7 +18,7 @@ CAPTION = (
 )
 DETAILS = (
     "Share placed is signed accuracy for B_d and index accuracy for S_d. Signs dropped and raw matching are "
-    "measured at the endpoint, token by token and at one row length, under three planted gauges for each "
+    "compared at the endpoint, token by token and at one row length, under three planted gauges for each "
     "share p of positive signs, which follows the gauge's name. The effect kept is computed from the signs "
     "and indices recovered, as a direction with independent coordinates keeps it; a5 measures it. The NMSE "
     "is that of an SAE that loses nothing, moved with the true indices and no signs (a4 has real SAEs). Row "
@@ -52,8 +52,9 @@ LEFT_OUT = {
     "first": "first token out",
     "massive": "massive tokens out",
     "means": "means of rows, first token out",
+    "weights": "weights",
 }
-COLOURS = dict(zip(LEFT_OUT, (f.RED, f.BLUE, f.GREEN, f.GREY), strict=True))
+COLOURS = dict(zip(LEFT_OUT, (f.RED, f.BLUE, f.GREEN, f.GREY, f.PURPLE), strict=True))
 GOLDEN = 0.618034
 SUMMARY = Narrow(
     columns={
@@ -112,7 +113,7 @@ def plot(table):
             spread = y + 0.7 * (np.arange(len(part)) * GOLDEN % 1 - 0.5)
             kind = part["left_out"].where(part["samples"] != "row means", "means")
             for left_out, colour in COLOURS.items():
-                here = (kind.fillna("none") == left_out).to_numpy()
+                here = (kind.fillna("weights") == left_out).to_numpy()
                 axis.plot(part["value"][here], spread[here], ".", color=colour, markersize=3, alpha=0.5)
         labels = [f"{gauge}, {_name(pair)} (moved {_moved(means, pair)})" for _, gauge, _, pair, _ in rows]
         axis.set_yticks(range(len(rows)), labels, fontsize=7)
@@ -141,7 +142,9 @@ def _compared(means):
 def _name(pair):
     """Return what made B of A: noise of so many standard deviations, or runs at a learning rate."""
     lr, noise = pair
-    return f"noise {noise:g}" if pd.notna(noise) else f"runs {lr:.0e}".replace("e-0", "e-")
+    if pd.notna(noise):
+        return f"noise {noise:g}"
+    return f"runs {np.format_float_scientific(lr, trim='-', exp_digits=1)}"
 
 
 def _moved(means, pair):

@@ -1,11 +1,11 @@
-"""Measure a training step of 135 million parameters while glibc keeps freed memory and while it does not.
+"""Measure a training step of 135 million parameters with glibc's defaults and with memory kept.
 
     python experiments/benchmarks/memory_reuse.py [--rounds 3] [--steps 6] [--threads 2]
 
 A step allocates and frees its gradients and logits. By default glibc gives that memory back to the system,
-and the next step faults it in again, page by page. ``GLIBC_TUNABLES`` as below keeps it. Each round trains
-the same random model of SmolLM2's shape in two new processes, first by default and then with the setting.
-Reported are medians over rounds; no target was declared.
+and the next step faults it in again, page by page. ``GLIBC_TUNABLES`` as below keeps it, in huge pages. Each
+round trains the same random model of SmolLM2's shape in two new processes, first by default and then with the
+setting. Reported are medians over rounds; no target was declared.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def in_new_process(setting: str | None, args: argparse.Namespace) -> dict[str, f
     if setting:
         env["GLIBC_TUNABLES"] = setting
     child = [sys.executable, __file__, "--child", f"--steps={args.steps}", f"--threads={args.threads}"]
-    done = subprocess.run(child, env=env, check=True, capture_output=True, text=True)
+    done = subprocess.run(child, env=env, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 

@@ -15,7 +15,7 @@ from gaugeport.transport import transport_model
 
 D, LOUD = 32, 63
 PLACES = ((1, 5), (2, 0), (2, 1), (3, 0))
-"""Row and position of the massive tokens: one in mid-row, two at the start of a row, one of another."""
+"""Row and position of the massive tokens: one in mid-row, the first two of a row, the first of another."""
 
 
 def gen(seed):
