@@ -17,13 +17,17 @@ from tiny_folders import model, tokenizer, write_model, write_text
 LOUD = "w7"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("loud")
+def loud_model():
     loud = model()
     with torch.no_grad():
         loud.model.embed_tokens.weight[tokenizer().convert_tokens_to_ids(LOUD)] *= 1000
-    write_model(loud, folder / "model")
+    return loud
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loud")
+    write_model(loud_model(), folder / "model")
     write_text(folder / "text.txt", lines=200)
     return folder
 
@@ -77,10 +81,8 @@ def test_streams_of_a_task_have_no_massive_tokens_unless_it_is_told_to_keep_them
 
 
 def test_stream_of_an_audit_is_that_of_the_ordinary_tokens(folder):
-    loud, words = model(), tokenizer()
+    loud, words = loud_model(), tokenizer()
     token = words.convert_tokens_to_ids(LOUD)
-    with torch.no_grad():
-        loud.model.embed_tokens.weight[token] *= 1000
     rows, _ = token_rows(words, 4096, positions_of(loud.config), folder / "text.txt")
     ordinary = rows[:, 1:] != token
     batches = list(row_batches(rows, 8))
