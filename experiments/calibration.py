@@ -35,18 +35,17 @@ B_D, DROPPED, RAW = (
     ("permutation", "hungarian_raw"),
 )
 NAMES = {B_D: "B_d", DROPPED: "S_d unsigned", RAW: "S_d raw"}
-FIGURES = {  # paper's figure -> its name, the metric it is compared with by gauge, and the route
-    0.603: ("60.3 %", {B_D: "signed_accuracy", RAW: "index_accuracy"}, "endpoint"),
-    0.911: ("91.1 %", {B_D: "signed_accuracy"}, "trajectory"),
-    0.172: ("17.2 %", {DROPPED: "retention", RAW: "retention"}, "endpoint"),
-    1.08: ("1.08", {DROPPED: "lossless_nmse"}, "endpoint"),
-}
-MEASURED = (
-    "share of coordinates placed",
+PLACED, KEPT, NMSE = (
     "share of coordinates placed",
     "share of a direction's effect kept",
     "NMSE of an SAE that loses nothing",
 )
+FIGURES = {  # paper's figure -> its name, what it is, the metric it is compared with by gauge, and the route
+    0.603: ("60.3 %", PLACED, {B_D: "signed_accuracy", RAW: "index_accuracy"}, "endpoint"),
+    0.911: ("91.1 %", PLACED, {B_D: "signed_accuracy"}, "trajectory"),
+    0.172: ("17.2 %", KEPT, {DROPPED: "retention", RAW: "retention"}, "endpoint"),
+    1.08: ("1.08", NMSE, {DROPPED: "lossless_nmse"}, "endpoint"),
+}
 LEFT_OUT = {
     "none": "first token in",
     "first": "first token out",
@@ -107,7 +106,7 @@ def plot(table):
     """
     means = means_of(table)
     figure, axes = f.panels(len(FIGURES), columns=2, width=5.6, height=3.2, sharey=False)
-    for axis, (figure_of_paper, (name, _, route)) in zip(axes, FIGURES.items(), strict=True):
+    for axis, (figure_of_paper, (name, what, _, route)) in zip(axes, FIGURES.items(), strict=True):
         rows = [c for c in _compared(means) if c[0] == figure_of_paper]
         for y, (*_, part) in enumerate(rows):
             spread = y + 0.7 * (np.arange(len(part)) * GOLDEN % 1 - 0.5)
@@ -120,7 +119,6 @@ def plot(table):
         axis.invert_yaxis()
         axis.axvline(figure_of_paper, color="black", linestyle=":", linewidth=1)
         axis.set_title(f"paper: {name} (dotted); ours: {route}", fontsize=9)
-    for axis, what in zip(axes, MEASURED, strict=True):
         axis.set_xlabel(what)
     for left_out, colour in COLOURS.items():
         axes[0].plot([], [], ".", color=colour, label=LEFT_OUT[left_out])
@@ -130,7 +128,7 @@ def plot(table):
 
 def _compared(means):
     """Yield a paper's figure, our gauge and route, the pair of models, and our rows."""
-    for paper, (_, metrics, route) in FIGURES.items():
+    for paper, (_, _, metrics, route) in FIGURES.items():
         for (group, matcher), metric in metrics.items():
             where = {"group": group, "matcher": matcher, "route": route, "metric": metric}
             measured = select(means, where)

@@ -6,8 +6,10 @@ import time
 import pytest
 
 from gaugeport.pipeline.config.compose import compose_config, from_config
+from gaugeport.pipeline.data import Corpus, docs_digest
 from gaugeport.pipeline.execution import jobs
 from gaugeport.pipeline.execution.failures import note_path
+from gaugeport.pipeline.stages import rows
 from gaugeport.pipeline.store.records import read_record, record_path
 from gaugeport.pipeline.tasks.task import Task
 
@@ -95,3 +97,14 @@ def test_failure_note_is_deleted_when_job_succeeds(composed, tracked):
     note.write_text("{}")
     jobs.run_job(composed)
     assert not note.exists()
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_record_names_the_installed_texts_that_a_stage_read(tmp_path, monkeypatch, read):
+    installed = Corpus((), ())
+    monkeypatch.setattr(rows, "docs_corpus", lambda documents, heldout: installed)
+    monkeypatch.setattr(jobs, "build_stages", lambda *a: {"data": tmp_path} if read else {})
+    monkeypatch.setattr(jobs, "task_of", lambda job: Task(lambda job, built: []))
+    overrides = ["profile=smoke", "data=docs", "tracker=none", f"paths.outputs={tmp_path}"]
+    record = jobs.run_job(from_config(compose_config(overrides), overrides))
+    assert record.files == ({"data.docs": docs_digest(installed)} if read else {})

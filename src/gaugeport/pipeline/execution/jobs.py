@@ -13,6 +13,7 @@ from gaugeport.pipeline.execution.tracking import track_job
 from gaugeport.pipeline.job import JobSpec, contents, job_id
 from gaugeport.pipeline.stages.catalogue import build_stages
 from gaugeport.pipeline.stages.fetched import source_of
+from gaugeport.pipeline.stages.rows import installed_texts
 from gaugeport.pipeline.stages.stage import Built
 from gaugeport.pipeline.store.records import Record, read_record, record_path, schema_of, write_record
 from gaugeport.pipeline.store.store import Store
@@ -58,6 +59,8 @@ def _measure(c: JobSpec, name: str) -> Record:
     rows = task.measure(job, Built(folders, store))
     seconds, kind = round(time.monotonic() - began, 2), job.task["name"]
     files = {key: f"{job.files()[key]} ({digest})" for key, digest in contents(job).items()}
+    if "data" in folders:
+        files |= installed_texts(job)
     if "base" in folders and source_of(folders["base"]):
         files["model.source"] = source_of(folders["base"])
     return Record(name, kind, job.key(), rows, seconds, versions(), schema_of(kind), files)

@@ -18,7 +18,7 @@ from gaugeport.pipeline.report.claims import Claim, load_claims
 from gaugeport.pipeline.report.forked import map_forked
 from gaugeport.pipeline.report.narrow import Narrow, shorten
 from gaugeport.pipeline.report.render import interval, markdown, write_table
-from gaugeport.pipeline.report.tidy import COLUMNS, ONE_BASE, weights
+from gaugeport.pipeline.report.tidy import COLUMNS, ONE_BASE, shares_a_base, weights
 from gaugeport.pipeline.report.verdicts import VERDICTS
 from gaugeport.pipeline.store.records import Found
 
@@ -36,6 +36,7 @@ class Table:
         id: ``a5``. ``name``: its module in ``experiments/`` and its file in ``conf/experiment/``.
         title: One line. ``caption``: sentences that explain the narrow form; ``details``: those that only the
             wide form needs; ``footer``: what stands below both.
+        one_base: Whether its seeds are runs from one fetched base model.
         tidy: Every measurement, the means over seeds and the judged claims, one a row: the csv.
         pivot: The wide form, text: everything that was measured.
         summary: The narrow form, text: the paper's rows and columns, its figure beside ours.
@@ -50,6 +51,7 @@ class Table:
     footer: str
     caption: str = ""
     details: str = ""
+    one_base: bool = False
 
     def files(self, outputs: Path, variant: str) -> list[Path]:
         """Return where :func:`write` puts the csv, md, tex and figure.
@@ -79,8 +81,10 @@ def make(table_id: str, name: str, found: Found, options: str = "") -> Table:
         summary = getattr(module, "SUMMARY", Narrow())(pivot)
     caption, details = getattr(module, "CAPTION", ""), getattr(module, "DETAILS", "")
     summary, seeds = without_constant_n(summary)
-    footer = f"{seeds}{footer_of(table_id, found, options)}{weights(found.records)}"
-    return Table(table_id, name, module.TITLE, tidy, pivot, summary, footer, caption, details)
+    one_base = shares_a_base(found.records)
+    sentences = [footer_of(table_id, found, options), weights(found.records), ONE_BASE if one_base else ""]
+    footer = seeds + " ".join(filter(None, sentences))
+    return Table(table_id, name, module.TITLE, tidy, pivot, summary, footer, caption, details, one_base)
 
 
 def without_constant_n(summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -182,7 +186,7 @@ def claims_table(tables: Mapping[str, Table], profile: str, declared: Collection
     frame = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "claim", "left", "right"])
     pivot = pd.DataFrame(lines)
     title = f"Claims at the {profile} profile"
-    one_base = any(ONE_BASE in table.footer for table in tables.values())
+    one_base = any(table.one_base for table in tables.values())
     return Table(
         "claims",
         "claims",
@@ -193,6 +197,7 @@ def claims_table(tables: Mapping[str, Table], profile: str, declared: Collection
         f"{INTERVALS} {ONE_BASE}" if one_base else INTERVALS,
         claims_caption(pivot["verdict"], one_base),
         CLAIMS_DETAILS,
+        one_base,
     )
 
 
@@ -212,7 +217,7 @@ def claims_text(claims: Table, shown: Sequence[str]) -> str:
     rows = rows[rows["verdict"] != "not run"]
     if not len(rows):
         return ""
-    return markdown(claims.title, rows, caption=claims_caption(rows["verdict"], ONE_BASE in claims.footer))
+    return markdown(claims.title, rows, caption=claims_caption(rows["verdict"], claims.one_base))
 
 
 def write_claims(claims: Table, outputs: Path, variant: str, shown: Sequence[str]) -> str:

@@ -34,17 +34,21 @@ LOSS_TOKENS = 16_384
 
 
 def data_key(job: Job) -> dict[str, Any]:
-    """Return what decides the rows: the texts and the tokenizer.
-
-    The texts of ``data=docs`` depend on the versions that are installed, so their digest is part of the key.
-    """
+    """Return what decides the rows: the texts and the tokenizer."""
     data = counted(asdict(job.data), "path")
     # files named by the task decide measurements alone
     files = {k: v for k, v in contents(job).items() if not k.startswith("task.")}
-    if job.data.name == "docs":
-        files["data.docs"] = docs_digest(_corpus(job.data))
     tokenizer = pretrained_identity(job, 0) if is_pretrained(job) else "mini"
-    return {"data": data, "tokenizer": tokenizer, "files": files}
+    return {"data": data, "tokenizer": tokenizer, "files": {**files, **installed_texts(job)}}
+
+
+def installed_texts(job: Job) -> dict[str, str]:
+    """Return the digest of the texts of ``data=docs``, which depend on the versions that are installed.
+
+    It is part of the key of every stage that reads them and of a job's record, and not of a job's id. Other
+    data give nothing.
+    """
+    return {"data.docs": docs_digest(_corpus(job.data))} if job.data.name == "docs" else {}
 
 
 def build_data(job: Job, required: Folders, folder: Path) -> None:
