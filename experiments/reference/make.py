@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -99,8 +99,9 @@ def keep(profile: str) -> None:
     for table in tables.values():
         shutil.copy(table.files(chosen.outputs, chosen.variant)[-1], folder)
     render(tables, profile)
-    stages = stages_of(chosen)
-    write_timings(folder, timings, [*stages, *(r.config for r in records.values())])
+    declared = jobs_of(chosen)
+    write_timings(folder, timings, [*stages_of(declared), *(r.config for r in records.values())])
+    stages = stages_of([job for job in declared if job_id(job) in records])
     took = sum(timings.of(stage) or 0.0 for stage in stages)
     write_text(folder / "README.md", about(chosen, len(tables), list(records.values()), len(stages), took))
 
@@ -184,11 +185,11 @@ def write_means(path: Path, tidy: pd.DataFrame) -> None:
     means(tidy).to_csv(path, index=False, float_format=FLOAT, lineterminator="\n")
 
 
-def stages_of(chosen: Chosen) -> list[dict[str, Any]]:
-    """Return the configs of the stages that some tables require, each once."""
+def stages_of(jobs: Iterable[Job]) -> list[dict[str, Any]]:
+    """Return the configs of the stages that some jobs require, each once."""
     stages = {}
-    for c in (c for jobs in chosen.jobs.values() for c in jobs):
-        for stage, config in stage_keys(c.job).items():
+    for job in jobs:
+        for stage, config in stage_keys(job).items():
             one = {"kind": STAGES[stage].kind, **config}
             stages[digest(one)] = one
     return list(stages.values())

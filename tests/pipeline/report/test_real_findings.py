@@ -38,6 +38,12 @@ def on_the_trajectory(row):
     return c5({**where, "noise": None, "metric": "signed_accuracy", "route": "trajectory", **B_D}).value
 
 
+def worst(setting, route):
+    """The least share that B_d places along a route: of all sites and settings, token by token."""
+    where = {"metric": "signed_accuracy", "samples": "tokens", "route": route, **B_D}
+    return rows_of_c5(setting, **where)["value"].min()
+
+
 def moved(setting, **where):
     return float(rows_of_c5(setting, metric="weight_distance", link="A to B", **where)["value"].iloc[0])
 
@@ -65,6 +71,9 @@ CONCLUSIONS = {
         trained(setting, route, left_out="first").value > 0.99
         for setting in PAIRS
         for route in ("endpoint", "trajectory")
+    ),
+    "at 1e-4 the endpoint is the route that loses least at its worst setting": lambda: (
+        worst("default", "endpoint") > 0.95 > worst("default", "trajectory") > worst("default", "via_base")
     ),
     "with first tokens in, a trajectory loses more than its endpoint at block 15": lambda: (
         trained("lr=0.001", "trajectory", left_out="none", tokens=16384).value
