@@ -99,9 +99,9 @@ def keep(profile: str) -> None:
     for table in tables.values():
         shutil.copy(table.files(chosen.outputs, chosen.variant)[-1], folder)
     render(tables, profile)
-    declared = jobs_of(chosen)
-    write_timings(folder, timings, [*stages_of(declared), *(r.config for r in records.values())])
-    stages = stages_of([job for job in declared if job_id(job) in records])
+    jobs = jobs_of(chosen)
+    write_timings(folder, timings, [*stages_of(jobs), *(r.config for r in records.values())])
+    stages = stages_of([job for job in jobs if job_id(job) in records])
     took = sum(timings.of(stage) or 0.0 for stage in stages)
     write_text(folder / "README.md", about(chosen, len(tables), list(records.values()), len(stages), took))
 

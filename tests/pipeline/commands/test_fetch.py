@@ -170,7 +170,8 @@ def test_job_on_a_fetched_model_runs_like_any_other(package, tmp_path):
     # and under a table of such jobs
     sweep = ["run", "-m", "profile=smoke", "tracker=none", "model=smollm2", *overrides(package)]
     text = printed(sweep, outputs)
-    assert f"Weights: smollm2 is {said}." in " ".join(text.split())
+    one_base = "Seeds are pairs of runs from one base: intervals are conditional on it."
+    assert f". Weights: smollm2 is {said}. {one_base}" in " ".join(text.split())
     assert len(built(outputs)) == len(kinds)
 
 

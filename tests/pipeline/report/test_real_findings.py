@@ -8,12 +8,12 @@ findings = load()
 c5 = findings.selector("c5", "real")
 B_D = {"group": "signed_permutation", "matcher": "hungarian_abs"}
 TOKENWISE = {"length": 64, "tokens": 4096, "samples": "tokens", "metric": "signed_accuracy"}
-PAIRS = ("default", "lr=0.001")
-"""The pairs of SmolLM2's fine-tunes that are kept, by setting."""
+FINE_TUNED = ("default", "lr=0.001")
+"""The settings of which pairs of SmolLM2's fine-tunes are kept."""
 
 
 def trained(setting, route="endpoint", **where):
-    """A c5 figure of two fine-tunes of SmolLM2 at block 15."""
+    """A c5 figure of fine-tunes of SmolLM2 at block 15, the mean over the pairs of a setting."""
     where = {**TOKENWISE, "setting": setting, "noise": None, "site": "block15", "route": route, **where}
     return c5(where, B_D)
 
@@ -39,9 +39,10 @@ def on_the_trajectory(row):
 
 
 def worst(setting, route):
-    """The least share that B_d places along a route: of all sites and settings, token by token."""
+    """The setting at which B_d places least along a route, token by token."""
     where = {"metric": "signed_accuracy", "samples": "tokens", "route": route, **B_D}
-    return rows_of_c5(setting, **where)["value"].min()
+    rows = rows_of_c5(setting, **where)
+    return rows.loc[rows["value"].idxmin()]
 
 
 def moved(setting, **where):
@@ -69,11 +70,18 @@ CONCLUSIONS = {
     ),
     "real pairs without first tokens have no gap between endpoint and trajectory": lambda: all(
         trained(setting, route, left_out="first").value > 0.99
-        for setting in PAIRS
+        for setting in FINE_TUNED
         for route in ("endpoint", "trajectory")
     ),
     "at 1e-4 the endpoint is the route that loses least at its worst setting": lambda: (
-        worst("default", "endpoint") > 0.95 > worst("default", "trajectory") > worst("default", "via_base")
+        worst("default", "endpoint")["value"]
+        > 0.95
+        > worst("default", "trajectory")["value"]
+        > worst("default", "via_base")["value"]
+    ),
+    "at 1e-4 the trajectory is worst at block 11, 256 tokens in rows of 16 without the first": lambda: (
+        worst("default", "trajectory")[["site", "tokens", "length", "left_out"]].tolist()
+        == ["block11", 256, 16, "first"]
     ),
     "with first tokens in, a trajectory loses more than its endpoint at block 15": lambda: (
         trained("lr=0.001", "trajectory", left_out="none", tokens=16384).value

@@ -127,8 +127,11 @@ class Headline:
         figure = self.outputs / "figures" / "headline.png"
         results = [self.results[entry] for entry in self.jobs if entry in self.results]
         claims = claims_text(results, self._missing())
-        source = weights(self._records.values()).strip()
-        notes = "\n".join(line for text in (source, LEFT_OUT) for line in textwrap.wrap(text, WIDTH))
+        notes = "\n".join(
+            line
+            for text in (weights(self._records.values()), LEFT_OUT)
+            for line in textwrap.wrap(text, WIDTH)
+        )
         write_text(table, f"```\n{claims}\n```\n\n{notes}\n")
         if results:
             numbers = claims_frame(results).to_csv(index=False, float_format="%.6g", lineterminator="\n")

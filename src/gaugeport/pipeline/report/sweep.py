@@ -31,8 +31,8 @@ def write_sweep(folder: Path, found: Found, swept: Mapping[str, str]) -> str:
         found: The records, and how many jobs have none.
         swept: What to call a swept value -> its config path (``{"lr": "training.run.lr"}``).
     """
-    texts, footer = [], _FOOTER + (f" Of {found.jobs} jobs: {found.lacking}." if found.lacking else "")
-    footer += weights(found.records)
+    lacking = f"Of {found.jobs} jobs: {found.lacking}." if found.lacking else ""
+    texts, footer = [], " ".join(filter(None, [_FOOTER, lacking, weights(found.records)]))
     for task in dict.fromkeys(r.task for r in found.records):
         rows = tidy(task, [r for r in found.records if r.task == task], swept)
         own = [str(c) for c in rows if c not in (*KEYS, *_MEASURED)]

@@ -81,9 +81,8 @@ def make(table_id: str, name: str, found: Found, options: str = "") -> Table:
         summary = getattr(module, "SUMMARY", Narrow())(pivot)
     caption, details = getattr(module, "CAPTION", ""), getattr(module, "DETAILS", "")
     summary, seeds = without_constant_n(summary)
+    footer = seeds + " ".join(filter(None, [footer_of(table_id, found, options), weights(found.records)]))
     one_base = shares_a_base(found.records)
-    sentences = [footer_of(table_id, found, options), weights(found.records), ONE_BASE if one_base else ""]
-    footer = seeds + " ".join(filter(None, sentences))
     return Table(table_id, name, module.TITLE, tidy, pivot, summary, footer, caption, details, one_base)
 
 

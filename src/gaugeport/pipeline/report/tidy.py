@@ -226,10 +226,15 @@ ONE_BASE = "Seeds are pairs of runs from one base: intervals are conditional on 
 
 
 def weights(records: Iterable[Record]) -> str:
-    """Say where the weights of fetched models came from; empty without any such model."""
+    """Say where the weights of fetched models came from, and whether runs from them are the seeds.
+
+    It stands at the foot of a table, and is empty without any such model.
+    """
     fetched = [r for r in records if "model.source" in r.files]
+    if not fetched:
+        return ""
     sources = {f"{r.config['model']['name']} is {r.files['model.source']}" for r in fetched}
-    return f"Weights: {'; '.join(sorted(sources))}." if sources else ""
+    return f"Weights: {'; '.join(sorted(sources))}.{f' {ONE_BASE}' if shares_a_base(fetched) else ''}"
 
 
 def shares_a_base(records: Iterable[Record]) -> bool:
