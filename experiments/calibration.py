@@ -65,6 +65,7 @@ SUMMARY = Narrow(
         "within": "± .03",
         "nearest": "nearest",
         "at": "its setting",
+        "n": "n",
     },
     rows={"pair": lambda pair: True},  # every setting, where the default is to show one
 )
@@ -78,7 +79,8 @@ def tabulate(records):
 
 def pivot(table):
     """Return a line per paper's figure, gauge, share p and what made B of A: the settings that give it."""
-    pairs, lines = of_pairs(table), []
+    # each pair by itself: a mean over pairs can lie where none of them does
+    pairs, lines = table[table["seed"].notna()], []
     for paper, gauge, route, made_by, part in _compared(pairs):
         away = (part["value"] - paper).abs()
         nearest = part.loc[away.idxmin()]
@@ -105,7 +107,7 @@ def plot(table):
 
     Colours say which tokens a setting leaves out; height within a row means nothing.
     """
-    pairs = of_pairs(table)
+    pairs = table[table["seed"].notna()]
     figure, axes = f.panels(len(FIGURES), columns=2, width=5.6, height=3.2, sharey=False)
     for axis, (figure_of_paper, (name, what, _, route)) in zip(axes, FIGURES.items(), strict=True):
         rows = [c for c in _compared(pairs) if c[0] == figure_of_paper]
@@ -125,11 +127,6 @@ def plot(table):
         axes[0].plot([], [], ".", color=colour, label=LEFT_OUT[left_out])
     f.legend_below(figure, axes[0])
     return figure
-
-
-def of_pairs(table):
-    """Return what was measured on every pair: a mean over pairs can lie where none of them does."""
-    return table[table["seed"].notna() & table["verdict"].isna()]
 
 
 def _compared(pairs):

@@ -54,8 +54,9 @@ def align(
             differ. ``"affine"`` is a rotation with one scale and a shift (centred Procrustes), for one site;
             its matcher fits the rotation.
         evidence: ``"activations"``, ``"weights"`` or ``"both"``. Weights require runs from one base, because
-            their head and neuron axes must correspond. Default: activations, unless an :class:`Evidence` has
-            only weights.
+            matrices are compared row by row, so head and neuron axes must correspond
+            (:func:`gaugeport.align_weights` finds their order). Default: activations, unless an
+            :class:`Evidence` has only weights.
         sites: ``"all"`` (averaged), or one or several of ``embed``, ``block0``, ... or other libraries' names
             of them (:func:`gaugeport.streams.activations.check_sites`); used by activation evidence only.
         matcher: name of the matcher. Default: the group's own.

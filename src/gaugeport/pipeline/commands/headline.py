@@ -127,11 +127,8 @@ class Headline:
         figure = self.outputs / "figures" / "headline.png"
         results = [self.results[entry] for entry in self.jobs if entry in self.results]
         claims = claims_text(results, self._missing())
-        notes = "\n".join(
-            line
-            for text in (weights(self._records.values()), LEFT_OUT)
-            for line in textwrap.wrap(text, WIDTH)
-        )
+        texts = (weights(self._records.values()), LEFT_OUT)
+        notes = "\n".join(line for text in texts for line in textwrap.wrap(text, WIDTH))
         write_text(table, f"```\n{claims}\n```\n\n{notes}\n")
         if results:
             numbers = claims_frame(results).to_csv(index=False, float_format="%.6g", lineterminator="\n")
